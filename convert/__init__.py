@@ -1,0 +1,1 @@
+"""fairseq ⇄ Hugging Face ⇄ native: restricted loading, name tables, the numerical check, the model card."""

@@ -1,0 +1,1 @@
+"""What every room stands on: configuration, errors, atomic files, manifests, checkpoints, random numbers, metrics, progress."""

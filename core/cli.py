@@ -1,0 +1,128 @@
+"""The `biolm` command: find the verb, parse its configuration, run it, and say errors in one or two lines.
+
+Rooms are named here as text and imported when their verb is called, so that `core` depends on no room and `--help` is quick.
+Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one; 130 interrupted.
+"""
+
+import errno
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from biolm.core import config as configuration
+from biolm.core.errors import UserError
+
+C = TypeVar("C")
+
+VERBS = {
+    "corpus build": ("biolm.corpus.build", "raw files → documents"),
+    "corpus stats": ("biolm.corpus.stats", "what a folder of documents holds"),
+    "tokenizer train": ("biolm.tokenizer.train", "documents → tokenizer folder"),
+    "tokenizer encode": ("biolm.tokenizer.encode", "documents + tokenizer → token shards"),
+    "tokenizer compare": ("biolm.tokenizer.compare", "vocabularies side by side"),
+    "pretrain": ("biolm.pretrain.verb", "shards → run folder; run again = resume"),
+    "distill": ("biolm.distill.verb", "shards + teacher → run folder"),
+    "convert": ("biolm.convert.verb", "SRC DST --to {hf,fairseq,native}, checked numerically"),
+    "convert check": ("biolm.convert.compare", "compare two models of any kind on the same inputs"),
+    "convert fill": ("biolm.convert.fill", "a model's best words for <mask> in given sentences"),
+    "finetune": ("biolm.finetune.verb", "model + task → scores, predictions, model"),
+    "launch": ("biolm.launch.verb", "run a recipe of stages"),
+    "launch plan": ("biolm.launch.plan", "what a recipe would run"),
+    "report": ("biolm.launch.report", "runs → a self-contained HTML page"),
+    "doctor": ("biolm.launch.doctor", "what this machine can do"),
+}
+
+DISK_ERRORS = {
+    errno.ENOSPC: "Free some space and run the same command again; what was already written is whole.",
+    errno.EDQUOT: "Free some of the quota and run the same command again; what was already written is whole.",
+    errno.EROFS: "Give an --out on a file system that can be written to.",
+    errno.EACCES: "Give a path that this user may read and write.",
+    errno.EPERM: "Give a path that this user may read and write.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path: a part of it is a file.",
+    errno.EISDIR: "Give a file, not a folder.",
+}
+
+
+@dataclass(frozen=True)
+class Verb(Generic[C]):
+    """What a verb's module offers to the command line as `VERB`.
+
+    Args:
+        config: Its configuration class.
+        run: Does the work; may raise `UserError`.
+        example: A command that works, shown by `--help`.
+        positionals: Fields that may be given without their flags.
+    """
+
+    config: type[C]
+    run: Callable[[C], None]
+    example: str
+    positionals: Sequence[str] = ()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `biolm` and exit."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def room_main(room: str) -> None:
+    """Run `python -m biolm.<room>`, which is `biolm <room>`."""
+    sys.exit(run([room, *sys.argv[1:]]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    argv = list(argv)
+    verbose = "-v" in argv
+    argv = [word for word in argv if word != "-v"]
+    name = next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in VERBS), None)
+    if name is None:
+        return _usage(argv)
+    prog = f"biolm {name}"
+    try:
+        verb: Verb[Any] = importlib.import_module(VERBS[name][0]).VERB
+        words = argv[len(name.split()) :]
+        config = configuration.parse(verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example)
+        verb.run(config)
+    except UserError as error:
+        return _say(prog, str(error), verbose)
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            traceback.print_exc()
+            return 1
+        return _say(prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", verbose)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception:
+        traceback.print_exc()
+        print(f"{prog}: this is a fault of biolm's, not yours; please report it with the lines above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(prog: str, message: str, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    print(f"{prog}: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage(argv: list[str]) -> int:
+    lines = ["usage: biolm <verb> [--config FILE.yaml] [--key value …]   (-v shows tracebacks)", ""]
+    asked = not argv or argv[0] in ("-h", "--help", "help")
+    room = [v for v in VERBS if argv and v.split()[0] == argv[0]]
+    lines += [f"  {verb:18} {VERBS[verb][1]}" for verb in (room or VERBS)]
+    lines += ["", "`biolm <verb> --help` lists a verb's options. Start with: biolm launch demo --out runs/demo"]
+    if not asked and not (room and argv[1:] in ([], ["-h"], ["--help"])):
+        lines.insert(0, f"biolm: there is no verb `{' '.join(argv[:2])}`")
+        print("\n".join(lines), file=sys.stderr)
+        return 2
+    print("\n".join(lines))
+    return 0

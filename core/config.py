@@ -1,0 +1,178 @@
+"""Configuration: frozen dataclasses, filled from `--config FILE.yaml` and dotted flags by jsonargparse.
+
+Each room owns the dataclasses of its verbs; their field documentation becomes `--help`. jsonargparse checks the types. What this
+module adds is what users trip over: an unknown key is named with its file, its line and the nearest right key; `--pubmed A B C`
+takes several values; a bare `--flag` means true; the words before the first flag can be arguments (`convert SRC DST`).
+"""
+
+import argparse
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from biolm.core.errors import ConfigError
+from biolm.core.files import write_text
+
+T = TypeVar("T")
+
+OWN_FLAGS = {"config", "print_config", "help"}
+
+
+def runtime(default: Any) -> Any:
+    """A field that changes how a stage runs but not what it writes (workers, logging): left out of the configuration's hash."""
+    return field(default=default, metadata={"runtime": True})
+
+
+def keys(cls: type) -> dict[str, Any]:
+    """Every dotted key of a configuration class → its type; a nested dataclass has an entry of its own."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for f in fields(cls):
+        found[f.name] = hints[f.name]
+        if is_dataclass(hints[f.name]):
+            found |= {f"{f.name}.{k}": t for k, t in keys(hints[f.name]).items()}
+    return found
+
+
+def parse(cls: type[T], argv: Sequence[str], *, prog: str, positionals: Sequence[str] = (), example: str = "") -> T:
+    """Build a configuration from the command line and the YAML files it names (later ones and flags win).
+
+    Args:
+        cls: A frozen dataclass with defaults for all that can have one.
+        argv: The words after the verb.
+        prog: The verb as the user types it, for `--help`.
+        positionals: Fields that may be given without their flag, in order; the last may be a list.
+        example: A command that works, shown by `--help`.
+
+    Raises:
+        ConfigError: An unknown key, a missing or ill-typed value, or a combination that the class refuses.
+        SystemExit: After `--help` and `--print_config`.
+    """
+    known = keys(cls)
+    argv = list(_regular(argv, known, positionals))
+    _check_keys(argv, known)
+    parser = ArgumentParser(prog=prog, exit_on_error=False, epilog=f"example: {example}" if example else None)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below; flags win over it")
+    parser.add_class_arguments(cls, as_group=True)
+    try:
+        values = parser.instantiate(parser.parse_args(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError(_one_line(str(error)), remedy=f"`{prog} --help` lists the options.") from None
+    return cls(**{name: value for name, value in vars(values).items() if name in known})
+
+
+def save(config: Any, path: str | Path) -> None:
+    """Write a configuration as YAML that `--config` reads back."""
+    write_text(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_list(kind: Any) -> bool:
+    return typing.get_origin(kind) in (list, tuple) or any(
+        _is_list(k) for k in typing.get_args(kind) if isinstance(kind, types.UnionType)
+    )
+
+
+def _regular(argv: Sequence[str], known: dict[str, Any], positionals: Sequence[str]) -> Iterator[str]:
+    """Rewrite several values as one JSON list, bare booleans as true, and positional words as flags."""
+    waiting, rest = list(positionals), list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            if word == "-h" or not waiting:
+                yield word
+                continue
+            rest, word = [word, *rest], f"--{waiting[0]}"
+            if not _is_list(known[waiting[0]]):
+                waiting.pop(0)
+                yield f"{word}={rest.pop(0)}"
+                continue
+            waiting.pop(0)
+        kind = known.get(word[2:])
+        values: list[str] = []
+        while rest and not rest[0].startswith("--") and (_is_list(kind) or not values):
+            values.append(rest.pop(0))
+        if _is_list(kind) and values and not values[0].startswith("["):
+            yield f"{word}={json.dumps(values)}"
+        elif kind is bool and not values:
+            yield f"{word}=true"
+        elif kind is bool and values[0] not in ("true", "false"):
+            rest = values + rest
+            yield f"{word}=true"
+        elif values:
+            yield f"{word}={values[0]}"
+        else:
+            yield word
+
+
+def _check_keys(argv: list[str], known: dict[str, Any]) -> None:
+    for i, word in enumerate(argv):
+        name, _, value = word.partition("=")
+        if not name.startswith("--"):
+            if name == "-h":
+                continue
+            raise ConfigError(
+                f"`{word}` belongs to no option", remedy="Options start with --; quote a value with blanks in it."
+            )
+        if name[2:].rstrip("+") not in known.keys() | OWN_FLAGS:
+            raise ConfigError(f"there is no option {name}", remedy=_nearest(name[2:], known, "--"))
+        if name == "--config":
+            _check_yaml(Path(value or (argv[i + 1] if i + 1 < len(argv) else "")), known)
+
+
+def _check_yaml(path: Path, known: dict[str, Any]) -> None:
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read it ({error.strerror})", file=path, remedy="Give a YAML file to --config."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError("this is not UTF-8 text", file=path, remedy="Give a YAML file to --config.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark else None
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ConfigError(
+            f"this is not valid YAML: {problem}", file=path, record=line, remedy="Mend that line."
+        ) from None
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError("a configuration must be `key: value` lines", file=path, remedy="See --print_config for one.")
+    _check_mapping(root, "", path, known)
+
+
+def _check_mapping(node: yaml.MappingNode, prefix: str, path: Path, known: dict[str, Any]) -> None:
+    for key_node, value_node in node.value:
+        name = f"{prefix}{key_node.value}"
+        if name not in known:
+            line = f"line {key_node.start_mark.line + 1}"
+            raise ConfigError(f"there is no key `{name}`", file=path, record=line, remedy=_nearest(name, known, ""))
+        if is_dataclass(known[name]) and isinstance(value_node, yaml.MappingNode):
+            _check_mapping(value_node, f"{name}.", path, known)
+
+
+def _nearest(name: str, known: dict[str, Any], dashes: str) -> str:
+    """The key that was probably meant: compare whole names first, then last parts."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [
+        k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
+    ]
+    return f"Did you mean {dashes}{close[0]}?" if close else "See --help for all of them."
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.replace("Parser key", "option").split()).rstrip(".")

@@ -1,0 +1,162 @@
+"""`manifest.json`: what made a folder, from what, and what is in it.
+
+Every stage writes one beside its output; the next stage reads it and refuses what does not belong together. A folder whose
+manifest says `running` was interrupted: the same command goes on with it, another configuration is refused.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from biolm.core.errors import DataError, MismatchError
+from biolm.core.files import read_json, sha256, write_json
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+@dataclass
+class Manifest:
+    """The record of one stage.
+
+    Args:
+        stage: The verb that wrote it, such as `corpus build`.
+        config: The resolved configuration.
+        config_hash: SHA-256 of the part of the configuration that the output depends on.
+        inputs: Name of each input → SHA-256 of a file, or the fingerprint of a folder's manifest.
+        counts: Numbers that add up, as the stage's summary shows them.
+        outputs: Relative path → SHA-256.
+        status: `running` or `done`.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    config_hash: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    status: str = "running"
+    format: int = FORMAT
+
+    def write(self, folder: str | Path) -> None:
+        """Write this manifest into `folder`, atomically."""
+        write_json(Path(folder) / NAME, asdict(self))
+
+    def finish(self, folder: str | Path, outputs: list[Path], counts: dict[str, Any]) -> None:
+        """Hash the output files, mark the stage as done and write the manifest."""
+        folder = Path(folder)
+        self.outputs = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(outputs)}
+        self.counts, self.status = counts, "done"
+        self.write(folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a later stage stores as the hash of this folder: equal exactly when configuration and output are equal."""
+        return digest({"stage": self.stage, "config_hash": self.config_hash, "outputs": self.outputs})
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+
+
+def config_hash(config: Any) -> str:
+    """Hash the fields of a configuration that decide the output: all but those marked `runtime` (see `core.config`)."""
+
+    def decisive(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {f.name: decisive(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("runtime")}
+        return list(value) if isinstance(value, tuple) else value
+
+    return digest(decisive(config))
+
+
+def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> Manifest:
+    """Read the manifest of a folder that `stage` wrote.
+
+    Args:
+        folder: A stage's output folder.
+        stage: The verb that must have written it; a few alternatives are joined by `|`.
+        finished: Refuse a stage that was interrupted.
+
+    Raises:
+        DataError: There is no folder, no manifest, one of another stage, or one that says `running`.
+    """
+    folder, made_by = Path(folder), stage.split("|")
+    remedy = f"Give the folder that `biolm {made_by[0]} --out` wrote."
+    if not folder.is_dir():
+        raise DataError("there is no such folder", file=folder, remedy=remedy)
+    raw = read_json(folder / NAME, remedy=remedy)
+    known = {f.name for f in fields(Manifest)}
+    if raw.get("format") != FORMAT or not {"stage", "config", "config_hash"} <= raw.keys() <= known:
+        raise DataError(f"this manifest is not of format {FORMAT}", file=folder / NAME, remedy=remedy)
+    manifest = Manifest(**raw)  # type: ignore[arg-type]
+    if manifest.stage not in made_by:
+        raise DataError(f"this folder was written by `biolm {manifest.stage}`", file=folder, remedy=remedy)
+    if finished and manifest.status != "done":
+        raise DataError(
+            f"`biolm {manifest.stage}` was interrupted here",
+            file=folder,
+            remedy="Run that command again: it goes on where it was.",
+        )
+    return manifest
+
+
+def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *, override: bool = False) -> Manifest:
+    """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
+
+    Args:
+        folder: The output folder; made if need be.
+        stage: The verb.
+        config: The configuration, a dataclass.
+        inputs: Name → hash of what the stage reads.
+        override: Go on although the configuration or an input changed.
+
+    Raises:
+        MismatchError: The folder holds the output of another configuration, of other inputs or of another stage.
+    """
+    folder = Path(folder)
+    manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
+    if (folder / NAME).exists():
+        earlier = read_manifest(folder, stage, finished=False)
+        same = earlier.config_hash == manifest.config_hash and earlier.inputs == inputs
+        if same:
+            return earlier
+        if not override:
+            raise MismatchError(
+                f"the folder was made with another {_difference(earlier, manifest)}",
+                file=folder,
+                remedy="Give another --out, remove the folder, or say --override to go on in it all the same.",
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise MismatchError(
+            "the output folder is not empty and has no manifest", file=folder, remedy="Give another --out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.write(folder)
+    return manifest
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim": {"lr": 1}}` → `{"optim.lr": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= flatten(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(item) if isinstance(item, tuple) else item
+    return flat
+
+
+def _difference(old: Manifest, new: Manifest, most: int = 3) -> str:
+    """Name the options or inputs that differ, old value first."""
+    if old.config_hash != new.config_hash:
+        a, b = flatten(old.config), flatten(new.config)
+        changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k != "out"]
+        shown = ", ".join(f"{k} ({a.get(k)!r} then, {b.get(k)!r} now)" for k in changed[:most])
+        return f"configuration: {shown}" + (f" and {len(changed) - most} more" if len(changed) > most else "")
+    changed = [k for k in sorted(old.inputs.keys() | new.inputs.keys()) if old.inputs.get(k) != new.inputs.get(k)]
+    return "input: " + ", ".join(changed[:most])

@@ -1,0 +1,29 @@
+"""The closing summary of a verb: a small table whose counts add up."""
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+
+def summary(title: str, rows: Mapping[str, object]) -> None:
+    """Print a two-column table to standard output.
+
+    Args:
+        title: The verb and its output folder.
+        rows: Name → number or text; integers are grouped by thousands, floats shown to four decimals.
+    """
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(name, shown(value))
+    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def shown(value: object) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"

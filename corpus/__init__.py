@@ -1,0 +1,1 @@
+"""Raw files → documents: readers, cleaning, sections, sentences, duplicates, splits, citation links."""

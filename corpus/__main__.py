@@ -1,0 +1,5 @@
+"""`python -m biolm.corpus` is `biolm corpus`."""
+
+from biolm.core.cli import room_main
+
+room_main("corpus")

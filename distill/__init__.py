@@ -1,0 +1,1 @@
+"""Distillation: a teacher and its losses, as an objective given to pretrain's loop."""

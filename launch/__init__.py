@@ -1,0 +1,1 @@
+"""Recipes, local runs, reports and `doctor`; it starts the other rooms as commands."""

@@ -1,0 +1,1 @@
+"""The encoder, its heads, packed attention and initialisation."""

@@ -1,0 +1,1 @@
+"""Objectives, batches, the one training loop, evaluation."""

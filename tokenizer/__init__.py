@@ -1,0 +1,1 @@
+"""Learn a vocabulary, compare vocabularies, encode documents into token shards, read them back."""
