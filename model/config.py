@@ -1,0 +1,137 @@
+"""The encoder's shape, by name or in numbers."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from biolm.core.errors import ConfigError, DataError
+from biolm.core.files import read_json, write_json
+
+Size = Literal["tiny", "mini", "small", "medium", "base", "large"]
+
+# layers, hidden size, heads; the feed-forward is 4 × hidden. tiny to medium: Turc et al. 2019 (arXiv 1908.08962);
+# base and large: Liu et al. 2019 (arXiv 1907.11692).
+SIZES: dict[str, tuple[int, int, int]] = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+NAME = "encoder.json"
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that fixes the encoder's tensors and its arithmetic.
+
+    Args:
+        vocab_size: Rows of the word embeddings, which the decoder is tied to.
+        hidden_size: Width H of the residual stream.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Heads; H must be a multiple.
+        intermediate_size: Width of the feed-forward layer.
+        max_positions: Longest sequence in tokens, `<s>` and `</s>` included; there is no offset for padding.
+        type_vocab_size: Rows of token-type embeddings; 0 for none (native and fairseq RoBERTa), 1 in Hugging Face's RoBERTa.
+        hidden_dropout: After the embeddings and after each sub-layer.
+        attention_dropout: On attention probabilities.
+        layer_norm_eps: 1e-5 in RoBERTa.
+        initializer_range: Standard deviation of the initial weights.
+        pad_token_id: The id whose embedding stays zero.
+        shape: The arrangement of the layers; `roberta` is post-LN with learned positions.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_positions: int = 512
+    type_vocab_size: int = 0
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    pad_token_id: int = 1
+    shape: Literal["roberta"] = "roberta"
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
+            raise ConfigError("sizes of the encoder must be positive", remedy="Check the model's configuration.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}",
+                remedy="Change one of the two.",
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def save(self, folder: str | Path) -> None:
+        """Write `encoder.json` into a folder."""
+        write_json(Path(folder) / NAME, asdict(self))
+
+    @staticmethod
+    def load(folder: str | Path) -> "EncoderConfig":
+        """Read `encoder.json` from a folder.
+
+        Raises:
+            DataError: It is missing or has other keys than this version knows.
+        """
+        path = Path(folder) / NAME
+        raw = read_json(path, remedy="Give a run folder that `biolm pretrain` or `biolm distill` wrote.")
+        try:
+            return EncoderConfig(**raw)  # type: ignore[arg-type]
+        except TypeError:
+            known = {f.name for f in fields(EncoderConfig)}
+            odd = sorted(known ^ raw.keys())
+            raise DataError(
+                f"unknown or missing keys: {', '.join(odd)}", file=path, remedy="Use the version that wrote it."
+            ) from None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model, by the name of its size; any number given replaces the name's.
+
+    Args:
+        size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large 24 × 1024.
+        num_hidden_layers: Layers, if not the size's.
+        hidden_size: Width, if not the size's.
+        num_attention_heads: Heads, if not the size's.
+        intermediate_size: Feed-forward width, if not four times the width.
+        hidden_dropout: Dropout after the embeddings and each sub-layer.
+        attention_dropout: Dropout on attention probabilities.
+    """
+
+    size: Size = "base"
+    num_hidden_layers: int | None = None
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} must lie in [0, 1)", remedy="0.1 is RoBERTa's.")
+
+    def resolve(self, vocab_size: int, max_positions: int, pad_token_id: int) -> EncoderConfig:
+        """The encoder for a vocabulary and a longest sequence (in tokens)."""
+        layers, hidden, heads = SIZES[self.size]
+        hidden = self.hidden_size or hidden
+        return EncoderConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            num_hidden_layers=self.num_hidden_layers or layers,
+            num_attention_heads=self.num_attention_heads or heads,
+            intermediate_size=self.intermediate_size or 4 * hidden,
+            max_positions=max_positions,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            pad_token_id=pad_token_id,
+        )

@@ -1,0 +1,67 @@
+"""Sequences without padding: one flat row of tokens and where each sequence begins.
+
+Shape suffixes used in this room: t tokens of all sequences together, b sequences, l the longest sequence, h hidden size,
+n attention heads, d head size, m masked positions, v vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of sequences laid end to end.
+
+    Args:
+        input_ids_t: Token ids, int64.
+        lengths: Tokens of each sequence, on the host, so that no kernel has to wait for a device to know them.
+    """
+
+    input_ids_t: Tensor
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.input_ids_t.ndim == 1
+        assert sum(self.lengths) == len(self.input_ids_t), "lengths do not cover the tokens"
+        assert min(self.lengths, default=1) > 0
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths)
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """Where each sequence begins and the last one ends: int32 [b + 1], as variable-length attention kernels take it."""
+        starts = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return starts.to(self.input_ids_t.device, non_blocking=True)
+
+    @property
+    def position_ids_t(self) -> Tensor:
+        """Each token's position in its own sequence, from 0."""
+        positions = torch.cat([torch.arange(length) for length in self.lengths])
+        return positions.to(self.input_ids_t.device, non_blocking=True)
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same batch on another device."""
+        return Packed(self.input_ids_t.to(device, non_blocking=True), self.lengths)
+
+
+def pack(sequences: Sequence[Sequence[int]]) -> Packed:
+    """Lay lists of token ids end to end."""
+    flat = [token for sequence in sequences for token in sequence]
+    return Packed(torch.tensor(flat, dtype=torch.int64), tuple(len(sequence) for sequence in sequences))
+
+
+def unpad(input_ids_bl: Tensor, attention_mask_bl: Tensor) -> Packed:
+    """Drop the padding of a right-padded batch."""
+    mask = attention_mask_bl.bool()
+    return Packed(input_ids_bl[mask], tuple(int(n) for n in mask.sum(1)))
+
+
+def pad(values_th: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Flat rows → right-padded [b, l, …], zeros at padding."""
+    return torch.nn.utils.rnn.pad_sequence(list(torch.split(values_th, list(lengths))), batch_first=True)
