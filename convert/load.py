@@ -1,0 +1,89 @@
+"""The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biolm.convert import hf, native
+from biolm.convert.parts import Kind, Parts
+from biolm.core.errors import DataError
+from biolm.core.files import sha256
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+
+READERS = ((native.detect, native.read), (hf.detect, hf.read))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, ready to compute with.
+
+    Args:
+        model: In float32, evaluation mode, on the CPU.
+        config: Its shape.
+        kind: The format that it was read from.
+        tokenizer_dir: The folder of its tokenizer, if there is one.
+        source: The path as given.
+        sha256: Of the file that holds the weights (of several, the first).
+        facts: What else the source says: training settings, labels, dtype.
+        rest: Tensors of the source that the model does not have, under neutral names (see `convert.names`).
+    """
+
+    model: MaskedLM
+    config: EncoderConfig
+    kind: Kind
+    tokenizer_dir: Path | None
+    source: Path
+    sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    rest: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_parts(path: str | Path) -> Parts:
+    """Read a checkpoint of any kind as it is stored.
+
+    Args:
+        path: A run folder or one of its `step_N` folders; a Hugging Face folder.
+
+    Raises:
+        DataError: There is nothing, or nothing known, at the path.
+        CheckpointError: It is damaged, incomplete or of another architecture.
+        UnsafeFileError: It wants to run code or to write outside its folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError("there is no such file or folder", file=path, remedy="Check the path of the model.")
+    for detect, read in READERS:
+        if detect(path):
+            return read(path)
+    raise DataError(
+        "this is no model of a known kind",
+        file=path,
+        remedy="Give a run folder, a Hugging Face folder or a fairseq checkpoint.",
+    )
+
+
+def load_model(path: str | Path) -> Loaded:
+    """Read a model of any kind (see `read_parts` for the errors)."""
+    parts = read_parts(path)
+    return Loaded(
+        model=build(parts.config, parts.tensors),
+        config=parts.config,
+        kind=parts.kind,
+        tokenizer_dir=parts.tokenizer_dir,
+        source=Path(path),
+        sha256=sha256(parts.weights),
+        facts=parts.facts,
+        rest=parts.rest,
+    )
+
+
+def build(config: EncoderConfig, tensors: dict[str, Tensor]) -> MaskedLM:
+    """The model around the given tensors, which it takes over without a copy where they are float32 already."""
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    return model.eval()

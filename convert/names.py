@@ -1,0 +1,152 @@
+"""The engine that reads a table of tensor names in both directions.
+
+A format's table has one row per module of the native model: the native module's name, with `*` for the layer, and the module or
+modules of the other format. Several modules on the right are stacked: the native `qkv` holds the rows of query, key and value.
+`.weight` and `.bias` follow the module on both sides. What the native model computes nothing with, but a stranger may need
+again (the unused first rows of the positions, a pooler, classification heads), is carried along as the `rest`, under neutral names.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from biolm.core.errors import CheckpointError
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+
+Tensors = dict[str, Tensor]
+
+WORDS = "encoder.word_embeddings.weight"
+POSITIONS = "encoder.position_embeddings.weight"
+TYPES = "encoder.token_type_embeddings.weight"
+FRONT = "front.position_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one format names the native model's modules.
+
+    Args:
+        modules: Native module → modules of the format.
+        tied: Tensors of the format that repeat a native one; equality is checked on reading.
+        rest: Pattern of a module that is carried along → its neutral name; groups are filled in.
+        ignored: Pattern of a tensor that holds no weights → whether its value is acceptable.
+        written_tied: Whether the format stores its tied tensors.
+    """
+
+    modules: Mapping[str, tuple[str, ...]]
+    tied: Mapping[str, str]
+    rest: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, Callable[[Tensor], bool]] = field(default_factory=dict)
+    written_tied: bool = False
+
+    def foreign(self, native: str) -> list[str]:
+        """The format's names for one native tensor, in the order of its rows."""
+        module, _, leaf = native.rpartition(".")
+        layer = re.search(r"(?<=\.layers\.)\d+", module)
+        pattern = re.sub(r"(?<=\.layers\.)\d+", "*", module)
+        number = layer[0] if layer else ""
+        return [f"{name.replace('*', number)}.{leaf}" for name in self.modules[pattern]]
+
+
+def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the native model, without making it."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in MaskedLM(config).state_dict().items()}
+
+
+def to_native(
+    table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path
+) -> tuple[Tensors, Tensors]:
+    """Translate a format's tensors; the native ones and the rest.
+
+    Args:
+        table: The format's.
+        tensors: Everything that the checkpoint holds.
+        config: Which tensors there must be, and their shapes.
+        file: The checkpoint, for messages.
+
+    Raises:
+        CheckpointError: A tensor is missing, surplus, of a wrong shape, or not equal to the one it should repeat.
+    """
+    left = dict(tensors)
+    native: Tensors = {}
+    rest: Tensors = {}
+    for name, shape in shapes(config).items():
+        names = table.foreign(name)
+        absent = [n for n in names if n not in left]
+        if absent:
+            raise _refused(
+                file, f"the tensor {absent[0]} is missing", "The checkpoint is incomplete or of another kind."
+            )
+        parts = [left.pop(n) for n in names]
+        front = config.pad_token_id + 1 if name == POSITIONS else 0
+        expected = (shape[0] // len(parts) + front, *shape[1:])
+        for part_name, part in zip(names, parts, strict=True):
+            if tuple(part.shape) != expected:
+                problem = f"the tensor {part_name} has shape {tuple(part.shape)}, not {expected}"
+                raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
+        native[name] = torch.cat(parts) if len(parts) > 1 else parts[0][front:]
+        if front:
+            rest[FRONT] = parts[0][:front]
+    for name, value in left.items():
+        neutral = _neutral(table, name, value, native, file)
+        if neutral:
+            rest[neutral] = value
+    return native, rest
+
+
+def _neutral(table: Table, name: str, value: Tensor, native: Tensors, file: Path) -> str | None:
+    """The neutral name of a tensor that no row of the table asked for; None if it says nothing new."""
+    if name in table.tied:
+        if not torch.equal(value, native[table.tied[name]]):
+            raise _refused(
+                file, f"the tensor {name} is not tied to the embeddings", "Untied decoders cannot be converted."
+            )
+        return None
+    for pattern, acceptable in table.ignored.items():
+        if re.fullmatch(pattern, name):
+            if not acceptable(value):
+                raise _refused(file, f"the tensor {name} should be unused but has values", "Report this checkpoint.")
+            return None
+    for pattern, neutral in table.rest.items():
+        if match := re.fullmatch(pattern, name.rpartition(".")[0]):
+            return f"{match.expand(neutral)}.{name.rpartition('.')[2]}"
+    raise _refused(file, f"the tensor {name} is unexpected", "It belongs to another architecture or to a fork.")
+
+
+def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, Tensor], front: int) -> Tensors:
+    """Translate native tensors into a format's: the reverse of `to_native`, for the native tensors.
+
+    Args:
+        table: The format's.
+        native: The model's state dict.
+        rest: What was carried along; only the positions' first rows are used here.
+        front: How many rows the format's positions have before the first token's.
+    """
+    tensors: Tensors = {}
+    for name, value in native.items():
+        names = table.foreign(name)
+        whole = value
+        if name == POSITIONS:
+            rows = rest.get(FRONT)
+            whole = torch.cat([value.new_zeros(front, value.shape[1]) if rows is None else rows.to(value.dtype), value])
+        for part_name, part in zip(names, whole.chunk(len(names)), strict=True):
+            tensors[part_name] = part
+    if table.written_tied:
+        tensors |= {name: native[source] for name, source in table.tied.items()}
+    return tensors
+
+
+def count_layers(names: Sequence[str], pattern: str) -> int:
+    """Layers that a checkpoint has tensors of; `pattern` has one group, the layer's number."""
+    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _refused(file: Path, problem: str, remedy: str) -> CheckpointError:
+    return CheckpointError(problem, file=file, remedy=remedy)

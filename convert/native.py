@@ -1,0 +1,72 @@
+"""Run folders of our own: `encoder.json`, `tokenizer/` and `checkpoints/step_N/model.safetensors` (docs/design.md).
+
+A converted model is such a folder too, with one checkpoint, `step_0`; what the model itself does not hold stands in its group `rest`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from biolm.convert.names import shapes
+from biolm.convert.parts import Parts
+from biolm.core import checkpoint
+from biolm.core.errors import CheckpointError
+from biolm.core.files import read_json
+from biolm.core.manifest import NAME as MANIFEST
+from biolm.model.config import NAME as ENCODER
+from biolm.model.config import EncoderConfig
+
+TOKENIZER = "tokenizer"
+RESULT = "result.json"
+
+
+def detect(path: Path) -> bool:
+    """Whether this is a run folder, or one checkpoint inside it."""
+    return (_run(path) / ENCODER).is_file()
+
+
+def _run(path: Path) -> Path:
+    """The run folder that `path` is, or is a checkpoint of."""
+    return path.resolve().parent.parent if re.fullmatch(r"step_\d+", path.resolve().name) else path
+
+
+def read(path: Path) -> Parts:
+    """Read the newest whole checkpoint of a run folder, or the one checkpoint given.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or its tensors are not those of `encoder.json`.
+    """
+    run = _run(path)
+    config = EncoderConfig.load(run)
+    found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
+    if found is None:
+        raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biolm pretrain` on it first.")
+    file = checkpoint.path_of(run, found.step) / "model.safetensors"
+    tensors = dict(found.tensors.get("model", {}))
+    expected = shapes(config)
+    odd = [name for name in sorted(expected.keys() | tensors.keys()) if _shape(tensors, name) != expected.get(name)]
+    if odd:
+        raise CheckpointError(
+            f"the tensor {odd[0]} has shape {_shape(tensors, odd[0])}, but {ENCODER} says {expected.get(odd[0])}",
+            file=file,
+            remedy=f"The checkpoint and {ENCODER} must be of one run.",
+        )
+    tokenizer = run / TOKENIZER
+    facts = {"step": found.step, "dtype": "float32", **_facts(run)}
+    rest = dict(found.tensors.get("rest", {}))
+    return Parts("native", config, tensors, file, rest, tokenizer if tokenizer.is_dir() else None, facts)
+
+
+def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    """What the run says of its own making: the verb, its configuration, the last evaluation."""
+    facts: dict[str, Any] = {}
+    if (run / MANIFEST).is_file():
+        manifest = read_json(run / MANIFEST)
+        facts |= {"stage": manifest.get("stage"), "config": manifest.get("config"), "counts": manifest.get("counts")}
+    if (run / RESULT).is_file():
+        facts["result"] = read_json(run / RESULT)
+    return facts
