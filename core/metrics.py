@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 import orjson
-from torch.utils.tensorboard import SummaryWriter
 
 from biolm.core.files import atomic_file
 
@@ -33,6 +32,10 @@ class MetricsWriter:
     """
 
     def __init__(self, run: str | Path, step: int = 0):
+        from torch.utils.tensorboard import (
+            SummaryWriter,
+        )  # seconds to import, which readers of metrics need not wait for
+
         run = Path(run)
         kept = [record for record in read_metrics(run) if record["step"] <= step]
         with atomic_file(run / NAME) as tmp:

@@ -19,7 +19,10 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     table.add_column(justify="right")
     for name, value in rows.items():
         table.add_row(name, shown(value))
-    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(
+        file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
+    )
+    console.print(table)
 
 
 def shown(value: object) -> str:
