@@ -32,9 +32,8 @@ class MetricsWriter:
     """
 
     def __init__(self, run: str | Path, step: int = 0):
-        from torch.utils.tensorboard import (
-            SummaryWriter,
-        )  # seconds to import, which readers of metrics need not wait for
+        # seconds to import, which those who only read metrics need not wait for
+        from torch.utils.tensorboard import SummaryWriter
 
         run = Path(run)
         kept = [record for record in read_metrics(run) if record["step"] <= step]
