@@ -1,0 +1,123 @@
+"""A batch as a pure function of (configuration, shards, seed, step).
+
+Nothing here has state that a checkpoint would have to hold: any process can make any step's micro-batches at any time, and gets
+the same tokens, order and masks.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from biolm.core import rng
+from biolm.core.errors import DataError
+from biolm.model.packed import Packed
+from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.sequences import SPECIALS, EpochPlan, Sequences, form_sequences, micro_batches_per_epoch, plan_epoch
+from biolm.tokenizer.shards import ShardReader
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch for a masked-LM objective.
+
+    Args:
+        packed: Sequences with masks in place.
+        positions_m: Flat positions to predict, int64, ascending.
+        labels_m: The original ids there.
+    """
+
+    packed: Packed
+    positions_m: Tensor
+    labels_m: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same micro-batch on another device."""
+        move = {"device": device, "non_blocking": True}
+        return Batch(self.packed.to(device), self.positions_m.to(**move), self.labels_m.to(**move))
+
+
+class Batches:
+    """The micro-batches of one split.
+
+    Args:
+        reader: The split's shards.
+        mlm: What is masked.
+        batch: Sizes.
+        seed: Of order and masks.
+    """
+
+    def __init__(self, reader: ShardReader, mlm: MlmConfig, batch: BatchConfig, seed: int):
+        self.reader, self.mlm, self.batch, self.seed = reader, mlm, batch, seed
+        self.sequences: Sequences = form_sequences(reader.sizes, reader.doc_index, batch.max_length)
+        if not len(self.sequences):
+            raise DataError("the shards hold no tokens", file=reader.folder, remedy="Encode a larger corpus.")
+        self.per_epoch = micro_batches_per_epoch(self.sequences, batch.tokens, batch.accumulation)
+        self.plan = lru_cache(maxsize=2)(self._plan)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return plan_epoch(self.sequences, self.per_epoch, self.seed, epoch)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of one pass, `<s>` and `</s>` of sequences included."""
+        return int(self.sequences.length.sum()) + SPECIALS * len(self.sequences)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass."""
+        return self.per_epoch // self.batch.accumulation
+
+    def step(self, step: int) -> list[Batch]:
+        """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
+        first = step * self.batch.accumulation
+        made = [self.micro_batch(*divmod(first + i, self.per_epoch)) for i in range(self.batch.accumulation)]
+        return [batch for batch in made if batch is not None]
+
+    def micro_batch(self, epoch: int, index: int) -> Batch | None:
+        """One micro-batch of an epoch, or None where the corpus has fewer sequences than micro-batches."""
+        ids_t, places_t, lengths = self._tokens(self.plan(epoch).micro_batch(index))
+        if not lengths:
+            return None
+        corrupted_t, positions_m = self._mask(ids_t, places_t, epoch)
+        packed = Packed(torch.from_numpy(corrupted_t), tuple(lengths))
+        return Batch(packed, torch.from_numpy(positions_m), torch.from_numpy(ids_t[positions_m]))
+
+    def _tokens(self, numbers: I64) -> tuple[I64, I64, list[int]]:
+        """Token ids with `<s>` and `</s>`, each token's place in the shard (-1 for the two), and lengths."""
+        bos, eos = self.reader.tokenizer.ids.bos, self.reader.tokenizer.ids.eos
+        ids, places, lengths = [], [], []
+        for number in numbers:
+            start, stop = int(self.sequences.start[number]), int(self.sequences.stop[number])
+            raw = self.reader.tokens[start:stop].astype(np.int64)
+            inside = np.flatnonzero(raw != eos)
+            ids += [[bos], raw[inside], [eos]]
+            places += [[-1], start + inside, [-1]]
+            lengths.append(len(inside) + SPECIALS)
+        if not lengths:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), []
+        return np.concatenate(ids), np.concatenate(places), lengths
+
+    def _mask(self, ids_t: I64, places_t: I64, epoch: int) -> tuple[I64, I64]:
+        """Choose and corrupt tokens by hashes of their places; the corrupted ids and the chosen flat positions.
+
+        Chosen with probability `mask_rate` each; of these 80% become `<mask>`, 10% a random token, 10% stay (defaults).
+        """
+        special = self.reader.tokenizer.ids
+        key = rng.key(self.seed, "mask", epoch)
+        chosen = (rng.uniform(rng.key(key, "choose"), places_t) < self.mlm.mask_rate) & (places_t >= 0)
+        positions_m = np.flatnonzero(chosen)
+        places_m = places_t[positions_m]
+        how = rng.uniform(rng.key(key, "how"), places_m)
+        first_piece = 1 + max(special.bos, special.pad, special.eos, special.unk)
+        random = rng.integers(rng.key(key, "token"), places_m, first_piece, self.reader.vocab_size - 1)
+        shown = np.where(how < self.mlm.mask_share, special.mask, ids_t[positions_m])
+        is_random = (how >= self.mlm.mask_share) & (how < self.mlm.mask_share + self.mlm.random_share)
+        corrupted_t = ids_t.copy()
+        corrupted_t[positions_m] = np.where(is_random, random, shown)
+        return corrupted_t, positions_m

@@ -1,0 +1,138 @@
+"""The configuration of `biolm pretrain`, which `biolm distill` extends."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from biolm.core.config import runtime
+from biolm.core.errors import ConfigError
+from biolm.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class MlmConfig:
+    """Masked language modelling with dynamic masks (Devlin et al. 2019, arXiv 1810.04805; Liu et al. 2019, arXiv 1907.11692).
+
+    Args:
+        mask_rate: Share of tokens to predict.
+        mask_share: Of these, the share shown as `<mask>`.
+        random_share: Of these, the share shown as a random token; the rest is shown as it is.
+    """
+
+    mask_rate: float = 0.15
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_rate < 1:
+            raise ConfigError("mlm.mask_rate must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
+            raise ConfigError(
+                "mlm.mask_share and mlm.random_share must add up to 1 at most", remedy="Take 0.8 and 0.1."
+            )
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What one optimiser step sees.
+
+    Args:
+        tokens: Tokens of a micro-batch on average, `<s>` and `</s>` included; the largest holds up to one sequence more.
+        accumulation: Micro-batches of one step, over all processes.
+        max_length: Longest sequence in tokens, `<s>` and `</s>` included.
+    """
+
+    tokens: int = 8192
+    accumulation: int = 1
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.max_length < 8:
+            raise ConfigError("batch.max_length must be 8 at least", remedy="512 is usual.")
+        if self.tokens < self.max_length:
+            raise ConfigError(
+                f"batch.tokens ({self.tokens}) is less than one sequence (batch.max_length {self.max_length})",
+                remedy="Raise batch.tokens, or lower batch.max_length.",
+            )
+        if self.accumulation < 1:
+            raise ConfigError("batch.accumulation must be 1 at least", remedy="Leave it out for 1.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule; the defaults are RoBERTa's but for the peak learning rate, which depends on the batch.
+
+    Args:
+        lr: Peak learning rate. RoBERTa's for batches of 4M tokens is 6e-4 (base), 4e-4 (large).
+        betas: Decay of the first and second moment.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled; not applied to biases and norms.
+        clip: Largest norm of the gradient; 0 for no limit.
+        warmup: Share of the steps in which the rate rises linearly from 0.
+        schedule: What follows the warm-up; `linear` and `cosine` end at 0.
+    """
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    warmup: float = 0.06
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError("optim.lr must be positive", remedy="Try 5e-4.")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretrain a masked-LM encoder on token shards.
+
+    Args:
+        shards: Folder that `biolm tokenizer encode` wrote.
+        out: Run folder; if it holds a run of the same configuration, that run goes on.
+        steps: Optimiser steps in all.
+        seed: Fixes initial weights, order, masks and dropout.
+        init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint) with the shards' vocabulary; its shape is taken.
+        model: Shape of a model that starts from random weights.
+        mlm: What is masked.
+        batch: What one step sees.
+        optim: How the weights move.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
+        eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
+        eval_every: Steps between evaluations on the held-out split; one is always done at the end.
+        eval_tokens: Held-out tokens to evaluate on; 0 for all.
+        save_every: Steps between checkpoints; one is always written at the end.
+        keep: Checkpoints to keep.
+        log_every: Steps between records of the training loss.
+        override: Go on in the run folder although the configuration or the shards changed.
+    """
+
+    shards: str
+    out: str = field(metadata={"runtime": True})
+    steps: int = 100_000
+    seed: int = 0
+    init: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mlm: MlmConfig = field(default_factory=MlmConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    eval_mask_rate: float = 0.15
+    eval_every: int = runtime(1000)
+    eval_tokens: int = 0
+    save_every: int = runtime(1000)
+    keep: int = runtime(2)
+    log_every: int = runtime(20)
+    override: bool = runtime(False)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 at least", remedy=f"Give a positive --{name}.")
+        if not 0 < self.eval_mask_rate < 1:
+            raise ConfigError("eval_mask_rate must lie between 0 and 1", remedy="0.15 makes models comparable.")

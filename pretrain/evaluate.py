@@ -1,0 +1,72 @@
+"""Held-out masked-LM loss: the same tokens and masks for every model on the same shards, so that figures can be compared."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+from biolm.model.encoder import MaskedLM
+from biolm.pretrain.batches import Batches
+from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.device import Device
+from biolm.pretrain.objective import Totals, mlm_terms
+from biolm.tokenizer.shards import ShardReader
+
+EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model makes of the held-out split.
+
+    Args:
+        loss: Cross-entropy at the masked positions, in nats.
+        accuracy: Share of masked tokens predicted exactly, from 0 to 1.
+        masked_tokens: Positions predicted.
+        tokens: Real tokens read.
+    """
+
+    loss: float
+    accuracy: float
+    masked_tokens: int
+    tokens: int
+
+    def as_metrics(self) -> dict[str, float]:
+        """For `metrics.jsonl`."""
+        return asdict(self)
+
+
+class Evaluator:
+    """Evaluates on one split.
+
+    Args:
+        reader: The held-out shards.
+        batch: Sizes of micro-batches.
+        mask_rate: Share of tokens to predict.
+        max_tokens: Stop after this many tokens; 0 for all.
+    """
+
+    def __init__(self, reader: ShardReader, batch: BatchConfig, mask_rate: float, max_tokens: int):
+        sizes = BatchConfig(tokens=batch.tokens, max_length=batch.max_length)
+        self.batches = Batches(reader, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
+        self.max_tokens = max_tokens or math.inf
+
+    def __call__(self, model: MaskedLM, device: Device) -> HeldOut:
+        """Loss and accuracy in inference mode; the model's training mode is put back."""
+        training = model.training
+        model.eval()
+        loss = right = 0.0
+        masked = tokens = 0
+        with torch.inference_mode():
+            for index in range(self.batches.per_epoch):
+                batch = self.batches.micro_batch(0, index)
+                if batch is None or tokens >= self.max_tokens:
+                    break
+                batch = batch.to(device.torch)
+                with device.autocast():
+                    logits_mv = model(batch.packed, batch.positions_m)
+                terms = mlm_terms(logits_mv, batch.labels_m, Totals(masked=1, tokens=1))
+                loss, right = loss + float(terms["loss"]), right + float(terms["accuracy"])
+                masked, tokens = masked + len(batch.labels_m), tokens + len(batch.packed.input_ids_t)
+        model.train(training)
+        return HeldOut(loss / max(masked, 1), right / max(masked, 1), masked, tokens)

@@ -1,0 +1,134 @@
+"""What every training verb does around the loop: shards, run folder, weights to start from, the result and the summary."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from biolm.convert.load import load_model
+from biolm.core import config as configuration
+from biolm.core import manifest
+from biolm.core.errors import DataError, MismatchError
+from biolm.core.files import read_json, write_json
+from biolm.core.manifest import Manifest
+from biolm.core.summary import summary
+from biolm.model.encoder import MaskedLM, parameter_count
+from biolm.pretrain.batches import Batches
+from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.device import choose
+from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.loop import Trainer, deterministic, seed_weights
+from biolm.pretrain.objective import Objective
+from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.shards import ShardReader
+
+RESULT = "result.json"
+
+
+def start(config: PretrainConfig, stage: str, inputs: dict[str, str]) -> tuple[Manifest, ShardReader]:
+    """Open the shards and begin or continue the run folder: its manifest and the training split."""
+    reader = ShardReader(config.shards, "train")
+    run = Path(config.out)
+    record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
+    configuration.save(config, run / "config.yaml")
+    if not (run / "tokenizer").exists():
+        tokenizer_folder.copy(Path(config.shards) / "tokenizer", run / "tokenizer")
+    return record, reader
+
+
+def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
+    """A model with seeded random weights, or the one named by `init`.
+
+    Raises:
+        MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.
+    """
+    if config.init is None:
+        encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
+        seed_weights(config.seed)
+        model = MaskedLM(encoder)
+    else:
+        loaded = load_model(config.init)
+        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
+        if loaded.config.max_positions < config.batch.max_length:
+            raise MismatchError(
+                f"the model has {loaded.config.max_positions} positions, sequences up to {config.batch.max_length} tokens",
+                file=config.init,
+                remedy=f"Give --batch.max_length {loaded.config.max_positions}.",
+            )
+        model = loaded.model
+    model.config.save(config.out)
+    return model
+
+
+def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:
+    """Refuse a model whose token ids mean something else than the shards'.
+
+    Raises:
+        MismatchError: The tokenizers differ, or, where the model has none beside it, the sizes do.
+    """
+    remedy = "Encode the documents with that model's tokenizer, or give a model of this vocabulary."
+    if tokenizer_dir is not None:
+        theirs = tokenizer_folder.load(tokenizer_dir)
+        if theirs.fingerprint != reader.tokenizer.fingerprint:
+            raise MismatchError(f"the model's tokenizer is not that of {reader.folder}", file=model, remedy=remedy)
+    elif vocab_size != reader.vocab_size:
+        raise MismatchError(f"{vocab_size} ids against the shards' {reader.vocab_size}", file=model, remedy=remedy)
+
+
+def train(config: PretrainConfig, record: Manifest, reader: ShardReader, model: MaskedLM, objective: Objective) -> None:
+    """Run the loop to its end and write `result.json`, the finished manifest and the summary."""
+    deterministic()
+    run = Path(config.out)
+    device = choose(config.precision)
+    batches = Batches(reader, config.mlm, config.batch, config.seed)
+    evaluator = _evaluator(config)
+    outcome = Trainer(run, model, objective, batches, evaluator, config, device, f"biolm {record.stage}").train()
+    passes = outcome.tokens / batches.tokens_per_epoch
+    result = {
+        "step": outcome.step,
+        "tokens": outcome.tokens,
+        "epochs": passes,
+        "parameters": parameter_count(model),
+        "seconds": outcome.seconds,
+        "tokens_per_second": outcome.tokens_per_second,
+        "device": str(device.torch),
+        "precision": device.precision,
+        "valid": None if outcome.valid is None else asdict(outcome.valid),
+        "unigram_entropy": _unigram_entropy(reader),
+    }
+    write_json(run / RESULT, result)
+    weights = run / "checkpoints" / f"step_{outcome.step}" / "model.safetensors"
+    record.finish(run, [weights, run / "encoder.json"], {"steps": outcome.step, "tokens": outcome.tokens})
+    show(record.stage, run)
+
+
+def show(stage: str, run: Path) -> None:
+    """Print a finished run's summary."""
+    result = read_json(run / RESULT)
+    valid, entropy = result["valid"], result["unigram_entropy"]
+    rows = {
+        "parameters": result["parameters"],
+        "steps": result["step"],
+        "tokens": result["tokens"],
+        "passes over the shards": result["epochs"],
+        "tokens per second": round(float(str(result["tokens_per_second"]))),
+        "device and precision": f"{result['device']} {result['precision']}",
+    }
+    if isinstance(valid, dict):
+        rows["held-out loss (nats)"] = valid["loss"]
+        rows["held-out masked accuracy"] = valid["accuracy"]
+        rows["held-out unigram entropy (nats)"] = entropy
+    summary(f"biolm {stage} → {run}", rows)
+
+
+def _evaluator(config: PretrainConfig) -> Evaluator | None:
+    if not (Path(config.shards) / "valid.idx").exists():
+        return None
+    reader = ShardReader(config.shards, "valid")
+    try:
+        return Evaluator(reader, config.batch, config.eval_mask_rate, config.eval_tokens)
+    except DataError:  # a held-out split without a single token
+        return None
+
+
+def _unigram_entropy(reader: ShardReader) -> object:
+    splits = reader.manifest.counts
+    return splits.get("valid", {}).get("unigram_entropy")

@@ -1,0 +1,97 @@
+"""Exit codes, and that no combination of words ends in a traceback."""
+
+import errno
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+
+from biolm.core import cli
+from biolm.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing.
+
+    Args:
+        how: What happens.
+    """
+
+    how: str = "well"
+
+
+def act(config: Config) -> None:
+    if config.how == "user":
+        raise DataError("it is broken", file="f.xml", record="PMID 7", remedy="Mend it.")
+    if config.how == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device", "out.bin")
+    if config.how == "stop":
+        raise KeyboardInterrupt
+    if config.how == "bug":
+        raise RuntimeError("ours")
+
+
+@pytest.fixture(autouse=True)
+def fake_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("biolm_fake")
+    module.VERB = cli.Verb(config=Config, run=act, example="biolm fake", positionals=("how",))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "biolm_fake", module)
+    monkeypatch.setitem(cli.VERBS, "fake", ("biolm_fake", "a verb of the test"))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "lines", "said"),
+    [
+        ("well", 0, 0, ""),
+        ("user", 2, 2, "biolm fake: f.xml (PMID 7): it is broken.\nMend it."),
+        ("disk", 2, 2, "out.bin: No space left on device"),
+        ("stop", 130, 2, "goes on where it was"),
+        ("bug", 1, None, "fault of biolm"),
+    ],
+)
+def test_exit_codes(how: str, code: int, lines: int | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["fake", how]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("Traceback" in err) == (code == 1)
+    assert lines is None or len(err.splitlines()) == lines
+
+
+def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["fake", "user", "-v"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [([], 0), (["--help"], 0), (["corpus"], 0), (["nonsense"], 2), (["corpus", "x"], 2)]
+)
+def test_usage(argv: list[str], code: int) -> None:
+    assert cli.run(argv) == code
+
+
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v != "fake"])
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*verb.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"biolm {verb}" in out
+    assert "example:" in out
+
+
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("fake", "doctor")])
+def test_no_verb_answers_nonsense_with_a_traceback(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--nonsense", "1"], ["--out"], ["--config", "/no/such/file"], ["a", "b", "c", "d"], []):
+        assert cli.run([*verb.split(), *argv]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert 1 <= len(err.splitlines()) <= 2
+
+
+def test_python_m_room_is_the_verb() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "biolm.pretrain", "--steps", "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("biolm pretrain: ")

@@ -1,0 +1,127 @@
+"""The command line's promises: dotted flags, lists, bare booleans, YAML, and errors that name the nearest right key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from biolm.core import config
+from biolm.core.errors import ConfigError
+from biolm.core.manifest import config_hash
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimiser.
+
+    Args:
+        lr: Peak learning rate.
+        betas: Moments.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError("optim.lr must be positive", remedy="Try 5e-4.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb.
+
+    Args:
+        src: Source.
+        out: Output folder.
+    """
+
+    src: str
+    out: str = field(metadata={"runtime": True})
+    files: list[str] = field(default_factory=list)
+    keep: bool = False
+    limit: int | None = None
+    optim: Optim = field(default_factory=Optim)
+
+
+def parse(*argv: str, positionals: tuple[str, ...] = ()) -> Verb:
+    return config.parse(Verb, argv, prog="biolm verb", positionals=positionals, example="biolm verb --src x")
+
+
+def test_flags_lists_and_booleans() -> None:
+    got = parse("--src", "s", "--files", "a b", "c", "1", "--keep", "--optim.lr", "1e-4", "--out=o")
+    assert got == Verb(src="s", out="o", files=["a b", "c", "1"], keep=True, optim=Optim(lr=1e-4))
+    assert parse("--src", "s", "--out", "o", "--optim.betas", "0.9", "0.999").optim.betas == (0.9, 0.999)
+    assert parse("--src", "s", "--keep", "--out", "o", "--limit", "3").limit == 3
+
+
+def test_positionals() -> None:
+    got = parse("x", "a", "b", "--out", "o", positionals=("src", "files"))
+    assert (got.src, got.files, got.out) == ("x", ["a", "b"], "o")
+
+
+def test_yaml_reads_1e_4_as_a_number_and_flags_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("src: s\nout: o\noptim:\n  lr: 1e-4\n  schedule: cosine\n")
+    got = parse("--config", str(path), "--optim.schedule", "linear")
+    assert got.optim == Optim(lr=1e-4, schedule="linear")
+
+
+def test_saved_configuration_reads_back(tmp_path: Path) -> None:
+    first = parse("--src", "s", "--out", "o", "--files", "a", "b", "--limit", "7")
+    config.save(first, tmp_path / "c.yaml")
+    assert parse("--config", str(tmp_path / "c.yaml")) == first
+
+
+def test_print_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--src", "s", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["optim"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--src", "s", "--out", "o", "--optim.lrr", "1"), "--optim.lr"),
+        (("--src", "s", "--out", "o", "--lr", "1"), "--optim.lr"),
+        (("--src", "s", "--out", "o", "--optim.lr", "fast"), "optim.lr"),
+        (("--src", "s", "--out", "o", "--optim.schedule", "step"), "optim.schedule"),
+        (("--src", "s", "--out", "o", "--limit", "few"), "limit"),
+        (("--src", "s", "--out", "o", "--optim.lr=-1"), "positive"),
+        (("--out", "o"), "src"),
+        (("--src", "s", "--out", "o", "stray"), "stray"),
+        (("--src", "s", "--out", "o", "--config", "/no/such.yaml"), "/no/such.yaml"),
+        (("--src", "s", "--out"), "out"),
+    ],
+)
+def test_mistakes_are_named(argv: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(*argv)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("src: s\noptim:\n  lrr: 1\n", r"line 3.*\n.*optim\.lr"),
+        ("scr: s\n", r"line 1.*\n.*src"),
+        ("- a\n", "key: value"),
+        ("a: [1\n", "line"),
+        ("a: b: c\n", "line 1"),
+    ],
+)
+def test_yaml_mistakes_name_file_line_and_nearest_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse("--config", str(path), "--out", "o")
+    assert str(path) in str(caught.value)
+
+
+def test_hash_ignores_runtime_fields_only() -> None:
+    base = Verb(src="s", out="o")
+    assert config_hash(base) == config_hash(Verb(src="s", out="elsewhere"))
+    assert config_hash(base) != config_hash(Verb(src="s", out="o", optim=Optim(lr=2e-3)))
