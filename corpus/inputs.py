@@ -1,0 +1,87 @@
+"""What the user names on the command line → the list of input files, and their division into tasks.
+
+A task is the unit of work, of resuming and of numbering, and depends on the files alone: never on the number of workers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from biolm.core.errors import DataError
+
+TASK_BYTES = 8 << 20  # small files are read together until they have this many bytes
+
+SUFFIXES = {
+    "pubmed": (".xml",),
+    "pmc": (".xml", ".nxml", ".tar", ".tgz"),
+    "notes": (".csv",),
+    "text": (".txt", ".jsonl", ".ndjson"),
+}
+COMPRESSED = (".gz", ".xz")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to read.
+
+    Args:
+        source: `pubmed`, `pmc`, `notes` or `text`.
+        path: Where it is.
+        size: Bytes as stored.
+    """
+
+    source: str
+    path: str
+    size: int
+
+
+def suits(source: str, path: Path) -> bool:
+    """Whether a file's suffix, compression aside, is one that the source's reader reads."""
+    name = path.name.lower()
+    for compressed in COMPRESSED:
+        name = name.removesuffix(compressed)
+    return name.endswith(SUFFIXES[source])
+
+
+def find(source: str, names: Iterable[str]) -> list[Input]:
+    """The files behind names of files, folders and glob patterns, each once, in the order of their names.
+
+    PubMed's update files supersede earlier ones; the NLM numbers them so that the order of names is the order of time.
+
+    Raises:
+        DataError: A name matches nothing, or names a file that the reader cannot read.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        matches = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        files = []
+        for match in matches:
+            if match.is_dir():
+                files += [p for p in match.rglob("*") if p.is_file() and suits(source, p)]
+            elif suits(source, match):
+                files.append(match)
+        if not files:
+            what = "nothing by that name" if not matches else f"no file that --{source} reads"
+            kinds = ", ".join(SUFFIXES[source])
+            raise DataError(
+                f"there is {what}",
+                file=name,
+                remedy=f"Give {kinds} files (.gz and .xz too), folders or globs to --{source}.",
+            )
+        found |= dict.fromkeys(files)
+    ordered = sorted(found, key=lambda p: (p.name, str(p)))
+    return [Input(source, str(p), p.stat().st_size) for p in ordered]
+
+
+def tasks(inputs: Iterable[Input]) -> list[list[Input]]:
+    """Divide inputs into tasks: neighbours of one source together until `TASK_BYTES` are reached."""
+    found: list[list[Input]] = []
+    size = 0
+    for item in inputs:
+        if not found or found[-1][0].source != item.source or size + item.size > TASK_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(item)
+        size += item.size
+    return found

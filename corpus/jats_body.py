@@ -1,0 +1,213 @@
+"""The running text of a JATS article: every paragraph in reading order under the path of its section titles."""
+
+import re
+from collections.abc import Iterator
+
+from lxml import etree
+
+from biolm.corpus.citations import CLOSE, OPEN, without_callouts
+from biolm.corpus.records import text_of
+
+Element = etree._Element
+Section = tuple[str, list[str]]
+
+# Inside a paragraph these are blocks of their own: the paragraph is cut around them.
+_BLOCKS = """
+p sec list def-list disp-quote boxed-text statement verse-group speech fig fig-group table-wrap table-wrap-group
+disp-formula disp-formula-group supplementary-material media preformat code array chem-struct-wrap graphic
+"""
+BLOCKS = frozenset(_BLOCKS.split())
+PARAGRAPHS = frozenset(("p", "disp-formula"))
+HEADINGS = frozenset(("title", "label", "caption", "subtitle"))
+_LEFT_OUT = """
+xref-group ref-list fn fn-group table-wrap-foot object-id alt-text long-desc permissions attrib graphic inline-graphic
+sec-meta email uri-list ref citation element-citation mixed-citation nlm-citation processing-meta related-article
+"""
+LEFT_OUT = frozenset(_LEFT_OUT.split())
+FORMULAS = frozenset(("disp-formula", "inline-formula", "alternatives"))
+TEX = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.S)
+
+
+def body_sections(root: Element, tables: bool) -> Iterator[Section]:
+    """Title, abstracts, body, appendices, sub-articles and floating captions of an `article`.
+
+    Args:
+        root: The article.
+        tables: Include the cells of tables, a row as a block.
+    """
+    walker = Walker(tables)
+    yield from _front(root, walker)
+    for part in root:
+        if part.tag == "body":
+            yield from walker.children(part, ())
+        elif part.tag == "back":
+            for element in part:
+                if element.tag in ("app-group", "app", "sec", "notes", "bio", "glossary"):
+                    yield from walker.section(element, ())
+        elif part.tag == "floats-group":
+            yield from walker.children(part, ("Floats",))
+        elif part.tag in ("sub-article", "response"):
+            for path, blocks in body_sections(part, tables):
+                yield f"{part.get('article-type', 'sub-article')} / {path}", blocks
+
+
+def _front(root: Element, walker: "Walker") -> Iterator[Section]:
+    """Title and abstracts of every kind."""
+    meta = root.find("front/article-meta")
+    if meta is None:
+        meta = root.find("front-stub")
+    if meta is not None:
+        title = meta.find("title-group/article-title")
+        if title is not None:
+            yield "Title", [walker.inline(title)]
+        for abstract in meta.iterfind("abstract"):
+            yield from walker.titled(abstract, (_abstract_name(abstract),))
+        for abstract in meta.iterfind("trans-abstract"):
+            language = abstract.get("{http://www.w3.org/XML/1998/namespace}lang", "translated")
+            yield from walker.titled(abstract, (f"Abstract ({language})",))
+
+
+def _abstract_name(abstract: Element) -> str:
+    kind = abstract.get("abstract-type")
+    return f"Abstract ({kind})" if kind else "Abstract"
+
+
+class Walker:
+    """Walks block structure and hands out `(path, blocks)`.
+
+    Args:
+        tables: Include the cells of tables.
+    """
+
+    def __init__(self, tables: bool):
+        self.tables = tables
+
+    def titled(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """An element whose path is known and whose own title, if any, is a heading."""
+        title = element.find("title")
+        heading = self.inline(title) if title is not None else ""
+        if heading.strip():
+            yield " / ".join(path), [heading]
+        yield from self.children(element, path)
+
+    def section(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """A `sec` or another titled part: its title joins the path and is its first block."""
+        title = element.find("title")
+        heading = " ".join(self.inline(title).split()) if title is not None else ""
+        inner = (*path, heading) if heading else path
+        if heading:
+            yield " / ".join(inner), [heading]
+        yield from self.children(element, inner)
+
+    def children(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """Everything in an element but its title and label."""
+        for child in element:
+            if child.tag not in HEADINGS:
+                yield from self.block(child, path)
+
+    def block(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """One block of any kind."""
+        tag = element.tag
+        if tag in LEFT_OUT or not isinstance(tag, str):
+            return
+        if tag in ("sec", "app", "boxed-text", "statement"):
+            yield from self.section(element, path)
+        elif tag in ("fig", "table-wrap", "supplementary-material", "media", "fig-group", "table-wrap-group"):
+            yield from self.captioned(element, path)
+        elif tag in PARAGRAPHS or _has_text(element):
+            yield from self.paragraph(element, path)
+        else:
+            yield from self.children(element, path)
+
+    def captioned(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """A figure, a table or the like: label and caption, and whatever stands inside; cells by option."""
+        label = element.find("label")
+        name = " ".join(self.inline(label).split()) if label is not None else ""
+        inner = (*path, name or str(element.tag))
+        caption = element.find("caption")
+        heading = [name] if name else []
+        if caption is not None:
+            title = caption.find("title")
+            if title is not None:
+                heading.append(self.inline(title))
+        if heading:
+            yield " / ".join(inner), [" ".join(heading)]
+        if caption is not None:
+            yield from self.children(caption, inner)
+        for child in element:
+            if child.tag in HEADINGS:
+                continue
+            if child.tag in ("table", "alternatives", "oasis"):
+                if self.tables:
+                    yield " / ".join(inner), [self.row(row) for row in child.iter("tr")]
+            else:
+                yield from self.block(child, inner)
+
+    def row(self, row: Element) -> str:
+        """The cells of a table row, separated by tabs' stand-in, a vertical bar."""
+        return " | ".join(" ".join(self.inline(cell).split()) for cell in row)
+
+    def paragraph(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """Running text; block children cut it in two."""
+        name = " / ".join(path)
+        parts: list[str] = []
+        if element.tag == "disp-formula":
+            yield name, [formula(element)]
+            return
+        if element.text:
+            parts.append(element.text)
+        for child in element:
+            if child.tag in BLOCKS:
+                yield name, [without_callouts("".join(parts))]
+                parts = []
+                yield from self.block(child, path)
+            else:
+                self.gather(child, parts)
+            if child.tail:
+                parts.append(child.tail)
+        yield name, [without_callouts("".join(parts))]
+
+    def inline(self, element: Element) -> str:
+        """The text inside an element as one line, without call-outs."""
+        parts = [element.text or ""]
+        for child in element:
+            self.gather(child, parts)
+            parts.append(child.tail or "")
+        return without_callouts("".join(parts))
+
+    def gather(self, element: Element, parts: list[str]) -> None:
+        """Append the text of an inline element, not its tail."""
+        tag = element.tag
+        if tag in LEFT_OUT or not isinstance(tag, str):
+            return
+        if tag in FORMULAS:
+            parts.append(formula(element))
+        elif tag == "xref" and element.get("ref-type") in ("bibr", "fn", "table-fn", "aff", "corresp", "author-notes"):
+            parts += (OPEN, text_of(element), CLOSE)
+        elif tag == "break":
+            parts.append(" ")
+        else:
+            if element.text:
+                parts.append(element.text)
+            for child in element:
+                self.gather(child, parts)
+                if child.tail:
+                    parts.append(child.tail)
+            if tag in BLOCKS:
+                parts.append(" ")
+
+
+def _has_text(element: Element) -> bool:
+    """Whether text stands in the element itself, not only in its children."""
+    return bool((element.text or "").strip()) or any((child.tail or "").strip() for child in element)
+
+
+def formula(element: Element) -> str:
+    """A formula as text: MathML's characters, else TeX without its preamble, else whatever text there is."""
+    for math in element.iter("{http://www.w3.org/1998/Math/MathML}math", "math"):
+        return " " + " ".join(text_of(math).split()) + " "
+    for tex in element.iter("tex-math"):
+        source = tex.text or ""
+        match = TEX.search(source)
+        return " " + (match[1] if match else source).strip().strip("$") + " "
+    return text_of(element)

@@ -1,0 +1,76 @@
+"""The text of a clinical note: hard-wrapped lines joined, sections found by their headers.
+
+Header rules after what MIMIC's discharge summaries and visit notes do: a line that is a known header, or a short line in capitals or title
+case that ends in a colon. `[** … **]` placeholders are kept as they are.
+"""
+
+import re
+from collections.abc import Iterator
+
+WRAP = 55  # a line at least this long, without an end mark, goes on in the next one
+
+HEADERS = frozenset(
+    """
+    chief complaint|history of present illness|hpi|past medical history|past surgical history|family history|social history|
+    review of systems|physical exam|physical examination|physical exam on admission|physical exam on discharge|pertinent results|
+    results|assessment|plan|assessment and plan|impression|recommendations|allergies|medications|current medications|
+    medications on admission|discharge medications|hospital course|brief hospital course|discharge diagnosis|discharge diagnoses|
+    discharge disposition|discharge condition|discharge instructions|followup instructions|follow-up|major surgical or invasive procedure|
+    procedure|procedures|indication|technique|comparison|findings|vital signs|vitals|vitals reviewed|laboratory data|labs|imaging|
+    reason for this examination|medical condition|final report|wet read|conclusions|service|attending|instructions|subjective|objective|
+    medical history|surgical history|history|immunizations|exam|diagnosis|reason for visit|interpretation|addendum|facility
+    """.replace("\n", "")
+    .replace("    ", "")
+    .split("|")
+)
+TITLED = re.compile(r"^([A-Z][A-Za-z0-9 ,/&()'’-]{1,58}):(?:\s+(?=\S)|\s*$)")
+CAPITALS = re.compile(r"^[A-Z][A-Z0-9 ,/&()'’-]{2,58}$")
+LIST_ITEM = re.compile(r"^\s*(?:[-*•#+]|\d{1,2}[.)])\s+")
+
+
+def header(line: str) -> tuple[str, str] | None:
+    """Split a line into its header and what follows on it; None if it is none."""
+    bare = line.strip()
+    if not bare or len(bare) > 400:
+        return None
+    name, colon, rest = bare.partition(":")
+    if name.strip().lower() in HEADERS and (colon or not rest):
+        return name.strip(), rest.strip()
+    if CAPITALS.match(bare):
+        return bare, ""
+    match = TITLED.match(bare)
+    if match and not rest.strip() and len(match[1].split()) <= 6:
+        return match[1], ""
+    if match and match[1].isupper():
+        return match[1], bare[match.end() :]
+    return None
+
+
+def note_sections(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The sections of a note, in order: `(header, blocks)`; what stands before the first header is under `Note`."""
+    name, lines = "Note", list[str]()
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        found = header(line)
+        if found is None:
+            lines.append(line)
+            continue
+        yield name, joined(lines)
+        name, lines = found[0], [f"{found[0]}: {found[1]}" if found[1] else line, *([] if found[1] else [""])]
+    yield name, joined(lines)
+
+
+def joined(lines: list[str]) -> list[str]:
+    """Join hard-wrapped lines into paragraphs: a long line goes on in the next one unless that is blank or a list item."""
+    blocks: list[str] = []
+    open_block = False
+    for line in lines:
+        bare = line.strip()
+        if not bare:
+            open_block = False
+            continue
+        if open_block and not LIST_ITEM.match(line):
+            blocks[-1] += " " + bare
+        else:
+            blocks.append(bare)
+        open_block = len(bare) >= WRAP or (bare.count("[**") > bare.count("**]"))
+    return blocks

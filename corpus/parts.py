@@ -1,0 +1,151 @@
+"""Parts: what one task read, on its way to the output.
+
+    WORK/parts/00012/00000.jsonl.gz …   documents, in the order of the input
+    WORK/parts/00012/keys.npy           one row a document: what duplicates, versions and splits are decided by
+    WORK/parts/00012/deletes.npy        PMIDs that update files take back
+    WORK/parts/00012/counts.json        records, drops by reason, problems
+
+A part's folder is renamed into place when it is whole, so a task is either done or not begun.
+"""
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from biolm.core.files import atomic_dir, write_json
+from biolm.corpus.document import DROPPED, PROBLEM, hash64
+from biolm.corpus.pubmed import DELETES
+from biolm.corpus.streams import compressed
+
+PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
+SOURCES = ("pubmed", "pmc", "notes", "text")
+KEYS = np.dtype(
+    [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
+     ("text", "u8"), ("split", "u8"), ("set_aside", "?")]
+)  # fmt: skip
+FASTEST = 1  # gzip's level: parts are read once and removed
+
+
+class WriteParts(PipelineStep):  # type: ignore[misc]
+    """Last step of reading: writes what the task's readers yield as one part.
+
+    Args:
+        work: The working folder.
+        salt: Goes into the hash that decides the split.
+        keep_dropped: Write documents that are put aside, too.
+    """
+
+    type, name = "✍ - WRITER", "parts"
+
+    def __init__(self, work: str, salt: str, keep_dropped: bool):
+        super().__init__()
+        self.work, self.salt, self.keep_dropped = work, salt, keep_dropped
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
+        """Write every document; yield nothing."""
+        with atomic_dir(part_folder(self.work, rank)) as folder:
+            with _Part(folder, self.salt, self.keep_dropped) as part:
+                for document in data:
+                    part.add(document)
+            part.write_tables()
+        yield from ()
+
+
+def part_folder(work: str | Path, task: int) -> Path:
+    """Where a task's part is."""
+    return Path(work) / "parts" / f"{task:05d}"
+
+
+class _Part:
+    def __init__(self, folder: Path, salt: str, keep_dropped: bool):
+        self.folder, self.salt, self.keep_dropped = folder, salt, keep_dropped
+        self.records: Counter[str] = Counter()
+        self.dropped: dict[str, Counter[str]] = {}
+        self.problems: list[str] = []
+        self.deletes: list[tuple[int, int]] = []
+        self.keys: list[tuple[Any, ...]] = []
+        self.stack = ExitStack()
+        self.file: IO[bytes] | None = None
+        self.files = self.bytes = 0
+
+    def __enter__(self) -> "_Part":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()
+
+    def add(self, document: Document) -> None:
+        meta = document.metadata
+        if DELETES in meta:
+            self.deletes += [(len(self.keys), pmid) for pmid in meta[DELETES]]
+            return
+        source, reason = meta["source"], meta.get(DROPPED)
+        self.records[source] += 1
+        if reason:
+            self.dropped.setdefault(source, Counter())[reason] += 1
+            if problem := meta.get(PROBLEM):
+                self.problems.append(problem)
+            if not self.keep_dropped:
+                return
+        version = meta.pop("version", (0, 0))
+        self._write(document)
+        self.keys.append(self._key(document, version, bool(reason)))
+
+    def _key(self, document: Document, version: tuple[int, int], set_aside: bool) -> tuple[Any, ...]:
+        meta = document.metadata
+        pmid, pmcid, doi = meta.get("pmid", ""), meta.get("pmcid", ""), meta.get("doi", "")
+        group = meta.get("patient") or (pmid and f"pmid:{pmid}") or document.id
+        return (
+            self.files - 1,
+            SOURCES.index(meta["source"]),
+            hash64(document.id),
+            int(pmid) if pmid.isdecimal() else 0,
+            hash64(pmcid) if pmcid else 0,
+            hash64(doi) if doi else 0,
+            *version,
+            hash64(document.text),
+            hash64(self.salt, group),
+            set_aside,
+        )
+
+    def _write(self, document: Document) -> None:
+        if self.file is None:
+            self.file = self.stack.enter_context(compressed(self.folder / f"{self.files:05d}.jsonl.gz", FASTEST))
+            self.files, self.bytes = self.files + 1, 0
+        line = orjson.dumps(
+            {"text": document.text, "id": document.id, "metadata": document.metadata}, option=orjson.OPT_APPEND_NEWLINE
+        )
+        self.bytes += self.file.write(line)
+        if self.bytes >= PART_BYTES:
+            self.stack.close()
+            self.file = None
+
+    def write_tables(self) -> None:
+        np.save(self.folder / "keys.npy", np.array(self.keys, dtype=KEYS))
+        np.save(self.folder / "deletes.npy", np.array(self.deletes, dtype=np.int64).reshape(-1, 2))
+        write_json(
+            self.folder / "counts.json",
+            {"records": self.records, "dropped": self.dropped, "problems": self.problems, "deletes": len(self.deletes)},
+        )
+
+
+def lines(work: str | Path, task: int) -> Iterator[bytes]:
+    """Every document of a part, as the JSON line that was written."""
+    for path in sorted(part_folder(work, task).glob("*.jsonl.gz")):
+        with gzip.open(path, "rb") as file:
+            yield from file
+
+
+def keys(work: str | Path, task: int) -> npt.NDArray[np.void]:
+    """The key table of a part, one row a document."""
+    table: npt.NDArray[np.void] = np.load(part_folder(work, task) / "keys.npy", allow_pickle=False)
+    return table

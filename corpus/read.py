@@ -1,0 +1,36 @@
+"""Reading a folder of documents back: what the tokenizer and the statistics see."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from biolm.core.errors import DataError
+
+SPLITS = ("train", "valid")
+
+
+def shards(docs: str | Path, split: str) -> list[Path]:
+    """The shards of a split, in order."""
+    return sorted((Path(docs) / split).glob("*.jsonl.gz"))
+
+
+def documents(path: Path) -> Iterator[dict[str, Any]]:
+    """Every document of a shard, as `{"text", "id", "metadata"}`.
+
+    Raises:
+        DataError: The shard is damaged.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") as lines:
+            for line in lines:
+                number += 1
+                yield orjson.loads(line)
+    except (EOFError, zlib.error, gzip.BadGzipFile, orjson.JSONDecodeError):
+        raise DataError(
+            "this shard is damaged", file=path, record=f"line {number}", remedy="Build the documents again."
+        ) from None

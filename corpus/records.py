@@ -1,0 +1,188 @@
+"""XML from strangers, one record at a time: bytes are cut at the record's tags and each record is parsed alone.
+
+So memory does not grow with the file, one damaged record costs only itself, and a document type declaration is never seen by the parser:
+nothing can be expanded or fetched. Character entities that the DTDs of PubMed and JATS would define are taken from HTML's table.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.entities import html5
+from typing import IO, cast
+
+from lxml import etree
+
+BLOCK = 1 << 20  # bytes read at a time
+MOST = 64 << 20  # bytes in one record; anything longer is damage
+
+ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]*);")
+XML_ENTITIES = {b"amp", b"lt", b"gt", b"quot", b"apos"}
+DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a file.
+
+    Args:
+        at: Byte offset of its start in the decompressed file.
+        data: The record's bytes, from its start tag to its end tag; empty if it is damaged.
+        tag: The record's element.
+        problem: What is wrong with it, else empty.
+    """
+
+    at: int
+    data: bytes
+    tag: str = ""
+    problem: str = ""
+
+
+def parser() -> etree.XMLParser:
+    """A parser that touches neither network nor DTD, expands nothing, and keeps libxml2's limits."""
+    return etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True,
+        collect_ids=False,
+    )  # fmt: skip
+
+
+def parse(data: bytes, parser: etree.XMLParser, encoding: str = "utf-8") -> etree._Element | None:
+    """Parse one record that has no document type declaration; None if it is damaged.
+
+    Args:
+        data: Bytes of the element.
+        parser: From `parser()`.
+        encoding: What the file declares; used when the bytes are not UTF-8.
+    """
+    try:
+        return etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError):
+        mended = _mended(data, encoding)
+    if mended == data:
+        return None
+    try:
+        return etree.fromstring(mended, parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
+
+
+def _mended(data: bytes, encoding: str) -> bytes:
+    """The record as UTF-8 with HTML's named characters written out."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        try:
+            data = data.decode(encoding if encoding != "utf-8" else "cp1252").encode("utf-8")
+        except (UnicodeDecodeError, LookupError):
+            return data
+    return ENTITY.sub(_character, data)
+
+
+def _character(match: re.Match[bytes]) -> bytes:
+    name = match[1]
+    character = html5.get(f"{name.decode()};")
+    return match[0] if name in XML_ENTITIES or character is None else character.encode("utf-8")
+
+
+def declared_encoding(head: bytes) -> str:
+    """The encoding that an XML declaration names, `utf-8` if none."""
+    match = DECLARED.match(head.lstrip())
+    return match[1].decode("ascii").lower() if match else "utf-8"
+
+
+def blocks(stream: IO[bytes]) -> Iterator[bytes | str]:
+    """Read a stream block by block; where it breaks off (a truncated or damaged gzip), a last item says how."""
+    while True:
+        try:
+            block = stream.read(BLOCK)
+        except (EOFError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            yield "truncated" if isinstance(error, EOFError) else "damaged compression"
+            return
+        if not block:
+            return
+        yield block
+
+
+class Cutter:
+    """Cuts the records of a stream.
+
+    Args:
+        tags: Names of record elements. Where one can hold another, the outer comes first.
+    """
+
+    def __init__(self, *tags: str):
+        names = b"|".join(tag.encode() for tag in tags)
+        self.start = re.compile(rb"<(" + names + rb")(?=[\s>])")
+        self.end = {tag.encode(): re.compile(rb"</" + tag.encode() + rb"\s*>") for tag in tags}
+        self.again = {tag.encode(): re.compile(rb"<" + tag.encode() + rb"(?=[\s>])") for tag in tags}
+        self.orphan = re.compile(rb"</(" + names + rb")\s*>")
+        self.overlap = max(map(len, tags)) + 16
+        self.encoding = "utf-8"
+
+    def cut(self, stream: IO[bytes]) -> Iterator[Piece]:
+        """Yield every record of `stream` in order, damaged ones as a `Piece` with a problem."""
+        self.encoding = "utf-8"
+        buffer, base, broken = b"", 0, ""
+        for block in blocks(stream):
+            if isinstance(block, str):
+                broken = block
+                break
+            if not base and not buffer:
+                self.encoding = declared_encoding(block[:200])
+            buffer += block
+            used = 0
+            for piece, end in self._whole(buffer, base):
+                yield piece
+                used = end
+            buffer, base = buffer[used:], base + used
+            if len(buffer) > MOST:
+                yield Piece(base, b"", problem="too long")
+                buffer, base = buffer[-self.overlap :], base + len(buffer) - self.overlap
+        yield from self._rest(buffer, base, broken)
+
+    def _whole(self, buffer: bytes, base: int) -> Iterator[tuple[Piece, int]]:
+        """Every record that ends inside `buffer`, with how much of the buffer is used up by then."""
+        at = 0
+        while True:
+            start = self.start.search(buffer, at)
+            if start is None:
+                keep = max(at, len(buffer) - self.overlap)
+                if self.orphan.search(buffer, at, keep):
+                    yield Piece(base + at, b"", problem="a record without its start"), keep
+                return
+            if self.orphan.search(buffer, at, start.start()) and not self._tail(buffer[at : start.start()]):
+                yield Piece(base + at, b"", problem="a record without its start"), start.start()
+            tag, begin = start[1], start.start()
+            end = self.end[tag].search(buffer, start.end())
+            again = self.again[tag].search(buffer, start.end(), end.start() if end else len(buffer))
+            if again:
+                at = again.start()
+                yield Piece(base + begin, b"", tag.decode(), "a record without its end"), at
+            elif end is None:
+                return
+            else:
+                at = end.end()
+                yield Piece(base + begin, buffer[begin:at], tag.decode()), at
+
+    def _tail(self, gap: bytes) -> bool:
+        """Whether a gap is what an outer record leaves behind when only its start tag was lost and its inner record was read."""
+        return b"</PubmedData" in gap and b"<PubmedData" in gap
+
+    def _rest(self, buffer: bytes, base: int, broken: str) -> Iterator[Piece]:
+        """What is left at the end of the stream: an unfinished record, the place where the stream broke off, or nothing."""
+        unfinished = self.start.search(buffer)
+        if broken:
+            yield Piece(base + (unfinished.start() if unfinished else len(buffer)), b"", problem=broken)
+        elif unfinished:
+            yield Piece(base + unfinished.start(), b"", unfinished[1].decode(), "a record without its end")
+        elif self.orphan.search(buffer) and not self._tail(buffer):
+            yield Piece(base, b"", problem="a record without its start")
+
+
+def text_of(element: etree._Element) -> str:
+    """All text inside an element, markup taken away."""
+    if not len(element):
+        return element.text or ""
+    return "".join(cast(Iterator[str], element.itertext()))
