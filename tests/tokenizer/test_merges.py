@@ -1,0 +1,80 @@
+"""Merges learnt from counts are those of Hugging Face's `tokenizers`, from the same words."""
+
+from collections import Counter
+
+import numpy as np
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from biolm.tokenizer import bytelevel
+from biolm.tokenizer.merges import Learnt, learn
+
+RANK = np.argsort(np.argsort(bytelevel.alphabet()))
+
+
+def ours(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], dict[str, int]]:
+    words = Counter(word for text in texts for word in bytelevel.WORD.findall(text))
+    learnt = learn_counts(words, most, min_count)
+    pieces = sorted(bytelevel.alphabet())
+    merges = []
+    for left, right in learnt.merges:
+        merges.append([pieces[left], pieces[right]])
+        pieces.append(pieces[left] + pieces[right])
+    return merges, dict(zip(pieces, learnt.counts.tolist(), strict=True))
+
+
+def learn_counts(words: Counter[str], most: int, min_count: int) -> Learnt:
+    keys = sorted(words)
+    counts = np.array([words[key] for key in keys], dtype=np.int64)
+    return learn([key.encode() for key in keys], counts, RANK, most, min_count, lambda: None)
+
+
+def theirs(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], Counter[str]]:
+    hf = Tokenizer(models.BPE())
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + most, min_frequency=min_count, initial_alphabet=alphabet, show_progress=False
+    )
+    hf.train_from_iterator(texts, trainer)
+    merges = orjson.loads(hf.to_str())["model"]["merges"]
+    return merges, Counter(piece for text in texts for piece in hf.encode(text).tokens)
+
+
+def same(texts: list[str], most: int, min_count: int) -> None:
+    merges, counts = ours(texts, most, min_count)
+    expected_merges, expected_counts = theirs(texts, most, min_count)
+    assert merges == expected_merges
+    assert Counter({piece: n for piece, n in counts.items() if n}) == expected_counts
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text(alphabet="aab \u00e9", max_size=40), min_size=1, max_size=8), st.integers(1, 30), st.integers(1, 3)
+)
+def test_equal_on_text_full_of_runs_and_ties(texts: list[str], most: int, min_count: int) -> None:
+    same(texts, most, min_count)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=5))
+def test_equal_on_any_unicode(texts: list[str]) -> None:
+    same(texts, 50, 1)
+
+
+def test_equal_on_abstracts(abstracts: list[str]) -> None:
+    same(abstracts, 2000, 2)
+
+
+def test_counts_beyond_32_bits_do_not_overflow() -> None:
+    learnt = learn_counts(Counter({" the": 5_000_000_000, " rare": 1}), 3, 2)
+    assert learnt.counts[-1] == 5_000_000_000
+    assert len(learnt.merges) == 3
+
+
+def test_learning_stops_when_no_pair_is_frequent_enough() -> None:
+    learnt = learn_counts(Counter({" ab": 1, " abc": 1}), 100, 2)
+    assert len(learnt.merges) == 2  # `ab` and ` ab`; ` abc` would stand there once
+    assert learnt.counts[-1] == 2

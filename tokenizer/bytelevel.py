@@ -1,0 +1,44 @@
+"""Byte-level BPE as GPT-2 and RoBERTa have it: the byte alphabet, the split into words, the Hugging Face object.
+
+Source: Radford et al. 2019, "Language models are unsupervised multitask learners", and its released `encoder.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import regex  # type: ignore[import-untyped]
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+MASK = "<mask>"
+
+# Contractions, then letters, digits or signs with at most one blank in front, then white space.
+WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def alphabet() -> list[str]:
+    """GPT-2's character for each byte value: itself if it can be seen in Latin-1, else the next one from U+0100 on."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    characters = [""] * 256
+    for byte in seen:
+        characters[byte] = chr(byte)
+    for n, byte in enumerate(byte for byte in range(256) if byte not in seen):
+        characters[byte] = chr(256 + n)
+    return characters
+
+
+def hugging_face(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """The `tokenizers` object of RoBERTa's kind.
+
+    Args:
+        vocab: Piece → id, with the special tokens.
+        merges: Pairs of pieces, in order of learning.
+    """
+    hf = Tokenizer(models.BPE(dict(vocab), list(merges), fuse_unk=False))
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.decoder = decoders.ByteLevel()
+    hf.post_processor = processors.RobertaProcessing(
+        ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False, trim_offsets=True
+    )
+    hf.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    hf.add_special_tokens([AddedToken(MASK, lstrip=True, special=True, normalized=False)])
+    return hf

@@ -1,0 +1,138 @@
+"""Documents as `corpus build` writes them (docs/design.md, section 1), read for their sentences."""
+
+import gzip
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from biolm.core.errors import DataError
+
+SPLITS = ("train", "valid")
+REMEDY = "Make the documents again with `biolm corpus build`."
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Args:
+        id: Such as `pmid:123`.
+        source: `pubmed`, `pmc`, `notes` or `text`.
+        text: The whole text.
+        sentences: `[start, end]` of every sentence, characters of `text`, ascending; all between them is white space.
+        sections: `[start, end, title]`, ascending.
+        links: Ids of the documents that it cites.
+    """
+
+    id: str
+    source: str
+    text: str
+    sentences: Sequence[tuple[int, int]]
+    sections: Sequence[tuple[int, int, str]]
+    links: Sequence[str]
+
+    def words(self) -> Iterator[tuple[int, list[str]]]:
+        """The section and the words of every sentence; a sentence of white space alone is passed over.
+
+        Words are what stands between runs of white space. Sections are numbered in order; text between two has a number of its own.
+        """
+        bounds = [bound for start, end, _ in self.sections for bound in (start, end)]
+        for start, end in self.sentences:
+            if words := self.text[start:end].split():
+                yield bisect_right(bounds, start), words
+
+
+def files(docs: str | Path, split: str) -> list[Path]:
+    """The files of one split, in order."""
+    return sorted((Path(docs) / split).glob("*.jsonl.gz"))
+
+
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an open gzipped file.
+
+    Raises:
+        DataError: The file is truncated or is not gzip.
+    """
+    number = 0
+    try:
+        with gzip.GzipFile(fileobj=file) as text:
+            for line in text:
+                number += 1
+                yield line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        problem = f"the gzip data ends or breaks ({error})"
+        raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=REMEDY) from None
+
+
+def parse(line: bytes, path: Path, number: int) -> Document:
+    """One line of a file of documents.
+
+    Args:
+        line: The line.
+        path: Its file, for errors.
+        number: Its number in the file from 1, for errors.
+
+    Raises:
+        DataError: It is not a document, or has text that belongs to no sentence.
+    """
+    where = f"line {number}"
+    try:
+        raw = orjson.loads(line)
+        text, metadata = raw["text"], raw["metadata"]
+        document = Document(
+            id=raw["id"],
+            source=metadata["source"],
+            text=text,
+            sentences=metadata["sentences"],
+            sections=metadata.get("sections") or (),
+            links=metadata.get("links") or (),
+        )
+        problem = _check(text, document.sentences, document.sections)
+    except orjson.JSONDecodeError as error:
+        problem = "this is not UTF-8 text" if "utf-8" in str(error) else "this is not valid JSON"
+        raise DataError(problem, file=path, record=where, remedy=REMEDY) from None
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            "a document has `id`, `text` and `metadata` with `source` and `sentences`",
+            file=path,
+            record=where,
+            remedy=REMEDY,
+        ) from None
+    if problem:
+        raise DataError(problem, file=path, record=f"{where}, {document.id}", remedy=REMEDY)
+    return document
+
+
+def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[tuple[int, int, str]]) -> str:
+    """What is wrong with the offsets of a document, or nothing."""
+    covered = 0
+    for start, end in sentences:
+        if not covered <= start <= end <= len(text):
+            return "its sentences overlap or run out of the text"
+        if text[covered:start].strip():
+            return "its sentences leave text out"
+        covered = end
+    if text[covered:].strip():
+        return "its sentences leave text out"
+    bounds = [bound for start, end, _ in sections for bound in (start, end)]
+    return "" if bounds == sorted(bounds) else "its sections overlap"
+
+
+def read(path: Path) -> Iterator[Document]:
+    """The documents of one file."""
+    with path.open("rb") as file:
+        for number, line in enumerate(lines(file), start=1):
+            yield parse(line, path, number)
+
+
+@contextmanager
+def create(path: Path) -> Iterator[gzip.GzipFile]:
+    """Open a gzipped file for writing whose bytes depend on its content alone: no name, no time."""
+    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+        yield file

@@ -1,0 +1,260 @@
+"""`biolm tokenizer encode`: documents + tokenizer → token shards.
+
+This process reads lines and writes ids; workers parse and encode blocks of lines, and their results are taken in order, so that
+the bytes do not depend on the number of workers. Each file of documents becomes a part under `SHARDS/.parts`, whole or absent: an
+interrupted run goes on behind the last one. In the end the parts are joined.
+"""
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from biolm.core import manifest, summary
+from biolm.core.cli import Verb
+from biolm.core.config import runtime
+from biolm.core.errors import DataError
+from biolm.core.files import atomic_dir
+from biolm.core.progress import Bar, progress
+from biolm.tokenizer import documents, folder
+from biolm.tokenizer.shards import STAGE, ShardWriter, id_type, map_tokens, read_index
+
+BLOCK = 1 << 20  # bytes of lines given to a worker at a time
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Encode documents into token shards.
+
+    Args:
+        docs: Folder of documents (`biolm corpus build`).
+        tokenizer: Tokenizer folder (`biolm tokenizer train`, or Hugging Face's).
+        out: Folder of shards to write.
+        workers: Processes that encode.
+    """
+
+    docs: str
+    tokenizer: str
+    out: str = field(metadata={"runtime": True})
+    workers: int = runtime(2)
+
+
+class Block(NamedTuple):
+    """Lines of one file, for a worker."""
+
+    path: Path
+    first: int
+    lines: list[bytes]
+
+
+class Encoded(NamedTuple):
+    """Documents as ids, as `ShardWriter.append` takes them."""
+
+    tokens: npt.NDArray[Any]
+    sizes: npt.NDArray[np.int32]
+    doc_starts: npt.NDArray[np.int64]
+    segment_starts: npt.NDArray[np.int64]
+    docs: bytes
+
+
+class Encoder:
+    """Encodes blocks of documents; each worker has one."""
+
+    def __init__(self, tokenizer: folder.Tokenizer):
+        self.tokenizer = tokenizer
+        self.dtype = id_type(tokenizer.vocab_size)
+
+    def encode(self, block: Block) -> Encoded:
+        """Encode a block: every sentence with its closing id, and a closing id alone behind every document."""
+        texts: list[str | None] = []
+        doc_starts, segment_starts, docs = [], [], []
+        for number, line in enumerate(block.lines, start=block.first):
+            document = documents.parse(line, block.path, number)
+            doc_starts.append(len(texts))
+            front, last = "", -1
+            for section, words in document.words():
+                if section != last:
+                    segment_starts.append(len(texts))
+                texts.append(front + " ".join(words))
+                front, last = " ", section
+            if last == -1:
+                segment_starts.append(len(texts))
+            texts.append(None)
+            docs.append(orjson.dumps({"id": document.id, "source": document.source, "links": list(document.links)}))
+        ids = iter(self.tokenizer.encode_batch([text for text in texts if text is not None]))
+        items = [[] if text is None else next(ids) for text in texts]
+        sizes = np.fromiter(map(len, items), dtype=np.int32, count=len(items)) + np.int32(1)
+        eos = self.tokenizer.ids.eos
+        tokens = np.fromiter((i for item in items for i in (*item, eos)), dtype=self.dtype, count=int(sizes.sum()))
+        return Encoded(
+            tokens=tokens,
+            sizes=sizes,
+            doc_starts=np.array(doc_starts, dtype=np.int64),
+            segment_starts=np.array(segment_starts, dtype=np.int64),
+            docs=b"".join(line + b"\n" for line in docs),
+        )
+
+
+_encoder: Encoder | None = None
+
+
+def _start_worker(tokenizer: str) -> None:
+    global _encoder  # noqa: PLW0603 (a worker process has one encoder for its lifetime)
+    _encoder = Encoder(folder.load(tokenizer))
+
+
+def _work(block: Block) -> Encoded:
+    assert _encoder is not None
+    return _encoder.encode(block)
+
+
+def encode(config: EncodeConfig) -> None:
+    """Run `biolm tokenizer encode`.
+
+    Raises:
+        DataError: Documents or tokenizer cannot be read, or there are no documents.
+    """
+    made_by = manifest.read_manifest(config.docs, "corpus build")
+    tokenizer = folder.load(config.tokenizer)
+    inputs = {"docs": made_by.fingerprint, "tokenizer": tokenizer.fingerprint}
+    record = manifest.begin(config.out, STAGE, config, inputs)
+    if record.status != "done":
+        if not documents.files(config.docs, "train"):
+            raise DataError("the train split has no files", file=config.docs, remedy="Give a folder of documents.")
+        counts, paths = _encode_all(config, tokenizer)
+        record.finish(config.out, paths, counts)
+        shutil.rmtree(Path(config.out) / PARTS, ignore_errors=True)
+    rows = {f"{split}: {name}": value for split in documents.SPLITS for name, value in record.counts[split].items()}
+    summary.summary(f"biolm {STAGE}: {config.out}", rows)
+
+
+def _encode_all(config: EncodeConfig, tokenizer: folder.Tokenizer) -> tuple[dict[str, Any], list[Path]]:
+    out = Path(config.out)
+    parts = {
+        split: [(file, _part(out, split, file)) for file in documents.files(config.docs, split)]
+        for split in documents.SPLITS
+    }
+    todo = [pair for pairs in parts.values() for pair in pairs]
+    done = sum(file.stat().st_size for file, part in todo if part.exists())
+    with (
+        progress("encode", sum(file.stat().st_size for file, _ in todo), "B", done) as bar,
+        _pool(config, tokenizer) as results,
+    ):
+        for file, part in todo:
+            if not part.exists():
+                _encode_file(file, part, tokenizer, results, bar)
+    counts, paths = {}, []
+    for split, pairs in parts.items():
+        writer = _join(out / split, [part for _, part in pairs], id_type(tokenizer.vocab_size))
+        counts[split] = _counts(writer, tokenizer)
+        paths += writer.paths
+    folder.copy(config.tokenizer, out / "tokenizer")
+    paths += sorted((out / "tokenizer").iterdir())
+    if (out / "tokenizer" / "dict.txt").exists():
+        shutil.copyfile(out / "tokenizer" / "dict.txt", out / "dict.txt")
+        paths.append(out / "dict.txt")
+    return counts, paths
+
+
+def _part(out: Path, split: str, file: Path) -> Path:
+    return out / PARTS / f"{split}-{file.name.removesuffix('.jsonl.gz')}"
+
+
+Work = Callable[[Iterable[Block]], Iterator[Encoded]]
+
+
+@contextmanager
+def _pool(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work]:
+    """Give a function that encodes blocks in order, in this process or in others; few blocks wait at any time."""
+    if config.workers <= 1:
+        encoder = Encoder(tokenizer)
+        yield lambda blocks: map(encoder.encode, blocks)
+        return
+    with ProcessPoolExecutor(
+        config.workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config.tokenizer,)
+    ) as pool:
+
+        def work(blocks: Iterable[Block]) -> Iterator[Encoded]:
+            waiting: deque[Future[Encoded]] = deque()
+            for block in blocks:
+                waiting.append(pool.submit(_work, block))
+                if len(waiting) > 2 * config.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        yield work
+
+
+def _encode_file(file: Path, part: Path, tokenizer: folder.Tokenizer, work: Work, bar: Bar) -> None:
+    with atomic_dir(part) as tmp, ShardWriter(tmp / "part", id_type(tokenizer.vocab_size)) as writer:
+        for encoded in work(_blocks(file, bar)):
+            writer.append(*encoded)
+
+
+def _blocks(path: Path, bar: Bar) -> Iterator[Block]:
+    """Cut a file into blocks of whole lines, moving the bar by the compressed bytes read."""
+    with path.open("rb") as file:
+        first, size, seen = 1, 0, 0
+        lines: list[bytes] = []
+        for line in documents.lines(file):
+            lines.append(line)
+            size += len(line)
+            if size >= BLOCK:
+                yield Block(path, first, lines)
+                bar.advance(file.tell() - seen)
+                first, size, seen = first + len(lines), 0, file.tell()
+                lines = []
+        if lines:
+            yield Block(path, first, lines)
+        bar.advance(path.stat().st_size - seen)
+
+
+def _join(prefix: Path, parts: list[Path], dtype: np.dtype[Any]) -> ShardWriter:
+    """Write the parts of a split as one; the writer, closed."""
+    with ShardWriter(prefix, dtype) as writer:
+        for part in parts:
+            source = part / "part"
+            _, sizes = read_index(source.with_suffix(".idx"))
+            doc_starts, segment_starts = (
+                np.load(source.with_suffix(f".{name}.npy"), allow_pickle=False)[:-1]
+                for name in ("doc_index", "segments")
+            )
+            with source.with_suffix(".docs.jsonl.gz").open("rb") as file:
+                docs = b"".join(documents.lines(file))
+            writer.append(map_tokens(source.with_suffix(".bin"), dtype), sizes, doc_starts, segment_starts, docs)
+    return writer
+
+
+def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
+    """The manifest's counts of one split."""
+    tokens = map_tokens(writer.paths[0], writer.dtype)
+    frequency = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for start in range(0, len(tokens), BLOCK):
+        frequency += np.bincount(tokens[start : start + BLOCK], minlength=tokenizer.vocab_size)
+    frequency[tokenizer.ids.eos] = 0
+    share = frequency[frequency > 0] / max(frequency.sum(), 1)
+    documents = sum(map(len, writer.doc_starts))
+    return {
+        "documents": documents,
+        "sentences": writer.items - documents,
+        "tokens": int(frequency.sum()),
+        "unigram_entropy": float(-(share * np.log(share)).sum()),
+    }
+
+
+VERB = Verb(
+    config=EncodeConfig,
+    run=encode,
+    example="biolm tokenizer encode --docs runs/corpus --tokenizer runs/tokenizer --out runs/shards",
+)

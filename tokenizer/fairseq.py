@@ -1,0 +1,129 @@
+"""fairseq's three files of a byte-level BPE: read, write, and the order of ids that they define.
+
+`encoder.json` numbers pieces, `vocab.bpe` lists merges, and `dict.txt` lists the numbers by falling frequency; the model's id of a
+piece is four (the special tokens) plus its line in `dict.txt`. Source: `fairseq/data/dictionary.py` and `encoders/gpt2_bpe.py`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import orjson
+
+from biolm.core.errors import DataError
+from biolm.core.files import read_json
+from biolm.tokenizer import bytelevel
+
+FILES = ("dict.txt", "encoder.json", "vocab.bpe")
+REMEDY = "Take all files from one tokenizer, or make the folder again with `biolm tokenizer train`."
+
+
+def read_vocab(file: Path) -> dict[str, int]:
+    """Piece → id of a `vocab.json` or `encoder.json`.
+
+    Raises:
+        DataError: A value is not a whole number.
+    """
+    vocab = read_json(file, remedy=REMEDY)
+    if not all(isinstance(i, int) for i in vocab.values()):
+        raise DataError("a vocabulary maps pieces to whole numbers", file=file, remedy=REMEDY)
+    return vocab  # type: ignore[return-value]
+
+
+def read_merges(file: str | Path) -> list[tuple[str, str]]:
+    """The pairs of a `merges.txt` or `vocab.bpe`, in order.
+
+    Raises:
+        DataError: A line is not two pieces.
+    """
+    file = Path(file)
+    merges = []
+    for number, line in enumerate(_text(file).split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2:
+            raise DataError(
+                "a merge is two pieces with a blank between", file=file, record=f"line {number}", remedy=REMEDY
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def read_dict(file: str | Path) -> list[tuple[str, int]]:
+    """Symbols and counts of a fairseq `dict.txt`, in order.
+
+    Raises:
+        DataError: A line is not a symbol and a count.
+    """
+    file = Path(file)
+    entries = []
+    for number, line in enumerate(_text(file).splitlines(), start=1):
+        symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
+        if not symbol or not count.isdigit():
+            raise DataError("a line is a symbol and its count", file=file, record=f"line {number}", remedy=REMEDY)
+        entries.append((symbol, int(count)))
+    return entries
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except FileNotFoundError:
+        raise DataError("there is no such file", file=file, remedy=REMEDY) from None
+    except UnicodeDecodeError as error:
+        raise DataError("this is not UTF-8 text", file=file, record=f"byte {error.start}", remedy=REMEDY) from None
+
+
+def order(symbols: Sequence[str]) -> list[str]:
+    """All symbols of a masked-LM dictionary by model id: the specials, the file's lines, `<mask>` unless it is one of them."""
+    return [*bytelevel.SPECIALS, *symbols, *([] if bytelevel.MASK in symbols else [bytelevel.MASK])]
+
+
+def model_vocab(dict_txt: Path, encoder: Mapping[str, int]) -> dict[str, int]:
+    """Piece → model id as fairseq has it; pieces that are not in the dictionary follow `<mask>`."""
+    piece_of = {str(i): piece for piece, i in encoder.items()}
+    vocab: dict[str, int] = {}
+    for i, symbol in enumerate(order([symbol for symbol, _ in read_dict(dict_txt)])):
+        own = symbol in (*bytelevel.SPECIALS, bytelevel.MASK) or symbol.startswith("madeupword")
+        piece = symbol if own else piece_of.get(symbol)
+        if piece is None or piece in vocab:
+            why = "is not an id of encoder.json" if piece is None else "stands in it twice"
+            raise DataError(f"symbol {symbol!r} {why}", file=dict_txt, record=f"line {i - 3}", remedy=REMEDY)
+        vocab[piece] = i
+    for piece in sorted(encoder, key=encoder.__getitem__):
+        vocab.setdefault(piece, len(vocab))
+    return vocab
+
+
+def merges_bytes(merges: Sequence[Sequence[str]]) -> bytes:
+    """A `merges.txt` or `vocab.bpe`."""
+    return "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode()
+
+
+def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequence[int]) -> dict[str, bytes]:
+    """fairseq's files: name → content.
+
+    Args:
+        pieces: [ids] all pieces in order of the model's ids, specials included.
+        merges: Pairs of pieces, in order of learning.
+        counts: [ids] how often each piece stands in the training text.
+    """
+    encoder = {piece: i for i, piece in enumerate(_learning_order(pieces, merges))}
+    lines = (
+        f"{encoder.get(piece, piece)} {count}\n"
+        for piece, count in zip(pieces, counts, strict=True)
+        if piece not in (*bytelevel.SPECIALS, bytelevel.MASK)
+    )
+    return {
+        "dict.txt": "".join(lines).encode(),
+        "encoder.json": orjson.dumps(encoder),
+        "vocab.bpe": merges_bytes(merges),
+    }
+
+
+def _learning_order(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Bytes, then merges, then what is neither (GPT-2's `<|endoftext|>`), as GPT-2's encoder.json numbers them."""
+    learnt = [*sorted(bytelevel.alphabet()), *(left + right for left, right in merges)]
+    yield from learnt
+    own = {*learnt, *bytelevel.SPECIALS, bytelevel.MASK}
+    yield from (piece for piece in pieces if piece not in own and not piece.startswith("madeupword"))

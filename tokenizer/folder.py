@@ -1,0 +1,348 @@
+"""The tokenizer folder (docs/design.md, section 2): write it, load it, copy it, check that its files agree.
+
+It is Hugging Face's folder with fairseq's three files beside it. A plain Hugging Face folder loads as well. Text never turns into
+special ids: a literal `<s>` in a note is three characters, not the start of a sequence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from tokenizers import Tokenizer as HuggingFace
+
+from biolm.core.errors import DataError, MismatchError
+from biolm.core.files import atomic_file, read_json, write_json, write_text
+from biolm.tokenizer import bytelevel, fairseq
+from biolm.tokenizer.fairseq import REMEDY
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    *fairseq.FILES,
+)
+ROLES = {
+    "bos": ("cls_token", "bos_token", ("<s>", "[CLS]")),
+    "pad": ("pad_token", "pad_token", ("<pad>", "[PAD]")),
+    "eos": ("sep_token", "eos_token", ("</s>", "[SEP]")),
+    "unk": ("unk_token", "unk_token", ("<unk>", "[UNK]")),
+    "mask": ("mask_token", "mask_token", ("<mask>", "[MASK]")),
+}
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids of the special tokens: `bos` opens a sequence (`<s>` or `[CLS]`), `eos` closes it (`</s>` or `[SEP]`)."""
+
+    bos: int
+    pad: int
+    eos: int
+    unk: int
+    mask: int
+
+
+class Tokenizer:
+    """A loaded tokenizer folder.
+
+    Args:
+        hf: The `tokenizers` object; it reads special tokens in raw text as plain characters.
+        ids: The special ids.
+        vocab_size: Ids of the model. Pieces with ids from here on are unknown to it (a fairseq dictionary may leave pieces of its
+            BPE out); `encode` gives the unknown id for them.
+        fingerprint: SHA-256 of `tokenizer.json`.
+        settings: `tokenizer_config.json`.
+    """
+
+    def __init__(
+        self, hf: HuggingFace, ids: SpecialIds, vocab_size: int, fingerprint: str, settings: Mapping[str, Any]
+    ):
+        self.hf, self.ids, self.vocab_size = hf, ids, vocab_size
+        self.fingerprint, self.settings = fingerprint, settings
+        hf.encode_special_tokens = True
+        hf.no_padding()
+        hf.no_truncation()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens around it."""
+        return self._known(self.hf.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens around them."""
+        encodings = self.hf.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._known(encoding.ids) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens are written by their names."""
+        return self.hf.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        if self.outside:
+            return [i if i < self.vocab_size else self.ids.unk for i in ids]
+        return ids
+
+    @cached_property
+    def outside(self) -> int:
+        """How many pieces the model has no id for."""
+        return self.hf.get_vocab_size(with_added_tokens=True) - self.vocab_size
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """[vocab_size] every piece, by id."""
+        vocab = self.hf.get_vocab(with_added_tokens=True)
+        return sorted(vocab, key=vocab.__getitem__)[: self.vocab_size]
+
+    @cached_property
+    def is_word_start(self) -> npt.NDArray[np.bool_]:
+        """[vocab_size] whether a piece begins a word; special tokens do, as in fairseq's whole-word masking."""
+        special = {getattr(self.ids, role) for role in ROLES}
+        starts = _word_starts(orjson.loads(self.hf.to_str()))
+        return np.array([i in special or starts(piece) for i, piece in enumerate(self.pieces)], dtype=np.bool_)
+
+
+def _word_starts(state: dict[str, Any]) -> Any:
+    """The test by which a piece of this kind of tokenizer begins a word."""
+    if state["model"]["type"] == "WordPiece":
+        prefix = state["model"]["continuing_subword_prefix"]
+        return lambda piece: not piece.startswith(prefix)
+    return lambda piece: piece.startswith(("Ġ", "▁", "madeupword"))
+
+
+def load(folder: str | Path) -> Tokenizer:
+    """Load a tokenizer folder: ours, or Hugging Face's with `tokenizer.json` or `vocab.json` and `merges.txt`.
+
+    Raises:
+        DataError: It is no such folder, or its files disagree.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("there is no such folder", file=folder, remedy="Give a tokenizer folder.")
+    file = folder / "tokenizer.json"
+    if file.exists():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            hf = HuggingFace.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise DataError(f"this is not a tokenizer ({error})", file=file, remedy=REMEDY) from None
+    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        vocab, merges = fairseq.read_vocab(folder / "vocab.json"), fairseq.read_merges(folder / "merges.txt")
+        _check_merges(folder, vocab, merges)
+        _check_specials(folder / "vocab.json", vocab)
+        hf = bytelevel.hugging_face(vocab, merges)
+        text = hf.to_str()
+    else:
+        raise DataError(
+            "it has neither tokenizer.json nor vocab.json with merges.txt",
+            file=folder,
+            remedy="Give a tokenizer folder.",
+        )
+    _check(folder, hf)
+    settings = _settings(folder)
+    ids = _special_ids(folder, hf, settings)
+    return Tokenizer(hf, ids, _model_size(folder, hf), sha256(text.encode()).hexdigest(), settings)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            found |= read_json(folder / name, remedy=REMEDY)
+    return found
+
+
+def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> SpecialIds:
+    """Find the special tokens by their stated names, or else by their usual ones."""
+    found = {}
+    for role, (name, other, usual) in ROLES.items():
+        stated = settings.get(name) or settings.get(other)
+        stated = stated.get("content") if isinstance(stated, dict) else stated
+        names = (stated,) if stated else usual
+        ids = [i for i in (hf.token_to_id(n) for n in names) if i is not None]
+        if not ids:
+            shown = " or ".join(names)
+            problem = f"tokenizer_config.json wants the {role} token {shown}, and the vocabulary has none"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+        found[role] = ids[0]
+    for i, token in (settings.get("added_tokens_decoder") or {}).items():
+        if hf.token_to_id(token["content"]) != int(i):
+            problem = f"tokenizer_config.json has {token['content']} as id {i}, tokenizer.json as {hf.token_to_id(token['content'])}"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+    return SpecialIds(**found)
+
+
+def _model_size(folder: Path, hf: HuggingFace) -> int:
+    size = hf.get_vocab_size(with_added_tokens=True)
+    vocab = hf.get_vocab(with_added_tokens=True)
+    if sorted(vocab.values()) != list(range(size)):
+        raise DataError(f"its {size} ids are not 0 … {size - 1}, each once", file=folder, remedy=REMEDY)
+    if not (folder / "dict.txt").exists():
+        return size
+    symbols = fairseq.read_dict(folder / "dict.txt")
+    return len(fairseq.order([symbol for symbol, _ in symbols]))
+
+
+def _check(folder: Path, hf: HuggingFace) -> None:
+    """Refuse a folder whose files disagree, naming both.
+
+    Raises:
+        DataError: vocab.json, merges.txt or the fairseq files say other than tokenizer.json.
+    """
+    vocab = hf.get_vocab(with_added_tokens=True)
+    if (folder / "vocab.json").exists():
+        _same(folder, "vocab.json", fairseq.read_vocab(folder / "vocab.json"), "tokenizer.json", vocab)
+    if (folder / "merges.txt").exists():
+        merges = [tuple(merge) for merge in orjson.loads(hf.to_str())["model"].get("merges", [])]
+        stated = fairseq.read_merges(folder / "merges.txt")
+        _check_merges(folder, vocab, stated)
+        _same(folder, "merges.txt", dict(enumerate(stated)), "tokenizer.json", dict(enumerate(merges)))
+    if all((folder / name).exists() for name in ("dict.txt", "encoder.json")):
+        encoder = fairseq.read_vocab(folder / "encoder.json")
+        _same(
+            folder,
+            "dict.txt with encoder.json",
+            fairseq.model_vocab(folder / "dict.txt", encoder),
+            "tokenizer.json",
+            vocab,
+        )
+
+
+def _same(folder: Path, a_name: str, a: Mapping[Any, Any], b_name: str, b: Mapping[Any, Any]) -> None:
+    if a == b:
+        return
+    key = next(key for key in [*a, *b] if a.get(key) != b.get(key))
+    what = f"merge {key + 1}" if isinstance(key, int) else f"piece {key!r}"
+    values = " and ".join(f"{value!r} in {name}" for name, value in ((a_name, a.get(key)), (b_name, b.get(key))))
+    problem = f"{a_name} ({len(a)} entries) and {b_name} ({len(b)}) disagree: {what} is {values}"
+    raise DataError(problem, file=folder, remedy=REMEDY)
+
+
+def _check_merges(folder: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
+    for line, (left, right) in enumerate(merges, start=1):
+        missing = [piece for piece in (left, right, left + right) if piece not in vocab]
+        if missing:
+            problem = f"merge {line} of merges.txt needs the piece {missing[0]!r}, which the vocabulary lacks"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+
+
+def _check_specials(file: Path, vocab: Mapping[str, int]) -> None:
+    for name in (*bytelevel.SPECIALS, bytelevel.MASK):
+        if name not in vocab:
+            raise DataError(f"the vocabulary lacks the special token {name}", file=file, remedy=REMEDY)
+
+
+def write(
+    folder: str | Path,
+    hf: HuggingFace,
+    extra: Mapping[str, bytes],
+    *,
+    model_max_length: int,
+) -> list[Path]:
+    """Write the files of a byte-level BPE folder; their paths.
+
+    Args:
+        folder: Where to; made if need be.
+        hf: From `bytelevel.hugging_face`.
+        extra: fairseq's files: name → content.
+        model_max_length: Tokens that the model takes, special ones included.
+    """
+    folder = Path(folder)
+    hf.encode_special_tokens = False
+    vocab = hf.get_vocab(with_added_tokens=True)
+    merges = orjson.loads(hf.to_str())["model"]["merges"]
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), bytelevel.SPECIALS, strict=True))
+    names |= {"cls_token": "<s>", "sep_token": "</s>"}
+    mask = {"content": bytelevel.MASK, "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+    write_text(folder / "tokenizer.json", hf.to_str(pretty=True))
+    write_json(folder / "special_tokens_map.json", {**names, "mask_token": mask})
+    settings = {
+        "tokenizer_class": "RobertaTokenizer",
+        "model_max_length": model_max_length,
+        "do_lower_case": False,
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "errors": "replace",
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": {
+            str(i): {**mask, "content": token.content, "lstrip": token.lstrip, "special": True}
+            for i, token in hf.get_added_tokens_decoder().items()
+        },
+        **names,
+        "mask_token": bytelevel.MASK,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    by_id = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    files = {"vocab.json": orjson.dumps(by_id), "merges.txt": fairseq.merges_bytes(merges), **extra}
+    for name, content in files.items():
+        with atomic_file(folder / name) as tmp:
+            tmp.write_bytes(content)
+    return [folder / name for name in FILES if (folder / name).exists()]
+
+
+def from_fairseq(
+    dict_txt: str | Path,
+    encoder_json: str | Path,
+    vocab_bpe: str | Path,
+    folder: str | Path,
+    model_max_length: int = 512,
+) -> Tokenizer:
+    """Write a tokenizer folder from fairseq's files, with the dictionary's order applied: the folder's ids are the model's.
+
+    Pieces that the dictionary leaves out are unknown to the model. The merges need them, so they get ids behind `<mask>`
+    (`Tokenizer.outside`): a Hugging Face model must have copies of the unknown token's row there.
+
+    Raises:
+        DataError: The files disagree.
+    """
+    encoder = fairseq.read_vocab(Path(encoder_json))
+    merges = fairseq.read_merges(vocab_bpe)
+    vocab = fairseq.model_vocab(Path(dict_txt), encoder)
+    _check_merges(Path(vocab_bpe), vocab, merges)
+    sources = (dict_txt, encoder_json, vocab_bpe)
+    extra = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
+    write(folder, bytelevel.hugging_face(vocab, merges), extra, model_max_length=model_max_length)
+    return load(folder)
+
+
+def fairseq_files(folder: str | Path) -> dict[str, bytes]:
+    """fairseq's `dict.txt`, `encoder.json` and `vocab.bpe` of a tokenizer folder: name → content.
+
+    A folder that has them gives them as they are. For a Hugging Face folder they are derived: counts are 0, BPE ids are in order
+    of learning.
+
+    Raises:
+        MismatchError: The tokenizer is not byte-level BPE with RoBERTa's special ids: fairseq cannot have it.
+    """
+    folder = Path(folder)
+    tokenizer = load(folder)
+    if all((folder / name).exists() for name in fairseq.FILES):
+        return {name: (folder / name).read_bytes() for name in fairseq.FILES}
+    state = orjson.loads(tokenizer.hf.to_str())
+    if tokenizer.pieces[:4] != list(bytelevel.SPECIALS) or (state["decoder"] or {}).get("type") != "ByteLevel":
+        raise MismatchError(
+            "fairseq needs byte-level BPE with <s> 0, <pad> 1, </s> 2, <unk> 3",
+            file=folder,
+            remedy="Convert to Hugging Face's format instead, or choose a tokenizer of RoBERTa's kind.",
+        )
+    merges = [(left, right) for left, right in state["model"]["merges"]]
+    return fairseq.files(tokenizer.pieces, merges, [0] * tokenizer.vocab_size)
+
+
+def copy(source: str | Path, target: str | Path) -> None:
+    """Copy a folder's tokenizer files into `target`, each of them whole or not at all; other files there are left alone.
+
+    Raises:
+        DataError: `source` is no tokenizer folder, or its files disagree.
+    """
+    load(source)
+    for name in FILES:
+        if (file := Path(source) / name).exists():
+            with atomic_file(Path(target) / name) as tmp:
+                tmp.write_bytes(file.read_bytes())

@@ -1,0 +1,251 @@
+"""Token shards (docs/design.md, section 3): fairseq's memory-mapped `.bin` and `.idx`, with documents and segments beside them.
+
+`.bin` is the ids of all items, end to end. `.idx` is the magic `MMIDIDX\\0\\0`, version 1 (uint64), the type code (uint8), the number
+of items (uint64), their sizes (int32 each) and byte offsets (int64 each), little-endian. Source: fairseq's
+`fairseq/data/indexed_dataset.py`, class `MMapIndexedDataset`.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from biolm.core.errors import DataError
+from biolm.core.files import atomic_file
+from biolm.core.manifest import Manifest, read_manifest
+from biolm.tokenizer import documents, folder
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQ")
+CODES: Mapping[int, npt.DTypeLike] = {
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    8: np.uint16,
+    9: np.uint32,
+    10: np.uint64,
+}
+STAGE = "tokenizer encode"
+REMEDY = "Make the shards again with `biolm tokenizer encode`."
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+def id_type(vocab_size: int) -> np.dtype[Any]:
+    """The type of stored ids: uint16 where the vocabulary fits, else int32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
+
+
+class ShardWriter:
+    """Writes one split, streaming; the index and what stands beside it are written when it closes without an error.
+
+    Args:
+        prefix: Folder and split, such as `SHARDS/train`.
+        dtype: From `id_type`.
+    """
+
+    def __init__(self, prefix: Path, dtype: np.dtype[Any]):
+        self.prefix, self.dtype = prefix, dtype
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        self.paths = [
+            prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx", ".doc_index.npy", ".segments.npy")
+        ]
+        self.paths.append(prefix.with_name(prefix.name + ".docs.jsonl.gz"))
+
+    def __enter__(self) -> "ShardWriter":
+        self.sizes: list[I32] = []
+        self.doc_starts: list[I64] = []
+        self.segment_starts: list[I64] = []
+        self.items = 0
+        self.stack = ExitStack()
+        self.bin = self.stack.enter_context(self.stack.enter_context(atomic_file(self.paths[0])).open("wb"))
+        self.docs = self.stack.enter_context(documents.create(self.stack.enter_context(atomic_file(self.paths[4]))))
+        return self
+
+    def append(self, tokens: npt.NDArray[Any], sizes: I32, doc_starts: I64, segment_starts: I64, docs: bytes) -> None:
+        """Append whole documents.
+
+        Args:
+            tokens: [tokens] ids of all items, end to end.
+            sizes: [items] tokens of each item.
+            doc_starts: [documents] first item of each document, counted from the first item here.
+            segment_starts: [segments] first item of each segment, likewise.
+            docs: Their lines for `docs.jsonl.gz`.
+        """
+        assert int(sizes.sum()) == len(tokens)
+        self.bin.write(np.ascontiguousarray(tokens, dtype=self.dtype).data)
+        self.docs.write(docs)
+        self.sizes.append(sizes)
+        self.doc_starts.append(doc_starts + self.items)
+        self.segment_starts.append(segment_starts + self.items)
+        self.items += len(sizes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
+        if kind is not None:
+            return
+        sizes = np.concatenate([*self.sizes, np.zeros(0, dtype=np.int32)])
+        with atomic_file(self.paths[1]) as tmp, tmp.open("wb") as file:
+            code = next(code for code, dtype in CODES.items() if np.dtype(dtype) == self.dtype)
+            file.write(HEADER.pack(MAGIC, VERSION, code, len(sizes)))
+            file.write(sizes.astype("<i4").tobytes())
+            file.write((_offsets(sizes)[:-1] * self.dtype.itemsize).astype("<i8").tobytes())
+        end = [np.array([self.items], dtype=np.int64)]
+        for path, starts in ((self.paths[2], self.doc_starts), (self.paths[3], self.segment_starts)):
+            with atomic_file(path) as tmp, tmp.open("wb") as file:
+                np.save(file, np.concatenate(starts + end), allow_pickle=False)
+
+
+class ShardReader:
+    """Reads one split of a folder of shards; all of it stays on disk until it is looked at.
+
+    Args:
+        folder: What `biolm tokenizer encode` wrote.
+        split: `train` or `valid`.
+
+    Raises:
+        DataError: A file is missing, damaged, or does not belong to the others.
+    """
+
+    def __init__(self, folder: str | Path, split: str):
+        self.folder, self.split = Path(folder), split
+        self.manifest: Manifest = read_manifest(folder, STAGE)
+        self.dtype, self.sizes = read_index(self._file(".idx"))
+        self.offsets = _offsets(self.sizes)
+        size, expected = self._file(".bin").stat().st_size, int(self.offsets[-1]) * self.dtype.itemsize
+        if size != expected:
+            problem = f"it has {size} bytes, and its .idx speaks of {expected}"
+            raise DataError(problem, file=self._file(".bin"), remedy=REMEDY)
+
+    def _file(self, ending: str) -> Path:
+        path = self.folder / f"{self.split}{ending}"
+        if not path.is_file():
+            raise DataError("there is no such file", file=path, remedy=REMEDY)
+        return path
+
+    def __len__(self) -> int:
+        """Items."""
+        return len(self.sizes)
+
+    def __getitem__(self, item: int) -> npt.NDArray[Any]:
+        """[size] ids of one item."""
+        return self.tokens[self.offsets[item] : self.offsets[item + 1]]
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[Any]:
+        """[tokens] ids of all items, end to end; a read-only memory map."""
+        return map_tokens(self._file(".bin"), self.dtype)
+
+    @cached_property
+    def doc_index(self) -> I64:
+        """[documents + 1] the first item of every document, then the number of items."""
+        return self._starts(".doc_index.npy")
+
+    @cached_property
+    def segments(self) -> I64:
+        """[segments + 1] the first item of every segment, then the number of items."""
+        return self._starts(".segments.npy")
+
+    def _starts(self, ending: str) -> I64:
+        path = self._file(ending)
+        try:
+            starts: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise DataError(f"this is not a NumPy array ({error})", file=path, remedy=REMEDY) from None
+        if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[-1] != len(self):
+            raise DataError(f"it does not end with the {len(self)} items of its .idx", file=path, remedy=REMEDY)
+        if starts[0] != 0 or (np.diff(starts) <= 0).any():
+            raise DataError("its items do not ascend from 0", file=path, remedy=REMEDY)
+        return starts
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """`id`, `source` and `links` of every document, in order."""
+        with self._file(".docs.jsonl.gz").open("rb") as file:
+            for line in documents.lines(file):
+                yield orjson.loads(line)
+
+    @cached_property
+    def tokenizer(self) -> folder.Tokenizer:
+        """The tokenizer that made these shards."""
+        tokenizer = folder.load(self.folder / "tokenizer")
+        if tokenizer.fingerprint != self.manifest.inputs.get("tokenizer"):
+            problem = "this is not the tokenizer that the manifest of the shards names"
+            raise DataError(problem, file=self.folder / "tokenizer", remedy=REMEDY)
+        return tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def ids(self) -> folder.SpecialIds:
+        """The tokenizer's special ids."""
+        return self.tokenizer.ids
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any byte of the shards."""
+        return self.manifest.fingerprint
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """The manifest's counts of this split."""
+        counts: Mapping[str, Any] = self.manifest.counts[self.split]
+        return counts
+
+
+def read_index(path: Path) -> tuple[np.dtype[Any], I32]:
+    """Type of the ids and sizes of the items, from an `.idx`.
+
+    Raises:
+        DataError: It is not such a file, or not a whole one.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+    if len(head) < HEADER.size or head[: len(MAGIC)] != MAGIC:
+        raise DataError("this is not a fairseq index (its magic differs)", file=path, remedy=REMEDY)
+    _, version, code, count = HEADER.unpack(head)
+    if version != VERSION or code not in CODES:
+        problem = f"version {version} with type code {code} is unknown (version {VERSION} and codes {sorted(CODES)} are known)"
+        raise DataError(problem, file=path, remedy=REMEDY)
+    expected, size = HEADER.size + 12 * count, path.stat().st_size
+    if size != expected:
+        problem = f"it has {size} bytes, and {expected} are needed for its {count} items"
+        raise DataError(problem, file=path, remedy=REMEDY)
+    dtype = np.dtype(CODES[code])
+    sizes: I32 = np.fromfile(path, dtype="<i4", count=count, offset=HEADER.size)
+    pointers = np.fromfile(path, dtype="<i8", count=count, offset=HEADER.size + 4 * count)
+    if (sizes < 0).any() or not np.array_equal(pointers, _offsets(sizes)[:-1] * dtype.itemsize):
+        raise DataError("its byte offsets do not follow from its sizes", file=path, remedy=REMEDY)
+    return dtype, sizes
+
+
+def map_tokens(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """[tokens] a `.bin` as a read-only memory map (an empty file cannot be mapped: it gives an empty array)."""
+    if not path.stat().st_size:
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _offsets(sizes: I32) -> I64:
+    return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+
+
+def decode(reader: ShardReader, items: Sequence[int]) -> str:
+    """The text of a run of items of one document, its white-space runs as single blanks."""
+    ids = np.concatenate([reader[item] for item in items])
+    return reader.tokenizer.decode(ids[ids != reader.ids.eos].tolist())
