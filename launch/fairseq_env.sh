@@ -1,0 +1,41 @@
+#!/bin/sh
+# Make an environment in which the real fairseq runs: biolm-fairseq-env [DIR]
+#
+# fairseq pins old omegaconf and hydra and builds against the numpy and torch it finds, so it cannot share biolm's environment.
+# The package taken is fairseq-fixed, fairseq 0.12 mended for Python 3.11. The folder is .venv-fairseq unless DIR says otherwise;
+# FAIRSEQ_PYTHON names the Python to make it from, FAIRSEQ_TORCH the torch to put in. Run again, it goes on where it stopped.
+set -eu
+case "${1:-}" in -h | --help)
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+dir="${1:-.venv-fairseq}"
+python="${FAIRSEQ_PYTHON:-python3.11}"
+torch="${FAIRSEQ_TORCH:-torch==2.13.0}"
+
+"${PYTHON:-python3}" -c 'import virtualenv' 2>/dev/null || {
+    echo "biolm-fairseq-env: the package virtualenv is not installed. Run: pip install 'biolm[fairseq-env]'" >&2
+    exit 2
+}
+command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || {
+    echo "biolm-fairseq-env: there is no C++ compiler, which fairseq's data readers need. Install one (g++) and run this again." >&2
+    exit 2
+}
+if [ ! -x "$dir/bin/python" ]; then
+    "${PYTHON:-python3}" -m virtualenv --quiet --python "$python" "$dir" || {
+        echo "biolm-fairseq-env: no $python here. Install Python 3.11, or name one: FAIRSEQ_PYTHON=/path/to/python3.11" >&2
+        exit 2
+    }
+fi
+step() {
+    echo "[$1 of 4] $2" >&2
+    shift 2
+    "$dir/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+}
+step 1 "torch (the build that your package sources give; docs/install.md says how to choose it)" install "$torch"
+step 2 "what fairseq is built with" install numpy cython wheel setuptools
+step 3 "fairseq itself: compiles for 2 to 5 minutes" install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1
+step 4 "what fairseq imports" install scikit-learn hydra-core==1.3.2 omegaconf==2.3.0 regex cffi sacrebleu tqdm bitarray
+"$dir/bin/python" -c 'import fairseq, torch; print(f"fairseq {fairseq.__version__} with torch {torch.__version__} works")'
+echo "Use it so: $dir/bin/fairseq-train SHARDS --task masked_lm … (docs/fairseq.md)" >&2

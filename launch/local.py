@@ -1,0 +1,82 @@
+"""Run stages as commands on this machine, one after the other, with their output on the terminal and in a log."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+START = "from biolm.core.cli import main; main()"  # `biolm` of this very Python, be its script on the PATH or not
+PATIENCE = 20  # seconds that a stage has to end after it was asked to
+
+
+def shown(words: Sequence[str]) -> str:
+    """A stage's command as it can be typed."""
+    return shlex.join(["biolm", *words])
+
+
+def run_stage(words: Sequence[str], log: Path) -> int:
+    """Run one command; its exit code, 128 + the signal's number for one that was killed.
+
+    On a terminal the command writes its progress there itself, so that its bars stay live, and the log keeps its results. Elsewhere
+    all of its output passes through here, to standard error and to the log.
+
+    Args:
+        words: The command line behind `biolm`.
+        log: File to append to.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    live = sys.stderr.isatty()
+    command = [sys.executable, "-c", START, *words]
+    with log.open("a", encoding="utf-8") as kept:
+        kept.write(f"$ {shown(words)}\n")
+        kept.flush()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if live else subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        )
+        assert child.stdout is not None
+        try:
+            for raw in child.stdout:
+                line = raw.decode("utf-8", "replace")
+                sys.stderr.write(line)
+                sys.stderr.flush()
+                kept.write(line)
+                kept.flush()
+            code = child.wait()
+        except BaseException as error:
+            _stop(child, asked=isinstance(error, KeyboardInterrupt))
+            raise
+        code = code if code >= 0 else 128 - code
+        kept.write(f"exit code {code}\n")
+    return code
+
+
+def _stop(child: subprocess.Popen[bytes], *, asked: bool) -> None:
+    """End a stage. Ctrl-C in a terminal has already reached it: then it is given time before it is asked again."""
+    steps = [child.terminate, child.kill]
+    try:
+        for step in [child.poll, *steps] if asked else steps:
+            step()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
+                return
+    finally:
+        child.kill()
+
+
+def stop_on_sigterm() -> None:
+    """Make SIGTERM (a batch system, a container that is stopped) end the running stage too, with exit code 143."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,54 @@
+"""HTML and SVG as nested calls: `tag("p", "a < b")` escapes; only what `tag` made is taken as markup."""
+
+from collections.abc import Iterable
+from html import escape
+
+VOID = {"meta", "br", "line", "path", "rect", "circle", "polyline"}
+
+
+class Markup(str):
+    """Text that is already HTML: made by `tag` and `join` alone."""
+
+    __slots__ = ()
+
+
+Child = str | int | float | None | Iterable["Child"]
+
+
+def join(*children: Child) -> Markup:
+    """Children one after the other: strings and numbers are escaped, None is nothing."""
+    return Markup("".join(_html(child) for child in children))
+
+
+def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
+    """An element.
+
+    Args:
+        name: Its tag.
+        children: Text (escaped), `Markup`, numbers, None, or lists of them.
+        attributes: `class_` is class, other underscores become hyphens; None and False leave the attribute out.
+    """
+    words = [name]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        shown = number(value) if isinstance(value, float) else str(value)
+        words.append(f'{key.rstrip("_").replace("_", "-")}="{escape(shown, quote=True)}"')
+    if name in VOID and not children:
+        return Markup(f"<{' '.join(words)}/>")
+    return Markup(f"<{' '.join(words)}>{join(*children)}</{name}>")
+
+
+def number(value: float) -> str:
+    """A coordinate: two decimals at most."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _html(child: Child) -> str:
+    if child is None:
+        return ""
+    if isinstance(child, Markup):
+        return str(child)
+    if isinstance(child, (str, int, float)):
+        return escape(str(child), quote=True)
+    return join(*child)

@@ -1,0 +1,100 @@
+"""`biolm launch plan RECIPE`: check a recipe and show its stages with their exact commands; nothing is run."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from biolm.core import config as configuration
+from biolm.core.cli import VERBS, Verb
+from biolm.core.errors import ConfigError, DataError
+from biolm.launch.local import shown
+from biolm.launch.recipe import Recipe, Stage, read
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What a recipe would run.
+
+    Args:
+        recipe: A shipped recipe's name, or a YAML file.
+        out: The output folder, as the commands name it.
+        scale: `smoke` shows the small version of the recipe.
+        var: `NAME=VALUE` for variables that the recipe declares.
+    """
+
+    recipe: str
+    out: str = field(default="runs/plan", metadata={"runtime": True})
+    scale: Literal["full", "smoke"] = "full"
+    var: list[str] = field(default_factory=list)
+
+
+def check(recipe: Recipe) -> None:
+    """Check the options of every stage, before the first one is run.
+
+    Raises:
+        ConfigError: A verb refuses its options; the message names the recipe's line.
+    """
+    for stage in recipe.stages:
+        verb = _verb(stage)
+        words = stage.words[len(stage.verb.split()) :]
+        try:
+            configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
+        except ConfigError as error:
+            raise ConfigError(
+                f"stage {stage.name}: {error.problem}",
+                file=recipe.file,
+                record=f"line {stage.line}",
+                remedy=error.remedy,
+            ) from None
+
+
+def takes_override(stage: Stage) -> bool:
+    """Whether a stage's verb can go on in a folder of another configuration."""
+    return "override" in configuration.keys(_verb(stage).config)
+
+
+def _verb(stage: Stage) -> Verb[Any]:
+    """A stage's verb; its room is imported, which can take seconds."""
+    return importlib.import_module(VERBS[stage.verb][0]).VERB  # type: ignore[no-any-return]
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Refuse to start without the recipe's inputs.
+
+    Raises:
+        DataError: One of them is not there.
+    """
+    for path in recipe.inputs:
+        if not path.exists():
+            raise DataError(
+                f"recipe {recipe.name} reads this, and it is not there",
+                file=path,
+                remedy=f"Start in the folder that holds it, or say where it is with --var (`vars` in {recipe.file}).",
+            )
+
+
+def table(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Number and name, command, and what it waits for, of every stage."""
+    for number, stage in enumerate(recipe.stages, 1):
+        yield f"{number} {stage.name}", shown(stage.words), ", ".join(stage.reads) or "–"
+
+
+def run(config: PlanConfig) -> None:
+    """Check a recipe and print its stages."""
+    recipe = read(config.recipe, config.out, config.scale, config.var)
+    check(recipe)
+    width = None if sys.stdout.isatty() else 160
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
+    console.print(f"{recipe.name} ({config.scale}): {recipe.description}\n")
+    view = Table("stage", "command", "after", "minutes", box=None, pad_edge=False, header_style="dim")
+    for (name, command, after), stage in zip(table(recipe), recipe.stages, strict=True):
+        view.add_row(name, command, after, f"{stage.minutes:g}")
+    console.print(view)
+
+
+VERB = Verb(config=PlanConfig, run=run, example="biolm launch plan demo --out runs/demo", positionals=("recipe",))

@@ -1,0 +1,103 @@
+"""`biolm report RUN…`: one self-contained HTML page that shows what went in, what came out and how well.
+
+It holds figures and configurations, and no text of any document; the only sentences in it are those that `convert fill` was given.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from biolm.core.cli import Verb
+from biolm.core.files import write_text
+from biolm.core.progress import clock, human
+from biolm.core.summary import summary
+from biolm.launch import sections
+from biolm.launch.page import Markup, join, tag
+from biolm.launch.runs import Found, closing, collect, finite, tokens, total
+
+STYLE = Path(__file__).with_name("report.css")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write a report.
+
+    Args:
+        runs: Run folders, or folders of stage folders such as a launch's output folder.
+        out: The HTML file.
+        title: The page's title.
+        log_x: Draw losses over a logarithmic count of tokens.
+    """
+
+    runs: list[str]
+    out: str = field(default="report.html", metadata={"runtime": True})
+    title: str = "biolm report"
+    log_x: bool = False
+
+
+def run(config: ReportConfig) -> None:
+    """Write the page and print its figures."""
+    found = collect(config.runs)
+    write_text(config.out, render(found, config.title, log_x=config.log_x))
+    summary(f"report → {config.out}", closing(found))
+
+
+def render(found: Found, title: str, *, log_x: bool = False) -> str:
+    """The page.
+
+    Args:
+        found: From `collect`.
+        title: Its title.
+        log_x: Draw losses over a logarithmic count of tokens.
+    """
+    description = str(found.launch.get("description", ""))
+    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    content = [
+        ("Pipeline", sections.pipeline(found)),
+        ("Documents", sections.documents(found)),
+        ("Loss", sections.losses(found, log_x)),
+        ("Models", sections.models(found)),
+        ("Learning rate and speed", sections.speed(found)),
+        ("Conversions", sections.conversions(found)),
+        ("Filled-in masks", sections.fills(found)),
+        ("Configurations", sections.configurations(found)),
+        ("Provenance", sections.provenance(found)),
+    ]
+    body = join(
+        tag("header", tag("h1", title), tag("p", description, class_="lead") if description else None),
+        tag("div", [_headline(name, figure) for name, figure in _headlines(found)], class_="headline"),
+        [tag("p", f"Missing: {line}", class_="missing") for line in found.missing],
+        [tag("section", tag("h2", name), section) for name, section in content if section],
+        tag("footer", f"Made by biolm report, {made}. No text of any document is on this page."),
+    )
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
+    )
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
+
+
+def _headline(name: str, figure: str) -> Markup:
+    return tag("div", tag("b", figure), tag("span", name), class_="figure")
+
+
+def _headlines(found: Found) -> Iterator[tuple[str, str]]:
+    """The figures on top, largest things first."""
+    kept = sum(total(corpus, "kept") for corpus in found.corpora)
+    if kept:
+        yield "documents", f"{kept:,}"
+    if found.shards:
+        yield "training tokens", human(sum(tokens(s).get("train", 0) for s in found.shards))
+    for model in found.runs[:3]:
+        if model.valid:
+            yield f"{model.name}: masked accuracy", sections.percent(model.valid.get("accuracy"))
+    seconds = [finite(record.get("seconds")) for record in found.launch.get("stages", [])]
+    if seconds:
+        yield "wall time of all stages", clock(sum(s for s in seconds if math.isfinite(s)))
+
+
+VERB = Verb(config=ReportConfig, run=run, example="biolm report runs/demo --out report.html", positionals=("runs",))

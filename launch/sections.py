@@ -1,0 +1,288 @@
+"""The sections of the report: each takes what was found and gives its part of the page, or None where there is nothing to show."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from biolm.core.manifest import NAME as MANIFEST
+from biolm.core.progress import clock, human
+from biolm.launch.page import Child, Markup, join, tag
+from biolm.launch.runs import Folder, Found, Run, by_source, columns, dropped, finite, mapping, number, tokens, total
+from biolm.launch.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
+
+NO_FIGURE = "–"
+FULL_PRECISION = 1e-4  # below this a difference of float32 logits is rounding
+
+
+def pipeline(found: Found) -> Markup:
+    """The stages with their counts: as the launch recorded them, or as far as the folders tell."""
+    folders = {folder.path.name: folder for folder in found.folders}
+    records = [
+        (str(r["name"]), [str(n) for n in r["reads"]], [str(o) for o in r["outputs"]], finite(r["seconds"]))
+        for r in found.launch.get("stages", [])
+        if r.get("verb") != "report"
+    ]
+    if not records:
+        kinds = (found.corpora, found.tokenizers, found.shards, found.runs)
+        order = [[folder.path.name for folder in kind] for kind in kinds if kind]
+        before = [[], *order]
+        records = [(n, b, [n], math.nan) for names, b in zip(order, before, strict=False) for n in names]
+    names = [name for name, *_ in records]
+    column = columns(names, {name: reads for name, reads, *_ in records})
+    boxes = []
+    for name, reads, outputs, seconds in records:
+        folder = next((folders[o] for o in outputs if o in folders), None)
+        check = next((found.conversions[o] for o in outputs if o in found.conversions), {})
+        figures = [*_box_figures(folder, check), *([f"took {clock(seconds)}"] if math.isfinite(seconds) else [])]
+        boxes.append(Box(name, figures, column[name], [names.index(r) for r in _nearest(reads, column)]))
+    return tag("figure", flow_chart("the stages and their counts", boxes))
+
+
+def _nearest(reads: list[str], column: dict[str, int]) -> list[str]:
+    """The latest of the stages that one reads from: the others lead to it through these."""
+    known = [name for name in reads if name in column]
+    latest = max((column[name] for name in known), default=0)
+    return [name for name in known if column[name] == latest]
+
+
+def _box_figures(folder: Folder | None, check: dict[str, Any]) -> list[str]:
+    if isinstance(folder, Run):
+        parameters, loss = finite(folder.result.get("parameters")), finite(folder.valid.get("loss"))
+        return [f"{human(parameters)} parameters", f"loss {loss:.3f}"] if folder.result else ["not finished"]
+    if check:
+        kinds = f"{check.get('source_kind', '?')} → {check.get('target_kind', '?')}"
+        return [kinds, f"differs {finite(check.get('max_difference_logits')):.1g}"]
+    if folder is None:
+        return []
+    if folder.stage == "corpus build":
+        return [f"{total(folder, 'records'):,} records", f"{total(folder, 'kept'):,} kept"]
+    if folder.stage == "tokenizer encode":
+        return [f"{human(n)} {'tokens' if split == 'train' else 'held out'}" for split, n in tokens(folder).items()]
+    numbers = [(name, n) for name, n in folder.counts.items() if isinstance(n, int) and not isinstance(n, bool)]
+    return [f"{human(n)} {name}" for name, n in sorted(numbers, key=lambda item: len(item[0]))[:2]]
+
+
+def documents(found: Found) -> Markup | None:
+    """Every record accounted for: kept or dropped, by source and by reason."""
+    parts: list[Child] = []
+    for corpus in found.corpora:
+        records, kept, lost = total(corpus, "records"), total(corpus, "kept"), dropped(corpus)
+        balance = f"{records:,} records = {kept:,} kept + {sum(lost.values()):,} dropped."
+        sources = [(source, float(number(counts, "kept"))) for source, counts in by_source(corpus).items()]
+        reasons = [(reason, float(n)) for reason, n in lost.items()]
+        kept_chart = tag("figure", tag("h3", "Kept, by source"), bar_chart("documents kept by source", sources))
+        lost_chart = bar_chart("records dropped by reason", reasons, colour=1)
+        parts += [
+            tag("h3", corpus.name) if len(found.corpora) > 1 else None,
+            tag("p", balance),
+            tag("div", kept_chart, tag("figure", tag("h3", "Dropped, by reason"), lost_chart), class_="pair"),
+            _sources(corpus),
+        ]
+    return join(parts) if parts else None
+
+
+def _sources(corpus: Folder) -> Markup:
+    rows: list[list[Child]] = []
+    for source, counts in by_source(corpus).items():
+        for split, totals in mapping(counts.get("splits")).items():
+            rows.append(
+                [
+                    source,
+                    split,
+                    *(_count(mapping(totals).get(n)) for n in ("documents", "words", "sentences", "sections")),
+                ]
+            )
+    return _table(("source", "split", "documents", "words", "sentences", "sections"), rows, text=2) if rows else join()
+
+
+def losses(found: Found, log_x: bool) -> Markup | None:
+    """All losses on one plot, beside what counting tokens alone achieves."""
+    if not found.runs:
+        return None
+    lines = []
+    for i, model in enumerate(found.runs):
+        lines.append(Line(model.name, model.curve("train", "mlm", "loss"), i, faint=True))
+        lines.append(Line(model.name, model.curve("valid", "loss"), i))
+    entropy = next((e for m in found.runs if math.isfinite(e := finite(m.result.get("unigram_entropy")))), math.nan)
+    chart = line_chart(
+        "masked-LM loss by tokens read",
+        lines,
+        x_label="tokens read",
+        y_label="nats",
+        levels=[Level("unigram entropy of the held-out text", entropy)],
+        log_x=log_x,
+    )
+    told = "Cross-entropy at masked positions: thin lines in training, thick ones on held-out text."
+    told += " A model below the dashed line has learnt more than how frequent each token is."
+    if any(model.stage == "distill" for model in found.runs):
+        told += " Of a distilled model's training loss, the masked-LM part is shown."
+    return tag("figure", chart, tag("figcaption", told))
+
+
+def models(found: Found) -> Markup | None:
+    """One row for every run."""
+    if not found.runs:
+        return None
+    heads = (
+        "model",
+        "made by",
+        "parameters",
+        "tokens read",
+        "held-out loss",
+        "perplexity",
+        "masked accuracy",
+        "below unigrams",
+        "time",
+    )
+    rows: list[list[Child]] = []
+    for i, model in enumerate(found.runs):
+        loss, entropy = finite(model.valid.get("loss")), finite(model.result.get("unigram_entropy"))
+        name = join(tag("span", class_=f"key s{i % COLOURS}"), model.name)
+        seconds = finite(model.result.get("seconds"))
+        cells = [
+            _count(model.result.get("parameters")),
+            _count(model.result.get("tokens")),
+            _decimal(loss),
+            f"{math.exp(loss):,.1f}" if loss < 700 else NO_FIGURE,
+            percent(model.valid.get("accuracy")),
+            _decimal(entropy - loss),
+            clock(seconds) if math.isfinite(seconds) else NO_FIGURE,
+        ]
+        rows.append([name, model.stage, *cells])
+    masked = {_count(model.valid.get("masked_tokens")) for model in found.runs if model.valid}
+    told = "Losses in nats, on the same held-out tokens and masks for every model" + (
+        f" ({masked.pop()} masked tokens)." if len(masked) == 1 else "."
+    )
+    return join(_table(heads, rows, text=2), tag("p", told, class_="note"))
+
+
+def speed(found: Found) -> Markup | None:
+    """Learning rate and tokens per second of every run."""
+    if not any(model.metrics for model in found.runs):
+        return None
+
+    def chart(title: str, key: str, unit: str) -> Markup:
+        lines = [Line(m.name, _thinned(m.curve("train", key)), i) for i, m in enumerate(found.runs)]
+        drawn = line_chart(title, lines, x_label="tokens read", y_label=unit, zero=True, width=460, height=250)
+        return tag("figure", tag("h3", title), drawn)
+
+    rate, speed = chart("Learning rate", "learning_rate", ""), chart("Speed", "tokens_per_second", "real tokens/s")
+    return tag("div", rate, speed, class_="pair")
+
+
+def _thinned(points: list[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """At most about `most` of the points, the last one among them."""
+    every = max(len(points) // most, 1)
+    return points[::-every][::-1]
+
+
+def conversions(found: Found) -> Markup | None:
+    """The numerical check of every converted model."""
+    if not found.conversions:
+        return None
+    rows: list[list[Child]] = []
+    for name, check in found.conversions.items():
+        logits, hidden = (finite(check.get(f"max_difference_{what}")) for what in ("logits", "hidden"))
+        good = logits < FULL_PRECISION
+        verdict = tag("span", "equal" if good else "differs", class_="good" if good else "bad")
+        kinds = f"{check.get('source_kind', '?')} → {check.get('target_kind', '?')}"
+        agrees = check.get("tokenizer_agreement")
+        rows.append(
+            [name, kinds, verdict, f"{logits:.2g}", f"{hidden:.2g}", _count(check.get("texts")), _agreement(agrees)]
+        )
+    heads = (
+        "model",
+        "conversion",
+        "check",
+        "largest difference of logits",
+        "of hidden states",
+        "texts",
+        "tokenizer agrees",
+    )
+    told = f"Both models are run on the same inputs in float32; below {FULL_PRECISION:g} a difference is rounding."
+    return join(_table(heads, rows, text=3), tag("p", told, class_="note"))
+
+
+def _agreement(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return percent(value) if isinstance(value, float) else NO_FIGURE if value is None else str(value)
+
+
+def fills(found: Found) -> Markup | None:
+    """The given sentences and the models' words for their masks."""
+    parts = []
+    for name, fill in found.fills.items():
+        rows: list[list[Child]] = [[_sentence(str(text)), _guesses(guesses)] for text, guesses in _filled(fill)]
+        if rows:
+            parts += [
+                tag("h3", str(fill.get("model", name))),
+                _table(("sentence", "the model's best words"), rows, text=2),
+            ]
+    return join(parts) if parts else None
+
+
+def _filled(fill: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    for entry in fill.get("sentences", []):
+        for guesses in mapping(entry).get("masks", []):
+            yield entry.get("text", ""), guesses
+
+
+def _sentence(text: str) -> Markup:
+    before, mask, after = text.partition("<mask>")
+    return join(before, tag("mark", mask) if mask else None, after)
+
+
+def _guesses(guesses: list[Any]) -> Markup:
+    words = [
+        join(tag("mark", str(mapping(g).get("token", "?")).strip()), f" {percent(mapping(g).get('probability'))}")
+        for g in guesses
+    ]
+    return join([join(", " if i else None, word) for i, word in enumerate(words)])
+
+
+def configurations(found: Found) -> Markup | None:
+    """Every stage's configuration, folded."""
+    parts = []
+    for folder in found.folders:
+        told = yaml.safe_dump(mapping(folder.manifest.get("config")), sort_keys=False, allow_unicode=True)
+        parts.append(tag("details", tag("summary", folder.name, tag("span", f" · {folder.stage}")), tag("pre", told)))
+    return join(parts) if parts else None
+
+
+def provenance(found: Found) -> Markup | None:
+    """What was made from what, by hashes."""
+    rows: list[list[Child]] = []
+    for folder in found.folders:
+        inputs = ", ".join(mapping(folder.manifest.get("inputs"))) or NO_FIGURE
+        hashes = [tag("code", digits[:16]) for digits in (folder.config_hash, folder.fingerprint)]
+        rows.append([folder.name, folder.stage, str(folder.manifest.get("status", "?")), inputs, *hashes])
+    heads = ("folder", "stage", "status", "read from", "configuration", "fingerprint")
+    told = f"The first 16 digits of SHA-256; the whole ones stand in each folder's {MANIFEST}."
+    return join(_table(heads, rows, text=6), tag("p", told, class_="note")) if rows else None
+
+
+def _table(heads: tuple[str, ...], rows: list[list[Child]], *, text: int) -> Markup:
+    """A table whose first `text` columns are words and the others numbers."""
+
+    def kind(i: int) -> str | None:
+        return "num" if i >= text else None
+
+    top = tag("tr", [tag("th", head, class_=kind(i)) for i, head in enumerate(heads)])
+    body = [tag("tr", [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row)]) for row in rows]
+    return tag("div", tag("table", tag("thead", top), tag("tbody", body)), class_="wide")
+
+
+def _count(value: object) -> str:
+    return f"{finite(value):,.0f}" if math.isfinite(finite(value)) else NO_FIGURE
+
+
+def _decimal(value: object) -> str:
+    return f"{finite(value):.3f}" if math.isfinite(finite(value)) else NO_FIGURE
+
+
+def percent(value: object) -> str:
+    """0.314 → `31.4%`."""
+    return f"{finite(value):.1%}" if math.isfinite(finite(value)) else NO_FIGURE

@@ -1,0 +1,154 @@
+"""`OUT/launch.json`: which stages of a recipe are done, from what, and how long they took.
+
+A stage that is run again although nothing changed finds that out by itself (`core.manifest`), but only after some seconds of
+imports. So the launcher remembers a key for every finished stage, made of its command and of what stands in the paths that it
+reads: while the key holds and the outputs stand, the stage is not even started.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from biolm.core import manifest
+from biolm.core.errors import MismatchError
+from biolm.core.files import read_json, sha256, write_json
+from biolm.launch.recipe import Recipe, Stage, strings
+
+NAME = "launch.json"
+LOCK = ".launch.lock"
+
+
+@dataclass
+class Record:
+    """What is known of one stage.
+
+    Args:
+        name: The stage.
+        verb: Its verb.
+        reads: The stages that it reads from.
+        outputs: Its outputs, relative to the launch's folder.
+        key: `stage_key` when it was finished; empty before.
+        seconds: Wall time of all attempts.
+    """
+
+    name: str
+    verb: str
+    reads: list[str]
+    outputs: list[str]
+    key: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """The launch's folder between two runs.
+
+    Args:
+        recipe: The recipe's name.
+        scale: `full` or `smoke`.
+        stages: One record for every stage, in the recipe's order.
+    """
+
+    recipe: str
+    scale: str
+    description: str = ""
+    stages: list[Record] = field(default_factory=list)
+
+    def write(self, out: Path) -> None:
+        """Write `OUT/launch.json`, atomically."""
+        write_json(out / NAME, asdict(self))
+
+
+def open_state(out: Path, recipe: Recipe, scale: str) -> State:
+    """The state of an earlier launch in `out`, brought into the recipe's order, or a new one.
+
+    Raises:
+        MismatchError: The folder is of another recipe or scale, or holds something that no launch wrote.
+    """
+    earlier: dict[str, Record] = {}
+    if (out / NAME).exists():
+        raw: dict[str, Any] = read_json(
+            out / NAME, remedy="Remove the file: finished stages will find that they are done."
+        )
+        if (raw.get("recipe"), raw.get("scale")) != (recipe.name, scale):
+            raise MismatchError(
+                f"this folder belongs to recipe {raw.get('recipe')} at {raw.get('scale')} scale",
+                file=out,
+                remedy="Give another --out.",
+            )
+        earlier = {record["name"]: Record(**record) for record in raw["stages"]}
+    elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
+        raise MismatchError(
+            "the output folder is not empty and no launch wrote it", file=out, remedy="Give another --out."
+        )
+    records = []
+    for stage in recipe.stages:
+        outputs = [path.relative_to(out).as_posix() for path in stage.outputs]
+        record = earlier.get(stage.name, Record(stage.name, stage.verb, [], []))
+        record.verb, record.reads, record.outputs = stage.verb, list(stage.reads), outputs
+        records.append(record)
+    return State(recipe.name, scale, recipe.description, records)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder: two launches in one would write the same files.
+
+    Raises:
+        MismatchError: Another launch holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MismatchError(
+                "another launch is at work in this folder", file=out, remedy="Wait for it, or give another --out."
+            ) from None
+        yield
+
+
+def stage_key(stage: Stage) -> str:
+    """Hash of a stage's command and of what stands in the paths that it reads."""
+    own = {str(path) for path in stage.outputs}
+    read = {word: _contents(word) for word in strings(stage.args) if word not in own}
+    return manifest.digest({"words": stage.words, "read": read})
+
+
+def is_done(stage: Stage, record: Record) -> bool:
+    """Whether a stage's key still holds and its outputs stand."""
+    return record.key == stage_key(stage) and all(_stands(path) for path in stage.outputs)
+
+
+def _stands(path: Path) -> bool:
+    if (path / manifest.NAME).exists():
+        return read_json(path / manifest.NAME).get("status") == "done"
+    return path.exists()
+
+
+def _contents(word: str) -> Any:
+    """What a path, a glob or any other string stands for: a manifest's hash, else sizes and times of files; None for a mere string."""
+    path = Path(word)
+    try:
+        if path.is_file():
+            return _stat(path)
+        if path.is_dir():
+            if (path / manifest.NAME).exists():
+                return sha256(path / manifest.NAME)
+            return {
+                file.relative_to(path).as_posix(): _stat(file) for file in sorted(path.rglob("*")) if file.is_file()
+            }
+    except OSError:  # a sentence is too long to be a path
+        return None
+    if not any(letter in word for letter in "*?["):
+        return None
+    matches = Path(path.anchor).glob(path.relative_to(path.anchor).as_posix())
+    return {str(file): _stat(file) for file in sorted(matches) if file.is_file()} or None
+
+
+def _stat(file: Path) -> list[int]:
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]

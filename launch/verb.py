@@ -1,0 +1,136 @@
+"""`biolm launch RECIPE`: run the stages of a recipe, one command after the other; the same command again goes on where it was."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from biolm.core.cli import Verb
+from biolm.core.config import runtime
+from biolm.core.manifest import NAME as MANIFEST
+from biolm.core.progress import clock
+from biolm.core.summary import summary
+from biolm.launch import plan
+from biolm.launch.local import START, run_stage, shown, stop_on_sigterm
+from biolm.launch.recipe import Recipe, Stage, read
+from biolm.launch.runs import closing, collect
+from biolm.launch.state import Record, State, is_done, locked, open_state, stage_key
+
+AGAIN = "Run the same command again: it goes on where it was."
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Run a recipe.
+
+    Args:
+        recipe: A shipped recipe's name (`demo`), or a YAML file; docs/recipes.md tells how to write one.
+        out: The folder of all that comes out; logs are in its `logs/`.
+        on: Where to run; `local` is this machine.
+        scale: `smoke` runs the recipe's small version, to see that everything works.
+        var: `NAME=VALUE` for variables that the recipe declares.
+        dry_run: Check the recipe and print its commands, but run nothing.
+        override: Let stages whose settings changed go on in the folders that they made with the old ones.
+    """
+
+    recipe: str
+    out: str = field(metadata={"runtime": True})
+    on: Literal["local"] = "local"
+    scale: Literal["full", "smoke"] = "full"
+    var: list[str] = field(default_factory=list)
+    dry_run: bool = runtime(False)
+    override: bool = runtime(False)
+
+
+def run(config: LaunchConfig) -> None:
+    """Run what is left of a recipe, then print what came out.
+
+    Raises:
+        UserError: The recipe, its inputs or the output folder are not right.
+        SystemExit: A stage failed; with its exit code.
+    """
+    recipe, out = read(config.recipe, config.out, config.scale, config.var), Path(config.out)
+    if config.dry_run:
+        plan.check(recipe)
+        for stage in recipe.stages:
+            print(shown(stage.words))
+    plan.check_inputs(recipe)
+    if config.dry_run:
+        return
+    with locked(out):
+        state = open_state(out, recipe, config.scale)
+        if any(not record.key for record in state.stages):
+            _check_apart(config)
+        stop_on_sigterm()
+        _run_stages(recipe, state, out, config)
+    summary(f"launch {recipe.name} → {out}", closing(collect([out])))
+
+
+def _check_apart(config: LaunchConfig) -> None:
+    """Check all options in a process of its own: it imports every verb's module, which this one need not hold for hours."""
+    words = ["launch", "plan", config.recipe, "--out", config.out, "--scale", config.scale]
+    words += ["--var", *config.var] if config.var else []
+    code = subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=False).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -> None:
+    started, number = time.monotonic(), len(recipe.stages)
+    worked: list[tuple[float, float]] = []  # of every stage run now: minutes planned, seconds taken
+    for i, (stage, record) in enumerate(zip(recipe.stages, state.stages, strict=True)):
+        head = f"stage {i + 1} of {number} · {stage.name} ({stage.verb})"
+        if is_done(stage, record):
+            _say(f"{head} · already done")
+            continue
+        to_do = [s for s, r in zip(recipe.stages[i:], state.stages[i:], strict=True) if not is_done(s, r)]
+        left = time_left(worked, sum(s.minutes for s in to_do)) if config.scale == "full" else None
+        gone = clock(time.monotonic() - started)
+        _say(f"{head} · {gone} gone" + ("" if left is None else f" · about {clock(left)} left"))
+        begun = time.monotonic()
+        code = _run_one(stage, record, state, out, override=config.override)
+        worked.append((stage.minutes, time.monotonic() - begun))
+        if code:
+            log = out / "logs" / f"{stage.name}.log"
+            _say(f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n{AGAIN}")
+            raise SystemExit(code)
+    _say(f"all {number} stages done · {clock(time.monotonic() - started)} gone")
+
+
+def _run_one(stage: Stage, record: Record, state: State, out: Path, *, override: bool) -> int:
+    """Run one stage and keep its time, however it ends; its exit code."""
+    changed = override and any((path / MANIFEST).exists() for path in stage.outputs)
+    words = [*stage.words, "--override"] if changed and plan.takes_override(stage) else stage.words
+    before = 0.0 if record.key else record.seconds
+    key, begun, code = stage_key(stage), time.monotonic(), 1
+    try:
+        code = run_stage(words, out / "logs" / f"{stage.name}.log")
+    finally:
+        record.key = "" if code else key
+        record.seconds = round(before + time.monotonic() - begun, 1)
+        state.write(out)
+    return code
+
+
+def time_left(worked: list[tuple[float, float]], minutes_left: float) -> float:
+    """Seconds left: the minutes planned, times how much slower than planned it has gone so far.
+
+    The plan for what is left is counted as if it had come true, so that one quick first stage does not promise a quick end.
+
+    Args:
+        worked: Of every stage that was run: minutes planned and seconds taken.
+        minutes_left: Minutes planned for the others.
+    """
+    planned, taken = sum(minutes for minutes, _ in worked), sum(seconds for _, seconds in worked)
+    pace = (taken + 60 * minutes_left) / (60 * (planned + minutes_left))
+    return 60 * minutes_left * pace
+
+
+def _say(line: str) -> None:
+    bold = sys.stderr.isatty()
+    print(f"\033[1m{line}\033[0m" if bold else line, file=sys.stderr, flush=True)
+
+
+VERB = Verb(config=LaunchConfig, run=run, example="biolm launch demo --out runs/demo", positionals=("recipe",))
