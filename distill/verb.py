@@ -9,6 +9,7 @@ from biolm.distill.objective import DistillObjective, Teacher
 from biolm.pretrain import run
 from biolm.pretrain.device import choose
 from biolm.pretrain.loop import seed_weights
+from biolm.tokenizer.shards import ShardReader
 
 STAGE = "distill"
 
@@ -16,16 +17,17 @@ STAGE = "distill"
 def distill(config: DistillConfig) -> None:
     """Distil, or go on with distilling, one student."""
     loaded = load_model(config.teacher)
-    record, reader = run.start(config, STAGE, {"teacher": loaded.sha256})
+    reader = ShardReader(config.shards, "train")
+    run.require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.teacher, reader)
+    student = run.initial_model(config, reader)
+    record = run.start(config, STAGE, reader, student, {"teacher": loaded.sha256})
     if record.status == "done":
         run.show(STAGE, Path(config.out))
         return
-    run.require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.teacher, reader)
-    student = run.initial_model(config, reader)
     teacher = Teacher(loaded.model, choose(config.precision).torch)
     seed_weights(config.seed + 1)  # the projection's, drawn apart so that the student starts as it would alone
     objective = DistillObjective(teacher, student.config.hidden_size, config.loss)
-    run.train(config, record, reader, student, objective)
+    run.train(config, record, reader, student, objective, teacher.model)
 
 
 VERB = Verb(

@@ -38,8 +38,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same micro-batch on another device."""
-        move = {"device": device, "non_blocking": True}
-        return Batch(self.packed.to(device), self.positions_m.to(**move), self.labels_m.to(**move))
+        positions_m = self.positions_m.to(device, non_blocking=True)
+        return Batch(self.packed.to(device), positions_m, self.labels_m.to(device, non_blocking=True))
 
 
 class Batches:
@@ -91,16 +91,15 @@ class Batches:
     def _tokens(self, numbers: I64) -> tuple[I64, I64, list[int]]:
         """Token ids with `<s>` and `</s>`, each token's place in the shard (-1 for the two), and lengths."""
         bos, eos = self.reader.tokenizer.ids.bos, self.reader.tokenizer.ids.eos
-        ids, places, lengths = [], [], []
+        first, last, nowhere = np.array([bos]), np.array([eos]), np.array([-1])
+        ids, places, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
         for number in numbers:
             start, stop = int(self.sequences.start[number]), int(self.sequences.stop[number])
             raw = self.reader.tokens[start:stop].astype(np.int64)
             inside = np.flatnonzero(raw != eos)
-            ids += [[bos], raw[inside], [eos]]
-            places += [[-1], start + inside, [-1]]
+            ids += [first, raw[inside], last]
+            places += [nowhere, start + inside, nowhere]
             lengths.append(len(inside) + SPECIALS)
-        if not lengths:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), []
         return np.concatenate(ids), np.concatenate(places), lengths
 
     def _mask(self, ids_t: I64, places_t: I64, epoch: int) -> tuple[I64, I64]:

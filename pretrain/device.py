@@ -34,7 +34,7 @@ def choose(precision: Literal["auto", "fp32", "bf16"]) -> Device:
             raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp32.")
         device = torch.device("cuda")
     else:
-        features = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.8
+        features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.8
         native = bool(features.get("amx_bf16") or features.get("avx512_bf16"))
         device = torch.device("cpu")
     if precision == "auto":

@@ -23,15 +23,15 @@ from biolm.tokenizer.shards import ShardReader
 RESULT = "result.json"
 
 
-def start(config: PretrainConfig, stage: str, inputs: dict[str, str]) -> tuple[Manifest, ShardReader]:
-    """Open the shards and begin or continue the run folder: its manifest and the training split."""
-    reader = ShardReader(config.shards, "train")
+def start(config: PretrainConfig, stage: str, reader: ShardReader, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
+    """Begin or continue the run folder, once all that can be refused has been: its manifest."""
     run = Path(config.out)
     record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
     configuration.save(config, run / "config.yaml")
+    model.config.save(run)
     if not (run / "tokenizer").exists():
         tokenizer_folder.copy(Path(config.shards) / "tokenizer", run / "tokenizer")
-    return record, reader
+    return record
 
 
 def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
@@ -43,19 +43,16 @@ def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
     if config.init is None:
         encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
         seed_weights(config.seed)
-        model = MaskedLM(encoder)
-    else:
-        loaded = load_model(config.init)
-        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
-        if loaded.config.max_positions < config.batch.max_length:
-            raise MismatchError(
-                f"the model has {loaded.config.max_positions} positions, sequences up to {config.batch.max_length} tokens",
-                file=config.init,
-                remedy=f"Give --batch.max_length {loaded.config.max_positions}.",
-            )
-        model = loaded.model
-    model.config.save(config.out)
-    return model
+        return MaskedLM(encoder)
+    loaded = load_model(config.init)
+    require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
+    if loaded.config.max_positions < config.batch.max_length:
+        raise MismatchError(
+            f"the model has {loaded.config.max_positions} positions, sequences up to {config.batch.max_length} tokens",
+            file=config.init,
+            remedy=f"Give --batch.max_length {loaded.config.max_positions}.",
+        )
+    return loaded.model
 
 
 def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:
@@ -73,8 +70,24 @@ def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: 
         raise MismatchError(f"{vocab_size} ids against the shards' {reader.vocab_size}", file=model, remedy=remedy)
 
 
-def train(config: PretrainConfig, record: Manifest, reader: ShardReader, model: MaskedLM, objective: Objective) -> None:
-    """Run the loop to its end and write `result.json`, the finished manifest and the summary."""
+def train(
+    config: PretrainConfig,
+    record: Manifest,
+    reader: ShardReader,
+    model: MaskedLM,
+    objective: Objective,
+    teacher: MaskedLM | None = None,
+) -> None:
+    """Run the loop to its end and write `result.json`, the finished manifest and the summary.
+
+    Args:
+        config: Of the run.
+        record: The run's manifest, from `start`.
+        reader: The training split.
+        model: Initial weights.
+        objective: What is minimised.
+        teacher: Evaluated on the same held-out tokens and reported beside the model.
+    """
     deterministic()
     run = Path(config.out)
     device = choose(config.precision)
@@ -94,6 +107,8 @@ def train(config: PretrainConfig, record: Manifest, reader: ShardReader, model: 
         "valid": None if outcome.valid is None else asdict(outcome.valid),
         "unigram_entropy": _unigram_entropy(reader),
     }
+    if teacher is not None and evaluator is not None:
+        result["teacher"] = asdict(evaluator(teacher, device))
     write_json(run / RESULT, result)
     weights = run / "checkpoints" / f"step_{outcome.step}" / "model.safetensors"
     record.finish(run, [weights, run / "encoder.json"], {"steps": outcome.step, "tokens": outcome.tokens})

@@ -6,17 +6,20 @@ from biolm.core.cli import Verb
 from biolm.pretrain import run
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.objective import MlmObjective
+from biolm.tokenizer.shards import ShardReader
 
 STAGE = "pretrain"
 
 
 def pretrain(config: PretrainConfig) -> None:
     """Pretrain, or go on with, one model."""
-    record, reader = run.start(config, STAGE, {})
+    reader = ShardReader(config.shards, "train")
+    model = run.initial_model(config, reader)
+    record = run.start(config, STAGE, reader, model, {})
     if record.status == "done":
         run.show(STAGE, Path(config.out))
         return
-    run.train(config, record, reader, run.initial_model(config, reader), MlmObjective())
+    run.train(config, record, reader, model, MlmObjective())
 
 
 VERB = Verb(

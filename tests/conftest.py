@@ -1,0 +1,61 @@
+"""Small real artefacts that several rooms' tests stand on, made once a session by the commands themselves."""
+
+import gzip
+import random
+from pathlib import Path
+
+import orjson
+import pytest
+
+from biolm.core import cli
+from biolm.core.manifest import Manifest
+
+DRUGS = ["aspirin", "heparin", "insulin", "metformin", "warfarin", "digoxin"]
+ORGANS = ["heart", "liver", "kidney", "lung", "brain", "spleen"]
+VERBS = ["protects", "damages", "enlarges", "relaxes"]
+
+
+def _document(number: int, rng: random.Random) -> dict[str, object]:
+    """A few sentences of a tiny language in which the drug fixes the organ, so that there is something to learn."""
+    sentences = []
+    for _ in range(rng.randint(2, 7)):
+        i = rng.randrange(len(DRUGS))
+        sentences.append(f"Treatment with {DRUGS[i]} often {rng.choice(VERBS)} the {ORGANS[i]} of the patient.")
+    text = " ".join(sentences)
+    spans, at = [], 0
+    for sentence in sentences:
+        spans.append([at, at + len(sentence)])
+        at += len(sentence) + 1
+    metadata = {"source": "text", "sections": [[0, len(text), ""]], "sentences": spans, "links": []}
+    return {"text": text, "id": f"text:tiny:{number}", "metadata": metadata}
+
+
+@pytest.fixture(scope="session")
+def tiny_docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of documents: 300 to train on, 40 held out."""
+    folder, rng, numbers = tmp_path_factory.mktemp("docs"), random.Random(0), iter(range(340))
+    files = []
+    for split, count in (("train", 300), ("valid", 40)):
+        (folder / split).mkdir()
+        files.append(folder / split / "00000.jsonl.gz")
+        lines = [orjson.dumps(_document(next(numbers), rng), option=orjson.OPT_APPEND_NEWLINE) for _ in range(count)]
+        files[-1].write_bytes(gzip.compress(b"".join(lines), mtime=0))
+    Manifest("corpus build", {}, "tiny").finish(folder, files, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE of 300 ids learnt on them."""
+    folder = tmp_path_factory.mktemp("made") / "tokenizer"
+    assert cli.run(["tokenizer", "train", "--docs", str(tiny_docs), "--vocab_size", "300", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_docs: Path, tiny_tokenizer: Path) -> Path:
+    """Their token shards."""
+    folder = tiny_tokenizer.parent / "shards"
+    argv = ["--docs", str(tiny_docs), "--tokenizer", str(tiny_tokenizer), "--out", str(folder)]
+    assert cli.run(["tokenizer", "encode", *argv]) == 0
+    return folder

@@ -1,0 +1,107 @@
+"""A batch depends on configuration, shards, seed and step alone, holds every token once an epoch, and masks at the stated rates."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from biolm.core.errors import ConfigError
+from biolm.pretrain.batches import Batch, Batches
+from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.tokenizer.shards import ShardReader
+
+
+def batches(
+    shards: Path, *, tokens: int = 256, accumulation: int = 1, seed: int = 5, mlm: MlmConfig | None = None
+) -> Batches:
+    sizes = BatchConfig(tokens=tokens, accumulation=accumulation, max_length=32)
+    return Batches(ShardReader(shards, "train"), mlm or MlmConfig(), sizes, seed)
+
+
+def original(batch: Batch) -> list[int]:
+    ids = batch.packed.input_ids_t.clone()
+    ids[batch.positions_m] = batch.labels_m
+    return ids.tolist()
+
+
+def epoch(made: Batches, number: int) -> list[Batch]:
+    return [b for step in range(made.steps_per_epoch) for b in made.step(number * made.steps_per_epoch + step)]
+
+
+def test_an_epoch_holds_every_token_once(tiny_shards: Path) -> None:
+    made = batches(tiny_shards)
+    ids = made.reader.tokenizer.ids
+    seen: Counter[int] = Counter()
+    for batch in epoch(made, 1):
+        seen.update(original(batch))
+        starts = batch.packed.cu_seqlens[:-1].long()
+        assert (batch.packed.input_ids_t[starts] == ids.bos).all()
+        assert max(batch.packed.lengths) <= 32
+    stored = Counter(made.reader.tokens.tolist())
+    for special in (ids.bos, ids.eos):
+        seen.pop(special)
+        stored.pop(special, None)
+    assert seen == stored
+
+
+def test_a_step_is_a_pure_function(tiny_shards: Path) -> None:
+    first, second = batches(tiny_shards), batches(tiny_shards)
+    list(map(second.step, range(4)))
+    for step in (7, 0, first.steps_per_epoch + 3):
+        for a, b in zip(first.step(step), second.step(step), strict=True):
+            assert torch.equal(a.packed.input_ids_t, b.packed.input_ids_t)
+            assert torch.equal(a.positions_m, b.positions_m)
+            assert torch.equal(a.labels_m, b.labels_m)
+
+
+def test_accumulation_regroups_the_same_micro_batches(tiny_shards: Path) -> None:
+    one = batches(tiny_shards, accumulation=1)
+    four = batches(tiny_shards, accumulation=4)
+    if one.per_epoch != four.per_epoch:
+        pytest.skip("the two epochs have another number of micro-batches")
+    for step in range(3):
+        single = [original(b) for i in range(4) for b in one.step(4 * step + i)]
+        assert single == [original(b) for b in four.step(step)]
+
+
+def test_masks_change_from_epoch_to_epoch_but_not_with_the_packing(tiny_shards: Path) -> None:
+    def masked(made: Batches, number: int) -> set[tuple[int, ...]]:
+        """Sequences as the model sees them."""
+        return {
+            tuple(part.tolist())
+            for b in epoch(made, number)
+            for part in torch.split(b.packed.input_ids_t, list(b.packed.lengths))
+        }
+
+    assert masked(batches(tiny_shards), 0) == masked(batches(tiny_shards, tokens=512), 0)
+    assert masked(batches(tiny_shards), 0) != masked(batches(tiny_shards), 1)
+
+
+def test_masks_have_the_stated_rates_and_never_hit_specials(tiny_shards: Path) -> None:
+    made = batches(tiny_shards, mlm=MlmConfig(mask_rate=0.3))
+    special = made.reader.tokenizer.ids
+    tokens = chosen = mask = same = 0
+    for batch in [*epoch(made, 0), *epoch(made, 1), *epoch(made, 2)]:
+        shown = batch.packed.input_ids_t[batch.positions_m]
+        tokens += len(batch.packed.input_ids_t) - 2 * len(batch.packed.lengths)
+        chosen += len(shown)
+        mask += int((shown == special.mask).sum())
+        same += int((shown == batch.labels_m).sum())
+        assert (batch.labels_m > 3).all()
+        assert (shown > 3).all()
+        assert (batch.positions_m.diff() > 0).all()
+    sigma = np.sqrt(0.3 * 0.7 / tokens)
+    assert abs(chosen / tokens - 0.3) < 4 * sigma
+    assert abs(mask / chosen - 0.8) < 4 * np.sqrt(0.16 / chosen)
+    assert abs(same / chosen - 0.1) < 0.01 + 4 * np.sqrt(0.09 / chosen)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="less than one sequence"):
+        BatchConfig(tokens=100, max_length=512)
+    with pytest.raises(ConfigError, match="mask_rate"):
+        MlmConfig(mask_rate=0)
+    with pytest.raises(ConfigError, match="add up"):
+        MlmConfig(mask_share=0.9, random_share=0.2)

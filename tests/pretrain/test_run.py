@@ -1,0 +1,136 @@
+"""`biolm pretrain` end to end: it learns, it resumes to the same bits after kill -9, and it refuses what does not belong together."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from biolm.core import checkpoint, cli
+from biolm.core.files import read_json
+from biolm.core.metrics import read_metrics
+
+MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
+SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--save_every", "10"]
+
+
+def argv(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
+    size = ["--model.size", "tiny", *MODEL] if "--init" not in more else []
+    return ["pretrain", "--shards", str(shards), "--out", str(out), "--steps", str(steps), *size, *SMALL, *more]
+
+
+def weights(run: Path, step: int) -> bytes:
+    return (checkpoint.path_of(run, step) / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of 120 steps."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert cli.run(argv(tiny_shards, run, 120)) == 0
+    return run
+
+
+def test_it_learns(whole: Path) -> None:
+    result = read_json(whole / "result.json")
+    assert result["valid"]["loss"] < result["unigram_entropy"] - 0.3  # type: ignore[index, operator]
+    losses = [r["loss"] for r in read_metrics(whole) if r["split"] == "train"]
+    assert losses[-1] < losses[0]
+    assert result["tokens"] == pytest.approx(120 * 256, rel=0.1)
+
+
+def test_a_second_call_has_nothing_to_do(whole: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = weights(whole, 120)
+    assert cli.run(argv(tiny_shards, whole, 120)) == 0
+    assert "held-out loss" in capsys.readouterr().out
+    assert weights(whole, 120) == before
+
+
+def test_kill_9_then_resume_gives_the_same_bits(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "biolm.pretrain", *argv(tiny_shards, run, 120)[1:]]
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoint.steps(run) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert 0 < max(checkpoint.steps(run)) < 120
+    assert cli.run(argv(tiny_shards, run, 120)) == 0
+    assert weights(run, 120) == weights(whole, 120)
+    assert comparable(run) == comparable(whole)
+
+
+def comparable(run: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_metrics(run)]
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "damaged"
+    shutil.copytree(whole, run)
+    (checkpoint.path_of(run, 120) / "model.safetensors").write_bytes(b"broken")
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
+    assert cli.run(argv(tiny_shards, run, 120)) == 0
+    assert weights(run, 120) == weights(whole, 120)
+
+
+def test_gradient_accumulation_equals_one_large_batch(tiny_shards: Path, tmp_path: Path) -> None:
+    """Without dropout, two half micro-batches a step move the weights as one whole, but for rounding and the cut between batches."""
+    dry = ["--model.hidden_dropout", "0", "--model.attention_dropout", "0", "--precision", "fp32"]
+    for name, sizes in (("one", ["512", "1"]), ("two", ["256", "2"])):
+        more = ["--batch.tokens", sizes[0], "--batch.accumulation", sizes[1], *dry]
+        assert cli.run(argv(tiny_shards, tmp_path / name, 10, *more)) == 0
+    losses = [read_metrics(tmp_path / name)[-1]["loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+def test_warm_start_begins_where_the_other_model_ended(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "warm"
+    assert (
+        cli.run(argv(tiny_shards, run, 1, "--init", str(whole), "--optim.lr", "1e-9", "--optim.weight_decay", "0")) == 0
+    )
+    started = load_file(checkpoint.path_of(run, 1) / "model.safetensors")
+    for name, tensor in load_file(checkpoint.path_of(whole, 120) / "model.safetensors").items():
+        assert (started[name] - tensor).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seed", "2"], "seed"),
+        (["--batch.tokens", "8"], "less than one sequence"),
+        (["--optim.lrr", "1"], "--optim.lr"),
+        (["--shards", "/no/such/shards"], "/no/such/shards"),
+        (["--init", "/no/such/model"], "init"),
+    ],
+)
+def test_mistakes_end_in_two_lines(
+    whole: Path, tiny_shards: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(argv(tiny_shards, whole, 120, *more)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_shards_of_another_tokenizer_are_refused(
+    whole: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, tokenizer, shards = tmp_path / "docs", tmp_path / "tokenizer", tmp_path / "shards"
+    shutil.copytree(whole.parent, docs, dirs_exist_ok=True)
+    source = read_json(tiny_shards / "manifest.json")["config"]["docs"]  # type: ignore[index]
+    assert cli.run(["tokenizer", "train", "--docs", source, "--vocab_size", "290", "--out", str(tokenizer)]) == 0
+    assert cli.run(["tokenizer", "encode", "--docs", source, "--tokenizer", str(tokenizer), "--out", str(shards)]) == 0
+    capsys.readouterr()
+    assert cli.run(argv(shards, tmp_path / "run", 5, "--init", str(whole))) == 2
+    assert "the model's tokenizer is not that of" in capsys.readouterr().err
+    assert cli.run(argv(shards, whole, 120)) == 2
+    assert "made with another" in capsys.readouterr().err
