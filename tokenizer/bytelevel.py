@@ -26,6 +26,21 @@ def alphabet() -> list[str]:
     return characters
 
 
+SPLITTER = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def split(text: str) -> list[str]:
+    """The words of a text, each with its blank in front.
+
+    ASCII goes the quick way. For the rest `tokenizers` itself decides: its Unicode tables are of another version than `regex`'s,
+    and 17,480 rare characters fall into other classes.
+    """
+    if text.isascii():
+        words: list[str] = WORD.findall(text)
+        return words
+    return [text[start:end] for _, (start, end) in SPLITTER.pre_tokenize_str(text)]
+
+
 def hugging_face(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
     """The `tokenizers` object of RoBERTa's kind.
 
@@ -34,7 +49,7 @@ def hugging_face(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
         merges: Pairs of pieces, in order of learning.
     """
     hf = Tokenizer(models.BPE(dict(vocab), list(merges), fuse_unk=False))
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.pre_tokenizer = SPLITTER
     hf.decoder = decoders.ByteLevel()
     hf.post_processor = processors.RobertaProcessing(
         ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False, trim_offsets=True

@@ -14,6 +14,7 @@ from biolm.core.cli import Verb
 from biolm.core.errors import DataError
 from biolm.core.manifest import read_manifest
 from biolm.core.progress import progress
+from biolm.corpus import read
 from biolm.tokenizer import documents, folder
 
 WORD = regex.compile(r"[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*")
@@ -78,7 +79,7 @@ def sample(docs: str | Path, split: str, most: int) -> Sample:
     read_manifest(docs, "corpus build")
     found = Sample()
     left = most
-    for file in documents.files(docs, split):
+    for file in read.shards(docs, split):
         for document in documents.read(file):
             if not left:
                 break

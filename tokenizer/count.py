@@ -9,7 +9,7 @@ from pathlib import Path
 
 from biolm.core.progress import progress
 from biolm.tokenizer import documents
-from biolm.tokenizer.bytelevel import WORD
+from biolm.tokenizer.bytelevel import split
 
 
 @dataclass
@@ -63,8 +63,8 @@ def _each(files: list[Path], sources: frozenset[str], workers: int) -> Iterator[
 def _count_file(file: Path, sources: frozenset[str]) -> Counts:
     """Count one file.
 
-    A blank always opens a new word, so that whatever stands between two blanks splits in the same way everywhere: the pattern
-    runs over the distinct ones only, which is several times faster than over the text.
+    A blank always opens a new word, so that whatever stands between two blanks splits in the same way everywhere: only the
+    distinct ones are split, which is several times faster than to split the text.
     """
     found = Counts()
     between: Counter[str] = Counter()
@@ -80,6 +80,6 @@ def _count_file(file: Path, sources: frozenset[str]) -> Counts:
             between.update([" " + word for word in words[1:]])
             front = " "
     for chunk, times in between.items():
-        for word in WORD.findall(chunk):
+        for word in split(chunk):
             found.words[word] += times
     return found

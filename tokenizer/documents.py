@@ -4,7 +4,6 @@ import gzip
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +12,6 @@ import orjson
 
 from biolm.core.errors import DataError
 
-SPLITS = ("train", "valid")
 REMEDY = "Make the documents again with `biolm corpus build`."
 
 
@@ -46,11 +44,6 @@ class Document:
         for start, end in self.sentences:
             if words := self.text[start:end].split():
                 yield bisect_right(bounds, start), words
-
-
-def files(docs: str | Path, split: str) -> list[Path]:
-    """The files of one split, in order."""
-    return sorted((Path(docs) / split).glob("*.jsonl.gz"))
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
@@ -95,7 +88,7 @@ def parse(line: bytes, path: Path, number: int) -> Document:
         )
         problem = _check(text, document.sentences, document.sections)
     except orjson.JSONDecodeError as error:
-        problem = "this is not UTF-8 text" if "utf-8" in str(error) else "this is not valid JSON"
+        problem = "this is not UTF-8 text" if "UTF-8" in str(error) else "this is not valid JSON"
         raise DataError(problem, file=path, record=where, remedy=REMEDY) from None
     except (KeyError, TypeError, ValueError):
         raise DataError(
@@ -129,10 +122,3 @@ def read(path: Path) -> Iterator[Document]:
     with path.open("rb") as file:
         for number, line in enumerate(lines(file), start=1):
             yield parse(line, path, number)
-
-
-@contextmanager
-def create(path: Path) -> Iterator[gzip.GzipFile]:
-    """Open a gzipped file for writing whose bytes depend on its content alone: no name, no time."""
-    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-        yield file

@@ -5,6 +5,7 @@ the bytes do not depend on the number of workers. Each file of documents becomes
 interrupted run goes on behind the last one. In the end the parts are joined.
 """
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ from biolm.core.config import runtime
 from biolm.core.errors import DataError
 from biolm.core.files import atomic_dir
 from biolm.core.progress import Bar, progress
+from biolm.corpus import read
 from biolm.tokenizer import documents, folder
 from biolm.tokenizer.shards import STAGE, ShardWriter, id_type, map_tokens, read_index
 
@@ -40,13 +42,13 @@ class EncodeConfig:
         docs: Folder of documents (`biolm corpus build`).
         tokenizer: Tokenizer folder (`biolm tokenizer train`, or Hugging Face's).
         out: Folder of shards to write.
-        workers: Processes that encode.
+        workers: Processes that encode; 0 takes one a core.
     """
 
     docs: str
     tokenizer: str
     out: str = field(metadata={"runtime": True})
-    workers: int = runtime(2)
+    workers: int = runtime(0)
 
 
 class Block(NamedTuple):
@@ -129,20 +131,19 @@ def encode(config: EncodeConfig) -> None:
     inputs = {"docs": made_by.fingerprint, "tokenizer": tokenizer.fingerprint}
     record = manifest.begin(config.out, STAGE, config, inputs)
     if record.status != "done":
-        if not documents.files(config.docs, "train"):
+        if not read.shards(config.docs, "train"):
             raise DataError("the train split has no files", file=config.docs, remedy="Give a folder of documents.")
         counts, paths = _encode_all(config, tokenizer)
         record.finish(config.out, paths, counts)
         shutil.rmtree(Path(config.out) / PARTS, ignore_errors=True)
-    rows = {f"{split}: {name}": value for split in documents.SPLITS for name, value in record.counts[split].items()}
+    rows = {f"{split}: {name}": value for split in read.SPLITS for name, value in record.counts[split].items()}
     summary.summary(f"biolm {STAGE}: {config.out}", rows)
 
 
 def _encode_all(config: EncodeConfig, tokenizer: folder.Tokenizer) -> tuple[dict[str, Any], list[Path]]:
     out = Path(config.out)
     parts = {
-        split: [(file, _part(out, split, file)) for file in documents.files(config.docs, split)]
-        for split in documents.SPLITS
+        split: [(file, _part(out, split, file)) for file in read.shards(config.docs, split)] for split in read.SPLITS
     }
     todo = [pair for pairs in parts.values() for pair in pairs]
     done = sum(file.stat().st_size for file, part in todo if part.exists())
@@ -176,19 +177,20 @@ Work = Callable[[Iterable[Block]], Iterator[Encoded]]
 @contextmanager
 def _pool(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work]:
     """Give a function that encodes blocks in order, in this process or in others; few blocks wait at any time."""
-    if config.workers <= 1:
+    workers = config.workers or os.cpu_count() or 1
+    if workers == 1:
         encoder = Encoder(tokenizer)
         yield lambda blocks: map(encoder.encode, blocks)
         return
     with ProcessPoolExecutor(
-        config.workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config.tokenizer,)
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config.tokenizer,)
     ) as pool:
 
         def work(blocks: Iterable[Block]) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
             for block in blocks:
                 waiting.append(pool.submit(_work, block))
-                if len(waiting) > 2 * config.workers:
+                if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

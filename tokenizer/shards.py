@@ -20,6 +20,7 @@ import orjson
 from biolm.core.errors import DataError
 from biolm.core.files import atomic_file
 from biolm.core.manifest import Manifest, read_manifest
+from biolm.corpus.streams import compressed
 from biolm.tokenizer import documents, folder
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -36,6 +37,7 @@ CODES: Mapping[int, npt.DTypeLike] = {
     10: np.uint64,
 }
 STAGE = "tokenizer encode"
+DOCS_LEVEL = 6  # gzip level of docs.jsonl.gz
 REMEDY = "Make the shards again with `biolm tokenizer encode`."
 
 I32 = npt.NDArray[np.int32]
@@ -70,7 +72,9 @@ class ShardWriter:
         self.items = 0
         self.stack = ExitStack()
         self.bin = self.stack.enter_context(self.stack.enter_context(atomic_file(self.paths[0])).open("wb"))
-        self.docs = self.stack.enter_context(documents.create(self.stack.enter_context(atomic_file(self.paths[4]))))
+        self.docs = self.stack.enter_context(
+            compressed(self.stack.enter_context(atomic_file(self.paths[4])), DOCS_LEVEL)
+        )
         return self
 
     def append(self, tokens: npt.NDArray[Any], sizes: I32, doc_starts: I64, segment_starts: I64, docs: bytes) -> None:

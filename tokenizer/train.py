@@ -4,6 +4,7 @@ Words are counted in one streaming pass, then merges are learnt from the counts.
 fairseq dictionary.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from biolm.core.cli import Verb
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.progress import progress
-from biolm.tokenizer import bytelevel, documents, fairseq, folder
+from biolm.corpus import read
+from biolm.tokenizer import bytelevel, fairseq, folder
 from biolm.tokenizer.count import count
 from biolm.tokenizer.merges import learn
 
@@ -36,7 +38,7 @@ class TrainConfig:
         sources: Learn from documents of these sources only (`pubmed`, `pmc`, `notes`, `text`); all if empty.
         min_frequency: Pairs of pieces that stand together less often are not merged.
         model_max_length: Tokens that the model will take, stated in the folder.
-        workers: Processes that count words.
+        workers: Processes that count words; 0 takes one a core.
     """
 
     docs: str
@@ -46,7 +48,7 @@ class TrainConfig:
     sources: list[str] = field(default_factory=list)
     min_frequency: int = 2
     model_max_length: int = 512
-    workers: int = runtime(2)
+    workers: int = runtime(0)
 
     def __post_init__(self) -> None:
         if self.vocab_size < SMALLEST:
@@ -71,7 +73,7 @@ def train(config: TrainConfig) -> None:
 
 
 def _learn(config: TrainConfig) -> tuple[dict[str, int], list[Path]]:
-    found = count(documents.files(config.docs, "train"), config.sources, config.workers)
+    found = count(read.shards(config.docs, "train"), config.sources, config.workers or os.cpu_count() or 1)
     if not found.words:
         of = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"the train split has no text{of}", file=config.docs, remedy="Give other --docs or --sources.")

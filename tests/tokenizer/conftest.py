@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from biolm.core import cli
+from biolm.corpus import read
 from biolm.tokenizer import documents
 
 ROOT = Path(__file__).parents[2]
@@ -43,4 +44,4 @@ def shards(tok: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def abstracts(docs: Path) -> list[str]:
     """The train documents as `tokenizer train` reads them: white-space runs as single blanks."""
-    return [" ".join(d.text.split()) for file in documents.files(docs, "train") for d in documents.read(file)]
+    return [" ".join(d.text.split()) for file in read.shards(docs, "train") for d in documents.read(file)]

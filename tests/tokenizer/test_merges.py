@@ -15,7 +15,7 @@ RANK = np.argsort(np.argsort(bytelevel.alphabet()))
 
 
 def ours(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], dict[str, int]]:
-    words = Counter(word for text in texts for word in bytelevel.WORD.findall(text))
+    words = Counter(word for text in texts for word in bytelevel.split(text))
     learnt = learn_counts(words, most, min_count)
     pieces = sorted(bytelevel.alphabet())
     merges = []
