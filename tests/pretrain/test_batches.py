@@ -57,10 +57,10 @@ def test_a_step_is_a_pure_function(tiny_shards: Path) -> None:
 
 
 def test_accumulation_regroups_the_same_micro_batches(tiny_shards: Path) -> None:
-    one = batches(tiny_shards, accumulation=1)
-    four = batches(tiny_shards, accumulation=4)
-    if one.per_epoch != four.per_epoch:
-        pytest.skip("the two epochs have another number of micro-batches")
+    pairs = (
+        (batches(tiny_shards, tokens=n), batches(tiny_shards, tokens=n, accumulation=4)) for n in range(256, 1024, 8)
+    )
+    one, four = next((a, b) for a, b in pairs if a.per_epoch == b.per_epoch)
     for step in range(3):
         single = [original(b) for i in range(4) for b in one.step(4 * step + i)]
         assert single == [original(b) for b in four.step(step)]

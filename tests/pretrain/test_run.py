@@ -109,7 +109,7 @@ def test_warm_start_begins_where_the_other_model_ended(whole: Path, tiny_shards:
         (["--batch.tokens", "8"], "less than one sequence"),
         (["--optim.lrr", "1"], "--optim.lr"),
         (["--shards", "/no/such/shards"], "/no/such/shards"),
-        (["--init", "/no/such/model"], "init"),
+        (["--init", "/no/such/model"], "/no/such/model"),
     ],
 )
 def test_mistakes_end_in_two_lines(
