@@ -32,17 +32,17 @@ def run_stage(words: Sequence[str], log: Path) -> int:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     live = sys.stderr.isatty()
-    command = [sys.executable, "-c", START, *words]
-    with log.open("a", encoding="utf-8") as kept:
-        kept.write(f"$ {shown(words)}\n")
-        kept.flush()
-        child = subprocess.Popen(
-            command,
+    with (
+        log.open("a", encoding="utf-8") as kept,
+        subprocess.Popen(
+            [sys.executable, "-c", START, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=None if live else subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-        )
+        ) as child,
+    ):
+        kept.write(f"$ {shown(words)}\n")
         assert child.stdout is not None
         try:
             for raw in child.stdout:

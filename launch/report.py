@@ -15,7 +15,7 @@ from biolm.core.progress import clock, human
 from biolm.core.summary import summary
 from biolm.launch import sections
 from biolm.launch.page import Markup, join, tag
-from biolm.launch.runs import Found, closing, collect, finite, tokens, total
+from biolm.launch.runs import Found, collect, finite, tokens, total
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -38,10 +38,17 @@ class ReportConfig:
 
 
 def run(config: ReportConfig) -> None:
-    """Write the page and print its figures."""
+    """Write the page and say what is on it."""
     found = collect(config.runs)
-    write_text(config.out, render(found, config.title, log_x=config.log_x))
-    summary(f"report → {config.out}", closing(found))
+    page = render(found, config.title, log_x=config.log_x)
+    write_text(config.out, page)
+    rows: dict[str, object] = {
+        "folders": len(found.folders),
+        "models": ", ".join(model.name for model in found.runs) or "none",
+        "conversions": ", ".join(found.conversions) or "none",
+        "bytes": len(page.encode()),
+    }
+    summary(f"report → {config.out}", rows | {f"missing {i}": line for i, line in enumerate(found.missing, 1)})
 
 
 def render(found: Found, title: str, *, log_x: bool = False) -> str:

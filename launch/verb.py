@@ -18,7 +18,8 @@ from biolm.launch.recipe import Recipe, Stage, read
 from biolm.launch.runs import closing, collect
 from biolm.launch.state import Record, State, is_done, locked, open_state, stage_key
 
-AGAIN = "Run the same command again: it goes on where it was."
+MISTAKE = 2  # exit code of a stage that has just said what the user should mend
+AGAIN = "un the same command again: it goes on where it was."
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -
         worked.append((stage.minutes, time.monotonic() - begun))
         if code:
             log = out / "logs" / f"{stage.name}.log"
-            _say(f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n{AGAIN}")
+            remedy = "Mend that, and r" if code == MISTAKE else "R"
+            _say(f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n{remedy}{AGAIN}")
             raise SystemExit(code)
     _say(f"all {number} stages done · {clock(time.monotonic() - started)} gone")
 

@@ -1,0 +1,215 @@
+"""Running a recipe: the stages, their order, what is skipped, and how it goes on after a failure."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biolm.core import cli
+from biolm.launch import local
+from biolm.launch.state import locked
+from biolm.launch.verb import time_left
+
+RECIPE = """\
+description: a corpus and two pages
+vars: {{data: {data}}}
+inputs: ["${{data}}"]
+stages:
+  - {{name: corpus, verb: corpus build, args: {{text: ["${{data}}/*.txt"], out: "${{out}}/corpus"}}}}
+  - {{name: other, verb: report, args: {{runs: ["${{data}}/elsewhere"], out: "${{out}}/other.html"}}}}
+  - {{name: report, verb: report, args: {{runs: ["${{out}}/corpus"], out: "${{out}}/report.html"}}}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(4):
+        (data / f"{i}.txt").write_text(f"Document {i} tells of the heart and of the lung, at length {i * 17}.")
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.format(data=data))
+    return path
+
+
+def launch(recipe: Path, *words: str) -> int:
+    return cli.run(["launch", str(recipe), "--out", str(recipe.parent / "out"), *words])
+
+
+def state(recipe: Path) -> dict[str, dict[str, Any]]:
+    raw = orjson.loads((recipe.parent / "out" / "launch.json").read_bytes())
+    return {record["name"]: record for record in raw["stages"]}
+
+
+def elsewhere(recipe: Path, launched: Path) -> None:
+    (recipe.parent / "data" / "elsewhere").symlink_to(launched)
+
+
+def test_a_failed_stage_stops_the_launch_and_the_same_command_goes_on(
+    recipe: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = recipe.parent / "out"
+    assert launch(recipe) == 2
+    told = capfd.readouterr().err
+    assert "stage 2 of 3 · other (report)" in told
+    assert "stage other ended with exit code 2" in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    assert state(recipe)["corpus"]["key"]
+    assert not state(recipe)["other"]["key"]
+    assert not (out / "report.html").exists()
+
+    elsewhere(recipe, launched)
+    before = (out / "corpus" / "manifest.json").stat().st_mtime_ns
+    assert launch(recipe) == 0
+    told = capfd.readouterr()
+    assert "stage 1 of 3 · corpus (corpus build) · already done" in told.err
+    assert "all 3 stages done" in told.err
+    assert "documents kept" in told.out
+    assert (out / "corpus" / "manifest.json").stat().st_mtime_ns == before
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert "records = kept + dropped" in (out / "logs" / "corpus.log").read_text()
+    assert (out / "logs" / "corpus.log").read_text().endswith("exit code 0\n")
+
+    assert launch(recipe) == 0
+    assert capfd.readouterr().err.count("already done") == 3
+
+
+def test_what_changed_is_run_again_and_refuses_to_mix(
+    recipe: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere(recipe, launched)
+    assert launch(recipe) == 0
+    recipe.write_text(recipe.read_text().replace('out: "${out}/corpus"', 'out: "${out}/corpus", valid_fraction: 0.4'))
+    assert launch(recipe) == 2
+    assert "made with another configuration: valid_fraction" in capfd.readouterr().err
+    assert launch(recipe, "--override") == 0
+    assert "already done" in capfd.readouterr().err, "the page that reads something else need not be made again"
+    assert b"0.4" in (recipe.parent / "out" / "corpus" / "manifest.json").read_bytes()
+
+
+def test_new_input_runs_its_stage_again(recipe: Path, launched: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    elsewhere(recipe, launched)
+    assert launch(recipe) == 0
+    (recipe.parent / "data" / "9.txt").write_text("A new document tells of the liver and of the kidney, too.")
+    assert launch(recipe) == 2
+    assert "another input" in capfd.readouterr().err
+
+
+def test_a_wrong_option_of_the_last_stage_is_found_before_the_first_is_run(
+    recipe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(recipe.read_text().replace('runs: ["${out}/corpus"]', 'run: ["${out}/corpus"]'))
+    assert launch(recipe) == 2
+    told = capfd.readouterr().err
+    assert "mine.yaml (line 7): stage report: there is no option --run" in told
+    assert "Did you mean --runs?" in told
+    assert not (recipe.parent / "out" / "logs").exists()
+
+
+def test_dry_run_prints_commands_and_writes_nothing(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(recipe, "--dry_run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("biolm corpus build --text '")
+    assert not (recipe.parent / "out").exists()
+
+
+def test_plan_shows_commands_and_what_they_wait_for(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["launch", "plan", str(recipe), "--out", "o"]) == 0
+    told = capsys.readouterr().out
+    assert "a corpus and two pages" in told
+    assert "o/corpus" in told
+    assert "3 report" in told
+
+
+def test_missing_input_is_said_at_once(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(recipe, "--var", f"data={tmp_path}/nowhere") == 2
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    assert "--var" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_are_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe.parent / "out"
+    out.mkdir()
+    (out / "thesis.doc").write_text("precious")
+    assert launch(recipe) == 2
+    assert "no launch wrote it" in capsys.readouterr().err
+    (out / "thesis.doc").unlink()
+    (out / "launch.json").write_text('{"recipe": "mine", "scale": "smoke", "stages": []}')
+    assert launch(recipe) == 2
+    assert "recipe mine at smoke scale" in capsys.readouterr().err
+
+
+def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(recipe.parent / "out"):
+        assert launch(recipe) == 2
+    assert "another launch is at work" in capsys.readouterr().err
+
+
+def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "START", "import os; os.kill(os.getpid(), 9)")
+    assert local.run_stage(["x"], tmp_path / "x.log") == 137
+
+
+def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_path: Path) -> None:
+    stage = "import sys; print('a result'); print('live' if sys.stderr.isatty() else 'dull', file=sys.stderr)"
+    code = f"from biolm.launch import local; from pathlib import Path; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
+    primary, secondary = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=secondary, stdin=secondary, cwd=tmp_path, check=True)
+    os.close(secondary)
+    told = os.read(primary, 4096).decode()
+    os.close(primary)
+    assert "live" in told
+    assert "a result" in told
+    assert (tmp_path / "x.log").read_text() == "$ biolm x\na result\nexit code 0\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_launch_stops_its_stage(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    stage = "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'started'); time.sleep(60)"
+    script = f"""
+import sys
+from pathlib import Path
+from biolm.launch import local
+local.START, local.PATIENCE = {stage!r}, 0.5
+local.stop_on_sigterm()
+try:
+    local.run_stage(["x"], Path("x.log"))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    launcher = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    launcher.send_signal(number)
+    assert launcher.wait(20) == code
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "started").read_text()), 0)
+
+
+@given(
+    worked=st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1e5)), max_size=5),
+    left=st.floats(0.1, 1000),
+    slower=st.floats(0.1, 1e4),
+)
+def test_time_left_is_the_plan_at_first_and_grows_with_delay(
+    worked: list[tuple[float, float]], left: float, slower: float
+) -> None:
+    assert time_left([], left) == pytest.approx(60 * left)
+    on_plan = [(minutes, 60 * minutes) for minutes, _ in worked]
+    assert time_left(on_plan, left) == pytest.approx(60 * left)
+    late = [(minutes, seconds + slower) for minutes, seconds in worked]
+    assert time_left(late, left) >= time_left(worked, left) > 0

@@ -1,0 +1,178 @@
+"""Recipes: what is filled in, what is refused and where, and that every shipped recipe's options are its verbs' own."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biolm.core import config as configuration
+from biolm.core.cli import VERBS
+from biolm.core.errors import ConfigError
+from biolm.launch.recipe import SHIPPED, Recipe, Stage, read
+
+RECIPE = """\
+description: two stages
+vars: {data: raw, deep: "${data}/xml"}
+inputs: ["${data}"]
+stages:
+  - name: corpus
+    verb: corpus build
+    args: {pubmed: ["${deep}"], out: "${out}/corpus", valid_fraction: 0.1}
+    smoke: {valid_fraction: 0.5}
+    minutes: 2
+  - name: report
+    verb: report
+    args: {runs: ["${out}"], out: "${out}/report.html"}
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_variables_outputs_and_what_is_read(tmp_path: Path) -> None:
+    recipe = read(write(tmp_path, RECIPE), "runs/a", variables=["data=/data"])
+    corpus, report = recipe.stages
+    assert recipe.inputs == (Path("/data"),)
+    assert corpus.words == [
+        *("corpus", "build", "--pubmed", "/data/xml"),
+        *("--out", "runs/a/corpus", "--valid_fraction", "0.1"),
+    ]
+    assert (corpus.outputs, corpus.reads, corpus.minutes) == ((Path("runs/a/corpus"),), (), 2.0)
+    assert (report.outputs, report.reads, report.minutes) == ((Path("runs/a/report.html"),), ("corpus",), 1.0)
+
+
+def test_smoke_is_laid_over_args(tmp_path: Path) -> None:
+    assert read(write(tmp_path, RECIPE), "o", "smoke").stages[0].args["valid_fraction"] == 0.5
+    nested = RECIPE.replace("valid_fraction: 0.1", "model: {size: base, layers: 2}").replace(
+        "smoke: {valid_fraction: 0.5}", "smoke: {model: {size: tiny}}"
+    )
+    assert read(write(tmp_path, nested), "o", "smoke").stages[0].args["model"] == {"size": "tiny", "layers": 2}
+
+
+def test_the_current_folder_as_out_does_not_own_every_relative_path(tmp_path: Path) -> None:
+    corpus, _ = read(write(tmp_path, RECIPE), ".").stages
+    assert corpus.outputs == (Path.cwd() / "corpus",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "told"),
+    [
+        ("description:", "descripton:", 1, "Did you mean description?"),
+        ("    verb: report", "    vreb: report", 11, "Did you mean verb?"),
+        ("verb: report", "verb: reprot", 10, "Did you mean report?"),
+        ("${deep}", "${depp}", 5, "Did you mean ${deep}?"),
+        ("minutes: 2", "minutes: soon", 5, "positive number"),
+        ("minutes: 2", "minutes: true", 5, "positive number"),
+        ("name: report", "name: corpus", 10, "no other stage has"),
+        ("name: report", "name: ../up", 10, "a-z, 0-9"),
+        ("verb: report", "verb: launch", 10, "no verb `launch`"),
+        ('args: {runs: ["${out}"], out: "${out}/report.html"}', "args: [1]", 10, "mappings of options"),
+        ("    minutes: 2", "    minutes: 2\n    minutes: 3", 10, "stands twice"),
+        ("minutes: 2", "minutes: [2", 10, "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int, told: str) -> None:
+    assert old in RECIPE
+    with pytest.raises(ConfigError) as caught:
+        read(write(tmp_path, RECIPE.replace(old, new)), "o")
+    assert f"mine.yaml (line {line})" in str(caught.value)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "a mapping with `stages`"),
+        ("- a", "a mapping with `stages`"),
+        ("stages: []", "a list `stages`"),
+        ("stages: [a]", "a stage is a mapping"),
+        ("vars: {out: x}\nstages: [{name: a, verb: doctor}]", "other than out and recipe"),
+        ("vars: [x]\nstages: [{name: a, verb: doctor}]", "mapping of names"),
+    ],
+)
+def test_a_recipe_without_sense_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(write(tmp_path, text), "o")
+    assert told in str(caught.value)
+
+
+def test_unknown_recipe_and_variable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean demo"):
+        read("demmo", "o")
+    with pytest.raises(ConfigError, match="It has: data, deep"):
+        read(write(tmp_path, RECIPE), "o", variables=["dta=x"])
+
+
+def test_binary_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read(str(tmp_path / "x.yaml"), "o")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Nested options.
+
+    Args:
+        rate: A number.
+    """
+
+    rate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every kind of option that a stage can have.
+
+    Args:
+        words: A list.
+        text: A text.
+        number: A number.
+        on: A switch.
+        maybe: None, or a text.
+        inner: Nested.
+    """
+
+    words: list[str] = dataclasses.field(default_factory=list)
+    text: str = ""
+    number: int = 0
+    on: bool = True
+    maybe: str | None = "x"
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+
+letters = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+named = st.from_regex(r"[a-z/][a-zA-Z_./ \[-]{1,12}", fullmatch=True).filter(
+    lambda word: word not in ("null", "true", "false")
+)
+
+
+@given(
+    words=st.lists(letters, max_size=4), text=named, number=st.integers(-9, 9), on=st.booleans(), rate=st.floats(-1, 1)
+)
+def test_options_arrive_as_they_stand_in_the_recipe(
+    words: list[str], text: str, number: int, on: bool, rate: float
+) -> None:
+    args = {"words": words, "text": text, "number": number, "on": on, "maybe": None, "inner": {"rate": rate}}
+    stage = Stage("s", "doctor", args, 1.0, (), (), 1)
+    parsed = configuration.parse(Options, stage.words[1:], prog="test")
+    assert parsed == Options(words, text, number, on, None, Inner(rate))
+
+
+@pytest.mark.parametrize("scale", ["full", "smoke"])
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_give_their_verbs_options_that_they_have(file: Path, scale: str) -> None:
+    recipe: Recipe = read(file.stem, "runs/x", scale)
+    assert recipe.description
+    for stage in recipe.stages:
+        verb = importlib.import_module(VERBS[stage.verb][0]).VERB
+        words = stage.words[len(stage.verb.split()) :]
+        parsed = configuration.parse(verb.config, words, prog=stage.verb, positionals=verb.positionals)
+        assert isinstance(parsed, verb.config)
+        assert stage.outputs, f"{stage.name} names nothing under the output folder"
