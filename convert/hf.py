@@ -8,20 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from biolm.convert.names import TYPES, Table, to_native
+from biolm.convert import names, torchfile
+from biolm.convert.names import TYPES, Table, from_native, to_native
 from biolm.convert.parts import Parts
 from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json
+from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
+from biolm.tokenizer import folder as tokenizer_folder
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
 TOKENIZER = "tokenizer.json"
+LABELS = ("id2label", "label2id", "problem_type")
+UNKNOWN = 3  # <unk> of RoBERTa's vocabularies
+NEVER = -1e4  # a logit that no softmax notices, and that float16 can hold
 
 TABLE = Table(
     modules={
@@ -47,7 +53,6 @@ TABLE = Table(
     rest={
         r"roberta\.pooler\.dense": "pooler.dense",
         r"classifier\.(dense|out_proj)": r"classification_heads.classifier.\1",
-        r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2",
     },
     ignored={r"roberta\.embeddings\.(position_ids|token_type_ids)": lambda _: True},
 )
@@ -73,7 +78,7 @@ def read(path: Path) -> Parts:
         del native[TYPES]
         config = EncoderConfig(**{**vars(config), "type_vocab_size": 0})
     facts: dict[str, Any] = {"dtype": _dtype(native), "architectures": raw.get("architectures")}
-    facts |= {name: raw[name] for name in ("id2label", "label2id", "problem_type") if name in raw}
+    facts |= {name: raw[name] for name in LABELS if name in raw}
     tokenizer = path if (path / TOKENIZER).is_file() else None
     return Parts("hf", config, native, weights, rest, tokenizer, facts)
 
@@ -130,6 +135,11 @@ def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
             for file in files:
                 tensors |= read_safetensors(file)
             return files[0], tensors
+    if (path / BIN).is_file():
+        state = torchfile.load(path / BIN)
+        if not isinstance(state, dict):
+            raise CheckpointError("this holds no tensors", file=path / BIN, remedy="Get the file again.")
+        return path / BIN, {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     raise CheckpointError(
         f"there is neither {SAFETENSORS} nor {BIN} in this folder", file=path, remedy="Get the weights as well."
     )
@@ -137,10 +147,10 @@ def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, each inside the index's folder."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", file=index, remedy="Get the whole folder again.")
-    return [index.parent / Path(name).name for name in sorted(set(names.values()))]
+    return [index.parent / Path(name).name for name in sorted(set(weight_map.values()))]
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -159,3 +169,68 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _dtype(tensors: Mapping[str, Tensor]) -> str:
     return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+
+
+(WORDS,), (BIAS,) = (TABLE.foreign(name) for name in (names.WORDS, names.BIAS))
+
+
+def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Write `config.json` and `model.safetensors` into a folder; their paths.
+
+    Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
+    embedding, and a bias that keeps them from being predicted.
+    """
+    tensors = from_native(TABLE, parts.tensors, parts.rest, front=parts.config.pad_token_id + 1)
+    extra = _outside(parts)
+    if extra:
+        words, bias = tensors[WORDS], tensors[BIAS]
+        tensors[WORDS] = torch.cat([words, words[UNKNOWN].expand(extra, -1)])
+        tensors[BIAS] = torch.cat([bias, bias.new_full((extra,), NEVER)])
+    if not parts.config.type_vocab_size:
+        tensors[TABLE.foreign(TYPES)[0]] = torch.zeros(1, parts.config.hidden_size)
+    heads = {name.split(".")[1] for name in parts.rest if name.startswith("classification_heads.")}
+    for name, value in parts.rest.items():
+        if name.startswith("pooler."):
+            tensors[f"roberta.{name}"] = value
+        elif len(heads) == 1 and name.startswith("classification_heads."):
+            tensors[f"classifier.{name.split('.', 2)[2]}"] = value
+    write_json(folder / CONFIG, config_json(parts, tensors[WORDS].shape[0], dtype))
+    with atomic_file(folder / SAFETENSORS) as tmp:
+        save_file({name: value.to(dtype).contiguous() for name, value in tensors.items()}, tmp, {"format": "pt"})
+    return [folder / CONFIG, folder / SAFETENSORS]
+
+
+def _outside(parts: Parts) -> int:
+    """Ids of the tokenizer beyond the model's."""
+    if parts.tokenizer_dir is None:
+        return 0
+    loaded = tokenizer_folder.load(parts.tokenizer_dir)
+    return max(0, loaded.vocab_size + loaded.outside - parts.config.vocab_size)
+
+
+def config_json(parts: Parts, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    """`config.json` for transformers' RobertaForMaskedLM; `rows` of the embeddings."""
+    config = parts.config
+    labels = {name: parts.facts[name] for name in LABELS if name in parts.facts}
+    return {
+        "architectures": ["RobertaForMaskedLM"],
+        "model_type": "roberta",
+        "vocab_size": rows,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_positions + config.pad_token_id + 1,
+        "type_vocab_size": max(1, config.type_vocab_size),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.hidden_dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "layer_norm_eps": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "tie_word_embeddings": True,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        **labels,
+    }

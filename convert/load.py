@@ -1,20 +1,20 @@
 """The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from biolm.convert import hf, native
+from biolm.convert import archive, fairseq, hf, native
 from biolm.convert.parts import Kind, Parts
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 
-READERS = ((native.detect, native.read), (hf.detect, hf.read))
+DETECTORS = (native.detect, hf.detect, fairseq.detect)
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Loaded:
     rest: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read_parts(path: str | Path) -> Parts:
+def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
     """Read a checkpoint of any kind as it is stored.
 
     Args:
-        path: A run folder or one of its `step_N` folders; a Hugging Face folder.
+        path: A run folder or one of its `step_N` folders; a Hugging Face folder; a fairseq checkpoint or its folder; a
+            `.tar.gz` with one of these in it.
+        tokenizer: A tokenizer folder, or fairseq's files, if the model has none beside it.
 
     Raises:
         DataError: There is nothing, or nothing known, at the path.
@@ -56,14 +58,43 @@ def read_parts(path: str | Path) -> Parts:
     path = Path(path)
     if not path.exists():
         raise DataError("there is no such file or folder", file=path, remedy="Check the path of the model.")
-    for detect, read in READERS:
-        if detect(path):
-            return read(path)
+    if archive.detect(path):
+        parts = _read(_inside(archive.unpack(path), path), tokenizer)
+        return replace(parts, weights=path)
+    return _read(path, tokenizer)
+
+
+def _read(path: Path, tokenizer: Path | None) -> Parts:
+    if native.detect(path):
+        return _with_tokenizer(native.read(path), tokenizer)
+    if hf.detect(path):
+        return _with_tokenizer(hf.read(path), tokenizer)
+    if fairseq.detect(path):
+        return fairseq.read(path, tokenizer)
     raise DataError(
         "this is no model of a known kind",
         file=path,
         remedy="Give a run folder, a Hugging Face folder or a fairseq checkpoint.",
     )
+
+
+def _with_tokenizer(parts: Parts, tokenizer: Path | None) -> Parts:
+    return parts if tokenizer is None else replace(parts, tokenizer_dir=tokenizer)
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """The one folder of an unpacked archive that holds a model."""
+    models: list[Path] = []
+    for inner in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
+        if not any(model in inner.parents for model in models) and any(detect(inner) for detect in DETECTORS):
+            models.append(inner)
+    if len(models) != 1:
+        raise DataError(
+            f"this archive holds {len(models)} models",
+            file=path,
+            remedy="Unpack it and give the folder of one model." if models else "Give the archive of a model.",
+        )
+    return models[0]
 
 
 def load_model(path: str | Path) -> Loaded:

@@ -21,6 +21,7 @@ from biolm.model.encoder import MaskedLM
 Tensors = dict[str, Tensor]
 
 WORDS = "encoder.word_embeddings.weight"
+BIAS = "head.bias"
 POSITIONS = "encoder.position_embeddings.weight"
 TYPES = "encoder.token_type_embeddings.weight"
 FRONT = "front.position_embeddings.weight"
@@ -35,14 +36,12 @@ class Table:
         tied: Tensors of the format that repeat a native one; equality is checked on reading.
         rest: Pattern of a module that is carried along → its neutral name; groups are filled in.
         ignored: Pattern of a tensor that holds no weights → whether its value is acceptable.
-        written_tied: Whether the format stores its tied tensors.
     """
 
     modules: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
     rest: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, Callable[[Tensor], bool]] = field(default_factory=dict)
-    written_tied: bool = False
 
     def foreign(self, native: str) -> list[str]:
         """The format's names for one native tensor, in the order of its rows."""
@@ -137,8 +136,6 @@ def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, T
             whole = torch.cat([value.new_zeros(front, value.shape[1]) if rows is None else rows.to(value.dtype), value])
         for part_name, part in zip(names, whole.chunk(len(names)), strict=True):
             tensors[part_name] = part
-    if table.written_tied:
-        tensors |= {name: native[source] for name, source in table.tied.items()}
     return tensors
 
 

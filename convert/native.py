@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from biolm.convert.names import shapes
 from biolm.convert.parts import Parts
 from biolm.core import checkpoint
@@ -18,11 +20,14 @@ from biolm.model.config import EncoderConfig
 
 TOKENIZER = "tokenizer"
 RESULT = "result.json"
+REST = "rest"
+FACTS = "facts"
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a run folder, or one checkpoint inside it."""
-    return (_run(path) / ENCODER).is_file()
+    """Whether this is a run folder, or one checkpoint inside it; GPT-2's BPE has an `encoder.json` too, with pieces in it."""
+    file = _run(path) / ENCODER
+    return file.is_file() and "hidden_size" in read_json(file)
 
 
 def _run(path: Path) -> Path:
@@ -52,8 +57,9 @@ def read(path: Path) -> Parts:
             remedy=f"The checkpoint and {ENCODER} must be of one run.",
         )
     tokenizer = run / TOKENIZER
-    facts = {"step": found.step, "dtype": "float32", **_facts(run)}
-    rest = dict(found.tensors.get("rest", {}))
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    facts = {**_facts(run), **found.state.get(FACTS, {}), "step": found.step, "dtype": dtype}
+    rest = dict(found.tensors.get(REST, {}))
     return Parts("native", config, tensors, file, rest, tokenizer if tokenizer.is_dir() else None, facts)
 
 
@@ -70,3 +76,12 @@ def _facts(run: Path) -> dict[str, Any]:
     if (run / RESULT).is_file():
         facts["result"] = read_json(run / RESULT)
     return facts
+
+
+def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Write `encoder.json` and one checkpoint, `step_0`; their paths."""
+    groups = {"model": parts.tensors} | ({REST: parts.rest} if parts.rest else {})
+    tensors = {group: {name: t.to(dtype) for name, t in values.items()} for group, values in groups.items()}
+    parts.config.save(folder)
+    saved = checkpoint.save(folder, checkpoint.Checkpoint(0, tensors, {FACTS: parts.facts}), keep=1)
+    return [folder / ENCODER, *sorted(saved.iterdir())]

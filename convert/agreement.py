@@ -1,0 +1,66 @@
+"""Do a model's tokenizer and the one that was written beside its conversion give the same ids? Asked on a thousand real sentences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biolm.convert.archive import scratch
+from biolm.convert.inputs import sentences, texts
+from biolm.convert.parts import Kind
+from biolm.core.errors import ConversionError
+from biolm.tokenizer import fairseq as fairseq_files
+from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.folder import Tokenizer
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many sentences both tokenizers gave the same ids for.
+
+    Args:
+        equal: Sentences with equal ids.
+        sentences: Sentences compared; 0 when the source has no tokenizer.
+    """
+
+    equal: int
+    sentences: int
+
+    def demand(self, file: Path) -> None:
+        """Refuse a conversion whose tokenizer reads differently.
+
+        Raises:
+            ConversionError: The two differ on a sentence.
+        """
+        if self.equal < self.sentences:
+            raise ConversionError(
+                f"the tokenizers differ on {self.sentences - self.equal} of {self.sentences} sentences; nothing was written",
+                file=file,
+                remedy="Please report this tokenizer.",
+            )
+
+
+def agree(source: Tokenizer | None, to: Kind, folder: Path) -> Agreement:
+    """Compare a source's tokenizer with the one in a written folder, which is read as its own format's users will read it."""
+    if source is None:
+        return Agreement(0, 0)
+    examples = [text for text in [*sentences(), *texts()] if "<mask>" not in text]
+    ours = source.encode_batch(examples)
+    if to == "hf":
+        theirs = [
+            [source.ids.unk if i >= source.vocab_size else i for i in ids] for ids in _transformers(folder, examples)
+        ]
+    elif to == "native":
+        theirs = tokenizer_folder.load(folder / "tokenizer").encode_batch(examples)
+    else:
+        dict_txt, encoder_json, vocab_bpe = (folder / name for name in fairseq_files.FILES)
+        theirs = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(examples)
+    return Agreement(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(examples))
+
+
+def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:
+    """The ids that a user of transformers gets, without the special tokens around them."""
+    import transformers
+
+    loaded: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids: list[list[int]] = loaded(examples, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids

@@ -1,0 +1,88 @@
+"""The model card: what the model is, how it was trained as far as its source says, and what the conversion's check found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from biolm.convert.parts import Parts
+from biolm.core.files import write_text
+from biolm.core.manifest import flatten
+from biolm.core.summary import shown
+
+NAME = "README.md"
+HEADER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["roberta", "masked-lm", "biomedical"]}
+HIDDEN = ("out", "shards", "teacher", "docs", "data", "warm_start", "log")  # paths of the machine it was trained on
+
+
+def write(folder: Path, parts: Parts, record: Mapping[str, Any]) -> None:
+    """Write `README.md` with Hugging Face's metadata header.
+
+    Args:
+        folder: The model folder.
+        parts: The source.
+        record: The content of `conversion.json`.
+    """
+    write_text(folder / NAME, f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n\n{body(parts, record)}")
+
+
+def body(parts: Parts, record: Mapping[str, Any]) -> str:
+    """The card below its header, in Markdown."""
+    config = parts.config
+    sizes = {
+        "architecture": "RoBERTa encoder with a masked-LM head",
+        "layers": config.num_hidden_layers,
+        "hidden size": config.hidden_size,
+        "attention heads": config.num_attention_heads,
+        "vocabulary": config.vocab_size,
+        "longest sequence (tokens)": config.max_positions,
+        "parameters": _parameters(parts),
+    }
+    check = {
+        "converted from": record["source_kind"],
+        "largest difference of logits": f"{record['max_difference_logits']:.2e}",
+        "largest difference of hidden states": f"{max(record['max_difference_hidden']):.2e}",
+        "texts compared": record["texts"],
+        "tokenizers agree on": "{equal} of {sentences} sentences".format(**record["tokenizer_agreement"]),
+        "SHA-256 of the source's weights": record["source_sha256"],
+        **{f"SHA-256 of {name}": digest for name, digest in record["sha256"].items()},
+    }
+    training = _training(parts.facts)
+    parts_of_card = [
+        "# Masked language model\n",
+        _table(sizes),
+        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
+        'fill = pipeline("fill-mask", model="path/to/this/folder")\nfill("The patient was given <mask>.")\n```\n',
+        "## Training\n\n"
+        + (_table(training) if training else "The source of this conversion does not say how it was trained.\n"),
+        "## Conversion\n\nThe weights were converted by biolm and compared with their source, each computed by its own code.\n\n"
+        + _table(check),
+    ]
+    return "\n".join(parts_of_card)
+
+
+def _parameters(parts: Parts) -> int:
+    return sum(tensor.numel() for tensor in parts.tensors.values())
+
+
+def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and results that the source states; paths are left out."""
+    stated: dict[str, Any] = {"stage": facts.get("stage"), "step": facts.get("step"), "updates": facts.get("updates")}
+    for name in ("config", "settings"):
+        stated |= flatten(facts.get(name) or {})
+    stated |= {f"result: {name}": value for name, value in flatten(facts.get("result") or {}).items()}
+    return {
+        name: value
+        for name, value in stated.items()
+        if value not in (None, "", []) and name.split(".")[0] not in HIDDEN
+    }
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines]) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return (f"{value:.6g}" if isinstance(value, float) else shown(value)).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,148 @@
+"""The numerical check: two models on the same inputs, largest difference of every layer's hidden states and of the logits.
+
+A difference is measured against the larger of 1 and the largest magnitude in that layer: absolute for values around 1, relative
+for large ones, because float32 carries seven digits and no more. Padding positions are not compared: nothing depends on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from biolm.convert.inputs import batches
+from biolm.core.errors import ConversionError
+from biolm.core.progress import progress
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+from biolm.model.packed import pack
+from biolm.tokenizer.folder import Tokenizer
+
+TOLERANCE = 1e-5
+ROWS = 128  # positions whose logits are computed at a time: a large vocabulary's do not fit for all of them
+
+
+class Computes(Protocol):
+    """A model of any library."""
+
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+        """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens of a batch."""
+
+    def logits(self, hidden_mh: Tensor) -> Tensor:
+        """Vocabulary scores [m, v] of rows of the last hidden state."""
+
+
+class Ours:
+    """The native model."""
+
+    def __init__(self, model: MaskedLM):
+        self.model = model
+
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+        """See `Computes`."""
+        return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
+
+    def logits(self, hidden_mh: Tensor) -> Tensor:
+        """See `Computes`."""
+        return self.model.logits(hidden_mh)
+
+
+class HuggingFace:
+    """transformers' RobertaForMaskedLM, loaded from a folder with its own reader, on right-padded batches."""
+
+    def __init__(self, folder: Path):
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        loaded: Any = transformers.RobertaForMaskedLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        self.model = loaded.eval()
+
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+        """See `Computes`."""
+        longest, padding = max(len(s) for s in sequences), self.model.config.pad_token_id
+        input_ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
+        lengths_b = torch.tensor([len(s) for s in sequences])
+        real_bl = torch.arange(longest) < lengths_b[:, None]
+        out = self.model.roberta(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
+        return [state_blh[real_bl] for state_blh in out.hidden_states]
+
+    def logits(self, hidden_mh: Tensor) -> Tensor:
+        """See `Computes`."""
+        return self.model.lm_head(hidden_mh)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Differences:
+    """What the check found.
+
+    Args:
+        hidden: Largest difference after the embeddings and after each layer.
+        logits: Largest difference of the logits.
+        texts: Sequences compared.
+        tokens: Real tokens in them.
+    """
+
+    hidden: list[float]
+    logits: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+
+    def first_above(self, tolerance: float) -> str | None:
+        """The name of the first layer that differs by more than the tolerance (or by NaN)."""
+        for i, value in enumerate(self.hidden):
+            if not value <= tolerance:
+                return f"layer {i}" if i else "the embeddings"
+        return None if self.logits <= tolerance else "the head"
+
+    def demand(self, tolerance: float, file: Path) -> None:
+        """Refuse a conversion that changed the model.
+
+        Raises:
+            ConversionError: A layer differs by more than the tolerance.
+        """
+        where = self.first_above(tolerance)
+        if where:
+            worst = max([*self.hidden, self.logits])
+            raise ConversionError(
+                f"the first difference above {tolerance:g} is in {where} (largest of all: {worst:.3g}); nothing was written",
+                file=file,
+                remedy="Please report this checkpoint.",
+            )
+
+
+@torch.inference_mode()
+def compare(a: Computes, b: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) -> Differences:
+    """Compute two models on the same inputs.
+
+    Args:
+        a: One model; its magnitudes are the measure.
+        b: The other; where one has more rows in its vocabulary, those are left out.
+        config: Of `a`.
+        tokenizer: Of either; random ids without one.
+    """
+    found = Differences([0.0] * (config.num_hidden_layers + 1))
+    groups = batches(config, tokenizer)
+    with progress("check", sum(len(s) for group in groups for s in group), "tokens") as bar:
+        for group in groups:
+            ours, theirs = a.hidden(group), b.hidden(group)
+            for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+                found.hidden[i] = _worse(found.hidden[i], x, y)
+            for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
+                scores, others = a.logits(x), b.logits(y)
+                rows = min(scores.shape[1], others.shape[1])
+                found.logits = _worse(found.logits, scores[:, :rows], others[:, :rows])
+            found.texts += len(group)
+            found.tokens += len(ours[0])
+            bar.advance(len(ours[0]))
+    return found
+
+
+def _worse(so_far: float, a: Tensor, b: Tensor) -> float:
+    """The larger of two differences; NaN wins."""
+    scale = max(1.0, float(a.abs().max()))
+    new = float((a - b).abs().max()) / scale
+    return new if not new <= so_far else so_far

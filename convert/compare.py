@@ -1,0 +1,74 @@
+"""`biolm convert check A B`: compare two models of any kind on the same inputs, layer by layer."""
+
+from dataclasses import dataclass
+
+from biolm.convert.check import TOLERANCE, Differences, Ours, compare
+from biolm.convert.load import Loaded, load_model
+from biolm.core.cli import Verb
+from biolm.core.config import runtime
+from biolm.core.errors import ConversionError, MismatchError
+from biolm.core.summary import summary
+from biolm.tokenizer import folder as tokenizer_folder
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A comparison.
+
+    Args:
+        a: A model of any kind: run folder, Hugging Face folder, fairseq checkpoint.
+        b: Another.
+        tolerance: Largest difference at which they count as equal, relative to the layer's largest magnitude where that is above 1.
+    """
+
+    a: str
+    b: str
+    tolerance: float = runtime(TOLERANCE)
+
+
+def run(config: CompareConfig) -> None:
+    """Print the largest difference of each layer.
+
+    Raises:
+        MismatchError: The models have different shapes.
+        ConversionError: A difference is above the tolerance.
+    """
+    a, b = load_model(config.a), load_model(config.b)
+    found = differences(a, b)
+    rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(found.hidden)}
+    summary(
+        f"biolm convert check: {a.kind} and {b.kind}", {**rows, "logits": f"{found.logits:.2e}", "texts": found.texts}
+    )
+    where = found.first_above(config.tolerance)
+    if where:
+        raise ConversionError(
+            f"the two differ by more than {config.tolerance:g}, first in {where}",
+            file=b.source,
+            remedy="They are different models, or one was converted wrongly.",
+        )
+
+
+def differences(a: Loaded, b: Loaded) -> Differences:
+    """Compare two loaded models.
+
+    Raises:
+        MismatchError: They have different shapes.
+    """
+    for name in ("num_hidden_layers", "hidden_size"):
+        ours, theirs = getattr(a.config, name), getattr(b.config, name)
+        if ours != theirs:
+            raise MismatchError(
+                f"{name} is {theirs}, and {ours} in {a.source}", file=b.source, remedy="Compare models of one shape."
+            )
+    small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
+    place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)
+    tokenizer = tokenizer_folder.load(place) if place else None
+    return compare(Ours(small.model), Ours(large.model), small.config, tokenizer)
+
+
+VERB = Verb(
+    config=CompareConfig,
+    run=run,
+    example="biolm convert check runs/demo/student runs/demo/student-hf",
+    positionals=("a", "b"),
+)

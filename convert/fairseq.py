@@ -1,0 +1,266 @@
+"""fairseq's RoBERTa checkpoints, 0.6 to 0.12 and its forks: read from `.pt`, written so that the real fairseq loads them.
+
+Names are those of `fairseq/models/roberta/model.py`. Earlier versions called the encoder `decoder`, its first layer-norm
+`emb_layer_norm`, and kept query, key and value in one `in_proj`; wrappers of distributed training put their name in front. These
+are brought to today's names first (as fairseq's own `upgrade_state_dict_named` does). Positions begin at row pad + 1 = 2.
+"""
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biolm.convert import torchfile
+from biolm.convert.archive import scratch
+from biolm.convert.names import POSITIONS, TYPES, Table, count_layers, from_native, to_native
+from biolm.convert.parts import Parts
+from biolm.convert.restricted import entries
+from biolm.core.errors import CheckpointError, MismatchError
+from biolm.core.files import atomic_file
+from biolm.model.config import EncoderConfig
+from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
+
+PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
+EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
+PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+E_ = "encoder.sentence_encoder"
+
+TABLE = Table(
+    modules={
+        "encoder.word_embeddings": (f"{E_}.embed_tokens",),
+        "encoder.position_embeddings": (f"{E_}.embed_positions",),
+        "encoder.embedding_norm": (f"{E_}.layernorm_embedding",),
+        "encoder.layers.*.attention.qkv": tuple(f"{E_}.layers.*.self_attn.{x}_proj" for x in "qkv"),
+        "encoder.layers.*.attention.out": (f"{E_}.layers.*.self_attn.out_proj",),
+        "encoder.layers.*.attention_norm": (f"{E_}.layers.*.self_attn_layer_norm",),
+        "encoder.layers.*.mlp.up": (f"{E_}.layers.*.fc1",),
+        "encoder.layers.*.mlp.down": (f"{E_}.layers.*.fc2",),
+        "encoder.layers.*.mlp_norm": (f"{E_}.layers.*.final_layer_norm",),
+        "head.dense": ("encoder.lm_head.dense",),
+        "head.norm": ("encoder.lm_head.layer_norm",),
+        "head": ("encoder.lm_head",),
+    },
+    tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
+    rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
+    ignored={
+        r"encoder\.sentence_encoder\.version": lambda _: True,
+        # 0.12 allocates these for its fused inference kernels and never fills them.
+        r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)": lambda t: not t.any(),
+    },
+)
+
+OLD_NAMES = (
+    (r"^(module\.|_fsdp_wrapped_module\.|_fpw_module\.)+", ""),
+    (r"\.(_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)(?=\.)", ""),
+    (r"^decoder\.(?=sentence_encoder\.|lm_head\.)", "encoder."),
+    (r"\.emb_layer_norm\.", ".layernorm_embedding."),
+)
+
+# Settings of the training that a model card may show; others (paths above all) stay where they are.
+SHOWN = (
+    *("arch", "task", "criterion", "sample_break_mode", "tokens_per_sample", "mask_prob", "random_token_prob"),
+    *(
+        "leave_unmasked_prob",
+        "dropout",
+        "attention_dropout",
+        "max_update",
+        "total_num_update",
+        "warmup_updates",
+        "seed",
+    ),
+    *("weight_decay", "adam_betas", "adam_eps", "clip_norm", "max_sentences", "batch_size", "fp16", "bf16"),
+)
+
+
+def detect(path: Path) -> bool:
+    """Whether this is a checkpoint file, or a folder that holds one."""
+    return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
+
+
+def read(path: Path, tokenizer: Path | None = None) -> Parts:
+    """Read a checkpoint with the dictionary and the BPE that lie beside it.
+
+    Args:
+        path: The `.pt` file or its folder.
+        tokenizer: A folder with `dict.txt`, `encoder.json` and `vocab.bpe`, if they are not beside the checkpoint.
+
+    Raises:
+        UnsafeFileError: It wants to run code.
+        CheckpointError: It is damaged, or no RoBERTa.
+        MismatchError: The dictionary is not the checkpoint's.
+    """
+    file = path if path.is_file() else _choose(path)
+    state = torchfile.load(file)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise _refused(file, "this holds no fairseq model", "Give the file that fairseq-train wrote.")
+    tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
+    settings = _settings(state)
+    config = encoder_config(tensors, settings, file)
+    native, rest = to_native(TABLE, tensors, config, file)
+    facts: dict[str, Any] = {"dtype": str(tensors[f"{E_}.embed_tokens.weight"].dtype).removeprefix("torch.")}
+    facts["settings"] = {k: settings[k] for k in SHOWN if isinstance(settings.get(k), (str, int, float))}
+    history = state.get("optimizer_history")
+    if isinstance(history, list) and history and isinstance(history[-1], dict):
+        facts["updates"] = history[-1].get("num_updates")
+    made = _tokenizer(tokenizer or file.parent, config, file) or tokenizer
+    return Parts("fairseq", config, native, file, rest, made, facts)
+
+
+def _choose(folder: Path) -> Path:
+    """The one checkpoint of a folder."""
+    found = sorted(p.name for p in folder.glob("*.pt"))
+    named = [name for name in PREFERRED if name in found] or (found if len(found) == 1 else [])
+    if not named:
+        raise _refused(folder, f"this folder holds {len(found)} checkpoints: {', '.join(found[:3])} …", "Name one.")
+    return folder / named[0]
+
+
+def modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the names of earlier versions and of wrappers to those of 0.12."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        new = name
+        for pattern, replacement in OLD_NAMES:
+            new = re.sub(pattern, replacement, new)
+        if match := re.fullmatch(r"(.*\.self_attn)\.in_proj_(weight|bias)", new):
+            for letter, rows in zip("qkv", value.chunk(3), strict=True):
+                renamed[f"{match[1]}.{letter}_proj.{match[2]}"] = rows
+        else:
+            renamed[new] = value
+    return renamed
+
+
+def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The training's settings, flat: from `args` (before 0.10), or from the sections of `cfg`, the model's last."""
+    sections = entries(state.get("cfg"))
+    flat: dict[str, Any] = {}
+    for name in (*(n for n in sections if n != "model"), "model"):
+        flat |= entries(sections.get(name))
+    return {**flat, **entries(state.get("args"))}
+
+
+def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Path) -> EncoderConfig:
+    """Read the encoder's shape from its tensors; the number of heads, which they do not show, from the settings.
+
+    Raises:
+        CheckpointError: It is no RoBERTa, or one that the native model cannot compute.
+    """
+    words, positions = tensors.get(f"{E_}.embed_tokens.weight"), tensors.get(f"{E_}.embed_positions.weight")
+    up = tensors.get(f"{E_}.layers.0.fc1.weight")
+    arch = settings.get("arch") or settings.get("_name")
+    if f"{E_}.layer_norm.weight" in tensors:
+        raise _refused(
+            file, "its layer-norms come first (prenorm)", "Only the post-LN RoBERTa can be converted so far."
+        )
+    if words is None or positions is None or up is None or words.ndim != 2 or positions.ndim != 2 or up.ndim != 2:
+        other = f" but {arch}" if isinstance(arch, str) else ""
+        raise _refused(file, f"this is not fairseq's RoBERTa{other}", "BART, decoders and others cannot be converted.")
+    wanted = {"activation_fn": "gelu", "untie_weights_roberta": False}
+    for name, value in wanted.items():
+        if settings.get(name, value) != value:
+            raise _refused(file, f"its {name} is {settings[name]!r}", f"Only {value!r} can be converted.")
+    heads = settings.get("encoder_attention_heads")
+    if type(heads) is not int or heads < 1 or words.shape[1] % heads:
+        raise _refused(file, "its settings do not say how many attention heads there are", "Give the file as trained.")
+    return EncoderConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        num_hidden_layers=count_layers(list(tensors), rf"{re.escape(E_)}\.layers\.(\d+)\."),
+        num_attention_heads=heads,
+        intermediate_size=up.shape[0],
+        max_positions=positions.shape[0] - PAD - 1,
+        hidden_dropout=_number(settings.get("dropout"), 0.1),
+        attention_dropout=_number(settings.get("attention_dropout"), 0.1),
+        layer_norm_eps=EPS,
+        pad_token_id=PAD,
+    )
+
+
+def _number(value: Any, default: float) -> float:
+    return float(value) if isinstance(value, (int, float)) else default
+
+
+def _tokenizer(folder: Path, config: EncoderConfig, file: Path) -> Path | None:
+    """Make a tokenizer folder from the files beside the checkpoint, if they are there."""
+    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    target = scratch()
+    dict_txt, encoder_json, vocab_bpe = (folder / name for name in TOKENIZER_FILES)
+    made = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+    if made.vocab_size != config.vocab_size:
+        raise MismatchError(
+            f"{folder / 'dict.txt'} makes {made.vocab_size} ids and the checkpoint has {config.vocab_size} embeddings",
+            file=file,
+            remedy="Give the dictionary that the model was trained with.",
+        )
+    return target
+
+
+def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Write `model.pt` into a folder; its path.
+
+    Token types, which fairseq's RoBERTa lacks, are added to the positions.
+
+    Raises:
+        MismatchError: The padding id is not fairseq's.
+    """
+    if parts.config.pad_token_id != PAD:
+        raise MismatchError(
+            f"the padding id is {parts.config.pad_token_id}, and fairseq's is {PAD}",
+            file=parts.weights,
+            remedy="Convert to Hugging Face's format instead.",
+        )
+    native = dict(parts.tensors)
+    types = native.pop(TYPES, None)
+    if types is not None and types[0].any():
+        native[POSITIONS] = native[POSITIONS] + types[0]
+    tensors = from_native(TABLE, native, parts.rest, front=PAD + 1)
+    tensors |= {name: value for name, value in parts.rest.items() if name.startswith("classification_heads.")}
+    tensors = {name: value.to(dtype).clone() for name, value in tensors.items()}
+    tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
+    args = settings(parts.config)
+    with atomic_file(folder / PREFERRED[0]) as tmp:
+        state: dict[str, Any] = {
+            "args": Namespace(**args),
+            "cfg": None,
+            "model": tensors,
+            "optimizer_history": [],
+            "extra_state": {},
+            "last_optimizer_state": None,
+        }
+        torch.save(state, tmp)
+    return [folder / PREFERRED[0]]
+
+
+def settings(config: EncoderConfig) -> dict[str, Any]:
+    """What fairseq needs to build the same model: the names of `roberta_base` in `fairseq/models/roberta/model.py`."""
+    return {
+        "arch": "roberta_base",
+        "task": "masked_lm",
+        "criterion": "masked_lm",
+        "data": ".",
+        "encoder_layers": config.num_hidden_layers,
+        "encoder_embed_dim": config.hidden_size,
+        "encoder_ffn_embed_dim": config.intermediate_size,
+        "encoder_attention_heads": config.num_attention_heads,
+        "max_positions": config.max_positions,
+        "tokens_per_sample": config.max_positions,
+        "dropout": config.hidden_dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": 0.0,
+        "pooler_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+        "activation_fn": "gelu",
+        "pooler_activation_fn": "tanh",
+        "encoder_normalize_before": False,
+        "untie_weights_roberta": False,
+    }
+
+
+def _refused(file: Path, problem: str, remedy: str) -> CheckpointError:
+    return CheckpointError(problem, file=file, remedy=remedy)

@@ -1,0 +1,96 @@
+"""`biolm convert fill MODEL`: what a model would put for `<mask>`, the quickest look at whether it has learnt anything."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from biolm.convert.inputs import cut, encode
+from biolm.convert.load import Loaded, load_model
+from biolm.core.cli import Verb
+from biolm.core.errors import ConfigError, DataError
+from biolm.core.files import write_json
+from biolm.model.packed import pack
+from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.folder import Tokenizer
+
+MASK = "<mask>"
+
+
+@dataclass(frozen=True)
+class FillConfig:
+    """Sentences to fill.
+
+    Args:
+        model: A model of any kind with its tokenizer: run folder, Hugging Face folder, fairseq checkpoint.
+        sentences: Sentences with one `<mask>` or more each.
+        top_k: How many words to show for a mask.
+        out: A JSON file to write the result to as well.
+    """
+
+    model: str
+    sentences: list[str]
+    top_k: int = 5
+    out: str = field(default="", metadata={"runtime": True})
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ConfigError("top_k must be at least 1", remedy="5 is usual.")
+        without = [i for i, sentence in enumerate(self.sentences, start=1) if MASK not in sentence]
+        if without or not self.sentences:
+            what = f"sentence {without[0]} has no {MASK}" if without else "there is no sentence"
+            raise ConfigError(what, remedy=f'Write {MASK} where a word is to be found: "The patient was given {MASK}."')
+
+
+def run(config: FillConfig) -> None:
+    """Fill every mask; print a table and, with `out`, write JSON.
+
+    Raises:
+        DataError: The model has no tokenizer.
+    """
+    loaded = load_model(config.model)
+    if loaded.tokenizer_dir is None:
+        raise DataError("this model has no tokenizer", file=config.model, remedy="Put its tokenizer's files beside it.")
+    tokenizer = tokenizer_folder.load(loaded.tokenizer_dir)
+    filled: list[dict[str, Any]] = [
+        {"text": text, "fills": fills}
+        for text in config.sentences
+        for fills in fill(loaded, tokenizer, text, config.top_k)
+    ]
+    if config.out:
+        write_json(config.out, {"model": config.model, "sentences": filled})
+    table = Table("sentence", "fills", box=None, pad_edge=False)
+    for sentence in filled:
+        words = ", ".join(f"{f['token'].strip()} {f['probability']:.3f}" for f in sentence["fills"])
+        table.add_row(sentence["text"], words)
+    Console(highlight=False, markup=False).print(table)
+
+
+@torch.inference_mode()
+def fill(loaded: Loaded, tokenizer: Tokenizer, text: str, top_k: int) -> list[list[dict[str, Any]]]:
+    """For every mask of a text, the likeliest tokens and their probabilities, best first.
+
+    Args:
+        loaded: The model.
+        tokenizer: Its tokenizer.
+        text: A sentence with masks; what lies beyond the longest sequence is cut off.
+        top_k: Tokens for a mask.
+    """
+    ids = cut(encode(tokenizer, text), loaded.config.max_positions)
+    positions_m = torch.tensor([i for i, token in enumerate(ids) if token == tokenizer.ids.mask], dtype=torch.int64)
+    logits_mv = loaded.model(pack([ids]), positions_m)[:, : tokenizer.vocab_size]
+    best = logits_mv.softmax(-1).topk(min(top_k, logits_mv.shape[1]))
+    return [
+        [{"token": tokenizer.decode([i]), "probability": p} for i, p in zip(indices, values, strict=True)]
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+VERB = Verb(
+    config=FillConfig,
+    run=run,
+    example='biolm convert fill runs/demo/student --sentences "The patient was given <mask>." "<mask> causes fever."',
+    positionals=("model",),
+)

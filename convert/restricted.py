@@ -1,0 +1,333 @@
+"""Read what a pickle says without unpickling it: no class is imported, no function of the file's choosing is called.
+
+A checkpoint of PyTorch is a pickle, and a pickle is a program: `pickle.load` runs whatever it names (fairseq issue 5603). Here
+`pickletools` only decodes its instructions, and a small stack machine carries out those that build data. Every name in the file
+is looked up in a table of ours: tensors are rebuilt, ordered dictionaries are dictionaries, a configuration class becomes `Opaque`,
+which only remembers what it was given. Any other name is refused, and said. Files of tensors are opened by `convert.torchfile`.
+"""
+
+import pickletools
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from biolm.core.errors import CheckpointError, UnsafeFileError
+
+STORAGES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+
+# Configuration, meters and optimiser states of the programs whose checkpoints we read. They become inert `Opaque` objects.
+INERT = {
+    "argparse.Namespace",
+    "typing.Any",
+    "pathlib.PosixPath",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "torch.device",
+    *(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGES.values()),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("dict", "list", "tuple", "str", "int")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("float", "bool")),
+}
+INERT_CLASSES = re.compile(r"(omegaconf|fairseq)(\.[a-z]\w*)*\.[A-Z]\w*")
+
+MARK = object()
+
+
+@dataclass(eq=False)
+class Opaque:
+    """An object of an allowed class, kept as data.
+
+    Args:
+        name: Its class.
+        args: What its constructor would have been given.
+        state: What its attributes would have been set to.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that the file mentions and the table allows.
+
+    Args:
+        name: Module and attribute, joined by a dot.
+        make: What stands in for calling it.
+    """
+
+    name: str
+    make: Callable[..., Any]
+
+
+def rebuild_tensor(base: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    """View a storage (one row of numbers) as a tensor, within its bounds; trailing arguments (gradients, hooks) are dropped."""
+    numbers = [offset, *size, *stride]
+    if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
+        raise ValueError("a tensor's shape is no list of sizes")
+    count = 1
+    for n in size:
+        count *= n
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if count and (last >= len(base) or count > len(base)):
+        raise ValueError("a tensor reaches beyond its storage")
+    return base.as_strided(size, stride, offset) if count else base.new_empty(size)
+
+
+def _latin1(text: str, codec: str) -> bytes:
+    if codec != "latin1":
+        raise ValueError("bytes in another coding than latin1")
+    return text.encode("latin1")
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.defaultdict": lambda *_: {},
+    "builtins.set": lambda items=(): set(items),
+    "__builtin__.set": lambda items=(): set(items),
+    "_codecs.encode": _latin1,
+    "torch.Size": tuple,
+    "torch._utils._rebuild_tensor": rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+}
+
+
+def lookup(name: str, file: Path) -> Global:
+    """Find the stand-in for a name.
+
+    Raises:
+        UnsafeFileError: It is not in the table.
+    """
+    module, _, kind = name.rpartition(".")
+    if module in ("torch", "torch.cuda") and kind.removesuffix("Storage") in STORAGES and kind.endswith("Storage"):
+        return Global(name, lambda *_: None)
+    if name in CALLS:
+        return Global(name, CALLS[name])
+    if name in INERT or INERT_CLASSES.fullmatch(name):
+        return Global(name, lambda *args: Opaque(name, args))
+    raise UnsafeFileError(
+        f"this file wants to use `{name}`, which could run code; it was not run",
+        file=file,
+        remedy="Do not open it with other tools either; ask its author for safetensors.",
+    )
+
+
+def storage_dtype(storage: object) -> torch.dtype:
+    """The number type of a storage class that the file names, such as `torch.HalfStorage`."""
+    if not isinstance(storage, Global) or not storage.name.endswith("Storage"):
+        raise ValueError("a storage of no known type")
+    return STORAGES[storage.name.rpartition(".")[2].removesuffix("Storage")]
+
+
+@dataclass
+class Machine:
+    """Carries out one pickle's instructions on a stack.
+
+    Args:
+        file: For messages.
+        storage: Gives the numbers of a storage, a flat tensor, from its persistent id.
+    """
+
+    file: Path
+    storage: Callable[[tuple[Any, ...]], Tensor]
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+
+    def run(self, stream: IO[bytes] | bytes) -> Any:
+        """Read one pickle from where the stream stands, up to and including its end.
+
+        Raises:
+            UnsafeFileError: It names something that is not allowed.
+            CheckpointError: It is damaged, or does what no checkpoint does.
+        """
+        try:
+            for opcode, arg, _ in pickletools.genops(stream):
+                self.step(opcode.name, arg)
+            return self.stack.pop()
+        except UnsafeFileError:
+            raise
+        except Exception as error:  # whatever a damaged program makes a stack machine stumble over
+            raise CheckpointError(
+                f"this is not a whole checkpoint ({type(error).__name__}: {str(error)[:80]})".replace("\n", " "),
+                file=self.file,
+                remedy="Get the file again and compare its size or hash with the publisher's.",
+            ) from None
+
+    def step(self, name: str, arg: Any) -> None:
+        """Carry out one instruction."""
+        if name in VALUES:
+            self.stack.append(arg)
+        elif name in EMPTY:
+            self.stack.append(EMPTY[name]())
+        elif name in ACTIONS:
+            ACTIONS[name](self, arg)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise ValueError(f"instruction {name}")
+
+    def marked(self) -> list[Any]:
+        """Take everything down to the last mark off the stack."""
+        start = next(i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is MARK)
+        items = self.stack[start + 1 :]
+        del self.stack[start:]
+        return items
+
+    def extend(self, items: list[Any]) -> None:
+        """Put items into the list or set on top of the stack."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, set):
+            target.update(items)
+        else:
+            raise ValueError("items for something that is no list")
+
+    def update(self, items: list[Any]) -> None:
+        """Put keys and values into the dictionary on top of the stack."""
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise ValueError("keys for something that is no dictionary")
+        target.update(pairs(items))
+
+    def call(self, args: Any) -> None:
+        """Replace the name on top of the stack by what its stand-in makes of the arguments."""
+        function = self.stack.pop()
+        if not isinstance(function, Global) or not isinstance(args, tuple):
+            raise ValueError("a call of something that is no name")
+        self.stack.append(function.make(*args))
+
+    def build(self, state: Any) -> None:
+        """Give the object on top of the stack its attributes; dictionaries have none that matter."""
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            target.state = state
+        elif not isinstance(target, dict):
+            raise ValueError("attributes for something that has none")
+
+    def name(self) -> None:
+        """Look up the name whose two halves are on top of the stack."""
+        attribute, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(attribute, str) or not isinstance(module, str):
+            raise ValueError("a name that is no text")
+        self.stack.append(lookup(f"{module}.{attribute}", self.file))
+
+    def persistent(self, key: Any) -> None:
+        """Put the numbers of a storage on the stack."""
+        if not isinstance(key, tuple) or not key or key[0] != "storage":
+            raise ValueError("a persistent id that is no storage")
+        self.stack.append(self.storage(key))
+
+
+def pairs(items: list[Any]) -> dict[Hashable, Any]:
+    """Keys and values in turn, as a dictionary."""
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+
+EMPTY: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "MARK": lambda: MARK,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": set,
+}
+
+
+def _tuple(count: int) -> Callable[[Machine, Any], None]:
+    def action(machine: Machine, _: Any) -> None:
+        items = [machine.stack.pop() for _ in range(count)]
+        machine.stack.append(tuple(reversed(items)))
+
+    return action
+
+
+def _put(machine: Machine, index: int | None) -> None:
+    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+
+
+def _set_item(machine: Machine, _: Any) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    machine.update([key, value])
+
+
+ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
+    "TUPLE": lambda m, _: m.stack.append(tuple(m.marked())),
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "LIST": lambda m, _: m.stack.append(m.marked()),
+    "DICT": lambda m, _: m.stack.append(pairs(m.marked())),
+    "FROZENSET": lambda m, _: m.stack.append(frozenset(m.marked())),
+    "APPEND": lambda m, _: m.extend([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.marked()),
+    "ADDITEMS": lambda m, _: m.extend(m.marked()),
+    "SETITEM": _set_item,
+    "SETITEMS": lambda m, _: m.update(m.marked()),
+    "POP": lambda m, _: m.stack.pop(),
+    "POP_MARK": lambda m, _: m.marked(),
+    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "PUT": _put,
+    "BINPUT": _put,
+    "LONG_BINPUT": _put,
+    "MEMOIZE": _put,
+    "GET": lambda m, index: m.stack.append(m.memo[index]),
+    "BINGET": lambda m, index: m.stack.append(m.memo[index]),
+    "LONG_BINGET": lambda m, index: m.stack.append(m.memo[index]),
+    "GLOBAL": lambda m, name: m.stack.append(lookup(name.replace(" ", "."), m.file)),
+    "STACK_GLOBAL": lambda m, _: m.name(),
+    "INST": lambda m, name: lookup(name.replace(" ", "."), m.file) and m.marked(),
+    "REDUCE": lambda m, _: m.call(m.stack.pop()),
+    "NEWOBJ": lambda m, _: m.call(m.stack.pop()),
+    "BUILD": lambda m, _: m.build(m.stack.pop()),
+    "BINPERSID": lambda m, _: m.persistent(m.stack.pop()),
+}
+
+
+def entries(value: Any) -> dict[str, Any]:
+    """The attributes or keys of a configuration object: argparse's Namespace, omegaconf's DictConfig, a dictionary.
+
+    Only this level is looked at, so no crafted nesting makes it long.
+    """
+    if isinstance(value, Opaque):
+        value = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
+        if isinstance(value, dict) and "_content" in value:
+            value = value["_content"]
+    return (
+        {key: _unwrapped(item) for key, item in value.items() if isinstance(key, str)}
+        if isinstance(value, dict)
+        else {}
+    )
+
+
+def _unwrapped(value: Any) -> Any:
+    """What an omegaconf node or an enumeration's member holds; anything else as it is."""
+    if isinstance(value, Opaque) and isinstance(value.state, dict) and "_val" in value.state:
+        return value.state["_val"]
+    if isinstance(value, Opaque) and value.state is None and len(value.args) == 1:
+        return value.args[0]
+    return value

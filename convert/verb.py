@@ -1,0 +1,176 @@
+"""`biolm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from biolm.convert import card, fairseq, hf, native
+from biolm.convert.agreement import Agreement, agree
+from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare
+from biolm.convert.load import build, load_model, read_parts
+from biolm.convert.names import BIAS, WORDS
+from biolm.convert.parts import Kind, Parts
+from biolm.core.cli import Verb
+from biolm.core.errors import ConfigError, DataError, MismatchError
+from biolm.core.files import atomic_dir, sha256, write_json
+from biolm.core.summary import summary
+from biolm.tokenizer import folder as tokenizer_folder
+
+RECORD = "conversion.json"
+WRITERS: dict[Kind, Callable[[Parts, Path, torch.dtype], list[Path]]] = {
+    "hf": hf.write,
+    "fairseq": fairseq.write,
+    "native": native.write,
+}
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """A conversion.
+
+    Args:
+        src: A run folder or one of its checkpoints, a Hugging Face folder, a fairseq checkpoint, its folder or published .tar.gz.
+        dst: Folder to write; it must not exist, unless with --override.
+        to: The format: hf, fairseq or native.
+        dtype: Number type of the weights written; `source` keeps the source's.
+        rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
+        tokenizer: A tokenizer folder, or one with dict.txt, encoder.json and vocab.bpe, if SRC has none of its own.
+        override: Replace what is at DST.
+    """
+
+    src: str
+    dst: str
+    to: Kind
+    dtype: Literal["source", "float32", "float16", "bfloat16"] = "source"
+    rows: Literal["keep", "cut"] = "keep"
+    tokenizer: str = ""
+    override: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in get_args(Kind):
+            raise ConfigError(f"--to {self.to} is no format", remedy=f"Choose one of {', '.join(get_args(Kind))}.")
+
+
+def run(config: ConvertConfig) -> None:
+    """Convert, check, put in place.
+
+    Raises:
+        UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
+    """
+    source, target = Path(config.src), Path(config.dst)
+    if target.exists() and not config.override and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
+    parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
+    dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
+    with atomic_dir(target) as folder:
+        written = WRITERS[config.to](parts, folder, dtype)
+        written += write_tokenizer(parts, config.to, folder)
+        differences, agreement = check(parts, config.to, folder, dtype)
+        differences.demand(TOLERANCE, source)
+        agreement.demand(source)
+        record = recorded(parts, config.to, differences, agreement, written, folder)
+        write_json(folder / RECORD, record)
+        if config.to == "hf":
+            card.write(folder, parts, record)
+    summary(
+        f"biolm convert: {source} → {target}",
+        {
+            "from": parts.kind,
+            "to": config.to,
+            "texts compared": differences.texts,
+            "largest difference of logits": f"{differences.logits:.2e}",
+            "largest difference of hidden states": f"{max(differences.hidden):.2e}",
+            "sentences on which tokenizers agree": f"{agreement.equal} of {agreement.sentences}",
+        },
+    )
+
+
+def prepared(parts: Parts, config: ConvertConfig) -> Parts:
+    """Cut embedding rows that no token has, if so told or if the format needs it (fairseq derives their number from `dict.txt`).
+
+    Raises:
+        DataError: They cannot be told apart without a tokenizer.
+        MismatchError: The tokenizer has more ids than the model.
+    """
+    if parts.tokenizer_dir is None:
+        if config.rows == "cut":
+            problem = "without a tokenizer nobody knows which rows to cut"
+            raise DataError(problem, file=parts.weights, remedy="Give --tokenizer.")
+        return parts
+    ids = tokenizer_folder.load(parts.tokenizer_dir).vocab_size
+    if ids > parts.config.vocab_size:
+        raise MismatchError(
+            f"the tokenizer has {ids} ids and the model {parts.config.vocab_size} embeddings",
+            file=parts.weights,
+            remedy="Give the tokenizer that the model was trained with.",
+        )
+    return cut_rows(parts, ids) if config.rows == "cut" or config.to == "fairseq" else parts
+
+
+def cut_rows(parts: Parts, rows: int) -> Parts:
+    """The same model with the first `rows` of its vocabulary only."""
+    cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS)}
+    return replace(parts, tensors=parts.tensors | cut, config=replace(parts.config, vocab_size=rows))
+
+
+def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
+    """Write the tokenizer's files as the format has them; their paths."""
+    if parts.tokenizer_dir is None:
+        return []
+    place = folder / native.TOKENIZER if to == "native" else folder
+    before = set(folder.rglob("*"))
+    if to == "fairseq":
+        for name, content in tokenizer_folder.fairseq_files(parts.tokenizer_dir).items():
+            (place / name).write_bytes(content)
+    else:
+        place.mkdir(exist_ok=True)
+        tokenizer_folder.copy(parts.tokenizer_dir, place)
+    return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
+
+
+def check(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> tuple[Differences, Agreement]:
+    """Compare the source with what was written, each computed from its own files."""
+    target: Computes = HuggingFace(folder) if to == "hf" else Ours(load_model(folder).model)
+    tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+    found = compare(computed(parts, dtype), target, parts.config, tokenizer)
+    return found, agree(tokenizer, to, folder)
+
+
+def computed(parts: Parts, dtype: torch.dtype) -> Computes:
+    """The source as a model: by transformers where that reads the source itself, else by ours.
+
+    If another number type was asked for, its weights are rounded first: that loss was wished, and is no fault of the conversion.
+    """
+    if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and str(dtype) == f"torch.{parts.facts['dtype']}":
+        return HuggingFace(parts.weights.parent)
+    return Ours(build(parts.config, {name: tensor.to(dtype) for name, tensor in parts.tensors.items()}))
+
+
+def recorded(
+    parts: Parts, to: Kind, differences: Differences, agreement: Agreement, written: list[Path], folder: Path
+) -> dict[str, Any]:
+    """The content of `conversion.json`."""
+    return {
+        "source_kind": parts.kind,
+        "target_kind": to,
+        "source_sha256": sha256(parts.weights),
+        "max_difference_logits": differences.logits,
+        "max_difference_hidden": differences.hidden,
+        "tolerance": TOLERANCE,
+        "texts": differences.texts,
+        "tokens": differences.tokens,
+        "tokenizer_agreement": {"equal": agreement.equal, "sentences": agreement.sentences},
+        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in written},
+    }
+
+
+VERB = Verb(
+    config=ConvertConfig,
+    run=run,
+    example="biolm convert runs/demo/student runs/demo/student-hf --to hf",
+    positionals=("src", "dst"),
+)
