@@ -14,7 +14,7 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
         title: The verb and its output folder.
         rows: Name → number or text; integers are grouped by thousands, floats shown to four decimals.
     """
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in rows.items():
@@ -22,6 +22,7 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     console = Console(
         file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
     )
+    console.print(title, style="bold", soft_wrap=True)  # a table's own title would be broken at the table's width
     console.print(table)
 
 
