@@ -142,6 +142,11 @@ def finite(value: object) -> float:
     return float(value) if is_number and math.isfinite(value) else math.nan  # type: ignore[arg-type]
 
 
+def largest(value: object) -> float:
+    """The largest number of a list, or the number itself; NaN without one."""
+    return max((finite(v) for v in value), default=math.nan) if isinstance(value, list) else finite(value)
+
+
 def collect(paths: Sequence[str | Path]) -> Found:
     """Read stage folders, or folders of stage folders such as a launch's.
 

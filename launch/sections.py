@@ -1,7 +1,6 @@
 """The sections of the report: each takes what was found and gives its part of the page, or None where there is nothing to show."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -9,11 +8,23 @@ import yaml
 from biolm.core.manifest import NAME as MANIFEST
 from biolm.core.progress import clock, human
 from biolm.launch.page import Child, Markup, join, tag
-from biolm.launch.runs import Folder, Found, Run, by_source, columns, dropped, finite, mapping, number, tokens, total
+from biolm.launch.runs import (
+    Folder,
+    Found,
+    Run,
+    by_source,
+    columns,
+    dropped,
+    finite,
+    largest,
+    mapping,
+    number,
+    tokens,
+    total,
+)
 from biolm.launch.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 
 NO_FIGURE = "–"
-FULL_PRECISION = 1e-4  # below this a difference of float32 logits is rounding
 
 
 def pipeline(found: Found) -> Markup:
@@ -180,54 +191,40 @@ def _thinned(points: list[tuple[float, float]], most: int = 60) -> list[tuple[fl
 
 def conversions(found: Found) -> Markup | None:
     """The numerical check of every converted model."""
-    if not found.conversions:
-        return None
     rows: list[list[Child]] = []
     for name, check in found.conversions.items():
-        logits, hidden = (finite(check.get(f"max_difference_{what}")) for what in ("logits", "hidden"))
-        good = logits < FULL_PRECISION
+        logits, tolerance = finite(check.get("max_difference_logits")), finite(check.get("tolerance"))
+        good = logits <= tolerance
         verdict = tag("span", "equal" if good else "differs", class_="good" if good else "bad")
         kinds = f"{check.get('source_kind', '?')} → {check.get('target_kind', '?')}"
-        agrees = check.get("tokenizer_agreement")
-        rows.append(
-            [name, kinds, verdict, f"{logits:.2g}", f"{hidden:.2g}", _count(check.get("texts")), _agreement(agrees)]
-        )
+        figures = (f"{logits:.1e}", f"{largest(check.get('max_difference_hidden')):.1e}", f"{tolerance:.0e}")
+        agreement = mapping(check.get("tokenizer_agreement"))
+        agrees = f"{_count(agreement.get('equal'))} of {_count(agreement.get('sentences'))}"
+        rows.append([name, kinds, verdict, *figures, _count(check.get("texts")), agrees])
     heads = (
         "model",
         "conversion",
         "check",
-        "largest difference of logits",
-        "of hidden states",
+        "logits differ by",
+        "hidden states by",
+        "tolerance",
         "texts",
-        "tokenizer agrees",
+        "tokenizers agree on",
     )
-    told = f"Both models are run on the same inputs in float32; below {FULL_PRECISION:g} a difference is rounding."
-    return join(_table(heads, rows, text=3), tag("p", told, class_="note"))
-
-
-def _agreement(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return percent(value) if isinstance(value, float) else NO_FIGURE if value is None else str(value)
+    told = "Source and target are run on the same texts, each from its own files; the largest absolute difference is shown."
+    return join(_table(heads, rows, text=3), tag("p", told, class_="note")) if rows else None
 
 
 def fills(found: Found) -> Markup | None:
     """The given sentences and the models' words for their masks."""
     parts = []
     for name, fill in found.fills.items():
-        rows: list[list[Child]] = [[_sentence(str(text)), _guesses(guesses)] for text, guesses in _filled(fill)]
+        entries = [mapping(entry) for entry in fill.get("sentences", [])]
+        rows: list[list[Child]] = [[_sentence(str(e.get("text", ""))), _guesses(e.get("fills", []))] for e in entries]
         if rows:
-            parts += [
-                tag("h3", str(fill.get("model", name))),
-                _table(("sentence", "the model's best words"), rows, text=2),
-            ]
+            model = str(fill.get("model", name)).rstrip("/").rpartition("/")[2]
+            parts += [tag("h3", model), _table(("sentence", "the model's best words"), rows, text=2)]
     return join(parts) if parts else None
-
-
-def _filled(fill: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    for entry in fill.get("sentences", []):
-        for guesses in mapping(entry).get("masks", []):
-            yield entry.get("text", ""), guesses
 
 
 def _sentence(text: str) -> Markup:
