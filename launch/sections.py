@@ -25,6 +25,8 @@ from biolm.launch.runs import (
 from biolm.launch.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 
 NO_FIGURE = "–"
+FEW = 4  # inputs that are listed by name
+ASIDE = ("report", "convert fill")  # stages that look at models and make none
 
 
 def pipeline(found: Found) -> Markup:
@@ -33,7 +35,7 @@ def pipeline(found: Found) -> Markup:
     records = [
         (str(r["name"]), [str(n) for n in r["reads"]], [str(o) for o in r["outputs"]], finite(r["seconds"]))
         for r in found.launch.get("stages", [])
-        if r.get("verb") != "report"
+        if r.get("verb") not in ASIDE
     ]
     if not records:
         kinds = (found.corpora, found.tokenizers, found.shards, found.runs)
@@ -197,7 +199,7 @@ def conversions(found: Found) -> Markup | None:
         good = logits <= tolerance
         verdict = tag("span", "equal" if good else "differs", class_="good" if good else "bad")
         kinds = f"{check.get('source_kind', '?')} → {check.get('target_kind', '?')}"
-        figures = (f"{logits:.1e}", f"{largest(check.get('max_difference_hidden')):.1e}", f"{tolerance:.0e}")
+        figures = [_tiny(v) for v in (logits, largest(check.get("max_difference_hidden")), tolerance)]
         agreement = mapping(check.get("tokenizer_agreement"))
         agrees = f"{_count(agreement.get('equal'))} of {_count(agreement.get('sentences'))}"
         rows.append([name, kinds, verdict, *figures, _count(check.get("texts")), agrees])
@@ -253,7 +255,8 @@ def provenance(found: Found) -> Markup | None:
     """What was made from what, by hashes."""
     rows: list[list[Child]] = []
     for folder in found.folders:
-        inputs = ", ".join(mapping(folder.manifest.get("inputs"))) or NO_FIGURE
+        names = list(mapping(folder.manifest.get("inputs")))
+        inputs = (", ".join(names) or NO_FIGURE) if len(names) <= FEW else f"{len(names)} files"
         hashes = [tag("code", digits[:16]) for digits in (folder.config_hash, folder.fingerprint)]
         rows.append([folder.name, folder.stage, str(folder.manifest.get("status", "?")), inputs, *hashes])
     heads = ("folder", "stage", "status", "read from", "configuration", "fingerprint")
@@ -274,6 +277,10 @@ def _table(heads: tuple[str, ...], rows: list[list[Child]], *, text: int) -> Mar
 
 def _count(value: object) -> str:
     return f"{finite(value):,.0f}" if math.isfinite(finite(value)) else NO_FIGURE
+
+
+def _tiny(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else NO_FIGURE
 
 
 def _decimal(value: object) -> str:

@@ -12,6 +12,7 @@ from biolm.launch.page import Markup, join, number, tag
 
 COLOURS = 6  # series classes s0 … s5 in report.css
 DOTS = 40  # points beyond which a line has no dots
+HUGE = 1e290  # beyond this, and below its inverse on a logarithmic axis, nothing is drawn
 LETTER = 7.2  # about the width of a letter at the charts' font size of 12
 
 Point = tuple[float, float]
@@ -111,28 +112,32 @@ def line_chart(
     points = [p for line in lines for p in line.points if _drawable(p, log_x)]
     if not points:
         return tag("p", "nothing measured yet", class_="missing")
-    heights = [y for _, y in points] + [level.y for level in levels if math.isfinite(level.y)] + [0.0] * zero
+    heights = [y for _, y in points] + [level.y for level in levels if _drawable((1.0, level.y), log_x)] + [0.0] * zero
     x = Scale(*_padded(min(p[0] for p in points), max(p[0] for p in points), log_x), 56, width - 64, log_x)
     y = Scale(*_spread(min(heights), max(heights), zero), height - 44, 34)
     parts = [_grid(x, y, x_label, y_label)]
-    parts += [_level(level, x, y) for level in levels if math.isfinite(level.y)]
+    parts += [_level(level, x, y) for level in levels if _drawable((1.0, level.y), log_x)]
     parts += [_line(line, x, y, log_x) for line in sorted(lines, key=lambda line: not line.faint)]
     parts += [_ends([line for line in lines if not line.faint], x, y, log_x), _legend(lines)]
     return _svg(title, width, height, *parts)
 
 
 def _drawable(point: Point, log_x: bool) -> bool:
-    return all(math.isfinite(v) and abs(v) < 1e300 for v in point) and (not log_x or point[0] > 0)
+    return all(math.isfinite(v) and abs(v) < HUGE for v in point) and (not log_x or point[0] > 1 / HUGE)
 
 
-def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
-    if high > low * (1 + 1e-9) or (high > low and not log):
+def _padded(low: float, high: float, log: bool = False) -> tuple[float, float]:
+    """The same range, made wider where it is too narrow to be drawn."""
+    size = max(abs(low), abs(high))
+    if high - low > size * 1e-9:
         return low, high
-    return (low / 2, high * 2) if log else (low - 1, high + 1)
+    return (low / 2, high * 2) if log else (low - (size * 0.1 or 1.0), high + (size * 0.1 or 1.0))
 
 
 def _spread(low: float, high: float, zero: bool) -> tuple[float, float]:
-    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    """A range with some air above, and below unless it starts at zero."""
+    low, high = _padded(low, high)
+    margin = (high - low) * 0.06
     return (low if zero else low - margin), high + margin
 
 
@@ -154,7 +159,7 @@ def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
 
 def figure(value: float) -> str:
     """A figure on a chart: 1.5M, 300, 0.02."""
-    return human(value).replace("e+0", "e").replace("e-0", "e-")
+    return human(value) if abs(value) >= 0.001 or not value else f"{value:.2g}"
 
 
 def _level(level: Level, x: Scale, y: Scale) -> Markup:
