@@ -23,6 +23,7 @@ from biolm.core.config import runtime
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.progress import Bar, progress
 from biolm.core.summary import summary
+from biolm.corpus.document import AddSentences
 from biolm.corpus.executors import LocalExecutor
 from biolm.corpus.inputs import Input, find, tasks
 from biolm.corpus.parts import WriteParts, keys, part_folder
@@ -129,6 +130,7 @@ def _build(config: BuildConfig, inputs: list[Input], out: Path, record: manifest
     reading = [
         ReadTask(jobs, str(work), config.salt, config.note_columns, config.tables),
         MarkShort(config.min_words),
+        AddSentences(),
         WriteParts(str(work), config.salt, config.keep_dropped),
     ]
     total = sum(item.size for item in inputs)

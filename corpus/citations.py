@@ -2,36 +2,61 @@
 
 A reader marks each call-out with two private characters; `without_callouts` then decides. Numbers go, with the brackets, separators and
 connecting words that only serve them: `as shown previously [1, 3–5].` → `as shown previously.` Names stay where they are part of the
-sentence (`Smith et al. (2010) showed`) and go where they stand in brackets of their own (`(Smith, 2010; Lee, 2011)`).
+sentence (`Smith et al. (2010) showed`) and go where they stand in brackets of their own (`(Smith, 2010; Lee, 2011)`). Only the
+neighbourhood of a call-out is looked at, so the rest of the text cannot change.
 """
 
 import re
 
 OPEN, CLOSE = "\ue000", "\ue001"
-MARKS = str.maketrans("", "", OPEN + CLOSE)
+BEFORE, BETWEEN, AFTER = (
+    60,
+    40,
+    8,
+)  # characters: left of a call-out, between two that are treated together, right of one
 
 CALLOUT = f"{OPEN}[^{OPEN}{CLOSE}]*{CLOSE}"
 NUMBER = rf"{OPEN}[\s\[(]*(?:refs?\.?\s*)?[\d\s,;*†‡§–—‐‑−+-]+[a-z]?[\s\])]*{CLOSE}"
-JOINT = r"(?:[\s,;:.&–—‐‑−\-]|and\b|or\b|to\b)*"
+JOINT = r"(?:[ ,;:.&–—‐‑−-]|and\b|or\b|to\b)*"
 LEAD = (
-    r"(?:(?:but\s+)?(?:see|e\.?g\.?|i\.?e\.?|cf\.?|for|reviewed|review|reviews|also|example|in|by|and|refs?\.?|references?|"
-    r"therein|within|among|others|data\s+from|from|as|well)[\s,:.]*)*"
+    r"(?:(?:but|see|e\.?g\.?|i\.?e\.?|cf\.?|for|an?|recent(?:ly)?|reviewed|reviews?|also|example|in|by|and|refs?\.?|references?|therein|"
+    r"within|among|others|data|from|as|well|the)\b[ ,:.]*)*"
 )
-GROUP = re.compile(rf"\s*[(\[]\s*{LEAD}{CALLOUT}(?:{JOINT}{LEAD}{CALLOUT})*{JOINT}{LEAD}[)\]]", re.I)
-NUMBERS = re.compile(rf"\s*{NUMBER}(?:{JOINT}{NUMBER})*")
-EMPTY = re.compile(r"\s*(?:\(\s*[,;:.–—-]*\s*\)|\[\s*[,;:.–—-]*\s*\])")
-BEFORE_MARK = re.compile(r"\s+(?=[,.;:!?)\]])")
-DOUBLED = re.compile(r"([,;])(?:\s*[,;])+")
+GROUP = re.compile(rf" ?[(\[] ?{LEAD}{CALLOUT}(?:{JOINT}{LEAD}{CALLOUT})*{JOINT}{LEAD}[)\]]", re.I)
+NUMBERS = re.compile(rf" ?{NUMBER}(?:{JOINT}{NUMBER})*")
+SPACES = re.compile(r"\s{2,}|[^\S ]")
+DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]–—-]|[,;] ?[,;.)\]]")
+EMPTY = re.compile(r" ?(?:\( ?[,;:.–—-]* ?\)|\[ ?[,;:.–—-]* ?\])")
+BEFORE_MARK = re.compile(r" (?=[,.;:!?)\]])")
+DOUBLED = re.compile(r"([,;])(?: ?[,;])+")
 STOPPED = re.compile(r"[,;]+(?=[.)\]])")
 
 
 def without_callouts(text: str) -> str:
-    """Remove the call-outs marked in `text`, and the marks."""
+    """Remove the call-outs marked in `text`, and the marks; where there are any, white-space runs become one blank."""
     if OPEN not in text:
         return text
-    text = GROUP.sub("", text)
-    text = NUMBERS.sub("", text)
-    text = text.translate(MARKS)
+    text = SPACES.sub(" ", text)
+    done, parts = 0, []
+    start = text.find(OPEN)
+    while start >= 0:
+        stop = text.find(CLOSE, start) + 1
+        following = text.find(OPEN, stop)
+        while 0 <= following < stop + BETWEEN:
+            stop = text.find(CLOSE, following) + 1
+            following = text.find(OPEN, stop)
+        left, right = max(done, start - BEFORE), min(len(text), stop + AFTER)
+        if following >= 0:
+            right = min(right, following)
+        parts += (text[done:left], _mended(text[left:right]))
+        done, start = right, following
+    return "".join((*parts, text[done:]))
+
+
+def _mended(text: str) -> str:
+    """A stretch of text around call-outs, without them."""
+    text = NUMBERS.sub("", GROUP.sub("", text)).replace(OPEN, "").replace(CLOSE, "")
+    if not DEBRIS.search(text):
+        return text
     text = EMPTY.sub("", text)
-    text = BEFORE_MARK.sub("", text)
-    return STOPPED.sub("", DOUBLED.sub(r"\1", text))
+    return STOPPED.sub("", DOUBLED.sub(r"\1", BEFORE_MARK.sub("", text)))

@@ -1,8 +1,8 @@
 """A document under construction: cleaned blocks of text in, one datatrove `Document` with character offsets out.
 
-Every reader hands over sections as `(path, blocks)`, where a block is a paragraph, a heading or a list item. Blocks are joined by a
-line break, sections by a blank line; sentences never cross a block, so offsets are exact by construction. A record that cannot be used
-becomes a Document too, marked with the reason, so that whatever comes out of a reader can be counted.
+Every reader hands over sections as `(path, blocks)`, where a block is a paragraph, a heading or a list item. Blocks become lines of
+the text, sections are separated by a blank line, and sentences never cross a line, so offsets are exact by construction. A record that
+cannot be used becomes a Document too, marked with the reason, so that whatever comes out of a reader can be counted.
 """
 
 import re
@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
-from datatrove.data import Document
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
 
 from biolm.corpus.sentences import spans
 
@@ -28,8 +29,9 @@ def clean(text: str) -> str:
     """One line of text: NFC, white-space runs as one blank, without control, zero-width and soft-hyphen characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    text = " ".join(text.split())
-    return INVISIBLE.sub("", text).strip() if not text.isprintable() else text
+    if text.isprintable():  # then its only white space is the blank
+        return " ".join(text.split()) if "  " in text else text.strip()
+    return INVISIBLE.sub("", " ".join(text.split())).strip()
 
 
 def hash64(*parts: str) -> int:
@@ -44,11 +46,10 @@ def build(id: str, sections: Iterable[tuple[str, Iterable[str]]], metadata: dict
         id: The document's id (docs/design.md, section 1).
         sections: `(path, blocks)` in reading order; neighbours of one path become one section; blocks that are blank after cleaning
             are left out, as are sections without any.
-        metadata: Goes into the document beside `sections` and `sentences`.
+        metadata: Goes into the document beside `sections`.
     """
     parts: list[str] = []
     ranges: list[tuple[int, int, str]] = []
-    sentences: list[tuple[int, int]] = []
     at = 0
     for path, blocks in sections:
         start = -1
@@ -58,17 +59,42 @@ def build(id: str, sections: Iterable[tuple[str, Iterable[str]]], metadata: dict
                 continue
             if start < 0 and ranges and ranges[-1][2] == path:
                 start = ranges.pop()[0]
-            gap = "\n" if start >= 0 else "\n\n" if parts else ""
-            parts.append(gap)
-            at += len(gap)
-            start = at if start < 0 else start
+            if start >= 0:
+                parts.append("\n")
+                at += 1
+            elif parts:
+                parts.append("\n\n")
+                at += 2
+            if start < 0:
+                start = at
             parts.append(line)
-            sentences += [(at + begin, at + end) for begin, end in spans(line)]
             at += len(line)
         if start >= 0:
             ranges.append((start, at, path))
-    metadata["sections"], metadata["sentences"] = ranges, sentences
+    metadata["sections"] = ranges
     return Document(text="".join(parts), id=id, metadata=metadata)
+
+
+class AddSentences(PipelineStep):  # type: ignore[misc]
+    """Notes the offsets of every document's sentences in its metadata; a sentence never crosses a line break."""
+
+    type, name = "✂ - SPLITTER", "sentences"
+
+    def run(self, data: DocumentsPipeline, _rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
+        """Pass every document on, with its sentences."""
+        for document in data:
+            document.metadata["sentences"] = sentences(document.text)
+            yield document
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Offsets of the sentences of a text whose blocks are lines."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    for line in text.split("\n"):
+        found += [(at + start, at + stop) for start, stop in spans(line)] if at else spans(line)
+        at += len(line) + 1
+    return found
 
 
 def damaged(source: str, file: str, where: str, reason: str = "damaged") -> Document:

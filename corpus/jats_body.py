@@ -17,6 +17,7 @@ p sec list def-list disp-quote boxed-text statement verse-group speech fig fig-g
 disp-formula disp-formula-group supplementary-material media preformat code array chem-struct-wrap graphic
 """
 BLOCKS = frozenset(_BLOCKS.split())
+SECTIONS = frozenset(("sec", "app", "boxed-text", "statement"))
 PARAGRAPHS = frozenset(("p", "disp-formula"))
 HEADINGS = frozenset(("title", "label", "caption", "subtitle"))
 _LEFT_OUT = """
@@ -42,7 +43,7 @@ def body_sections(root: Element, tables: bool) -> Iterator[Section]:
             yield from walker.children(part, ())
         elif part.tag == "back":
             for element in part:
-                if element.tag in ("app-group", "app", "sec", "notes", "bio", "glossary"):
+                if element.tag in ("app-group", "app", "sec"):
                     yield from walker.section(element, ())
         elif part.tag == "floats-group":
             yield from walker.children(part, ("Floats",))
@@ -85,19 +86,41 @@ class Walker:
     def titled(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
         """An element whose path is known and whose own title, if any, is a heading."""
         title = element.find("title")
+        if title is None:
+            title = element.find("label")
         heading = self.inline(title) if title is not None else ""
         if heading.strip():
             yield " / ".join(path), [heading]
         yield from self.children(element, path)
 
     def section(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """A `sec` or another titled part: its title joins the path and is its first block."""
+        """A `sec` or another titled part: its title joins the path; label and title are its first block."""
         title = element.find("title")
-        heading = " ".join(self.inline(title).split()) if title is not None else ""
-        inner = (*path, heading) if heading else path
-        if heading:
+        if title is None:
+            title = element.find("caption/title")
+        name = " ".join(self.inline(title).split()) if title is not None else ""
+        inner = (*path, name) if name else path
+        if heading := " ".join(part for part in (self.label(element), name) if part):
             yield " / ".join(inner), [heading]
+        caption = element.find("caption")
+        if caption is not None:
+            yield from self.children(caption, inner)
         yield from self.children(element, inner)
+
+    def label(self, element: Element) -> str:
+        """An element's label: a number, a letter, `Figure 1`."""
+        label = element.find("label")
+        return " ".join(self.inline(label).split()) if label is not None else ""
+
+    def item(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
+        """A list item or a definition: a label stands before the first words."""
+        label = self.label(element)
+        for name, blocks in self.children(element, path):
+            if label and any(block.strip() for block in blocks):
+                yield name, [f"{label} {blocks[0].lstrip()}", *blocks[1:]]
+                label = ""
+            else:
+                yield name, blocks
 
     def children(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
         """Everything in an element but its title and label."""
@@ -110,19 +133,28 @@ class Walker:
         tag = element.tag
         if tag in LEFT_OUT or not isinstance(tag, str):
             return
-        if tag in ("sec", "app", "boxed-text", "statement"):
-            yield from self.section(element, path)
-        elif tag in ("fig", "table-wrap", "supplementary-material", "media", "fig-group", "table-wrap-group"):
+        if tag == "list-item":
+            yield from self.item(element, path)
+        elif tag in (
+            "fig",
+            "table-wrap",
+            "supplementary-material",
+            "media",
+            "fig-group",
+            "table-wrap-group",
+            "chem-struct-wrap",
+        ):
             yield from self.captioned(element, path)
         elif tag in PARAGRAPHS or _has_text(element):
             yield from self.paragraph(element, path)
+        elif tag in SECTIONS or element.find("title") is not None or element.find("label") is not None:
+            yield from self.section(element, path)
         else:
             yield from self.children(element, path)
 
     def captioned(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
         """A figure, a table or the like: label and caption, and whatever stands inside; cells by option."""
-        label = element.find("label")
-        name = " ".join(self.inline(label).split()) if label is not None else ""
+        name = self.label(element)
         inner = (*path, name or str(element.tag))
         caption = element.find("caption")
         heading = [name] if name else []
@@ -203,11 +235,24 @@ def _has_text(element: Element) -> bool:
 
 
 def formula(element: Element) -> str:
-    """A formula as text: MathML's characters, else TeX without its preamble, else whatever text there is."""
+    """A formula as text: MathML's tokens, else TeX without its preamble, else whatever text there is."""
     for math in element.iter("{http://www.w3.org/1998/Math/MathML}math", "math"):
-        return " " + " ".join(text_of(math).split()) + " "
+        return f" {_spoken(math)} "
     for tex in element.iter("tex-math"):
         source = tex.text or ""
         match = TEX.search(source)
         return " " + (match[1] if match else source).strip().strip("$") + " "
     return text_of(element)
+
+
+def _spoken(math: Element) -> str:
+    """MathML's tokens in order: single letters and digits run together (`x2`), words, numbers and table cells stand apart."""
+    parts: list[str] = []
+    for token in math.iter(etree.Element):
+        word = " ".join((token.text or "").split()) if not len(token) else ""
+        if not word and (token.text or str(token.tag).rpartition("}")[2] in ("mtd", "mspace", "mtr")):
+            parts.append(" ")
+        if word:
+            apart = len(word) > 1 and word[0].isalnum()
+            parts.append(f" {word} " if apart else word)
+    return " ".join("".join(parts).split())

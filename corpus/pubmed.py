@@ -13,12 +13,23 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
 from biolm.corpus.document import build, damaged
+from biolm.corpus.pubmed_scan import Section, scan
 from biolm.corpus.records import Cutter, parse, parser, text_of
 from biolm.corpus.streams import opened
 
 YEAR = re.compile(r"(?:1[89]|20|21)\d\d")
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "MedlineCitation", "DeleteCitation")
+SCANNED = {"PubmedArticle", "MedlineCitation"}
 DELETES = "deletes"  # metadata key: PMIDs that an update file takes back
+CITING = {
+    "Cites",
+    "CommentOn",
+    "ErratumFor",
+    "UpdateOf",
+    "OriginalReportIn",
+    "ReprintOf",
+}  # related articles that are links
+COPIED = ("pmid", "version", "journal", "year", "languages", "publication_types", "mesh", "pmcid", "doi")
 
 Element = etree._Element
 
@@ -36,12 +47,19 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
         cutter, xml = Cutter(*RECORDS), parser()
         with opened(self.data_folder, filepath) as stream:
             for piece in cutter.cut(stream):
+                found = scan(piece.data, xml) if piece.tag in SCANNED and not piece.problem else None
+                if found is not None:
+                    yield citation(found)
+                    continue
                 root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
                 if root is None:
                     yield damaged("pubmed", filepath, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
-                    continue
-                document = deletion(root, filepath, piece.at) if root.tag == "DeleteCitation" else citation(root)
-                yield document or damaged("pubmed", filepath, f"byte {piece.at}, no PMID")
+                elif root.tag == "DeleteCitation":
+                    yield deletion(root, filepath, piece.at)
+                elif (found := facts(root)) is None:
+                    yield damaged("pubmed", filepath, f"byte {piece.at}, no PMID")
+                else:
+                    yield citation(found)
 
 
 def deletion(root: Element, file: str, at: int) -> Document:
@@ -50,23 +68,51 @@ def deletion(root: Element, file: str, at: int) -> Document:
     return Document(text="", id=f"delete:{file}:{at}", metadata={"source": "pubmed", DELETES: pmids})
 
 
-def citation(root: Element) -> Document | None:
-    """One citation as a document, or None if it has no PMID."""
+def citation(facts: dict[str, Any]) -> Document:
+    """A document from what was found in a record, by tree or by scan."""
+    metadata: dict[str, Any] = {"source": "pubmed"}
+    for name in COPIED:
+        if name in facts:
+            metadata[name] = facts[name]
+    if "doi" in metadata:
+        metadata["doi"] = metadata["doi"].lower()
+    related = facts["related"]
+    if "Retracted Publication" in facts.get("publication_types", ()) or any(
+        kind == "RetractionIn" for kind, _ in related
+    ):
+        metadata["retracted"] = True
+    links = dict.fromkeys(facts["cited"])
+    links |= dict.fromkeys(pmid for kind, pmid in related if pmid and kind in CITING)
+    links.pop(facts["pmid"], None)
+    metadata["links"] = [f"pmid:{pmid}" for pmid in links]
+    return build(f"pmid:{facts['pmid']}", facts["sections"], metadata)
+
+
+def facts(root: Element) -> dict[str, Any] | None:
+    """What a document is made of, from a record's tree; None if it has no PMID."""
     record = root if root.tag == "MedlineCitation" else root.find("MedlineCitation")
     if record is None:
         record = root.find("BookDocument")
     pmid = None if record is None else record.find("PMID")
     if record is None or pmid is None or not (number := (pmid.text or "").strip()).isdecimal():
         return None
-    metadata: dict[str, Any] = {"source": "pubmed", "pmid": number, "version": _version(pmid, record)}
     article = record.find("Article")
     if article is None:
         article = record
-    sections = list(_sections(article, record))
-    _describe(article, record, metadata)
-    _identify(root, article, metadata)
-    metadata["links"] = _links(root, record, metadata)
-    return build(f"pmid:{number}", sections, metadata)
+    found: dict[str, Any] = {"pmid": number, "version": _version(pmid, record)}
+    found["sections"] = list(_sections(article, record))
+    _describe(article, record, found)
+    _identify(root, article, found)
+    found["cited"] = [
+        number
+        for item in root.iterfind("PubmedData//ReferenceList//ArticleId")
+        if item.get("IdType") == "pubmed" and (number := (item.text or "").strip()).isdecimal()
+    ]
+    found["related"] = [
+        (item.get("RefType", ""), pmid if (pmid := (item.findtext("PMID") or "").strip()).isdecimal() else "")
+        for item in record.iterfind("CommentsCorrectionsList/CommentsCorrections")
+    ]
+    return found
 
 
 def _version(pmid: Element, record: Element) -> list[int]:
@@ -74,10 +120,10 @@ def _version(pmid: Element, record: Element) -> list[int]:
     version = pmid.get("Version", "1")
     date = record.find("DateRevised")
     parts = [] if date is None else [text for part in date if (text := (part.text or "").strip()).isdecimal()]
-    return [int(version) if version.isdecimal() else 1, int("".join(f"{int(p):02}" for p in parts[:3]) or 0)]
+    return [int(version) if version.isdecimal() else 1, int("".join(part.zfill(2) for part in parts[:3]) or 0)]
 
 
-def _sections(article: Element, record: Element) -> Iterator[tuple[str, list[str]]]:
+def _sections(article: Element, record: Element) -> Iterator[Section]:
     title = article.find("ArticleTitle")
     if title is None:
         title = article.find("Book/BookTitle")
@@ -93,7 +139,7 @@ def _sections(article: Element, record: Element) -> Iterator[tuple[str, list[str
         yield from _abstract(other, f"Other abstract ({other.get('Language', other.get('Type', 'unknown'))})")
 
 
-def _abstract(abstract: Element, path: str) -> Iterator[tuple[str, list[str]]]:
+def _abstract(abstract: Element, path: str) -> Iterator[Section]:
     for part in abstract.iterfind("AbstractText"):
         label = (part.get("Label") or "").strip()
         if label and label.upper() != "UNLABELLED":
@@ -102,53 +148,31 @@ def _abstract(abstract: Element, path: str) -> Iterator[tuple[str, list[str]]]:
             yield path, [text_of(part)]
 
 
-def _describe(article: Element, record: Element, metadata: dict[str, Any]) -> None:
-    """Journal, year, languages, publication types, MeSH headings, retraction."""
+def _describe(article: Element, record: Element, found: dict[str, Any]) -> None:
+    """Journal, year, languages, publication types, MeSH headings."""
     journal = article.find("Journal")
     if journal is not None:
         if name := (journal.findtext("Title") or "").strip():
-            metadata["journal"] = name
+            found["journal"] = name
         date = journal.find("JournalIssue/PubDate")
         if date is not None and (year := YEAR.search(text_of(date))):
-            metadata["year"] = int(year[0])
+            found["year"] = int(year[0])
     for name, parent, path in (
         ("languages", article, "Language"),
         ("publication_types", article, "PublicationTypeList/PublicationType"),
         ("mesh", record, "MeshHeadingList/MeshHeading/DescriptorName"),
     ):
         if values := [item.text.strip() for item in parent.iterfind(path) if item.text]:
-            metadata[name] = values
-    if "Retracted Publication" in metadata.get("publication_types", ()):
-        metadata["retracted"] = True
+            found[name] = values
 
 
-def _identify(root: Element, article: Element, metadata: dict[str, Any]) -> None:
+def _identify(root: Element, article: Element, found: dict[str, Any]) -> None:
     """DOI and PMCID."""
     for item in root.iterfind("*/ArticleIdList/ArticleId"):
         kind, value = item.get("IdType"), (item.text or "").strip()
-        if kind == "doi" and value:
-            metadata["doi"] = value.lower()
-        elif kind == "pmc" and value:
-            metadata["pmcid"] = value
-    if "doi" not in metadata:
+        if kind in ("doi", "pmc") and value:
+            found["doi" if kind == "doi" else "pmcid"] = value
+    if "doi" not in found:
         for item in article.iterfind("ELocationID"):
             if item.get("EIdType") == "doi" and item.get("ValidYN", "Y") == "Y" and item.text:
-                metadata["doi"] = item.text.strip().lower()
-
-
-def _links(root: Element, record: Element, metadata: dict[str, Any]) -> list[str]:
-    """PMIDs of cited articles, in order, each once; a `RetractionIn` marks the citation as retracted."""
-    found: dict[str, None] = {}
-    for item in root.iterfind("PubmedData//ReferenceList//ArticleId"):
-        if item.get("IdType") == "pubmed" and (number := (item.text or "").strip()).isdecimal():
-            found[f"pmid:{number}"] = None
-    for item in record.iterfind("CommentsCorrectionsList/CommentsCorrections"):
-        kind = item.get("RefType")
-        if kind in ("RetractionIn", "PartialRetractionIn"):
-            metadata["retracted"] = metadata.get("retracted", False) or kind == "RetractionIn"
-        elif kind in ("Cites", "CommentOn", "ErratumFor", "UpdateOf", "OriginalReportIn", "ReprintOf"):
-            number = (item.findtext("PMID") or "").strip()
-            if number.isdecimal():
-                found[f"pmid:{number}"] = None
-    found.pop(f"pmid:{metadata['pmid']}", None)
-    return list(found)
+                found["doi"] = item.text.strip()

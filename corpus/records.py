@@ -115,8 +115,6 @@ class Cutter:
     def __init__(self, *tags: str):
         names = b"|".join(tag.encode() for tag in tags)
         self.start = re.compile(rb"<(" + names + rb")(?=[\s>])")
-        self.end = {tag.encode(): re.compile(rb"</" + tag.encode() + rb"\s*>") for tag in tags}
-        self.again = {tag.encode(): re.compile(rb"<" + tag.encode() + rb"(?=[\s>])") for tag in tags}
         self.orphan = re.compile(rb"</(" + names + rb")\s*>")
         self.overlap = max(map(len, tags)) + 16
         self.encoding = "utf-8"
@@ -155,16 +153,39 @@ class Cutter:
             if self.orphan.search(buffer, at, start.start()) and not self._tail(buffer[at : start.start()]):
                 yield Piece(base + at, b"", problem="a record without its start"), start.start()
             tag, begin = start[1], start.start()
-            end = self.end[tag].search(buffer, start.end())
-            again = self.again[tag].search(buffer, start.end(), end.start() if end else len(buffer))
-            if again:
-                at = again.start()
+            end = self._end(tag, buffer, start.end())
+            again = self._again(tag, buffer, start.end(), len(buffer) if end < 0 else end)
+            if again >= 0:
+                at = again
                 yield Piece(base + begin, b"", tag.decode(), "a record without its end"), at
-            elif end is None:
+            elif end < 0:
                 return
             else:
-                at = end.end()
+                at = end
                 yield Piece(base + begin, buffer[begin:at], tag.decode()), at
+
+    def _end(self, tag: bytes, buffer: bytes, at: int) -> int:
+        """Where the record's end tag ends, -1 if that is not in the buffer."""
+        plain = b"</" + tag + b">"
+        end = buffer.find(plain, at)
+        if end >= 0:
+            return end + len(plain)
+        match = re.compile(rb"</" + tag + rb"\s*>").search(buffer, at)
+        return match.end() if match else -1
+
+    def _again(self, tag: bytes, buffer: bytes, at: int, stop: int) -> int:
+        """Where the same element starts once more before `stop`, -1 if it does not."""
+        opening = b"<" + tag
+        again = buffer.find(opening, at, stop)
+        while again >= 0 and buffer[again + len(opening) : again + len(opening) + 1] not in (
+            b">",
+            b" ",
+            b"\n",
+            b"\t",
+            b"\r",
+        ):
+            again = buffer.find(opening, again + 1, stop)
+        return again
 
     def _tail(self, gap: bytes) -> bool:
         """Whether a gap is what an outer record leaves behind when only its start tag was lost and its inner record was read."""
