@@ -55,10 +55,13 @@ class HuggingFace:
     def __init__(self, folder: Path):
         import transformers
 
+        said = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
         loaded: Any = transformers.RobertaForMaskedLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
         )
+        transformers.utils.logging.set_verbosity(said)
         self.model = loaded.eval()
 
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
@@ -125,6 +128,7 @@ def compare(a: Computes, b: Computes, config: EncoderConfig, tokenizer: Tokenize
         tokenizer: Of either; random ids without one.
     """
     found = Differences([0.0] * (config.num_hidden_layers + 1))
+    known = tokenizer.vocab_size if tokenizer else config.vocab_size
     groups = batches(config, tokenizer)
     with progress("check", sum(len(s) for group in groups for s in group), "tokens") as bar:
         for group in groups:
@@ -132,13 +136,20 @@ def compare(a: Computes, b: Computes, config: EncoderConfig, tokenizer: Tokenize
             for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
                 found.hidden[i] = _worse(found.hidden[i], x, y)
             for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
-                scores, others = a.logits(x), b.logits(y)
-                rows = min(scores.shape[1], others.shape[1])
-                found.logits = _worse(found.logits, scores[:, :rows], others[:, :rows])
+                found.logits = _worse_logits(found.logits, a.logits(x), b.logits(y), known)
             found.texts += len(group)
             found.tokens += len(ours[0])
             bar.advance(len(ours[0]))
     return found
+
+
+def _worse_logits(so_far: float, a_mv: Tensor, b_mv: Tensor, known: int) -> float:
+    """Compare the tokenizer's own ids, and apart from them the padded ones: a bias of -10,000 must not set the measure for all."""
+    rows = min(a_mv.shape[1], b_mv.shape[1])
+    for part in (slice(0, min(known, rows)), slice(known, rows)):
+        if part.start < part.stop:
+            so_far = _worse(so_far, a_mv[:, part], b_mv[:, part])
+    return so_far
 
 
 def _worse(so_far: float, a: Tensor, b: Tensor) -> float:

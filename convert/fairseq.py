@@ -20,14 +20,16 @@ from biolm.convert.names import POSITIONS, TYPES, Table, count_layers, from_nati
 from biolm.convert.parts import Parts
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
-from biolm.core.files import atomic_file
+from biolm.core.files import atomic_file, write_text
 from biolm.model.config import EncoderConfig
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
+from biolm.tokenizer.fairseq import read_dict
 
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
 PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+LABELS = Path("label", "dict.txt")
 E_ = "encoder.sentence_encoder"
 
 TABLE = Table(
@@ -53,6 +55,9 @@ TABLE = Table(
         r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)": lambda t: not t.any(),
     },
 )
+
+# What `checkpoint_utils._upgrade_state_dict` asks of every checkpoint.
+HISTORY = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {"best": None}}
 
 OLD_NAMES = (
     (r"^(module\.|_fsdp_wrapped_module\.|_fpw_module\.)+", ""),
@@ -104,6 +109,7 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     native, rest = to_native(TABLE, tensors, config, file)
     facts: dict[str, Any] = {"dtype": str(tensors[f"{E_}.embed_tokens.weight"].dtype).removeprefix("torch.")}
     facts["settings"] = {k: settings[k] for k in SHOWN if isinstance(settings.get(k), (str, int, float))}
+    facts |= _labels(file.parent / LABELS)
     history = state.get("optimizer_history")
     if isinstance(history, list) and history and isinstance(history[-1], dict):
         facts["updates"] = history[-1].get("num_updates")
@@ -202,7 +208,7 @@ def _tokenizer(folder: Path, config: EncoderConfig, file: Path) -> Path | None:
 
 
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
-    """Write `model.pt` into a folder; its path.
+    """Write `model.pt` into a folder, and `label/dict.txt` if it has a classification head; their paths.
 
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
 
@@ -223,18 +229,21 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     tensors |= {name: value for name, value in parts.rest.items() if name.startswith("classification_heads.")}
     tensors = {name: value.to(dtype).clone() for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
-    args = settings(parts.config)
+    state: dict[str, Any] = {
+        "args": Namespace(**settings(parts.config)),
+        "cfg": None,  # 0.10 and later make it from `args`, which every version reads
+        "model": tensors,
+        "optimizer_history": [HISTORY | {"num_updates": parts.facts.get("updates") or parts.facts.get("step") or 0}],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+    }
     with atomic_file(folder / PREFERRED[0]) as tmp:
-        state: dict[str, Any] = {
-            "args": Namespace(**args),
-            "cfg": None,
-            "model": tensors,
-            "optimizer_history": [],
-            "extra_state": {},
-            "last_optimizer_state": None,
-        }
         torch.save(state, tmp)
-    return [folder / PREFERRED[0]]
+    labels = parts.facts.get("id2label")
+    if not isinstance(labels, dict) or not any(name.startswith("classification_heads.") for name in parts.rest):
+        return [folder / PREFERRED[0]]
+    write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
+    return [folder / PREFERRED[0], folder / LABELS]
 
 
 def settings(config: EncoderConfig) -> dict[str, Any]:
@@ -260,6 +269,14 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
         "encoder_normalize_before": False,
         "untie_weights_roberta": False,
     }
+
+
+def _labels(file: Path) -> dict[str, Any]:
+    """The classes of a classification head, if `label/dict.txt` lies beside the checkpoint, as Hugging Face writes them."""
+    if not file.is_file():
+        return {}
+    names = [name for name, _ in read_dict(file)]
+    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
 
 
 def _refused(file: Path, problem: str, remedy: str) -> CheckpointError:

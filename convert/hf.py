@@ -16,7 +16,7 @@ from torch import Tensor
 from biolm.convert import names, torchfile
 from biolm.convert.names import TYPES, Table, from_native, to_native
 from biolm.convert.parts import Parts
-from biolm.core.errors import CheckpointError
+from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
 from biolm.tokenizer import folder as tokenizer_folder
@@ -25,6 +25,7 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
 TOKENIZER = "tokenizer.json"
+HEADS = "classification_heads."
 LABELS = ("id2label", "label2id", "problem_type")
 UNKNOWN = 3  # <unk> of RoBERTa's vocabularies
 NEVER = -1e4  # a logit that no softmax notices, and that float16 can hold
@@ -188,16 +189,37 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         tensors[BIAS] = torch.cat([bias, bias.new_full((extra,), NEVER)])
     if not parts.config.type_vocab_size:
         tensors[TABLE.foreign(TYPES)[0]] = torch.zeros(1, parts.config.hidden_size)
-    heads = {name.split(".")[1] for name in parts.rest if name.startswith("classification_heads.")}
-    for name, value in parts.rest.items():
-        if name.startswith("pooler."):
-            tensors[f"roberta.{name}"] = value
-        elif len(heads) == 1 and name.startswith("classification_heads."):
-            tensors[f"classifier.{name.split('.', 2)[2]}"] = value
+    tensors |= _rest(parts)
     write_json(folder / CONFIG, config_json(parts, tensors[WORDS].shape[0], dtype))
     with atomic_file(folder / SAFETENSORS) as tmp:
         save_file({name: value.to(dtype).contiguous() for name, value in tensors.items()}, tmp, {"format": "pt"})
     return [folder / CONFIG, folder / SAFETENSORS]
+
+
+def _rest(parts: Parts) -> dict[str, Tensor]:
+    """The pooler and the classification head, under the names of RobertaForSequenceClassification.
+
+    Raises:
+        MismatchError: There are several heads.
+    """
+    heads = sorted({name.split(".")[1] for name in parts.rest if name.startswith(HEADS)})
+    if len(heads) > 1:
+        raise MismatchError(
+            f"it has {len(heads)} classification heads ({', '.join(heads)}), and a Hugging Face folder holds one",
+            file=parts.weights,
+            remedy="Convert to native, or remove all but one.",
+        )
+    tensors = {f"roberta.{name}": value for name, value in parts.rest.items() if name.startswith("pooler.")}
+    return tensors | {
+        f"classifier.{name.split('.', 2)[2]}": value for name, value in parts.rest.items() if name.startswith(HEADS)
+    }
+
+
+def _labels(parts: Parts) -> dict[str, Any]:
+    """The classes' names; where the source has none, their numbers, from which transformers knows how many there are."""
+    rows = next((len(value) for name, value in parts.rest.items() if name.endswith(".out_proj.bias")), 0)
+    stated = {name: parts.facts[name] for name in LABELS if name in parts.facts}
+    return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
 
 
 def _outside(parts: Parts) -> int:
@@ -211,7 +233,6 @@ def _outside(parts: Parts) -> int:
 def config_json(parts: Parts, rows: int, dtype: torch.dtype) -> dict[str, Any]:
     """`config.json` for transformers' RobertaForMaskedLM; `rows` of the embeddings."""
     config = parts.config
-    labels = {name: parts.facts[name] for name in LABELS if name in parts.facts}
     return {
         "architectures": ["RobertaForMaskedLM"],
         "model_type": "roberta",
@@ -232,5 +253,5 @@ def config_json(parts: Parts, rows: int, dtype: torch.dtype) -> dict[str, Any]:
         "eos_token_id": 2,
         "tie_word_embeddings": True,
         "torch_dtype": str(dtype).removeprefix("torch."),
-        **labels,
+        **_labels(parts),
     }

@@ -98,10 +98,13 @@ def _inside(folder: Path, path: Path) -> Path:
 
 
 def load_model(path: str | Path) -> Loaded:
-    """Read a model of any kind (see `read_parts` for the errors)."""
+    """Read a model of any kind into memory (see `read_parts` for the errors).
+
+    The weights are copied out of the file's mapping: someone who overwrites the file must not change a running teacher.
+    """
     parts = read_parts(path)
     return Loaded(
-        model=build(parts.config, parts.tensors),
+        model=build(parts.config, {name: t.to(torch.float32, copy=True) for name, t in parts.tensors.items()}),
         config=parts.config,
         kind=parts.kind,
         tokenizer_dir=parts.tokenizer_dir,

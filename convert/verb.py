@@ -11,7 +11,7 @@ from torch import Tensor
 from biolm.convert import card, fairseq, hf, native
 from biolm.convert.agreement import Agreement, agree
 from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare
-from biolm.convert.load import build, load_model, read_parts
+from biolm.convert.load import build, read_parts
 from biolm.convert.names import BIAS, WORDS
 from biolm.convert.parts import Kind, Parts
 from biolm.core.cli import Verb
@@ -134,7 +134,11 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
 
 def check(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> tuple[Differences, Agreement]:
     """Compare the source with what was written, each computed from its own files."""
-    target: Computes = HuggingFace(folder) if to == "hf" else Ours(load_model(folder).model)
+    if to == "hf":
+        target: Computes = HuggingFace(folder)
+    else:
+        again = read_parts(folder)
+        target = Ours(build(again.config, again.tensors))
     tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
     found = compare(computed(parts, dtype), target, parts.config, tokenizer)
     return found, agree(tokenizer, to, folder)

@@ -1,0 +1,107 @@
+"""Against fairseq itself: what it computed for a batch, and the files that it wrote."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from biolm.convert import torchfile
+from biolm.convert.load import load_model
+from biolm.model.packed import unpad
+from biolm.tokenizer import folder as tokenizer_folder
+
+Convert = Callable[..., Path]
+UNUSED = ("version", "in_proj_", "out_proj_", "fc1_", "fc2_")
+
+
+def test_native_hidden_states_and_logits_equal_fairseqs(golden: Path) -> None:
+    expected = np.load(golden.parent / "logits.npz")
+    loaded = load_model(golden)
+    assert loaded.kind == "fairseq"
+    real = ~torch.from_numpy(expected["padding_mask"])
+    with torch.inference_mode():
+        hidden = loaded.model.encoder(unpad(torch.from_numpy(expected["tokens"]), real))
+        logits = loaded.model.logits(hidden[-1])
+    for i, state in enumerate(hidden):
+        torch.testing.assert_close(state, torch.from_numpy(expected[f"hidden_{i}"])[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, torch.from_numpy(expected["logits"])[real], atol=1e-5, rtol=0)
+
+
+def test_hugging_face_folder_computes_what_fairseq_did(golden: Path, convert: Convert) -> None:
+    expected = np.load(golden.parent / "logits.npz")
+    folder = convert(golden, "hf")
+    real = ~torch.from_numpy(expected["padding_mask"])
+    model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(expected["tokens"]), attention_mask=real.long()).logits
+    wanted = torch.from_numpy(expected["logits"])[real]
+    torch.testing.assert_close(logits[real][:, : wanted.shape[1]], wanted, atol=1e-5, rtol=0)
+    assert logits[real][:, wanted.shape[1] :].max() < -1000, "pieces outside the dictionary must never be predicted"
+
+
+def test_fairseq_to_hf_to_fairseq_is_bit_equal(golden: Path, convert: Convert) -> None:
+    back = convert(convert(golden, "hf"), "fairseq", "back")
+    before: dict[str, Tensor] = torchfile.load(golden / "checkpoint_best.pt")["model"]
+    after: dict[str, Tensor] = torchfile.load(back / "model.pt")["model"]
+    kept = {name for name in before if not name.rpartition(".")[2].startswith(UNUSED)}
+    assert after.keys() == kept
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    for name in ("dict.txt", "encoder.json", "vocab.bpe"):
+        assert (back / name).read_bytes() == (golden / name).read_bytes()
+
+
+def test_ids_follow_the_dictionary_not_the_bpe(golden: Path, convert: Convert) -> None:
+    """fairseq orders ids by frequency: the id of a piece is four plus its line in dict.txt, counted here by hand."""
+    folder = convert(golden, "hf")
+    lines = [line.split()[0] for line in (golden / "dict.txt").read_text().splitlines()]
+    encoder = json.loads((golden / "encoder.json").read_text())
+    hugging_face = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    moved = 0
+    for piece, bpe_id in encoder.items():
+        if str(bpe_id) in lines:
+            assert hugging_face.convert_tokens_to_ids(piece) == 4 + lines.index(str(bpe_id))
+            moved += bpe_id != 4 + lines.index(str(bpe_id))
+    assert moved > 400
+    assert hugging_face.mask_token_id == 504
+    assert hugging_face.model_max_length == 64
+
+
+def test_the_tokenizer_of_a_checkpoint_is_loaded_with_it(golden: Path) -> None:
+    loaded = load_model(golden)
+    assert loaded.tokenizer_dir is not None
+    tokenizer = tokenizer_folder.load(loaded.tokenizer_dir)
+    assert tokenizer.vocab_size == loaded.config.vocab_size == 505
+    assert tokenizer.decode(tokenizer.encode("The patient")) == "The patient"
+
+
+@pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args"])
+def test_names_of_earlier_versions_and_wrappers(one_golden: Path, era: str) -> None:
+    """The same weights under the names that 0.6 to 0.10 and wrappers of distributed training gave them."""
+    state = torch.load(one_golden / "checkpoint_best.pt", weights_only=False)
+    before = load_model(one_golden).model.state_dict()
+    state["model"] = _in_the_style_of(era, state["model"])
+    if era == "args":
+        state["args"], state["cfg"] = state["cfg"]["model"], None
+    torch.save(state, one_golden / "checkpoint_best.pt", _use_new_zipfile_serialization=era != "in_proj")
+    after = load_model(one_golden).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def _in_the_style_of(era: str, model: dict[str, Tensor]) -> dict[str, Tensor]:
+    if era == "decoder":
+        return {f"decoder.{name.removeprefix('encoder.')}": value for name, value in model.items()}
+    if era == "emb_layer_norm":
+        return {name.replace("layernorm_embedding", "emb_layer_norm"): value for name, value in model.items()}
+    if era == "module":
+        return {f"module.{name}": value for name, value in model.items()}
+    if era == "in_proj":
+        for leaf in ("weight", "bias"):
+            for layer in range(3):
+                stem = f"encoder.sentence_encoder.layers.{layer}.self_attn."
+                model[f"{stem}in_proj_{leaf}"] = torch.cat([model.pop(f"{stem}{x}_proj.{leaf}") for x in "qkv"])
+    return model

@@ -1,0 +1,168 @@
+"""What goes out and comes back is bit-equal; what a format needs beside the weights is there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
+
+from biolm.convert.compare import differences
+from biolm.convert.load import load_model
+from biolm.core.checkpoint import Checkpoint, save
+from biolm.core.errors import CheckpointError, ConfigError, MismatchError
+from biolm.core.files import sha256
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+
+Convert = Callable[..., Path]
+Tensors = Callable[[Path], dict[str, torch.Tensor]]
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run folder of our own, with two checkpoints."""
+    torch.manual_seed(1)
+    config = EncoderConfig(90, 24, 2, 2, 40, max_positions=20)
+    run = tmp_path / "run"
+    run.mkdir()
+    config.save(run)
+    for step in (5, 10):
+        model = MaskedLM(config)
+        save(run, Checkpoint(step, {"model": model.state_dict(), "optimizer": {"m": torch.ones(1)}}, {}), keep=9)
+    return run
+
+
+def test_hf_to_native_to_hf_is_bit_equal(hf_folder: Path, convert: Convert) -> None:
+    back = convert(convert(hf_folder, "native"), "hf", "back")
+    before, after = load_file(hf_folder / "model.safetensors"), load_file(back / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (back, hf_folder))
+    assert {name: ours[name] for name in ours.keys() & theirs.keys()} == {
+        name: theirs[name] for name in ours.keys() & theirs.keys()
+    }
+
+
+def test_native_to_hf_to_native_is_bit_equal(run_folder: Path, convert: Convert) -> None:
+    back = load_model(convert(convert(run_folder, "hf"), "native", "back"))
+    before = load_model(run_folder)
+    assert before.facts["step"] == 10
+    assert back.config == before.config
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), back.model.parameters(), strict=True))
+
+
+def test_one_checkpoint_of_a_run_can_be_named(run_folder: Path) -> None:
+    early = load_model(run_folder / "checkpoints" / "step_5")
+    assert early.facts["step"] == 5
+    assert early.sha256 == sha256(run_folder / "checkpoints" / "step_5" / "model.safetensors")
+    assert not torch.equal(early.model.head.dense.weight, load_model(run_folder).model.head.dense.weight)
+
+
+def test_native_to_native_copies_the_newest_checkpoint_alone(run_folder: Path, convert: Convert) -> None:
+    copy = convert(run_folder, "native")
+    assert differences(load_model(run_folder), load_model(copy)).logits == 0
+    assert not (copy / "checkpoints" / "step_0" / "optimizer.safetensors").exists()
+
+
+def test_hf_to_fairseq_folds_the_token_type_into_the_positions(hf_folder: Path, convert: Convert) -> None:
+    source = load_model(hf_folder)
+    assert source.config.type_vocab_size == 1
+    target = load_model(convert(hf_folder, "fairseq"))
+    assert target.config.type_vocab_size == 0
+    assert differences(source, target).first_above(1e-5) is None
+
+
+def test_old_bin_and_sharded_folders_give_the_same_model(
+    hf_model: RobertaForMaskedLM, hf_folder: Path, tmp_path: Path
+) -> None:
+    expected = load_model(hf_folder).model.state_dict()
+    old, sharded = tmp_path / "old", tmp_path / "sharded"
+    hf_model.save_pretrained(sharded, max_shard_size="20KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    old.mkdir()
+    (old / "config.json").write_bytes((hf_folder / "config.json").read_bytes())
+    state = {**hf_model.state_dict(), "roberta.embeddings.position_ids": torch.arange(35)[None]}
+    for new_format in (True, False):
+        torch.save(state, old / "pytorch_model.bin", _use_new_zipfile_serialization=new_format)
+        for folder in (old, sharded):
+            found = load_model(folder).model.state_dict()
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_dtype_is_kept_or_changed_as_told(hf_folder: Path, convert: Convert, dtype: str) -> None:
+    half = convert(hf_folder, "hf", "half", dtype=dtype)
+    kept = convert(half, "native", "kept")
+    assert {t.dtype for t in load_file(half / "model.safetensors").values()} == {getattr(torch, dtype)}
+    assert json.loads((half / "config.json").read_text())["torch_dtype"] == dtype
+    assert load_model(kept).facts["dtype"] == dtype
+    assert load_model(kept).model.head.bias.dtype == torch.float32
+
+
+def test_classification_head_and_labels_survive(tmp_path: Path, hf_folder: Path, convert: Convert) -> None:
+    """The classifier of a fine-tuned model goes through native and back, and its class reads it there."""
+    classes = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
+    config = json.loads((hf_folder / "config.json").read_text()) | classes
+    (hf_folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(hf_folder / "model.safetensors")
+    head = RobertaForSequenceClassification(RobertaConfig(**config)).classifier
+    tensors |= {f"classifier.{name}": value for name, value in head.state_dict().items()}
+    save_file(tensors, hf_folder / "model.safetensors", {"format": "pt"})
+    for through in ("native", "fairseq"):
+        back = convert(convert(hf_folder, through, through), "hf", f"back-{through}")
+        read = RobertaForSequenceClassification.from_pretrained(back, local_files_only=True)
+        assert torch.equal(read.classifier.out_proj.weight, head.out_proj.weight)
+        assert read.config.num_labels == 3
+        assert read.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+
+
+def test_padded_rows_are_kept_or_cut(one_golden: Path, convert: Convert) -> None:
+    folder = convert(one_golden, "hf")
+    ids = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].values()
+    rows = load_file(folder / "model.safetensors")["roberta.embeddings.word_embeddings.weight"]
+    assert len(rows) == len(ids) > 505
+    assert torch.equal(rows[505], rows[3]), "a piece outside the dictionary reads as <unk>"
+    assert load_model(convert(folder, "native", "kept")).config.vocab_size == len(ids)
+    assert load_model(convert(folder, "native", "cut", rows="cut")).config.vocab_size == 505
+
+
+def test_record_and_model_card(one_golden: Path, convert: Convert) -> None:
+    folder = convert(one_golden, "hf")
+    record = json.loads((folder / "conversion.json").read_text())
+    assert record["source_kind"] == "fairseq"
+    assert record["source_sha256"] == sha256(one_golden / "checkpoint_best.pt")
+    assert record["texts"] > 100
+    assert record["max_difference_logits"] <= 1e-5
+    assert len(record["max_difference_hidden"]) == 4
+    assert record["tokenizer_agreement"]["equal"] == record["tokenizer_agreement"]["sentences"] > 1000
+    assert all(sha256(folder / name) == digest for name, digest in record["sha256"].items())
+    card = (folder / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "fill-mask"
+    assert record["sha256"]["model.safetensors"] in card
+    assert "| updates | 20 |" in card
+
+
+def test_existing_target_is_refused_unless_told(hf_folder: Path, convert: Convert) -> None:
+    target = convert(hf_folder, "native", "same")
+    before = sha256(target / "conversion.json")
+    with pytest.raises(ConfigError, match="exists"):
+        convert(hf_folder, "hf", "same")
+    assert sha256(target / "conversion.json") == before
+    assert (convert(hf_folder, "hf", "same", override=True) / "config.json").exists()
+
+
+def test_models_of_other_shapes_are_not_compared(hf_folder: Path, run_folder: Path) -> None:
+    with pytest.raises(MismatchError, match="num_hidden_layers"):
+        differences(load_model(hf_folder), load_model(run_folder))
+
+
+@pytest.mark.parametrize(("name", "value"), [("model_type", "bart"), ("hidden_act", "relu"), ("is_decoder", True)])
+def test_another_architecture_is_refused(hf_folder: Path, name: str, value: object) -> None:
+    config = json.loads((hf_folder / "config.json").read_text())
+    (hf_folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(CheckpointError, match=name):
+        load_model(hf_folder)
