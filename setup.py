@@ -29,7 +29,9 @@ setup(
     packages=packages(),
     package_dir={f"biolm.{room}": room for room in ROOMS},
     package_data={f"biolm.{room}": ["py.typed", "**/*.yaml", "**/*.html", "**/*.sh", "**/*.css"] for room in ROOMS},
-    entry_points={"console_scripts": ["biolm=biolm.core.cli:main"]},
+    entry_points={
+        "console_scripts": ["biolm=biolm.core.cli:main", "biolm-fairseq-env=biolm.launch.fairseq_env:main"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=4.48",
@@ -47,7 +49,7 @@ setup(
     extras_require={
         "deepspeed": ["deepspeed>=0.16", "ninja"],
         "ray": ["ray>=2.40"],
-        # fairseq cannot share our environment: `biolm-fairseq-env` makes one of its own (docs/fairseq.md).
+        # fairseq cannot share our environment: the command `biolm-fairseq-env` makes one of its own with virtualenv (docs/fairseq.md).
         "fairseq-env": ["virtualenv>=20"],
         "dev": [
             "pytest>=8",

@@ -3,7 +3,7 @@
 #
 # fairseq pins old omegaconf and hydra and builds against the numpy and torch it finds, so it cannot share biolm's environment.
 # The package taken is fairseq-fixed, fairseq 0.12 mended for Python 3.11. The folder is .venv-fairseq unless DIR says otherwise;
-# FAIRSEQ_PYTHON names the Python to make it from, FAIRSEQ_TORCH the torch to put in. Run again, it goes on where it stopped.
+# FAIRSEQ_PYTHON names the Python to make it from, FAIRSEQ_TORCH the torch to put in. Run it again after a failure: it goes on.
 set -eu
 case "${1:-}" in -h | --help)
     sed -n '2,6s/^# \{0,1\}//p' "$0"
@@ -28,14 +28,15 @@ if [ ! -x "$dir/bin/python" ]; then
         exit 2
     }
 fi
+unset PYTHONPATH # pip would take what lies there for installed
 step() {
     echo "[$1 of 4] $2" >&2
     shift 2
-    "$dir/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+    "$dir/bin/python" -m pip --disable-pip-version-check --quiet "$@" --no-warn-conflicts
 }
 step 1 "torch (the build that your package sources give; docs/install.md says how to choose it)" install "$torch"
 step 2 "what fairseq is built with" install numpy cython wheel setuptools
 step 3 "fairseq itself: compiles for 2 to 5 minutes" install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1
 step 4 "what fairseq imports" install scikit-learn hydra-core==1.3.2 omegaconf==2.3.0 regex cffi sacrebleu tqdm bitarray
-"$dir/bin/python" -c 'import fairseq, torch; print(f"fairseq {fairseq.__version__} with torch {torch.__version__} works")'
+"$dir/bin/python" -c 'import logging; logging.disable(logging.INFO); import fairseq, torch; print(f"fairseq {fairseq.__version__} with torch {torch.__version__} works")'
 echo "Use it so: $dir/bin/fairseq-train SHARDS --task masked_lm … (docs/fairseq.md)" >&2

@@ -1,0 +1,13 @@
+"""`biolm-fairseq-env [DIR]`: make the environment in which the real fairseq runs (docs/fairseq.md)."""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+SCRIPT = Path(__file__).with_suffix(".sh")
+
+
+def main() -> NoReturn:
+    """Become the shell script, which takes virtualenv from this Python."""
+    os.execvpe("sh", ["sh", str(SCRIPT), *sys.argv[1:]], os.environ | {"PYTHON": sys.executable})
