@@ -89,10 +89,11 @@ def judge(machine: Machine) -> Iterator[Capability]:
     """Every verdict, from the facts alone."""
     yield _disk(machine)
     yield _gpu(machine)
-    yield Capability("precision fp32", "yes", "always works; the reference")
-    yield _bf16(machine)
-    yield _fp16(machine)
-    yield _attention(machine)
+    if machine.torch.version:
+        yield Capability("precision fp32", "yes", "always works; the reference")
+        yield _bf16(machine)
+        yield _fp16(machine)
+        yield _attention(machine)
     yield _flash_attn(machine)
     yield _deepspeed(machine)
     yield _apex(machine)
@@ -147,14 +148,17 @@ def _bf16(machine: Machine) -> Capability:
         if weakest >= AMPERE:
             return Capability(name, "yes", "Ampere or newer: the precision of choice")
         return Capability(
-            name, "no", f"capability {weakest[0]}.{weakest[1]} has none in hardware", "Use fp16, or fp32."
+            name,
+            "no",
+            f"capability {weakest[0]}.{weakest[1]} has none in hardware",
+            "Train in fp32, which --precision auto takes here.",
         )
     gain = _gain(machine, "bf16")
     has = [flag for flag in machine.flags or () if flag in ("amx_bf16", "avx512_bf16")]
     found = f"{gain:.1f} × fp32 in matrix products" + (f" ({', '.join(has)})" if has else "")
     if gain >= WORTH:
         return Capability(name, "yes", found)
-    return Capability(name, "no", found, "Use fp32: this processor only imitates bf16." if not has else "Use fp32.")
+    return Capability(name, "no", found, "Give --precision fp32.")
 
 
 def _fp16(machine: Machine) -> Capability:
@@ -167,7 +171,9 @@ def _fp16(machine: Machine) -> Capability:
     if weakest >= AMPERE:
         return Capability(name, "yes", "works with dynamic loss scaling; bf16 needs none")
     if weakest >= VOLTA:
-        return Capability(name, "yes", "with dynamic loss scaling: the precision of choice on V100 and T4")
+        return Capability(
+            name, "yes", "fast in hardware, with dynamic loss scaling; biolm's own loop takes bf16 or fp32"
+        )
     return Capability(name, "no", f"capability {weakest[0]}.{weakest[1]} computes it slowly", "Use fp32.")
 
 
@@ -180,9 +186,7 @@ def _attention(machine: Machine) -> Capability:
     works = [name for name, good in machine.torch.attention.items() if good]
     found = f"torch's own: {', '.join(works) or 'none'}"
     if not machine.torch.gpus:
-        return Capability(
-            "attention kernels", "yes" if works else "no", f"{found} (packed sequences run one by one on a CPU)"
-        )
+        return Capability("attention kernels", "yes", f"{found} (packed sequences run one by one on a CPU)")
     if "flash" in works:
         return Capability("attention kernels", "yes", found)
     return Capability(

@@ -71,6 +71,7 @@ class Recipe:
         name: The file's name without `.yaml`.
         file: The recipe file.
         description: What comes out, in the recipe's own words.
+        out: The launch's output folder, as `${out}` gives it.
         inputs: Paths that must exist before the first stage.
         stages: In the order in which they run.
     """
@@ -78,6 +79,7 @@ class Recipe:
     name: str
     file: Path
     description: str
+    out: Path
     inputs: tuple[Path, ...]
     stages: tuple[Stage, ...]
 
@@ -98,7 +100,7 @@ def find(name: str) -> Path:
     return shipped[name]
 
 
-def read(name: str, out: str | Path, scale: str = "full", variables: Iterable[str] = ()) -> Recipe:
+def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()) -> Recipe:
     """Read a recipe and fill in its variables.
 
     Args:
@@ -115,15 +117,15 @@ def read(name: str, out: str | Path, scale: str = "full", variables: Iterable[st
     _check_keys(file, node, RECIPE_KEYS, "")
     stage_nodes = _stage_nodes(file, node)
     given = _given(file, raw.get("vars") or {}, variables)
-    out = Path.cwd() if Path(out) == Path() else Path(out)
-    values = {"out": str(out), "recipe": str(file.parent)}
+    folder = Path.cwd() if Path(out) == Path() else Path(out)
+    values = {"out": str(folder), "recipe": str(file.parent)}
     for key, value in given.items():
         values[key] = _fill(str(value), values, file, None)
     inputs = tuple(Path(_fill(str(path), values, file, None)) for path in raw.get("inputs") or [])
     stages: list[Stage] = []
     for stage_node, entry in zip(stage_nodes, raw["stages"], strict=True):
         stages.append(_stage(file, stage_node, entry, values, scale, stages))
-    return Recipe(file.stem, file, str(raw.get("description", "")).strip(), inputs, tuple(stages))
+    return Recipe(file.stem, file, str(raw.get("description", "")).strip(), folder, inputs, tuple(stages))
 
 
 def _load(file: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:

@@ -3,7 +3,6 @@
 It holds figures and configurations, and no text of any document; the only sentences in it are those that `convert fill` was given.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from biolm.core.progress import clock, human
 from biolm.core.summary import summary
 from biolm.launch import sections
 from biolm.launch.page import Markup, join, tag
-from biolm.launch.runs import Found, collect, finite, tokens, total
+from biolm.launch.runs import Found, collect, tokens, total
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -59,7 +58,7 @@ def render(found: Found, title: str, *, log_x: bool = False) -> str:
         title: Its title.
         log_x: Draw losses over a logarithmic count of tokens.
     """
-    description = str(found.launch.get("description", ""))
+    description = found.launch.description if found.launch else ""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     content = [
         ("Pipeline", sections.pipeline(found)),
@@ -102,9 +101,8 @@ def _headlines(found: Found) -> Iterator[tuple[str, str]]:
     for model in found.runs[:3]:
         if model.valid:
             yield f"{model.name}: masked accuracy", sections.percent(model.valid.get("accuracy"))
-    seconds = [finite(record.get("seconds")) for record in found.launch.get("stages", [])]
-    if seconds:
-        yield "wall time of all stages", clock(sum(s for s in seconds if math.isfinite(s)))
+    if found.launch:
+        yield "wall time of all stages", clock(sum(record.seconds for record in found.launch.stages))
 
 
 VERB = Verb(config=ReportConfig, run=run, example="biolm report runs/demo --out report.html", positionals=("runs",))

@@ -18,6 +18,7 @@ from biolm.core.manifest import Manifest
 from biolm.core.metrics import read_metrics
 from biolm.core.progress import clock
 from biolm.launch.state import NAME as LAUNCH
+from biolm.launch.state import State, read_state
 
 RUN_STAGES = ("pretrain", "distill")
 CONVERSION = "conversion.json"
@@ -104,7 +105,7 @@ class Found:
     """All that was found, in the order of the folders given.
 
     Args:
-        launch: `launch.json`, `{}` without one.
+        launch: What `launch.json` says, if there is one.
         corpora: Folders of documents.
         tokenizers: Tokenizer folders.
         shards: Folders of token shards.
@@ -115,7 +116,7 @@ class Found:
         missing: What could not be read, one sentence each.
     """
 
-    launch: dict[str, Any] = field(default_factory=dict)
+    launch: State | None = None
     corpora: list[Folder] = field(default_factory=list)
     tokenizers: list[Folder] = field(default_factory=list)
     shards: list[Folder] = field(default_factory=list)
@@ -173,9 +174,14 @@ def _inside(path: Path, found: Found) -> Iterator[Path]:
         yield path
         return
     order: list[str] = []
-    if (path / LAUNCH).exists() and (launch := _read(path / LAUNCH, found)):
-        found.launch = found.launch or launch
-        order = [str(output) for record in launch.get("stages", []) for output in record.get("outputs", [])]
+    if (path / LAUNCH).exists():
+        try:
+            state = read_state(path)
+        except DataError as error:
+            found.missing.append(f"{LAUNCH}: {error.problem}")
+        else:
+            found.launch = found.launch or state
+            order = [output for record in state.stages for output in record.outputs]
     children = [child for child in path.iterdir() if not child.name.startswith(".")]
     for child in sorted(children, key=lambda c: (order.index(c.name) if c.name in order else len(order), c.name)):
         if (child / MANIFEST).exists() or (child / CONVERSION).exists():
@@ -266,9 +272,9 @@ def closing(found: Found) -> dict[str, object]:
         rows["held-out unigram entropy (nats)"] = entropy
     for name, check in found.conversions.items():
         rows[f"{name}: largest difference of logits"] = f"{finite(check.get('max_difference_logits')):.2g}"
-    rows |= {f"time, {record['name']}": clock(record["seconds"]) for record in found.launch.get("stages", [])}
     if found.launch:
-        rows["time, all stages"] = clock(sum(record["seconds"] for record in found.launch["stages"]))
+        rows |= {f"time, {record.name}": clock(record.seconds) for record in found.launch.stages}
+        rows["time, all stages"] = clock(sum(record.seconds for record in found.launch.stages))
     return rows | {f"missing {i}": line for i, line in enumerate(found.missing, 1)}
 
 

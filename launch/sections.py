@@ -32,11 +32,8 @@ ASIDE = ("report", "convert fill")  # stages that look at models and make none
 def pipeline(found: Found) -> Markup:
     """The stages with their counts: as the launch recorded them, or as far as the folders tell."""
     folders = {folder.path.name: folder for folder in found.folders}
-    records = [
-        (str(r["name"]), [str(n) for n in r["reads"]], [str(o) for o in r["outputs"]], finite(r["seconds"]))
-        for r in found.launch.get("stages", [])
-        if r.get("verb") not in ASIDE
-    ]
+    stages = found.launch.stages if found.launch else []
+    records = [(r.name, r.reads, r.outputs, r.seconds) for r in stages if r.verb not in ASIDE]
     if not records:
         kinds = (found.corpora, found.tokenizers, found.shards, found.runs)
         order = [[folder.path.name for folder in kind] for kind in kinds if kind]

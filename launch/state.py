@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from biolm.core import manifest
-from biolm.core.errors import MismatchError
+from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import read_json, sha256, write_json
 from biolm.launch.recipe import Recipe, Stage, strings
 
@@ -49,6 +49,7 @@ class State:
     Args:
         recipe: The recipe's name.
         scale: `full` or `smoke`.
+        description: What the recipe says of itself.
         stages: One record for every stage, in the recipe's order.
     """
 
@@ -62,6 +63,23 @@ class State:
         write_json(out / NAME, asdict(self))
 
 
+def read_state(out: Path) -> State:
+    """Read `OUT/launch.json`.
+
+    Raises:
+        DataError: It is missing, or not what `biolm launch` writes.
+    """
+    remedy = "Remove the file: stages that are finished will find that they are."
+    raw: dict[str, Any] = read_json(out / NAME, remedy=remedy)
+    try:
+        records = [Record(**record) for record in raw["stages"]]
+        state = State(raw["recipe"], raw["scale"], raw["description"], records)
+        sum(record.seconds for record in records)
+    except (KeyError, TypeError):
+        raise DataError("this is not what `biolm launch` writes", file=out / NAME, remedy=remedy) from None
+    return state
+
+
 def open_state(out: Path, recipe: Recipe, scale: str) -> State:
     """The state of an earlier launch in `out`, brought into the recipe's order, or a new one.
 
@@ -70,23 +88,18 @@ def open_state(out: Path, recipe: Recipe, scale: str) -> State:
     """
     earlier: dict[str, Record] = {}
     if (out / NAME).exists():
-        raw: dict[str, Any] = read_json(
-            out / NAME, remedy="Remove the file: finished stages will find that they are done."
-        )
-        if (raw.get("recipe"), raw.get("scale")) != (recipe.name, scale):
-            raise MismatchError(
-                f"this folder belongs to recipe {raw.get('recipe')} at {raw.get('scale')} scale",
-                file=out,
-                remedy="Give another --out.",
-            )
-        earlier = {record["name"]: Record(**record) for record in raw["stages"]}
-    elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
+        state = read_state(out)
+        if (state.recipe, state.scale) != (recipe.name, scale):
+            problem = f"this folder belongs to recipe {state.recipe} at {state.scale} scale"
+            raise MismatchError(problem, file=out, remedy="Give another --out.")
+        earlier = {record.name: record for record in state.stages}
+    elif any(path.name != LOCK for path in out.iterdir()):
         raise MismatchError(
             "the output folder is not empty and no launch wrote it", file=out, remedy="Give another --out."
         )
     records = []
     for stage in recipe.stages:
-        outputs = [path.relative_to(out).as_posix() for path in stage.outputs]
+        outputs = [path.relative_to(recipe.out).as_posix() for path in stage.outputs]
         record = earlier.get(stage.name, Record(stage.name, stage.verb, [], []))
         record.verb, record.reads, record.outputs = stage.verb, list(stage.reads), outputs
         records.append(record)
@@ -98,8 +111,10 @@ def locked(out: Path) -> Iterator[None]:
     """Hold the folder: two launches in one would write the same files.
 
     Raises:
-        MismatchError: Another launch holds it.
+        MismatchError: Another launch holds it, or it is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise MismatchError("this is a file", file=out, remedy="Give a folder to --out.")
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOCK).open("w") as file:
         try:

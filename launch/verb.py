@@ -52,7 +52,8 @@ def run(config: LaunchConfig) -> None:
         UserError: The recipe, its inputs or the output folder are not right.
         SystemExit: A stage failed; with its exit code.
     """
-    recipe, out = read(config.recipe, config.out, config.scale, config.var), Path(config.out)
+    recipe = read(config.recipe, config.out, config.scale, config.var)
+    out = recipe.out
     if config.dry_run:
         plan.check(recipe)
         for stage in recipe.stages:

@@ -91,6 +91,7 @@ def test_a_driver_without_a_cuda_build_of_torch() -> None:
 def test_torch_that_cannot_be_imported() -> None:
     seen = verdicts(replace(BARE, torch=Torch(problem="libcudart.so.13: cannot open shared object file")))
     assert "libcudart" in seen["training"].found
+    assert not [name for name in seen if name.startswith("precision")]
 
 
 @pytest.mark.parametrize(

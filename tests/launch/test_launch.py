@@ -147,9 +147,23 @@ def test_folders_of_others_are_refused(recipe: Path, capsys: pytest.CaptureFixtu
     assert launch(recipe) == 2
     assert "no launch wrote it" in capsys.readouterr().err
     (out / "thesis.doc").unlink()
-    (out / "launch.json").write_text('{"recipe": "mine", "scale": "smoke", "stages": []}')
+    (out / "launch.json").write_text('{"recipe": "mine", "scale": "smoke", "description": "", "stages": []}')
     assert launch(recipe) == 2
     assert "recipe mine at smoke scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"stages": [{"name": 1}]}', '{"stages": 3}'])
+def test_a_damaged_state_is_said(recipe: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe.parent / "out").mkdir()
+    (recipe.parent / "out" / "launch.json").write_text(text)
+    assert launch(recipe) == 2
+    assert "Remove the file" in capsys.readouterr().err
+
+
+def test_a_file_is_no_output_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe.parent / "out").write_text("a file")
+    assert launch(recipe) == 2
+    assert "Give a folder to --out" in capsys.readouterr().err
 
 
 def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

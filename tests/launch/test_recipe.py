@@ -165,14 +165,28 @@ def test_options_arrive_as_they_stand_in_the_recipe(
     assert parsed == Options(words, text, number, on, None, Inner(rate))
 
 
-@pytest.mark.parametrize("scale", ["full", "smoke"])
-@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_give_their_verbs_options_that_they_have(file: Path, scale: str) -> None:
-    recipe: Recipe = read(file.stem, "runs/x", scale)
-    assert recipe.description
+def accepted(recipe: Recipe) -> None:
+    """Every stage's options are its verb's own."""
     for stage in recipe.stages:
         verb = importlib.import_module(VERBS[stage.verb][0]).VERB
         words = stage.words[len(stage.verb.split()) :]
         parsed = configuration.parse(verb.config, words, prog=stage.verb, positionals=verb.positionals)
         assert isinstance(parsed, verb.config)
         assert stage.outputs, f"{stage.name} names nothing under the output folder"
+
+
+def test_the_documented_recipe_works(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    for scale in ("full", "smoke"):
+        recipe = read(write(tmp_path, example), "o", scale)
+        accepted(recipe)
+        assert recipe.stages[1].reads == ("corpus",)
+
+
+@pytest.mark.parametrize("scale", ["full", "smoke"])
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_give_their_verbs_options_that_they_have(file: Path, scale: str) -> None:
+    recipe: Recipe = read(file.stem, "runs/x", scale)
+    assert recipe.description
+    accepted(recipe)

@@ -91,12 +91,14 @@ def test_hostile_names_are_shown_and_not_obeyed(launched: Path) -> None:
 def test_what_is_missing_is_said_and_the_rest_is_shown(launched: Path) -> None:
     (launched / "student" / "result.json").unlink()
     (launched / "alone" / "result.json").write_text("{")
+    (launched / "launch.json").write_text('{"stages": [{}]}')
     (launched / "teacher" / "metrics.jsonl").write_text("no json\n")
     change(launched / "shards" / "manifest.json", lambda m: m.update(status="running", counts={}))
     shutil.rmtree(launched / "student-hf")
     tree = page(launched)
     told = [words(p) for p in tree.iter("p") if p.get("class") == "missing"]
     assert "Missing: student: no result.json yet, the run has not finished" in told
+    assert "Missing: launch.json: this is not what `biolm launch` writes" in told
     assert "Missing: alone/result.json: this is not valid JSON" in told
     assert "Missing: teacher: metrics.jsonl is damaged" in told
     assert "Missing: shards: `tokenizer encode` has not finished" in told
