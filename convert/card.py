@@ -1,11 +1,13 @@
 """The model card: what the model is, how it was trained as far as its source says, and what the conversion's check found."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from biolm.convert.names import shapes
 from biolm.convert.parts import Parts
 from biolm.core.files import write_text
 from biolm.core.manifest import flatten
@@ -37,7 +39,7 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
         "attention heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
         "longest sequence (tokens)": config.max_positions,
-        "parameters": _parameters(parts),
+        "parameters": sum(math.prod(shape) for shape in shapes(config).values()),
     }
     check = {
         "converted from": record["source_kind"],
@@ -60,10 +62,6 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
         + _table(check),
     ]
     return "\n".join(parts_of_card)
-
-
-def _parameters(parts: Parts) -> int:
-    return sum(tensor.numel() for tensor in parts.tensors.values())
 
 
 def _training(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ for large ones, because float32 carries seven digits and no more. Padding positi
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from biolm.convert.inputs import batches
 from biolm.core.errors import ConversionError
@@ -21,7 +22,7 @@ from biolm.model.packed import pack
 from biolm.tokenizer.folder import Tokenizer
 
 TOLERANCE = 1e-5
-ROWS = 128  # positions whose logits are computed at a time: a large vocabulary's do not fit for all of them
+ROWS = 32  # positions whose logits are computed at a time: a large vocabulary's do not fit for all of them
 
 
 class Computes(Protocol):
@@ -30,8 +31,20 @@ class Computes(Protocol):
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens of a batch."""
 
-    def logits(self, hidden_mh: Tensor) -> Tensor:
-        """Vocabulary scores [m, v] of rows of the last hidden state."""
+    def head(self) -> nn.Module:
+        """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]."""
+
+
+class TiedHead(nn.Module):
+    """The native head together with the embeddings that it is tied to."""
+
+    def __init__(self, model: MaskedLM):
+        super().__init__()
+        self.head, self.words = model.head, model.encoder.word_embeddings
+
+    def forward(self, hidden_mh: Tensor) -> Tensor:
+        """[m, h] → [m, v]."""
+        return self.head(hidden_mh, self.words.weight)  # type: ignore[no-any-return]
 
 
 class Ours:
@@ -44,9 +57,9 @@ class Ours:
         """See `Computes`."""
         return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
 
-    def logits(self, hidden_mh: Tensor) -> Tensor:
+    def head(self) -> nn.Module:
         """See `Computes`."""
-        return self.model.logits(hidden_mh)
+        return TiedHead(self.model)
 
 
 class HuggingFace:
@@ -73,9 +86,45 @@ class HuggingFace:
         out = self.model.roberta(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
         return [state_blh[real_bl] for state_blh in out.hidden_states]
 
-    def logits(self, hidden_mh: Tensor) -> Tensor:
+    def head(self) -> nn.Module:
         """See `Computes`."""
-        return self.model.lm_head(hidden_mh)  # type: ignore[no-any-return]
+        return self.model.lm_head  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one model computed, so that it can be let go before the other is loaded: two large ones need not fit together.
+
+    Args:
+        batches: The inputs.
+        hidden: For every batch, its hidden states.
+        head: A copy of the model's head, so that neither its layers nor a mapped file stay in memory.
+        known: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
+    """
+
+    batches: list[list[list[int]]]
+    hidden: list[list[Tensor]]
+    head: nn.Module
+    known: int
+
+
+@torch.inference_mode()
+def record(model: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) -> Recording:
+    """Compute a model on the check's inputs.
+
+    Args:
+        model: The source.
+        config: Its shape.
+        tokenizer: Its tokenizer; random ids without one.
+    """
+    groups = batches(config, tokenizer)
+    known = tokenizer.vocab_size if tokenizer else config.vocab_size
+    with progress("check: source", sum(len(s) for group in groups for s in group), "tokens") as bar:
+        hidden = []
+        for group in groups:
+            hidden.append(model.hidden(group))
+            bar.advance(len(hidden[-1][0]))
+    return Recording(groups, hidden, deepcopy(model.head()), known)
 
 
 @dataclass
@@ -118,25 +167,17 @@ class Differences:
 
 
 @torch.inference_mode()
-def compare(a: Computes, b: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) -> Differences:
-    """Compute two models on the same inputs.
-
-    Args:
-        a: One model; its magnitudes are the measure.
-        b: The other; where one has more rows in its vocabulary, those are left out.
-        config: Of `a`.
-        tokenizer: Of either; random ids without one.
-    """
-    found = Differences([0.0] * (config.num_hidden_layers + 1))
-    known = tokenizer.vocab_size if tokenizer else config.vocab_size
-    groups = batches(config, tokenizer)
-    with progress("check", sum(len(s) for group in groups for s in group), "tokens") as bar:
-        for group in groups:
-            ours, theirs = a.hidden(group), b.hidden(group)
+def compare(a: Recording, model: Computes) -> Differences:
+    """Compute a second model on the same inputs; magnitudes of the first are the measure."""
+    found = Differences([0.0] * len(a.hidden[0]))
+    head = model.head()
+    with progress("check: target", sum(len(hidden[0]) for hidden in a.hidden), "tokens") as bar:
+        for group, ours in zip(a.batches, a.hidden, strict=True):
+            theirs = model.hidden(group)
             for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
                 found.hidden[i] = _worse(found.hidden[i], x, y)
             for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
-                found.logits = _worse_logits(found.logits, a.logits(x), b.logits(y), known)
+                found.logits = _worse_logits(found.logits, a.head(x), head(y), a.known)
             found.texts += len(group)
             found.tokens += len(ours[0])
             bar.advance(len(ours[0]))

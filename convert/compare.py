@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from biolm.convert.check import TOLERANCE, Differences, Ours, compare
+from biolm.convert.check import TOLERANCE, Differences, Ours, compare, record
 from biolm.convert.load import Loaded, load_model
 from biolm.core.cli import Verb
 from biolm.core.config import runtime
@@ -63,7 +63,7 @@ def differences(a: Loaded, b: Loaded) -> Differences:
     small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
     place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)
     tokenizer = tokenizer_folder.load(place) if place else None
-    return compare(Ours(small.model), Ours(large.model), small.config, tokenizer)
+    return compare(record(Ours(small.model), small.config, tokenizer), Ours(large.model))
 
 
 VERB = Verb(

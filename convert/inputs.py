@@ -36,9 +36,9 @@ def sentences() -> tuple[str, ...]:
 
 
 def texts() -> list[str]:
-    """One hundred texts: plain, odd, and with one word masked."""
-    masked = [_mask_middle(sentence) for sentence in sentences()[SENTENCES : SENTENCES + MASKED]]
-    return [*sentences()[:SENTENCES], *ODD, *masked]
+    """One hundred texts: plain, odd, and with one word masked; short ones, since the last input is long enough for all."""
+    short = sorted(sentences(), key=len)[: SENTENCES + MASKED]
+    return [*short[:SENTENCES], *ODD, *map(_mask_middle, short[SENTENCES:])]
 
 
 def _mask_middle(sentence: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from biolm.convert import card, fairseq, hf, native
 from biolm.convert.agreement import Agreement, agree
-from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare
+from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
 from biolm.convert.load import build, read_parts
 from biolm.convert.names import BIAS, WORDS
 from biolm.convert.parts import Kind, Parts
@@ -69,13 +69,17 @@ def run(config: ConvertConfig) -> None:
     with atomic_dir(target) as folder:
         written = WRITERS[config.to](parts, folder, dtype)
         written += write_tokenizer(parts, config.to, folder)
-        differences, agreement = check(parts, config.to, folder, dtype)
+        tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+        recording = record(computed(parts, dtype), parts.config, tokenizer)
+        parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
+        differences = compare(recording, written_model(config.to, folder))
+        agreement = agree(tokenizer, config.to, folder)
         differences.demand(TOLERANCE, source)
         agreement.demand(source)
-        record = recorded(parts, config.to, differences, agreement, written, folder)
-        write_json(folder / RECORD, record)
+        account = accounted(parts, config.to, differences, agreement, written, folder)
+        write_json(folder / RECORD, account)
         if config.to == "hf":
-            card.write(folder, parts, record)
+            card.write(folder, parts, account)
     summary(
         f"biolm convert: {source} → {target}",
         {
@@ -132,16 +136,12 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
 
 
-def check(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> tuple[Differences, Agreement]:
-    """Compare the source with what was written, each computed from its own files."""
+def written_model(to: Kind, folder: Path) -> Computes:
+    """The target as a model, read from the files just written, by transformers where it can."""
     if to == "hf":
-        target: Computes = HuggingFace(folder)
-    else:
-        again = read_parts(folder)
-        target = Ours(build(again.config, again.tensors))
-    tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
-    found = compare(computed(parts, dtype), target, parts.config, tokenizer)
-    return found, agree(tokenizer, to, folder)
+        return HuggingFace(folder)
+    parts = read_parts(folder)
+    return Ours(build(parts.config, parts.tensors))
 
 
 def computed(parts: Parts, dtype: torch.dtype) -> Computes:
@@ -154,7 +154,7 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     return Ours(build(parts.config, {name: tensor.to(dtype) for name, tensor in parts.tensors.items()}))
 
 
-def recorded(
+def accounted(
     parts: Parts, to: Kind, differences: Differences, agreement: Agreement, written: list[Path], folder: Path
 ) -> dict[str, Any]:
     """The content of `conversion.json`."""
