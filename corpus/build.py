@@ -5,14 +5,13 @@ about versions, duplicates and splits from the parts' keys; writing (parallel) p
 renamed into place when it is whole, so an interrupted build goes on with the tasks that are missing and ends with the same bytes.
 """
 
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256 as sha256_of
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
@@ -23,17 +22,21 @@ from biolm.core.config import runtime
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.progress import Bar, progress
 from biolm.core.summary import summary
+from biolm.corpus.decontaminate import MarkContaminated
 from biolm.corpus.document import AddSentences
-from biolm.corpus.executors import LocalExecutor
+from biolm.corpus.executors import Where, execute
+from biolm.corpus.graph import write_aliases, write_graph
 from biolm.corpus.inputs import Input, find, tasks
-from biolm.corpus.parts import WriteParts, keys, part_folder
-from biolm.corpus.reading import MarkShort, ReadTask
-from biolm.corpus.resolve import resolve
-from biolm.corpus.shards import TOTALS, WriteShards, codes_path, counts_path, number
+from biolm.corpus.minhash import AddBands
+from biolm.corpus.parts import WriteParts, part_folder, table
+from biolm.corpus.reading import ReadTask
+from biolm.corpus.resolve import repeats, resolve
+from biolm.corpus.selection import MarkUnwanted, Selection
+from biolm.corpus.shards import TOTALS, WriteShards, codes_path, counts_path, edges_path, number, repeats_path
 
 STAGE = "corpus build"
 WORK = ".work"
-FOLDERS = ("train", "valid", "dropped")
+FOLDERS = ("train", "valid", "dropped", "graph")
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,22 @@ class BuildConfig:
 
     Args:
         out: Folder to write documents to.
-        pubmed: PubMed XML (.xml, .xml.gz): files, folders or globs.
+        pubmed: PubMed XML and MEDLINE text exports (.txt, .nbib, .medline), compressed or not: files, folders or globs.
         pmc: JATS articles (.xml, .nxml) and packages of them (.tar, .tar.gz, .tar.xz).
-        notes: Clinical notes as CSV in MIMIC-III's or MIMIC-IV-Note's shape.
-        text: Plain text (.txt, a document a file) and JSONL (a document a line).
+        notes: Clinical notes as CSV, JSONL or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.
+        text: Plain text (.txt, a document a file) and JSONL, Parquet or CSV (a document a row).
         valid_fraction: Share of patients and articles that is held out.
         min_words: Fewest words of a document.
+        select: Which documents are wanted.
         tables: Include the cells of tables in PMC articles.
+        xpath: Of PMC articles take only what this XPath selects, such as './/abstract | .//fig'.
+        placeholders: What becomes of `[** … **]` in notes: kept, replaced by its type, or by surrogates.
+        repeats: Paragraphs that stood in an earlier note of the same patient: counted in the metadata, or removed.
         note_columns: Columns of the notes' table where they are not MIMIC's: any of id, patient, text, category, description, date, error.
         salt: Key of the patients' hashes and of the split. Set your own for real patients; only its hash is stored.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
-        workers: Processes; 0 takes one a core.
+        workers: Tasks at a time; 0 takes one a core.
+        where: Where tasks run, if not here.
         override: Go on in a folder that was made with another configuration or input.
     """
 
@@ -63,11 +71,16 @@ class BuildConfig:
     text: list[str] = field(default_factory=list)
     valid_fraction: float = 0.02
     min_words: int = 5
+    select: Selection = field(default_factory=Selection)
     tables: bool = False
+    xpath: str = ""
+    placeholders: Literal["keep", "type", "surrogate"] = "keep"
+    repeats: Literal["count", "remove"] = "count"
     note_columns: dict[str, str] = field(default_factory=dict)
     salt: str = "biolm"
     keep_dropped: bool = False
     workers: int = runtime(1)
+    where: Where = field(default_factory=Where, metadata={"runtime": True})
     override: bool = runtime(False)
 
     def __post_init__(self) -> None:
@@ -90,18 +103,23 @@ def run(config: BuildConfig) -> None:
         raise ConfigError("there is nothing to read", remedy="Name files with --pubmed, --pmc, --notes or --text.")
     stored = replace(config, salt=sha256_of(config.salt.encode()).hexdigest())
     out = Path(config.out).absolute()  # fsspec remembers what a relative path meant when it was first used
-    record = manifest.begin(out, STAGE, stored, _hashes(inputs), override=config.override)
+    evaluation = [Path(name) for name in config.select.decontaminate]
+    record = manifest.begin(out, STAGE, stored, _hashes(inputs, evaluation), override=config.override)
     if record.status != "done":
         counts = _build(config, inputs, out, record)
-        outputs = [path for folder in FOLDERS for path in (out / folder).glob("*.jsonl.gz")]
+        outputs = [path for folder in FOLDERS for path in (out / folder).glob("*.gz")]
         record.finish(out, outputs, counts)
         shutil.rmtree(out / WORK)
     show(out, record.counts)
 
 
-def _hashes(inputs: list[Input]) -> dict[str, str]:
+def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
+    found = {}
+    for path in evaluation:
+        if not path.is_file():
+            raise DataError("there is no such evaluation file", file=path, remedy="Mend --select.decontaminate.")
+        found[f"evaluation: {path}"] = files.sha256(path)
     with progress("hashing", sum(item.size for item in inputs), "B") as bar:
-        found = {}
         for item in inputs:
             found[f"{item.source}: {item.path}"] = files.sha256(item.path)
             bar.advance(item.size, Path(item.path).name)
@@ -126,40 +144,74 @@ def _build(config: BuildConfig, inputs: list[Input], out: Path, record: manifest
     """Run what is left of both passes; the counts."""
     work = _prepare(out, record)
     jobs = tasks(inputs)
-    workers = config.workers or os.cpu_count() or 1
-    reading = [
-        ReadTask(jobs, str(work), config.salt, config.note_columns, config.tables),
-        MarkShort(config.min_words),
-        AddSentences(),
-        WriteParts(str(work), config.salt, config.keep_dropped),
-    ]
-    total = sum(item.size for item in inputs)
-    with progress("reading", total, "B") as bar:
-        _execute(reading, len(jobs), workers, work / "reading", _Watch(work / "progress", bar))
-    codes = resolve(work, len(jobs), config.valid_fraction)
-    for task, of_task in enumerate(codes):
-        with files.atomic_file(codes_path(work, task)) as tmp, tmp.open("wb") as file:
-            np.save(file, of_task)
-    numbers = number(codes, [keys(work, task)["file"] for task in range(len(jobs))], config.keep_dropped)
-    writing: list[PipelineStep] = [WriteShards(str(out), str(work), numbers, config.keep_dropped)]
+    with progress("reading", sum(item.size for item in inputs), "B") as bar:
+        execute(
+            _reading(config, jobs, work),
+            len(jobs),
+            config.workers,
+            config.where,
+            work / "reading",
+            _Watch(work / "progress", bar),
+        )
+    numbers = _decide(config, work, len(jobs))
+    writing = [WriteShards(str(out), str(work), numbers, config.keep_dropped, config.repeats == "remove")]
     with progress("writing", len(jobs), "tasks") as bar:
-        _execute(writing, len(jobs), workers, work / "writing", _Completed(work / "writing" / "completions", bar))
+        execute(
+            writing,
+            len(jobs),
+            config.workers,
+            config.where,
+            work / "writing",
+            _Completed(work / "writing" / "completions", bar),
+        )
     counts = _totals(work, len(jobs))
     check(counts)
     if not any(source["kept"] for source in counts["sources"].values()):
         reasons = Counter({r: n for s in counts["sources"].values() for r, n in s["dropped"].items()})
-        why = ", ".join(f"{n} {r}" for r, n in reasons.most_common(3)) or "no records were found"
+        why = ", ".join([*(f"{n} {r}" for r, n in reasons.most_common(3)), *counts["problems"][:1]])
         raise DataError(
             f"no document is left ({why})",
             file=inputs[0].path,
-            remedy="Check that the files are of the kind their option names.",
+            remedy="Check that the files are of the kind their option names, and what is selected.",
         )
+    counts["graph"] = write_graph(out, _edges(work, len(jobs)))
     return counts
 
 
-def _execute(pipeline: list[PipelineStep], jobs: int, workers: int, marks: Path, watch: Callable[[], None]) -> None:
-    LocalExecutor(pipeline, jobs, workers, str(marks), watch).run()
-    watch()
+def _reading(config: BuildConfig, jobs: list[list[Input]], work: Path) -> list[PipelineStep]:
+    """The steps of the first pass."""
+    options: dict[str, dict[str, Any]] = {
+        "pmc": {"tables": config.tables, "xpath": config.xpath},
+        "notes": {"salt": config.salt, "columns": config.note_columns, "placeholders": config.placeholders},
+    }
+    steps: list[PipelineStep] = [ReadTask(jobs, str(work), options), MarkUnwanted(config.min_words, config.select)]
+    if config.select.decontaminate:
+        steps.append(MarkContaminated([Path(name) for name in config.select.decontaminate]))
+    steps.append(AddSentences())
+    if config.select.near_duplicates:
+        steps.append(AddBands())
+    return [*steps, WriteParts(str(work), config.salt, config.keep_dropped)]
+
+
+def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
+    """Decide about every document and save the decisions; the numbers of the shards."""
+    codes = resolve(work, jobs, config.valid_fraction)
+    for path, arrays in ((codes_path, codes), (repeats_path, repeats(work, codes))):
+        for task, array in enumerate(arrays):
+            with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
+                np.save(file, array)
+    keys = [table(work, task, "keys") for task in range(jobs)]
+    write_aliases(work, np.concatenate(keys), np.concatenate(codes))
+    return number(codes, [of_task["file"] for of_task in keys], config.keep_dropped)
+
+
+def _edges(work: Path, jobs: int) -> Iterator[tuple[str, list[str]]]:
+    """Every article and the articles here that it cites."""
+    for task in range(jobs):
+        with edges_path(work, task).open(encoding="utf-8") as lines:
+            for line in lines:
+                id, *cited = line.rstrip("\n").split("\t")
+                yield id, cited
 
 
 class _Watch:
@@ -190,7 +242,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     """Add up what both passes counted."""
     sources: dict[str, Any] = {}
     problems: list[str] = []
-    deletes = 0
+    deletes = repeated = 0
 
     def of(source: str) -> dict[str, Any]:
         return sources.setdefault(source, {"records": 0, "kept": 0, "dropped": {}, "splits": {}})  # type: ignore[no-any-return]
@@ -200,6 +252,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         wrote: dict[str, Any] = files.read_json(counts_path(work, task))
         problems += read["problems"]
         deletes += read["deletes"]
+        repeated += wrote["repeats"]
         for source, n in read["records"].items():
             of(source)["records"] += n
         for dropped in (read["dropped"], wrote["dropped"]):
@@ -212,7 +265,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    return {"sources": sources, "deletes": deletes, "problems": problems}
+    return {"sources": sources, "deletes": deletes, "repeated_paragraphs": repeated, "problems": problems}
 
 
 def check(counts: dict[str, Any]) -> None:
@@ -237,6 +290,12 @@ def show(out: Path, counts: dict[str, Any]) -> None:
             rows[f"  {source} dropped: {reason}"] = count
         for split, totals in sorted(n["splits"].items()):
             rows[f"  {source} {split}"] = f"{totals['documents']:,} documents, {totals['words']:,} words"
+    graph = counts["graph"]
+    if graph["edges"]:
+        rows["citations inside the corpus"] = graph["edges"]
+        rows["articles without any"] = f"{graph['isolated']:,} of {graph['documents']:,}"
+    if counts["repeated_paragraphs"]:
+        rows["repeated paragraphs in notes"] = counts["repeated_paragraphs"]
     for problem in counts["problems"][:5]:
         rows[f"  {problem}"] = ""
     if len(counts["problems"]) > 5:

@@ -37,7 +37,7 @@ def without_callouts(text: str) -> str:
     if OPEN not in text:
         return text
     text = SPACES.sub(" ", text)
-    done, parts = 0, []
+    done, parts = 0, list[str]()
     start = text.find(OPEN)
     while start >= 0:
         stop = text.find(CLOSE, start) + 1

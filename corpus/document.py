@@ -104,3 +104,27 @@ def damaged(source: str, file: str, where: str, reason: str = "damaged") -> Docu
         id=f"{source}:{file}:{where}",
         metadata={"source": source, DROPPED: reason, PROBLEM: f"{file}: {where}"},
     )
+
+
+def without_lines(document: dict[str, Any], numbers: list[int]) -> None:
+    """Take lines out of a written document's text and move its sections and sentences accordingly.
+
+    Args:
+        document: `{"text", "id", "metadata"}`; changed in place.
+        numbers: Which lines, counted from 0.
+    """
+    meta, gone = document["metadata"], set(numbers)
+    lines = document["text"].split("\n")
+    sections: list[tuple[str, list[str]]] = []
+    at = number = 0
+    for start, stop, path in meta["sections"]:
+        kept = []
+        while number < len(lines) and at < stop:
+            if number not in gone and at >= start:
+                kept.append(lines[number])
+            at += len(lines[number]) + 1
+            number += 1
+        sections.append((path, kept))
+    rebuilt = build(document["id"], sections, {})
+    document["text"] = rebuilt.text
+    meta["sections"], meta["sentences"] = rebuilt.metadata["sections"], sentences(rebuilt.text)

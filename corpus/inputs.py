@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biolm.core.errors import DataError
+from biolm.corpus.streams import bare_name
 
 TASK_BYTES = 8 << 20  # small files are read together until they have this many bytes
 
 SUFFIXES = {
-    "pubmed": (".xml",),
+    "pubmed": (".xml", ".nbib", ".medline"),
     "pmc": (".xml", ".nxml", ".tar", ".tgz"),
-    "notes": (".csv",),
-    "text": (".txt", ".jsonl", ".ndjson"),
+    "notes": (".csv", ".jsonl", ".ndjson", ".parquet"),
+    "text": (".txt", ".jsonl", ".ndjson", ".parquet", ".csv"),
 }
-COMPRESSED = (".gz", ".xz")
+NAMED = {"pubmed": (".txt",)}  # read when named, passed over in a folder, where such a file may be anything
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,9 @@ class Input:
     size: int
 
 
-def suits(source: str, path: Path) -> bool:
+def suits(source: str, path: Path, named: bool) -> bool:
     """Whether a file's suffix, compression aside, is one that the source's reader reads."""
-    name = path.name.lower()
-    for compressed in COMPRESSED:
-        name = name.removesuffix(compressed)
-    return name.endswith(SUFFIXES[source])
+    return bare_name(path.name).endswith(SUFFIXES[source] + (NAMED.get(source, ()) if named else ()))
 
 
 def find(source: str, names: Iterable[str]) -> list[Input]:
@@ -58,12 +56,12 @@ def find(source: str, names: Iterable[str]) -> list[Input]:
         files = []
         for match in matches:
             if match.is_dir():
-                files += [p for p in match.rglob("*") if p.is_file() and suits(source, p)]
-            elif suits(source, match):
+                files += [p for p in match.rglob("*") if p.is_file() and suits(source, p, named=False)]
+            elif suits(source, match, named=True):
                 files.append(match)
         if not files:
             what = "nothing by that name" if not matches else f"no file that --{source} reads"
-            kinds = ", ".join(SUFFIXES[source])
+            kinds = ", ".join(SUFFIXES[source] + NAMED.get(source, ()))
             raise DataError(
                 f"there is {what}",
                 file=name,

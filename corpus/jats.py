@@ -15,8 +15,9 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
+from biolm.core.errors import ConfigError
 from biolm.corpus.document import build, damaged
-from biolm.corpus.jats_body import body_sections
+from biolm.corpus.jats_body import body_sections, selected_sections
 from biolm.corpus.records import Cutter, parse, parser, text_of
 from biolm.corpus.streams import opened
 
@@ -36,17 +37,25 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
     Args:
         data_folder: Where the files are.
         tables: Include the cells of tables, a row as a block.
+        xpath: Take only what this selects, such as `.//abstract | .//fig` (as EMBO's BioLang does), each match as a section.
+
+    Raises:
+        ConfigError: The XPath cannot be read.
     """
 
     name = "JATS"
 
-    def __init__(self, data_folder: Any, tables: bool = False, **kwargs: Any):
+    def __init__(self, data_folder: Any, tables: bool = False, xpath: str = "", **kwargs: Any):
         super().__init__(data_folder, **kwargs)
-        self.tables = tables
+        self.tables, self.xpath = tables, xpath
+        try:
+            etree.XPath(xpath or ".")
+        except etree.XPathSyntaxError:
+            raise ConfigError(f"`{xpath}` is not an XPath", remedy="Give one such as './/abstract | .//fig'.") from None
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Every article of one `.xml`, `.nxml` or tar file, compressed or not."""
-        with opened(self.data_folder, filepath) as stream:
+        with opened(self, filepath) as stream:
             if filepath.endswith(PACKAGES):
                 yield from self._package(stream, filepath)
             else:
@@ -73,18 +82,19 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
             if root is None:
                 yield damaged("pmc", file, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
             else:
-                yield article(root, f"text:{PurePosixPath(file).name}:{number - 1}", self.tables)
+                yield article(root, f"text:{PurePosixPath(file).name}:{number - 1}", self.tables, self.xpath)
         if not number:
             yield damaged("pmc", file, "no article in it")
 
 
-def article(root: Element, fallback: str, tables: bool) -> Document:
+def article(root: Element, fallback: str, tables: bool, xpath: str = "") -> Document:
     """One article as a document.
 
     Args:
         root: The `article` element.
         fallback: The document's id if the article has neither PMCID nor PMID.
         tables: Include the cells of tables.
+        xpath: Take only what this selects; empty takes all running text.
     """
     meta = root.find("front/article-meta")
     metadata: dict[str, Any] = {"source": "pmc"}
@@ -102,7 +112,8 @@ def article(root: Element, fallback: str, tables: bool) -> Document:
             metadata["license"] = license
     metadata["links"] = _links(root, ids)
     id = f"pmcid:{ids['pmcid']}" if "pmcid" in ids else f"pmid:{ids['pmid']}" if "pmid" in ids else fallback
-    return build(id, body_sections(root, tables), metadata)
+    sections = selected_sections(root, xpath, tables) if xpath else body_sections(root, tables)
+    return build(id, sections, metadata)
 
 
 def licence(meta: Element) -> str:

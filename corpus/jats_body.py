@@ -52,6 +52,16 @@ def body_sections(root: Element, tables: bool) -> Iterator[Section]:
                 yield f"{part.get('article-type', 'sub-article')} / {path}", blocks
 
 
+def selected_sections(root: Element, xpath: str, tables: bool) -> Iterator[Section]:
+    """What an XPath selects in an article, in document order, each element as a section named after its tag and number."""
+    walker = Walker(tables)
+    found = root.xpath(xpath)
+    elements = [element for element in found if isinstance(element, etree._Element)] if isinstance(found, list) else []
+    for number, element in enumerate(elements, start=1):
+        blocks = [block for _, blocks in walker.block(element, ()) for block in blocks]
+        yield f"{element.tag} {number}", blocks
+
+
 def _front(root: Element, walker: "Walker") -> Iterator[Section]:
     """Title and abstracts of every kind."""
     meta = root.find("front/article-meta")

@@ -25,6 +25,7 @@ HEADERS = frozenset(
 )
 TITLED = re.compile(r"^([A-Z][A-Za-z0-9 ,/&()'’-]{1,58}):(?:\s+(?=\S)|\s*$)")
 CAPITALS = re.compile(r"^[A-Z][A-Z0-9 ,/&()'’-]{2,58}$")
+HYPHENATED = re.compile(r"[a-z]{2}-$")  # a word broken at the end of a line
 LIST_ITEM = re.compile(r"^\s*(?:[-*•#+]|\d{1,2}[.)])\s+")
 
 
@@ -60,7 +61,10 @@ def note_sections(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def joined(lines: list[str]) -> list[str]:
-    """Join hard-wrapped lines into paragraphs: a long line goes on in the next one unless that is blank or a list item."""
+    """Join hard-wrapped lines into paragraphs: a long line goes on in the next one unless that is blank or a list item.
+
+    A word that was broken at a line's end is made whole: `treat-` and `ment` give `treatment`.
+    """
     blocks: list[str] = []
     open_block = False
     for line in lines:
@@ -69,7 +73,11 @@ def joined(lines: list[str]) -> list[str]:
             open_block = False
             continue
         if open_block and not LIST_ITEM.match(line):
-            blocks[-1] += " " + bare
+            blocks[-1] = (
+                f"{blocks[-1][:-1]}{bare}"
+                if HYPHENATED.search(blocks[-1]) and bare[0].islower()
+                else f"{blocks[-1]} {bare}"
+            )
         else:
             blocks.append(bare)
         open_block = len(bare) >= WRAP or (bare.count("[**") > bare.count("**]"))

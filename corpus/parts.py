@@ -3,14 +3,14 @@
     WORK/parts/00012/00000.jsonl.gz …   documents, in the order of the input
     WORK/parts/00012/keys.npy           one row a document: what duplicates, versions and splits are decided by
     WORK/parts/00012/deletes.npy        PMIDs that update files take back
+    WORK/parts/00012/bands.npy          MinHash bands, where near-duplicates are looked for
+    WORK/parts/00012/paragraphs.npy     (document, line, hash) of the longer paragraphs of notes, patient by patient
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
 """
 
-import gzip
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from biolm.core.files import atomic_dir, write_json
 from biolm.corpus.document import DROPPED, PROBLEM, hash64
+from biolm.corpus.minhash import BANDS_KEY
 from biolm.corpus.pubmed import DELETES
 from biolm.corpus.streams import compressed
 
@@ -32,6 +33,8 @@ KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
      ("text", "u8"), ("split", "u8"), ("set_aside", "?")]
 )  # fmt: skip
+PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("hash", "u8")])
+FEWEST = 8  # words of a paragraph of which repeats are looked for
 FASTEST = 1  # gzip's level: parts are read once and removed
 
 
@@ -73,6 +76,8 @@ class _Part:
         self.problems: list[str] = []
         self.deletes: list[tuple[int, int]] = []
         self.keys: list[tuple[Any, ...]] = []
+        self.bands: list[npt.NDArray[np.uint64]] = []
+        self.paragraphs: list[tuple[int, int, int]] = []
         self.stack = ExitStack()
         self.file: IO[bytes] | None = None
         self.files = self.bytes = 0
@@ -97,6 +102,10 @@ class _Part:
             if not self.keep_dropped:
                 return
         version = meta.pop("version", (0, 0))
+        if (bands := meta.pop(BANDS_KEY, None)) is not None:
+            self.bands.append(bands)
+        if patient := meta.get("patient"):
+            self._note_paragraphs(document, patient)
         self._write(document)
         self.keys.append(self._key(document, version, bool(reason)))
 
@@ -109,13 +118,18 @@ class _Part:
             SOURCES.index(meta["source"]),
             hash64(document.id),
             int(pmid) if pmid.isdecimal() else 0,
-            hash64(pmcid) if pmcid else 0,
+            int(pmcid[3:]) if pmcid[3:].isdecimal() else 0,
             hash64(doi) if doi else 0,
             *version,
             hash64(document.text),
             hash64(self.salt, group),
             set_aside,
         )
+
+    def _note_paragraphs(self, document: Document, patient: str) -> None:
+        for number, line in enumerate(document.text.split("\n")):
+            if line.count(" ") >= FEWEST - 1:
+                self.paragraphs.append((len(self.keys), number, hash64(patient, line)))
 
     def _write(self, document: Document) -> None:
         if self.file is None:
@@ -131,6 +145,8 @@ class _Part:
 
     def write_tables(self) -> None:
         np.save(self.folder / "keys.npy", np.array(self.keys, dtype=KEYS))
+        np.save(self.folder / "bands.npy", np.array(self.bands, dtype=np.uint64))
+        np.save(self.folder / "paragraphs.npy", np.array(self.paragraphs, dtype=PARAGRAPHS))
         np.save(self.folder / "deletes.npy", np.array(self.deletes, dtype=np.int64).reshape(-1, 2))
         write_json(
             self.folder / "counts.json",
@@ -138,14 +154,7 @@ class _Part:
         )
 
 
-def lines(work: str | Path, task: int) -> Iterator[bytes]:
-    """Every document of a part, as the JSON line that was written."""
-    for path in sorted(part_folder(work, task).glob("*.jsonl.gz")):
-        with gzip.open(path, "rb") as file:
-            yield from file
-
-
-def keys(work: str | Path, task: int) -> npt.NDArray[np.void]:
-    """The key table of a part, one row a document."""
-    table: npt.NDArray[np.void] = np.load(part_folder(work, task) / "keys.npy", allow_pickle=False)
-    return table
+def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:
+    """A table of a part: `keys`, `bands`, `paragraphs` or `deletes`."""
+    found: npt.NDArray[Any] = np.load(part_folder(work, task) / f"{name}.npy", allow_pickle=False)
+    return found

@@ -1,27 +1,27 @@
-"""Plain text and JSONL → documents: a text file is one document with a block a paragraph, a JSONL line is one document."""
+"""Plain text, JSONL, Parquet and CSV → documents: a text file is one document with a block a paragraph, a row of a table is one."""
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-import orjson
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biolm.corpus.document import build, damaged
+from biolm.corpus.note_text import joined
 from biolm.corpus.records import MOST, blocks
-from biolm.corpus.streams import opened
+from biolm.corpus.streams import bare_name, opened
+from biolm.corpus.tables import rows
 
-STEMS = (".gz", ".xz")
 KNOWN = ("pmid", "pmcid", "doi", "year", "journal", "license", "category")  # metadata taken over from JSONL
 
 
 class TextReader(BaseDiskReader):  # type: ignore[misc]
-    """Reads `.txt` and `.jsonl` as a datatrove reader; see `BaseDiskReader` for the other arguments.
+    """Reads `.txt`, `.jsonl`, `.parquet` and `.csv` as a datatrove reader; see `BaseDiskReader` for the other arguments.
 
     Args:
         data_folder: Where the files are.
-        text_key: Where a JSONL object holds its text.
+        text_key: Where a row holds its text.
     """
 
     name = "text"
@@ -31,12 +31,9 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Every document of one file, compressed or not."""
-        bare = filepath
-        for stem in STEMS:
-            bare = bare.removesuffix(stem)
-        with opened(self.data_folder, filepath) as stream:
+        with opened(self, filepath) as stream:
             yield from (
-                self._lines(stream, filepath) if bare.endswith((".jsonl", ".ndjson")) else self._text(stream, filepath)
+                self._text(stream, filepath) if bare_name(filepath).endswith(".txt") else self._rows(stream, filepath)
             )
 
     def _text(self, stream: IO[bytes], file: str) -> Iterator[Document]:
@@ -47,40 +44,22 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
                 break
             data += block
         text = data.decode("utf-8-sig", errors="replace")
-        yield self._document(text, {}, file, 0)
+        yield self._document(text, {}, file, "0")
         if problem:
             yield damaged("text", file, f"byte {len(data)}, {problem}")
 
-    def _lines(self, stream: IO[bytes], file: str) -> Iterator[Document]:
-        rest, number = b"", 0
-        for block in blocks(stream):
-            if isinstance(block, str):
-                yield damaged("text", file, f"line {number + 1}, {block}")
-                return
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                number += 1
-                if line.strip():
-                    yield self._line(line, file, number)
-            if len(rest) > MOST:
-                yield damaged("text", file, f"line {number + 1}, too long")
-                rest = b""
-        if rest.strip():
-            yield self._line(rest, file, number + 1)
+    def _rows(self, stream: IO[bytes], file: str) -> Iterator[Document]:
+        for position, row in rows(stream, file):
+            text = row if isinstance(row, str) else row.get(self.text_key)
+            if isinstance(row, str) or not isinstance(text, str):
+                problem = row if isinstance(row, str) else f"no text in `{self.text_key}`"
+                yield damaged("text", file, f"{position}, {problem}")
+                continue
+            extra = row.get("metadata")
+            yield self._document(text, extra if isinstance(extra, dict) else row, file, position.rpartition(" ")[2])
 
-    def _line(self, line: bytes, file: str, number: int) -> Document:
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            value = None
-        text = value.get(self.text_key) if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            return damaged("text", file, f"line {number}, not a JSON object with `{self.text_key}`")
-        extra = value.get("metadata")
-        return self._document(text, extra if isinstance(extra, dict) else {}, file, number)
-
-    def _document(self, text: str, extra: dict[str, Any], file: str, number: int) -> Document:
-        known: dict[str, Any] = {k: extra[k] for k in KNOWN if k in extra}
+    def _document(self, text: str, extra: dict[str, Any], file: str, number: str) -> Document:
+        known: dict[str, Any] = {k: extra[k] for k in KNOWN if extra.get(k) is not None}
         metadata: dict[str, Any] = {"source": "text", "links": [], **known}
-        paragraphs = text.replace("\r\n", "\n").split("\n")
+        paragraphs = joined(text.replace("\r\n", "\n").split("\n"))
         return build(f"text:{PurePosixPath(file).name}:{number}", [("Text", paragraphs)], metadata)

@@ -6,16 +6,18 @@ with its label, then abstracts in other languages. Citations are the PMIDs in `R
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
+from biolm.corpus import medline
+from biolm.corpus.boilerplate import without_boilerplate
 from biolm.corpus.document import build, damaged
 from biolm.corpus.pubmed_scan import Section, scan
 from biolm.corpus.records import Cutter, parse, parser, text_of
-from biolm.corpus.streams import opened
+from biolm.corpus.streams import bare_name, opened
 
 YEAR = re.compile(r"(?:1[89]|20|21)\d\d")
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "MedlineCitation", "DeleteCitation")
@@ -43,23 +45,39 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
     name = "PubMed"
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """Every record of one `.xml` or `.xml.gz` file."""
+        """Every record of one XML file or MEDLINE text export, compressed or not."""
+        with opened(self, filepath) as stream:
+            yield from (
+                self._xml(stream, filepath) if bare_name(filepath).endswith(".xml") else self._export(stream, filepath)
+            )
+
+    def _export(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
+        for line, tags in medline.records(stream):
+            found = None if isinstance(tags, str) else medline.facts(tags)
+            if found is None:
+                yield damaged("pubmed", filepath, f"line {line}, {tags if isinstance(tags, str) else 'no PMID'}")
+            else:
+                yield citation(found)
+
+    def _xml(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
         cutter, xml = Cutter(*RECORDS), parser()
-        with opened(self.data_folder, filepath) as stream:
-            for piece in cutter.cut(stream):
-                found = scan(piece.data, xml) if piece.tag in SCANNED and not piece.problem else None
-                if found is not None:
-                    yield citation(found)
-                    continue
-                root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
-                if root is None:
-                    yield damaged("pubmed", filepath, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
-                elif root.tag == "DeleteCitation":
-                    yield deletion(root, filepath, piece.at)
-                elif (found := facts(root)) is None:
-                    yield damaged("pubmed", filepath, f"byte {piece.at}, no PMID")
-                else:
-                    yield citation(found)
+        piece = None
+        for piece in cutter.cut(stream):
+            found = scan(piece.data, xml) if piece.tag in SCANNED and not piece.problem else None
+            if found is not None:
+                yield citation(found)
+                continue
+            root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
+            if root is None:
+                yield damaged("pubmed", filepath, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
+            elif root.tag == "DeleteCitation":
+                yield deletion(root, filepath, piece.at)
+            elif (found := facts(root)) is None:
+                yield damaged("pubmed", filepath, f"byte {piece.at}, no PMID")
+            else:
+                yield citation(found)
+        if piece is None:
+            yield damaged("pubmed", filepath, "no record in it")
 
 
 def deletion(root: Element, file: str, at: int) -> Document:
@@ -85,7 +103,8 @@ def citation(facts: dict[str, Any]) -> Document:
     links |= dict.fromkeys(pmid for kind, pmid in related if pmid and kind in CITING)
     links.pop(facts["pmid"], None)
     metadata["links"] = [f"pmid:{pmid}" for pmid in links]
-    return build(f"pmid:{facts['pmid']}", facts["sections"], metadata)
+    sections = [(path, [without_boilerplate(block) for block in blocks]) for path, blocks in facts["sections"]]
+    return build(f"pmid:{facts['pmid']}", sections, metadata)
 
 
 def facts(root: Element) -> dict[str, Any] | None:
@@ -109,7 +128,7 @@ def facts(root: Element) -> dict[str, Any] | None:
         if item.get("IdType") == "pubmed" and (number := (item.text or "").strip()).isdecimal()
     ]
     found["related"] = [
-        (item.get("RefType", ""), pmid if (pmid := (item.findtext("PMID") or "").strip()).isdecimal() else "")
+        (item.get("RefType", ""), cited if (cited := (item.findtext("PMID") or "").strip()).isdecimal() else "")
         for item in record.iterfind("CommentsCorrectionsList/CommentsCorrections")
     ]
     return found

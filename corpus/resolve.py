@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.corpus.parts import KEYS, SOURCES, keys, part_folder
+from biolm.corpus.minhash import later_ones
+from biolm.corpus.parts import KEYS, SOURCES, table
 
 U1 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -22,6 +23,7 @@ REASONS = {
     5: "same id",
     6: "same article in PMC",
     7: "same text",
+    8: "near-duplicate",
 }
 PREFERRED = np.array([SOURCES.index(name) for name in ("pmc", "pubmed", "notes", "text")])
 
@@ -37,40 +39,45 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> list[U1]:
     Returns:
         For each task a code for each document: `TRAIN`, `VALID`, `SET_ASIDE` or a key of `REASONS`.
     """
-    tables = [keys(work, task) for task in range(tasks)]
-    table = np.concatenate([np.zeros(0, KEYS), *tables])
+    tables = [table(work, task, "keys") for task in range(tasks)]
+    keys = np.concatenate([np.zeros(0, KEYS), *tables])
     starts = np.cumsum([0, *map(len, tables)])
-    codes: U1 = np.zeros(len(table), np.uint8)
-    codes[table["set_aside"]] = SET_ASIDE
-    _mark_deleted(table, codes, work, starts)
-    _mark_versions(table, codes)
-    _mark_same(codes, table["id"], 5)
-    _mark_articles(table, codes)
-    _mark_same_text(table, codes)
-    _hold_out(table, codes, valid_fraction)
+    codes: U1 = np.zeros(len(keys), np.uint8)
+    codes[keys["set_aside"]] = SET_ASIDE
+    _mark_deleted(keys, codes, work, starts)
+    _mark_versions(keys, codes)
+    _mark_same(codes, keys["id"], 5)
+    _mark_articles(keys, codes)
+    preferred = np.lexsort((np.arange(len(keys)), np.argsort(PREFERRED)[keys["source"]]))
+    _mark_same(codes, keys["text"], 7, preferred)
+    bands = [of_task for task in range(tasks) if len(of_task := table(work, task, "bands"))]
+    if bands:
+        order = preferred[codes[preferred] == TRAIN]
+        codes[later_ones(np.concatenate(bands), order)] = 8
+    _hold_out(keys, codes, valid_fraction)
     return [codes[a:b] for a, b in pairwise(starts)]
 
 
-def _mark_deleted(table: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> None:
+def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> None:
     """A deletion takes back what stands before it in the order of files."""
     last: dict[int, int] = {}
     for task, start in enumerate(starts[:-1]):
-        for row, pmid in np.load(part_folder(work, task) / "deletes.npy", allow_pickle=False):
+        for row, pmid in table(work, task, "deletes"):
             last[int(pmid)] = int(start + row)
     if not last:
         return
-    pubmed = np.flatnonzero(table["source"] == SOURCES.index("pubmed"))
-    among = pubmed[np.isin(table["pmid"][pubmed], np.fromiter(last, np.uint64, len(last)))]
+    pubmed = np.flatnonzero(keys["source"] == SOURCES.index("pubmed"))
+    among = pubmed[np.isin(keys["pmid"][pubmed], np.fromiter(last, np.uint64, len(last)))]
     for row in among:
-        if row < last[int(table["pmid"][row])] and not codes[row]:
+        if row < last[int(keys["pmid"][row])] and not codes[row]:
             codes[row] = 3
 
 
-def _mark_versions(table: npt.NDArray[Any], codes: U1) -> None:
+def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
     """Of a PMID's records in PubMed the highest version, then the latest revision, then the last file wins."""
-    rows = np.flatnonzero((table["source"] == SOURCES.index("pubmed")) & (codes == TRAIN))
-    order = rows[np.lexsort((rows, table["revised"][rows], table["version"][rows], table["pmid"][rows]))]
-    older = table["pmid"][order][:-1] == table["pmid"][order][1:]
+    rows = np.flatnonzero((keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN))
+    order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["pmid"][rows]))]
+    older = keys["pmid"][order][:-1] == keys["pmid"][order][1:]
     codes[order[:-1][older]] = 4
 
 
@@ -87,30 +94,46 @@ def _mark_same(
     codes[rows[again]] = reason
 
 
-def _mark_articles(table: npt.NDArray[Any], codes: U1) -> None:
+def _mark_articles(keys: npt.NDArray[Any], codes: U1) -> None:
     """An article that is here in full counts once: its citation in PubMed is dropped, known by PMID, PMCID or DOI."""
-    full = (table["source"] == SOURCES.index("pmc")) & (codes == TRAIN)
-    cited = (table["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
+    full = (keys["source"] == SOURCES.index("pmc")) & (codes == TRAIN)
+    cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
-        known = table[name][full & (table[name] != 0)]
-        codes[cited & np.isin(table[name], known)] = 6
+        known = keys[name][full & (keys[name] != 0)]
+        codes[cited & np.isin(keys[name], known)] = 6
 
 
-def _mark_same_text(table: npt.NDArray[Any], codes: U1) -> None:
-    rank = np.argsort(PREFERRED)[table["source"]]
-    _mark_same(codes, table["text"], 7, np.lexsort((np.arange(len(table)), rank)))
-
-
-def _hold_out(table: npt.NDArray[Any], codes: U1, fraction: float) -> None:
+def _hold_out(keys: npt.NDArray[Any], codes: U1, fraction: float) -> None:
     """Hold out the groups whose hash falls below the fraction; where a source has none, the one with the lowest hash.
 
     A source with a single group gives nothing up: it would be left without training text.
     """
     limit = np.uint64(min(int(fraction * 2**64), 2**64 - 1))
     for source in range(len(SOURCES)):
-        rows = np.flatnonzero((table["source"] == source) & (codes == TRAIN))
-        hashes = table["split"][rows]
+        rows = np.flatnonzero((keys["source"] == source) & (codes == TRAIN))
+        hashes = keys["split"][rows]
         held = hashes < limit
         if fraction > 0 and len(np.unique(hashes)) > 1 and not held.any():
             held = hashes == hashes.min()
         codes[rows[held]] = VALID
+
+
+def repeats(work: str | Path, codes: list[U1]) -> list[npt.NDArray[Any]]:
+    """Paragraphs of notes that stood in an earlier note of the same patient, or earlier in the same one.
+
+    Args:
+        work: The working folder.
+        codes: For each task, the decision about each document; only kept ones are looked at.
+
+    Returns:
+        For each task the rows of its `paragraphs` table that are such repeats.
+    """
+    tables = []
+    for task, of_task in enumerate(codes):
+        paragraphs = table(work, task, "paragraphs")
+        tables.append(paragraphs[of_task[paragraphs["document"]] <= VALID])
+    hashes = np.concatenate([np.zeros(0, np.uint64), *(of_task["hash"] for of_task in tables)])
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
+    starts = np.cumsum([0, *map(len, tables)])
+    return [of_task[again[a:b]] for of_task, (a, b) in zip(tables, pairwise(starts), strict=True)]

@@ -13,14 +13,18 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from biolm.core.files import atomic_file, write_json
-from biolm.corpus.document import DROPPED
-from biolm.corpus.parts import keys, part_folder
+from biolm.corpus.document import DROPPED, without_lines
+from biolm.corpus.graph import Aliases
+from biolm.corpus.parts import part_folder, table
 from biolm.corpus.resolve import REASONS, SET_ASIDE, TRAIN, VALID
 from biolm.corpus.streams import compressed
 
 LEVEL = 5  # gzip's level
 FOLDERS = {TRAIN: "train", VALID: "valid"}
 TOTALS = ("documents", "words", "characters", "sections", "sentences", "links")
+ARTICLES = ("pubmed", "pmc")
+
+Numbers = list[dict[str, dict[int, int]]]  # for each task: split folder → file of the part → number of the shard
 
 
 class WriteShards(PipelineStep):  # type: ignore[misc]
@@ -28,44 +32,78 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 
     Args:
         out: The output folder.
-        work: The working folder, with `codes/` and `shards.json` from the decisions.
-        numbers: For each task: split folder → file of the part → number of the shard.
+        work: The working folder with parts, decisions, repeats and aliases.
+        numbers: The numbers of the shards.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
+        remove_repeats: Take repeated paragraphs out of notes; otherwise they are counted.
     """
 
     type, name = "✍ - WRITER", "shards"
 
-    def __init__(self, out: str, work: str, numbers: list[dict[str, dict[int, int]]], keep_dropped: bool):
+    def __init__(self, out: str, work: str, numbers: Numbers, keep_dropped: bool, remove_repeats: bool):
         super().__init__()
-        self.out, self.work, self.numbers, self.keep_dropped = out, work, numbers, keep_dropped
+        self.out, self.work, self.numbers = out, work, numbers
+        self.keep_dropped, self.remove_repeats = keep_dropped, remove_repeats
 
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Write the shards of task `rank`; yield nothing."""
-        codes = np.load(codes_path(self.work, rank), allow_pickle=False)
-        files = keys(self.work, rank)["file"]
-        counts: dict[str, Any] = {"kept": {}, "dropped": {}}
-        for path in sorted(part_folder(self.work, rank).glob("*.jsonl.gz")):
-            file = int(path.name[:5])
-            numbers = {folder: of_file[file] for folder, of_file in self.numbers[rank].items() if file in of_file}
-            self._write(path, codes[files == file], numbers, counts)
-        write_json(counts_path(self.work, rank), counts)
+        task = _Task(self.work, rank, self.keep_dropped, self.remove_repeats)
+        with atomic_file(edges_path(self.work, rank)) as tmp, tmp.open("wb") as edges:
+            for path in sorted(part_folder(self.work, rank).glob("*.jsonl.gz")):
+                file = int(path.name[:5])
+                numbers = {folder: of_file[file] for folder, of_file in self.numbers[rank].items() if file in of_file}
+                with _opened(self.out, numbers) as shards:
+                    task.write(path, file, shards, edges)
+        write_json(counts_path(self.work, rank), task.counts)
         yield from ()
 
-    def _write(self, part: Path, codes: Any, numbers: dict[str, int], counts: dict[str, Any]) -> None:
-        with _opened(self.out, numbers) as shards, gzip.open(part, "rb") as lines:
-            for line, code in zip(lines, codes, strict=True):
-                document = orjson.loads(line)
-                source = document["metadata"]["source"]
+
+class _Task:
+    """Writes one task's documents and counts them."""
+
+    def __init__(self, work: str, rank: int, keep_dropped: bool, remove_repeats: bool):
+        self.keep_dropped, self.remove_repeats = keep_dropped, remove_repeats
+        self.codes = np.load(codes_path(work, rank), allow_pickle=False)
+        self.files = table(work, rank, "keys")["file"]
+        self.repeats: dict[int, list[int]] = {}
+        for row in np.load(repeats_path(work, rank), allow_pickle=False):
+            self.repeats.setdefault(int(row["document"]), []).append(int(row["line"]))
+        self.aliases = Aliases(work)
+        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, "repeats": 0}
+
+    def write(self, part: Path, file: int, shards: dict[str, IO[bytes]], edges: IO[bytes]) -> None:
+        """Write the documents of one file of the part."""
+        rows = np.flatnonzero(self.files == file)
+        with gzip.open(part, "rb") as lines:
+            for line, row in zip(lines, rows, strict=True):
+                code, document = int(self.codes[row]), orjson.loads(line)
                 if code in FOLDERS:
-                    shards[FOLDERS[code]].write(line)
-                    splits = counts["kept"].setdefault(source, {})
-                    _count(document, splits.setdefault(FOLDERS[code], dict.fromkeys(TOTALS, 0)))
+                    self.keep(document, int(row), FOLDERS[code], edges)
+                    shards[FOLDERS[code]].write(_line(document))
                     continue
                 if code != SET_ASIDE:
-                    reason = document["metadata"][DROPPED] = REASONS[int(code)]
-                    counts["dropped"].setdefault(source, Counter())[reason] += 1
+                    source, reason = document["metadata"]["source"], REASONS[code]
+                    document["metadata"][DROPPED] = reason
+                    self.counts["dropped"].setdefault(source, Counter())[reason] += 1
                 if self.keep_dropped:
-                    shards["dropped"].write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+                    shards["dropped"].write(_line(document))
+
+    def keep(self, document: dict[str, Any], row: int, folder: str, edges: IO[bytes]) -> None:
+        """Finish a document that is kept: links, repeats, counts."""
+        meta = document["metadata"]
+        if repeated := self.repeats.get(row):
+            self.counts["repeats"] += len(repeated)
+            meta["repeated_paragraphs"] = len(repeated)
+            if self.remove_repeats:
+                without_lines(document, repeated)
+        meta["links"], here = self.aliases.resolved(meta["links"], document["id"])
+        if meta["source"] in ARTICLES:
+            edges.write("\t".join((document["id"], *here)).encode() + b"\n")
+        totals = self.counts["kept"].setdefault(meta["source"], {}).setdefault(folder, dict.fromkeys(TOTALS, 0))
+        text = document["text"]
+        found = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
+        for name, value in zip(TOTALS, found, strict=True):
+            totals[name] += value
 
 
 def codes_path(work: str | Path, task: int) -> Path:
@@ -73,13 +111,23 @@ def codes_path(work: str | Path, task: int) -> Path:
     return Path(work) / "codes" / f"{task:05d}.npy"
 
 
+def repeats_path(work: str | Path, task: int) -> Path:
+    """The repeated paragraphs of a part."""
+    return Path(work) / "repeats" / f"{task:05d}.npy"
+
+
 def counts_path(work: str | Path, task: int) -> Path:
     """What was counted while a part's shards were written."""
     return Path(work) / "counts" / f"{task:05d}.json"
 
 
-def number(codes: list[Any], files: list[Any], keep_dropped: bool) -> list[dict[str, dict[int, int]]]:
-    """Number the shards of every split without gaps: for each task, split → file of the part → number.
+def edges_path(work: str | Path, task: int) -> Path:
+    """The citations inside the corpus from a part's articles: a line for each, its id and those of the cited."""
+    return Path(work) / "edges" / f"{task:05d}.tsv"
+
+
+def number(codes: list[Any], files: list[Any], keep_dropped: bool) -> Numbers:
+    """Number the shards of every split without gaps.
 
     Args:
         codes: For each task, the decision about each document.
@@ -87,7 +135,7 @@ def number(codes: list[Any], files: list[Any], keep_dropped: bool) -> list[dict[
         keep_dropped: Dropped documents have shards, too.
     """
     following: Counter[str] = Counter()
-    numbers: list[dict[str, dict[int, int]]] = []
+    numbers: Numbers = []
     for of_task, of_file in zip(codes, files, strict=True):
         found: dict[str, dict[int, int]] = {}
         for folder, chosen in (("train", of_task == TRAIN), ("valid", of_task == VALID), ("dropped", of_task > VALID)):
@@ -100,14 +148,8 @@ def number(codes: list[Any], files: list[Any], keep_dropped: bool) -> list[dict[
     return numbers
 
 
-def _count(document: dict[str, Any], totals: dict[str, int]) -> None:
-    text, meta = document["text"], document["metadata"]
-    for name, value in zip(
-        TOTALS,
-        (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"])),
-        strict=True,
-    ):
-        totals[name] += value
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
 @contextmanager

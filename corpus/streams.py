@@ -7,20 +7,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-SUFFIXES: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+def bare_name(filepath: str) -> str:
+    """A file's name in lower case, without the suffix of its compression."""
+    name = filepath.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return name
 
 
 @contextmanager
-def opened(folder: Any, filepath: str) -> Iterator[IO[bytes]]:
-    """Open a file of a datatrove `DataFolder` for reading, decompressed by its suffix.
+def opened(reader: Any, filepath: str) -> Iterator[IO[bytes]]:
+    """Open one of a reader's files, decompressed by its suffix.
 
     Args:
-        folder: A `datatrove.io.DataFolder`.
-        filepath: Path inside it.
+        reader: A datatrove `BaseDiskReader`; while the file is open, its `raw` is the stored file, whose position is the progress.
+        filepath: Path inside the reader's folder.
     """
-    with folder.open(filepath, "rb") as raw:
-        for suffix, open_with in SUFFIXES.items():
-            if filepath.endswith(suffix):
+    with reader.data_folder.open(filepath, "rb") as raw:
+        reader.raw = raw
+        for suffix, open_with in COMPRESSIONS.items():
+            if filepath.lower().endswith(suffix):
                 with open_with(raw, "rb") as stream:
                     yield cast(IO[bytes], stream)
                 return

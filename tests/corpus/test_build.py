@@ -148,7 +148,8 @@ def test_a_killed_build_goes_on(tmp_path: Path, make: Any) -> None:
     [
         ([], "there is nothing to read"),
         (["--pubmed", "nowhere.xml"], "there is nothing by that name"),
-        (["--pubmed", "note.txt"], "there is no file that --pubmed reads"),
+        (["--pubmed", "wrong.csv"], "there is no file that --pubmed reads"),
+        (["--pubmed", "note.txt"], "note.txt: line 1, a line without a tag"),
         (["--text", "note.txt", "--valid_fraction", "1"], "valid_fraction must be at least 0"),
         (["--text", "empty.txt"], "no document is left (1 no text)"),
         (["--pubmed", "empty.xml"], "no document is left"),

@@ -1,0 +1,102 @@
+"""MEDLINE text exports (`PMID- 123`, `TI  - …`): PubMed's display format for saving and for reference managers.
+
+Format: https://www.nlm.nih.gov/bsd/mms/medlineelements.html. A record is a run of tagged lines; six blanks start a continuation.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from biolm.corpus.records import blocks
+
+TAG = re.compile(r"^([A-Z]{2,4}) *- ?(.*)$")
+YEAR = re.compile(r"(?:1[89]|20|21)[0-9]{2}")
+RELATED = {"RIN": "RetractionIn", "CON": "CommentOn", "EFR": "ErratumFor", "UOF": "UpdateOf", "ORI": "OriginalReportIn"}
+CITED = re.compile(r"PMID: *([0-9]+)")
+
+Tags = dict[str, list[str]]
+
+
+def records(stream: IO[bytes]) -> Iterator[tuple[int, Tags | str]]:
+    """Cut an export into records.
+
+    Yields:
+        `(line, tags)`: the line a record starts on and its values by tag, or what is wrong there.
+    """
+    tags: Tags = {}
+    last, first, lost = "", 1, False
+    for number, line in enumerate(_lines(stream), start=1):
+        if isinstance(line, bytes):
+            if tags:
+                yield first, tags
+            yield number, line.decode()
+            return
+        match = TAG.match(line)
+        if match and match[1] == "PMID":
+            if tags:
+                yield first, tags
+            tags, first, lost = {}, number, False
+        if match and not lost:
+            last = match[1]
+            tags.setdefault(last, []).append(match[2])
+        elif line.startswith("      ") and last in tags and not lost:
+            tags[last][-1] += " " + line.strip()
+        elif line.strip() and not lost:
+            lost = True  # until the next PMID
+            yield number, "a line without a tag"
+            tags = {}
+    if tags:
+        yield first, tags
+
+
+def facts(tags: Tags) -> dict[str, Any] | None:
+    """What a document is made of (see `pubmed.facts`); None if there is no PMID."""
+    pmid = tags.get("PMID", [""])[0].strip()
+    if not pmid.isdecimal():
+        return None
+    revised = tags.get("LR", ["0"])[0].strip()
+    found: dict[str, Any] = {
+        "pmid": pmid,
+        "version": [1, int(revised) if revised.isdecimal() else 0],
+        "cited": [],
+        "sections": [],
+    }
+    for tag, path in (
+        ("TI", "Title"),
+        ("BTI", "Title"),
+        ("TT", "Vernacular title"),
+        ("AB", "Abstract"),
+        ("OAB", "Other abstract"),
+    ):
+        found["sections"] += [(path, [text]) for text in tags.get(tag, ())]
+    if journal := tags.get("JT"):
+        found["journal"] = journal[0]
+    if year := YEAR.search(tags.get("DP", [""])[0]):
+        found["year"] = int(year[0])
+    for name, tag in (("languages", "LA"), ("publication_types", "PT"), ("mesh", "MH")):
+        if tag in tags:
+            found[name] = [value.lstrip("*").split("/")[0] for value in tags[tag]]
+    if "PMC" in tags:
+        found["pmcid"] = tags["PMC"][0].strip()
+    for value in tags.get("AID", []) + tags.get("LID", []):
+        if value.endswith("[doi]"):
+            found.setdefault("doi", value.removesuffix("[doi]").strip())
+    found["related"] = [
+        (kind, cited[1])
+        for tag, kind in RELATED.items()
+        for value in tags.get(tag, ())
+        if (cited := CITED.search(value))
+    ]
+    return found
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str | bytes]:
+    """Decoded lines; what breaks the stream off comes last, as bytes."""
+    rest = b""
+    for block in blocks(stream):
+        if isinstance(block, str):
+            yield block.encode()
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line.decode("utf-8-sig", errors="replace").rstrip("\r") for line in lines)
+    yield rest.decode("utf-8", errors="replace")

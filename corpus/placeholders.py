@@ -1,0 +1,80 @@
+"""De-identification placeholders such as `[**First Name8 (NamePattern2) 507**]`: kept, replaced by their type, or by surrogates.
+
+The kinds are those that public code for MIMIC-III lists. A surrogate depends on the salt, the patient and the placeholder, so one person
+keeps one name through all notes of a patient, and another patient's same placeholder gets another.
+"""
+
+import re
+from typing import Literal
+
+from biolm.core.errors import ConfigError
+from biolm.corpus.document import hash64
+
+Mode = Literal["keep", "type", "surrogate"]
+PLACEHOLDER = re.compile(r"\[\*\*(.*?)\*\*\]", re.S)
+
+KINDS = (
+    ("AGE", re.compile(r"\bage over\b", re.I)),
+    ("HOSPITAL", re.compile(r"hospital|ward ?name|medical center", re.I)),
+    ("PHONE", re.compile(r"telephone|fax|pager", re.I)),
+    ("CONTACT", re.compile(r"e-mail|url|contact info", re.I)),
+    ("NAME", re.compile(r"name|initial|doctor|attending|dictator|\bmd\b(?! number)", re.I)),
+    ("LOCATION", re.compile(r"location|state|country|address|apartment|po box|university|college|company", re.I)),
+    ("ID", re.compile(r"number|numeric|\bid\b|serial|unit|clip|job|record|identifier", re.I)),
+    ("HOLIDAY", re.compile(r"holiday", re.I)),
+    ("DATE", re.compile(r"date|month|year|day\b|^[\s\d/-]*\d[\s\d/-]*$", re.I)),
+)
+SURROGATES = {
+    "NAME": "Adams Baker Carter Davis Evans Foster Garcia Hughes Irwin Jones Keller Lopez Meyer Nolan Owens Price Quinn Reyes Stone Turner",
+    "HOSPITAL": "Lakeside Riverview Hillcrest Northgate Fairview Westbrook",
+    "LOCATION": "Milton Ashford Brookdale Clayton Easton Granville Harmony Kingston",
+    "CONTACT": "mail@example.org",
+    "HOLIDAY": "Thanksgiving Christmas Easter",
+    "AGE": "90",
+}
+
+
+def kind(content: str) -> str:
+    """The type of what stands between the stars: NAME, DATE, AGE, HOSPITAL, LOCATION, PHONE, CONTACT, ID, HOLIDAY or OTHER."""
+    for name, pattern in KINDS:
+        if pattern.search(content):
+            return name
+    return "OTHER"
+
+
+class Placeholders:
+    """Replaces placeholders in one patient's notes.
+
+    Args:
+        mode: `keep`, `type` or `surrogate`.
+        key: What surrogates depend on beside the placeholder itself.
+
+    Raises:
+        ConfigError: Another mode.
+    """
+
+    def __init__(self, mode: str, key: str):
+        if mode not in ("keep", "type", "surrogate"):
+            raise ConfigError(f"there is no way `{mode}` to treat placeholders", remedy="Say keep, type or surrogate.")
+        self.mode, self.key = mode, key
+
+    def replace(self, text: str) -> str:
+        """The text with its placeholders replaced."""
+        if self.mode == "keep" or "[**" not in text:
+            return text
+        return PLACEHOLDER.sub(self._typed if self.mode == "type" else self._surrogate, text)
+
+    def _typed(self, match: re.Match[str]) -> str:
+        return f"[{kind(match[1])}]"
+
+    def _surrogate(self, match: re.Match[str]) -> str:
+        name = kind(match[1])
+        number = hash64(self.key, match[1])
+        if name == "DATE":
+            return (
+                match[1].strip() if re.search(r"\d{4}-\d", match[1]) else f"{number % 12 + 1}/{number // 12 % 28 + 1}"
+            )
+        if name == "PHONE":
+            return f"555-{number % 10_000:04}"
+        choices = SURROGATES.get(name, "").split()
+        return choices[number % len(choices)] if choices else str(number % 1_000_000)
