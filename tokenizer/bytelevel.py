@@ -4,7 +4,9 @@ Source: Radford et al. 2019, "Language models are unsupervised multitask learner
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import orjson
 import regex  # type: ignore[import-untyped]
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -57,3 +59,38 @@ def hugging_face(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
     hf.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     hf.add_special_tokens([AddedToken(MASK, lstrip=True, special=True, normalized=False)])
     return hf
+
+
+def settings(model_max_length: int) -> dict[str, Any]:
+    """`tokenizer_config.json`.
+
+    Args:
+        model_max_length: Tokens that the model takes, special ones included.
+    """
+    return {
+        "tokenizer_class": "RobertaTokenizer",
+        "model_max_length": model_max_length,
+        "do_lower_case": False,
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "errors": "replace",
+        "clean_up_tokenization_spaces": False,
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": MASK,
+    }
+
+
+def files(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, bytes]:
+    """`vocab.json` and `merges.txt`: name → content."""
+    by_id = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    return {"vocab.json": orjson.dumps(by_id), "merges.txt": merges_bytes(merges)}
+
+
+def merges_bytes(merges: Sequence[tuple[str, str]]) -> bytes:
+    """A `merges.txt` or `vocab.bpe`."""
+    return "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode()

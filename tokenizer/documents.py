@@ -12,6 +12,8 @@ import orjson
 
 from biolm.core.errors import DataError
 
+FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
+LONGEST = 1_000_000  # characters of a word; the tokenizers need about 100 bytes a character for one
 REMEDY = "Make the documents again with `biolm corpus build`."
 
 
@@ -44,6 +46,11 @@ class Document:
         for start, end in self.sentences:
             if words := self.text[start:end].split():
                 yield bisect_right(bounds, start), words
+
+
+def in_front(word: str) -> str:
+    """A word as the tokenizer sees it: with a blank in front, unless it opens its document."""
+    return word[1:] if word.startswith(FIRST) else " " + word
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
@@ -113,6 +120,8 @@ def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[t
         covered = end
     if text[covered:].strip():
         return "its sentences leave text out"
+    if len(text) > LONGEST and (longest := max(map(len, text.split()))) > LONGEST:
+        return f"it has a word of {longest:,} characters, and {LONGEST:,} are the most"
     bounds = [bound for start, end, _ in sections for bound in (start, end)]
     return "" if bounds == sorted(bounds) else "its sections overlap"
 

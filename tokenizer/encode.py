@@ -29,8 +29,10 @@ from biolm.core.progress import Bar, progress
 from biolm.corpus import read
 from biolm.tokenizer import documents, folder
 from biolm.tokenizer.shards import STAGE, ShardWriter, id_type, map_tokens, read_index
+from biolm.tokenizer.words import END, WordTable
 
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
+WAITING = 1 << 18  # words looked up at a time
 PARTS = ".parts"
 
 
@@ -73,34 +75,45 @@ class Encoder:
     """Encodes blocks of documents; each worker has one."""
 
     def __init__(self, tokenizer: folder.Tokenizer):
-        self.tokenizer = tokenizer
+        self.table = WordTable(tokenizer)
+        self.splits = tokenizer.splits_at_blanks
         self.dtype = id_type(tokenizer.vocab_size)
 
     def encode(self, block: Block) -> Encoded:
         """Encode a block: every sentence with its closing id, and a closing id alone behind every document."""
-        texts: list[str | None] = []
-        doc_starts, segment_starts, docs = [], [], []
+        items, waiting = 0, list[str]()
+        ids, sizes, docs = list[npt.NDArray[Any]](), list[npt.NDArray[Any]](), list[bytes]()
+        doc_starts, segment_starts = list[int](), list[int]()
+
+        def flush() -> None:
+            found, lengths = self.table.encode(waiting)
+            ids.append(found.astype(self.dtype))
+            sizes.append(lengths)
+            waiting.clear()
+
         for number, line in enumerate(block.lines, start=block.first):
             document = documents.parse(line, block.path, number)
-            doc_starts.append(len(texts))
-            front, last = "", -1
+            doc_starts.append(items)
+            front, last = documents.FIRST, -1
             for section, words in document.words():
                 if section != last:
-                    segment_starts.append(len(texts))
-                texts.append(front + " ".join(words))
-                front, last = " ", section
+                    segment_starts.append(items)
+                units = words if self.splits else [" ".join(words)]
+                units[0] = front + units[0]
+                waiting += units
+                waiting.append(END)
+                items, front, last = items + 1, "", section
+                if len(waiting) > WAITING:
+                    flush()
             if last == -1:
-                segment_starts.append(len(texts))
-            texts.append(None)
+                segment_starts.append(items)
+            waiting.append(END)
+            items += 1
             docs.append(orjson.dumps({"id": document.id, "source": document.source, "links": list(document.links)}))
-        ids = iter(self.tokenizer.encode_batch([text for text in texts if text is not None]))
-        items = [[] if text is None else next(ids) for text in texts]
-        sizes = np.fromiter(map(len, items), dtype=np.int32, count=len(items)) + np.int32(1)
-        eos = self.tokenizer.ids.eos
-        tokens = np.fromiter((i for item in items for i in (*item, eos)), dtype=self.dtype, count=int(sizes.sum()))
+        flush()
         return Encoded(
-            tokens=tokens,
-            sizes=sizes,
+            tokens=np.concatenate(ids),
+            sizes=np.concatenate(sizes).astype(np.int32),
             doc_starts=np.array(doc_starts, dtype=np.int64),
             segment_starts=np.array(segment_starts, dtype=np.int64),
             docs=b"".join(line + b"\n" for line in docs),
@@ -111,6 +124,7 @@ _encoder: Encoder | None = None
 
 
 def _start_worker(tokenizer: str) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     global _encoder  # noqa: PLW0603 (a worker process has one encoder for its lifetime)
     _encoder = Encoder(folder.load(tokenizer))
 

@@ -37,7 +37,7 @@ def read_merges(file: str | Path) -> list[tuple[str, str]]:
     """
     file = Path(file)
     merges = []
-    for number, line in enumerate(_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = line.split(" ")
@@ -57,7 +57,7 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
     """
     file = Path(file)
     entries = []
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdigit():
             raise DataError("a line is a symbol and its count", file=file, record=f"line {number}", remedy=REMEDY)
@@ -65,7 +65,12 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
     return entries
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A file as UTF-8.
+
+    Raises:
+        DataError: It is missing or is not UTF-8.
+    """
     try:
         return file.read_bytes().decode()
     except FileNotFoundError:
@@ -95,11 +100,6 @@ def model_vocab(dict_txt: Path, encoder: Mapping[str, int]) -> dict[str, int]:
     return vocab
 
 
-def merges_bytes(merges: Sequence[Sequence[str]]) -> bytes:
-    """A `merges.txt` or `vocab.bpe`."""
-    return "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode()
-
-
 def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequence[int]) -> dict[str, bytes]:
     """fairseq's files: name → content.
 
@@ -117,7 +117,7 @@ def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequ
     return {
         "dict.txt": "".join(lines).encode(),
         "encoder.json": orjson.dumps(encoder),
-        "vocab.bpe": merges_bytes(merges),
+        "vocab.bpe": bytelevel.merges_bytes(merges),
     }
 
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json, write_text
-from biolm.tokenizer import bytelevel, fairseq
+from biolm.tokenizer import bert, bytelevel, fairseq
 from biolm.tokenizer.fairseq import REMEDY
 
 FILES = (
@@ -28,8 +28,10 @@ FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "sentencepiece.model",
     *fairseq.FILES,
 )
+SPLITTERS = ("ByteLevel", "BertPreTokenizer", "Metaspace")  # pre-tokenisers that cut at every blank
 ROLES = {
     "bos": ("cls_token", "bos_token", ("<s>", "[CLS]")),
     "pad": ("pad_token", "pad_token", ("<pad>", "[PAD]")),
@@ -70,14 +72,15 @@ class Tokenizer:
         hf.encode_special_tokens = True
         hf.no_padding()
         hf.no_truncation()
+        self._encoder = _without_specials(self.state) if self.state["model"]["type"] == "Unigram" else hf
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens around it."""
-        return self._known(self.hf.encode(text, add_special_tokens=False).ids)
+        return self._known(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens around them."""
-        encodings = self.hf.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._known(encoding.ids) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -88,6 +91,12 @@ class Tokenizer:
         if self.outside:
             return [i if i < self.vocab_size else self.ids.unk for i in ids]
         return ids
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What `tokenizer.json` holds."""
+        state: dict[str, Any] = orjson.loads(self.hf.to_str())
+        return state
 
     @cached_property
     def outside(self) -> int:
@@ -101,11 +110,27 @@ class Tokenizer:
         return sorted(vocab, key=vocab.__getitem__)[: self.vocab_size]
 
     @cached_property
+    def splits_at_blanks(self) -> bool:
+        """Whether no piece reaches across a blank, so that words can be encoded one by one."""
+        split = self.state["pre_tokenizer"] or {}
+        return split.get("type") in SPLITTERS and split.get("use_regex", True) and split.get("split", True)
+
+    @cached_property
     def is_word_start(self) -> npt.NDArray[np.bool_]:
         """[vocab_size] whether a piece begins a word; special tokens do, as in fairseq's whole-word masking."""
         special = {getattr(self.ids, role) for role in ROLES}
-        starts = _word_starts(orjson.loads(self.hf.to_str()))
+        starts = _word_starts(self.state)
         return np.array([i in special or starts(piece) for i, piece in enumerate(self.pieces)], dtype=np.bool_)
+
+
+def _without_specials(state: dict[str, Any]) -> HuggingFace:
+    """A Unigram tokenizer that cannot find its special tokens in text, as `sentencepiece` does not: a line break, which no text
+    that has been split at white space holds, stands in front of their names.
+    """
+    names = {token["content"] for token in state["added_tokens"]}
+    vocab = [["\n" + piece if piece in names else piece, score] for piece, score in state["model"]["vocab"]]
+    changed = {**state, "added_tokens": [], "post_processor": None, "model": {**state["model"], "vocab": vocab}}
+    return HuggingFace.from_str(orjson.dumps(changed).decode())
 
 
 def _word_starts(state: dict[str, Any]) -> Any:
@@ -125,7 +150,7 @@ def load(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy="Give a tokenizer folder.")
-    file = folder / "tokenizer.json"
+    settings, file = _settings(folder), folder / "tokenizer.json"
     if file.exists():
         text = file.read_text(encoding="utf-8", errors="replace")
         try:
@@ -138,14 +163,18 @@ def load(folder: str | Path) -> Tokenizer:
         _check_specials(folder / "vocab.json", vocab)
         hf = bytelevel.hugging_face(vocab, merges)
         text = hf.to_str()
+    elif (folder / "vocab.txt").exists():
+        if "do_lower_case" not in settings:
+            problem = "vocab.txt alone does not say whether the vocabulary is cased"
+            remedy = "State do_lower_case in tokenizer_config.json, or take the folder's tokenizer.json along."
+            raise DataError(problem, file=folder, remedy=remedy)
+        hf = bert.hugging_face(bert.read_vocab(folder / "vocab.txt"), settings["do_lower_case"])
+        text = hf.to_str()
     else:
-        raise DataError(
-            "it has neither tokenizer.json nor vocab.json with merges.txt",
-            file=folder,
-            remedy="Give a tokenizer folder.",
-        )
+        problem = "it has no tokenizer.json, no vocab.json with merges.txt and no vocab.txt"
+        raise DataError(problem, file=folder, remedy="Give a tokenizer folder.")
     _check(folder, hf)
-    settings = _settings(folder)
+    _check_casing(folder, hf, settings)
     ids = _special_ids(folder, hf, settings)
     return Tokenizer(hf, ids, _model_size(folder, hf), sha256(text.encode()).hexdigest(), settings)
 
@@ -198,6 +227,8 @@ def _check(folder: Path, hf: HuggingFace) -> None:
     vocab = hf.get_vocab(with_added_tokens=True)
     if (folder / "vocab.json").exists():
         _same(folder, "vocab.json", fairseq.read_vocab(folder / "vocab.json"), "tokenizer.json", vocab)
+    if (folder / "vocab.txt").exists():
+        _same(folder, "vocab.txt", bert.read_vocab(folder / "vocab.txt"), "tokenizer.json", vocab)
     if (folder / "merges.txt").exists():
         merges = [tuple(merge) for merge in orjson.loads(hf.to_str())["model"].get("merges", [])]
         stated = fairseq.read_merges(folder / "merges.txt")
@@ -212,6 +243,16 @@ def _check(folder: Path, hf: HuggingFace) -> None:
             "tokenizer.json",
             vocab,
         )
+
+
+def _check_casing(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
+    normalizer = orjson.loads(hf.to_str())["normalizer"] or {}
+    stated = settings.get("do_lower_case")
+    if normalizer.get("type") == "BertNormalizer" and stated is not None and stated != normalizer["lowercase"]:
+        problem = (
+            f"tokenizer_config.json says do_lower_case {stated}, tokenizer.json lowercase {normalizer['lowercase']}"
+        )
+        raise DataError(problem, file=folder, remedy=REMEDY)
 
 
 def _same(folder: Path, a_name: str, a: Mapping[Any, Any], b_name: str, b: Mapping[Any, Any]) -> None:
@@ -238,48 +279,35 @@ def _check_specials(file: Path, vocab: Mapping[str, int]) -> None:
             raise DataError(f"the vocabulary lacks the special token {name}", file=file, remedy=REMEDY)
 
 
-def write(
-    folder: str | Path,
-    hf: HuggingFace,
-    extra: Mapping[str, bytes],
-    *,
-    model_max_length: int,
-) -> list[Path]:
-    """Write the files of a byte-level BPE folder; their paths.
+def write(folder: str | Path, hf: HuggingFace, settings: Mapping[str, Any], files: Mapping[str, bytes]) -> list[Path]:
+    """Write a tokenizer folder; the paths of its files.
 
     Args:
         folder: Where to; made if need be.
-        hf: From `bytelevel.hugging_face`.
-        extra: fairseq's files: name → content.
-        model_max_length: Tokens that the model takes, special ones included.
+        hf: The `tokenizers` object.
+        settings: What `tokenizer_config.json` states: class, casing, longest input, names of the special tokens.
+        files: The other files: name → content.
     """
     folder = Path(folder)
     hf.encode_special_tokens = False
-    vocab = hf.get_vocab(with_added_tokens=True)
-    merges = orjson.loads(hf.to_str())["model"]["merges"]
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), bytelevel.SPECIALS, strict=True))
-    names |= {"cls_token": "<s>", "sep_token": "</s>"}
-    mask = {"content": bytelevel.MASK, "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
-    write_text(folder / "tokenizer.json", hf.to_str(pretty=True))
-    write_json(folder / "special_tokens_map.json", {**names, "mask_token": mask})
-    settings = {
-        "tokenizer_class": "RobertaTokenizer",
-        "model_max_length": model_max_length,
-        "do_lower_case": False,
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "errors": "replace",
-        "clean_up_tokenization_spaces": False,
-        "added_tokens_decoder": {
-            str(i): {**mask, "content": token.content, "lstrip": token.lstrip, "special": True}
-            for i, token in hf.get_added_tokens_decoder().items()
-        },
-        **names,
-        "mask_token": bytelevel.MASK,
+    added = {
+        str(i): {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "normalized": token.normalized,
+            "special": token.special,
+        }
+        for i, token in hf.get_added_tokens_decoder().items()
     }
-    write_json(folder / "tokenizer_config.json", settings)
-    by_id = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    files = {"vocab.json": orjson.dumps(by_id), "merges.txt": fairseq.merges_bytes(merges), **extra}
+    names = {name: settings[name] for name in sorted(settings) if name.endswith("_token")}
+    mask = next(token for token in added.values() if token["content"] == names["mask_token"])
+    write_text(folder / "tokenizer.json", hf.to_str(pretty=True))
+    write_json(
+        folder / "special_tokens_map.json", {**names, "mask_token": {k: mask[k] for k in mask if k != "special"}}
+    )
+    write_json(folder / "tokenizer_config.json", {**settings, "added_tokens_decoder": added})
     for name, content in files.items():
         with atomic_file(folder / name) as tmp:
             tmp.write_bytes(content)
@@ -306,8 +334,9 @@ def from_fairseq(
     vocab = fairseq.model_vocab(Path(dict_txt), encoder)
     _check_merges(Path(vocab_bpe), vocab, merges)
     sources = (dict_txt, encoder_json, vocab_bpe)
-    extra = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
-    write(folder, bytelevel.hugging_face(vocab, merges), extra, model_max_length=model_max_length)
+    files = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
+    hf = bytelevel.hugging_face(vocab, merges)
+    write(folder, hf, bytelevel.settings(model_max_length), files | bytelevel.files(vocab, merges))
     return load(folder)
 
 
@@ -324,7 +353,7 @@ def fairseq_files(folder: str | Path) -> dict[str, bytes]:
     tokenizer = load(folder)
     if all((folder / name).exists() for name in fairseq.FILES):
         return {name: (folder / name).read_bytes() for name in fairseq.FILES}
-    state = orjson.loads(tokenizer.hf.to_str())
+    state = tokenizer.state
     if tokenizer.pieces[:4] != list(bytelevel.SPECIALS) or (state["decoder"] or {}).get("type") != "ByteLevel":
         raise MismatchError(
             "fairseq needs byte-level BPE with <s> 0, <pad> 1, </s> 2, <unk> 3",

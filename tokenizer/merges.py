@@ -1,21 +1,41 @@
 """Learn BPE merges from word counts (Sennrich et al. 2016, "Neural machine translation of rare words with subword units").
 
-All distinct words lie in one flat array of symbols. A symbol's id stands at its first and at its last byte, so that from any
-symbol both neighbours are one addition away and no links are kept. A pair of symbols comes into being in exactly one merge, that of
-its later symbol; from then on it only becomes rarer. So the positions of a pair are listed once, and checked when they are used.
-Ties fall to the pair with the smaller ids, as in `tokenizers`, with whose merges ours are identical.
+All distinct words lie in one flat array of symbols. A symbol's id stands at its first and at its last place, so that from any symbol
+both neighbours are one addition away and no links are kept. A pair of symbols comes into being in exactly one merge, that of its later
+symbol; from then on it only becomes rarer. So the places of a pair are listed once, and checked when they are used. Ties fall to the
+pair with the smaller ids, as in `tokenizers`, with whose merges ours are identical.
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
 
-INNER, BORDER = -2, -1  # inside a symbol; between two words
+BORDER, INNER = -1, -2  # between two words; inside a symbol
+CHUNK = 1 << 20  # places whose first pairs are sorted at a time
+MANY = 256  # from here on, equal keys are added up before the dictionary is asked
+
+
+@dataclass(frozen=True)
+class Words:
+    """The distinct words of a text.
+
+    Args:
+        symbols: [places] base symbols of all words; BORDER before the first word and behind each.
+        counts: [words] how often each stands in the text.
+        base: Number of base symbols: 0 … base - 1.
+    """
+
+    symbols: I32
+    counts: I64
+    base: int
 
 
 @dataclass(frozen=True)
@@ -23,50 +43,80 @@ class Learnt:
     """What was learnt.
 
     Args:
-        merges: Pairs of symbol ids; merge m makes symbol 256 + m.
-        counts: [256 + merges] how often each symbol stands in the words at the end.
+        merges: Pairs of symbols; merge m makes symbol base + m.
+        counts: [base + merges] how often each symbol stands in the text, once all merges are done.
     """
 
     merges: list[tuple[int, int]]
     counts: I64
 
 
+def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> Learnt:
+    """Learn up to `most` merges.
+
+    Args:
+        words: What to learn from; its `symbols` are overwritten.
+        most: Merges to learn; fewer if the words support no more.
+        min_count: Pairs below this count are not merged.
+        tick: Called after every merge.
+    """
+    state = _State(words, _Pairs(min_count))
+    merges: list[tuple[int, int]] = []
+    while len(merges) < most and (top := state.pairs.pop()) is not None:
+        key, places = top
+        merges.append((key >> 32, key & 0xFFFFFFFF))
+        state.merge(*merges[-1], places)
+        tick()
+    return Learnt(merges, state.totals())
+
+
 class _Pairs:
-    """Counts and positions of the pairs that can still be merged, and a heap of them by falling count."""
+    """Counts and places of the pairs that can still be merged, and a heap of them by falling count."""
 
     def __init__(self, min_count: int):
         self.min_count = min_count
         self.count: dict[int, int] = {}
-        self.where: dict[int, I64] = {}
+        self.where: dict[int, list[Places]] = {}
         self.heap: list[tuple[int, int]] = []
 
-    def add(self, keys: I64, positions: I64, weights: I64) -> None:
-        """Enter new pairs: key (left << 32 | right), position and word count of every place they stand at."""
-        order = np.argsort(keys, kind="stable")
-        keys, positions = keys[order], positions[order]
-        first = np.flatnonzero(np.diff(keys, prepend=-1))
-        totals = np.add.reduceat(weights[order], first) if len(keys) else weights
-        bounds = [*first.tolist(), len(keys)]
-        for i in np.flatnonzero(totals >= self.min_count).tolist():
-            key, total = int(keys[bounds[i]]), int(totals[i])
+    def collect(self, keys: I64, places: Places, weights: I64) -> None:
+        """Enter the first pairs, or a part of them: key (left << 32 | right), place and word count of each."""
+        for key, total, found in _grouped(keys, places, weights, 1):
+            self.count[key] = self.count.get(key, 0) + total
+            self.where.setdefault(key, []).append(found)
+
+    def ready(self) -> None:
+        """All first pairs are entered: forget the rare ones, put the others on the heap."""
+        for key in [key for key, count in self.count.items() if count < self.min_count]:
+            del self.count[key], self.where[key]
+        self.heap = [(-count, key) for key, count in self.count.items()]
+        heapq.heapify(self.heap)
+
+    def add(self, keys: I64, places: Places, weights: I64) -> None:
+        """Enter the pairs of a new symbol."""
+        for key, total, found in _grouped(keys, places, weights, self.min_count):
             self.count[key] = total
-            self.where[key] = positions[bounds[i] : bounds[i + 1]].copy()
+            self.where[key] = [found]
             heapq.heappush(self.heap, (-total, key))
 
     def subtract(self, keys: I64, weights: I64) -> None:
-        """Take away places of old pairs that a merge destroyed."""
+        """Take away what a merge destroyed: key and word count of every place."""
+        if len(keys) > MANY:
+            order = np.argsort(keys)
+            keys, first = np.unique(keys[order], return_index=True)
+            weights = np.add.reduceat(weights[order], first)
         for key, weight in zip(keys.tolist(), weights.tolist(), strict=True):
             if key in self.count:
                 self.count[key] -= weight
 
-    def pop(self) -> tuple[int, I64] | None:
-        """The most frequent pair and its positions, or None if all are too rare."""
+    def pop(self) -> tuple[int, Places] | None:
+        """The most frequent pair and its places, ascending, or None if all are too rare."""
         while self.heap:
             count, key = heapq.heappop(self.heap)
             now = self.count[key]
             if now == -count:
                 del self.count[key]
-                return key, self.where.pop(key)
+                return key, np.concatenate(self.where.pop(key))
             if now >= self.min_count:
                 heapq.heappush(self.heap, (-now, key))
             else:
@@ -74,106 +124,93 @@ class _Pairs:
         return None
 
 
-def learn(
-    words: Sequence[bytes], counts: I64, rank: I64, most: int, min_count: int, tick: Callable[[], None]
-) -> Learnt:
-    """Learn up to `most` merges.
-
-    Args:
-        words: The distinct words.
-        counts: [words] how often each stands in the text.
-        rank: [256] the symbol id of every byte value.
-        most: Merges to learn; fewer if the words support no more.
-        min_count: Pairs below this count are not merged.
-        tick: Called after every merge.
-    """
-    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-    symbols = rank[np.frombuffer(b" ".join([b"", *words, b""]), dtype=np.uint8)].astype(np.int32)
-    symbols[np.concatenate(([0], np.cumsum(lengths + 1)))] = BORDER
-    word_of = np.repeat(np.arange(len(words), dtype=np.int32), lengths + 1)
-    state = _State(symbols, word_of, counts, _Pairs(min_count), [1] * 256)
-
-    start = np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0))
-    state.pairs.add(_key(symbols[start], symbols[start + 1]), start, counts[word_of[start]])
-    merges: list[tuple[int, int]] = []
-    while len(merges) < most and (top := state.pairs.pop()) is not None:
-        key, positions = top
-        merges.append((key >> 32, key & 0xFFFFFFFF))
-        state.merge(*merges[-1], positions)
-        tick()
-    return Learnt(merges, state.totals())
-
-
-@dataclass
 class _State:
-    """The words as they are segmented so far.
+    """The words as they are segmented so far."""
 
-    Args:
-        symbols: [bytes and borders] a symbol's id at its first and last byte, INNER between, BORDER between words.
-        word_of: [bytes and borders] index of the word.
-        counts: [words] how often each word stands in the text.
-        pairs: What can be merged.
-        size: Bytes of every symbol.
-    """
+    def __init__(self, words: Words, pairs: _Pairs):
+        self.symbols, self.counts, self.pairs = words.symbols, words.counts, pairs
+        self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
+        self.word_of = np.cumsum(self.symbols == BORDER, dtype=np.int32) - np.int32(1)  # [places]
+        self.size = [1] * words.base  # places of every symbol
+        for start in range(0, len(self.symbols) - 1, CHUNK):
+            left, right = self.symbols[start : start + CHUNK], self.symbols[start + 1 : start + 1 + CHUNK]
+            places = ((left[: len(right)] >= 0) & (right >= 0)).nonzero()[0]
+            keys = _key(left[places], right[places])
+            places = (places + start).astype(self.place_type)
+            pairs.collect(keys, places, self.counts[self.word_of[places]])
+        pairs.ready()
 
-    symbols: npt.NDArray[np.int32]
-    word_of: npt.NDArray[np.int32]
-    counts: I64
-    pairs: _Pairs
-    size: list[int]
-
-    def merge(self, left: int, right: int, positions: I64) -> None:
+    def merge(self, left: int, right: int, places: Places) -> None:
         """Make a new symbol of `left` and `right` wherever they still stand side by side."""
         symbols, new = self.symbols, len(self.size)
         left_size, right_size = self.size[left], self.size[right]
         self.size.append(left_size + right_size)
-        at = positions[symbols[positions] == left]
-        at = at[symbols[at + left_size] == right]
+        at = places[(symbols[places] == left) & (symbols[places + left_size] == right)]
         if left == right:
             at = _every_second(at, left_size)
-        middle, end = at + left_size, at + left_size + right_size
-        weights = self.counts[self.word_of[at]]
+        middle, end = at + left_size, at + (left_size + right_size)
         before, after = symbols[at - 1], symbols[end]
         symbols[middle] = INNER
         symbols[middle - 1] = INNER
         symbols[at] = new
         symbols[end - 1] = new
 
+        # Where the new symbol stands beside itself, that neighbour was a merged place as well: it is told of once, from the right.
+        weights = self.counts[self.word_of[at]]
         new_before, new_after = symbols[at - 1], symbols[end]
-        b = np.flatnonzero(new_before >= 0)
-        a = np.flatnonzero((new_after >= 0) & (new_after != new))  # (new, new) is seen from its right
-        gone_b = np.flatnonzero((new_before >= 0) & (new_before != new))
-        a_all = np.flatnonzero(after >= 0)
+        lost_before = ((new_before >= 0) & (new_before != new)).nonzero()[0]
+        lost_after = (after >= 0).nonzero()[0]
         self.pairs.subtract(
-            np.concatenate((_key(before[gone_b], left), _key(right, after[a_all]))),
-            np.concatenate((weights[gone_b], weights[a_all])),
+            np.concatenate((_key(before[lost_before], left), _key(right, after[lost_after]))),
+            np.concatenate((weights[lost_before], weights[lost_after])),
         )
-        sizes = np.array([self.size[s] for s in new_before[b].tolist()], dtype=np.int64)
+        won_before = (new_before >= 0).nonzero()[0]
+        won_after = ((new_after >= 0) & (new_after != new)).nonzero()[0]
+        neighbours = new_before[won_before]
+        sizes = np.array([self.size[symbol] for symbol in neighbours.tolist()], dtype=self.place_type)
         self.pairs.add(
-            np.concatenate((_key(new_before[b], new), _key(new, new_after[a]))),
-            np.concatenate((at[b] - sizes, at[a])),
-            np.concatenate((weights[b], weights[a])),
+            np.concatenate((_key(neighbours, new), _key(new, new_after[won_after]))),
+            np.concatenate((at[won_before] - sizes, at[won_after])),
+            np.concatenate((weights[won_before], weights[won_after])),
         )
 
     def totals(self) -> I64:
         """[symbols] how often each symbol stands in the text, as it is segmented now."""
-        place = np.flatnonzero(self.symbols >= 0)
+        place = (self.symbols >= 0).nonzero()[0]
         totals = np.zeros(len(self.size), dtype=np.int64)
         np.add.at(totals, self.symbols[place], self.counts[self.word_of[place]])
-        totals[np.array(self.size) > 1] //= 2  # seen at its first byte and at its last
+        totals[np.array(self.size) > 1] //= 2  # seen at its first place and at its last
         return totals
 
 
-def _key(left: npt.NDArray[np.int32] | int, right: npt.NDArray[np.int32] | int) -> I64:
-    return (np.asarray(left, dtype=np.int64) << 32) | np.asarray(right, dtype=np.int64)
+def _key(left: I32 | int, right: I32 | int) -> I64:
+    high = left.astype(np.int64) << 32 if isinstance(left, np.ndarray) else np.int64(left << 32)
+    keys: I64 = high | right  # type: ignore[assignment]
+    return keys
 
 
-def _every_second(at: I64, step: int) -> I64:
+def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, Places]]:
+    """Key, total weight and places of every pair that has at least `least`."""
+    if not len(keys):
+        return []
+    order = keys.argsort(kind="stable")
+    keys, places = keys[order], places[order]
+    first = np.concatenate(([0], (keys[1:] != keys[:-1]).nonzero()[0] + 1))
+    totals = np.add.reduceat(weights[order], first)
+    kept = (totals >= least).nonzero()[0]
+    begin, end = first[kept].tolist(), np.append(first, len(keys))[kept + 1].tolist()
+    return [
+        (key, total, places[a:b].copy())
+        for key, total, a, b in zip(keys[first[kept]].tolist(), totals[kept].tolist(), begin, end, strict=True)
+    ]
+
+
+def _every_second(at: Places, step: int) -> Places:
     """Of overlapping places (aaa holds aa twice), keep the first, third, … of each run."""
     if not len(at):
         return at
-    first = np.concatenate(([True], np.diff(at) != step))
+    first = np.concatenate(([True], at[1:] - at[:-1] != step))
     index = np.arange(len(at))
     in_run = index - np.maximum.accumulate(np.where(first, index, 0))
-    kept: I64 = at[in_run % 2 == 0]
+    kept: Places = at[in_run % 2 == 0]
     return kept

@@ -1,15 +1,17 @@
 """Merges learnt from counts are those of Hugging Face's `tokenizers`, from the same words."""
 
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from biolm.tokenizer import bytelevel
-from biolm.tokenizer.merges import Learnt, learn
+from biolm.tokenizer import bytelevel, merges
+from biolm.tokenizer.merges import BORDER, Learnt, Words, learn
 
 RANK = np.argsort(np.argsort(bytelevel.alphabet()))
 
@@ -18,17 +20,18 @@ def ours(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], 
     words = Counter(word for text in texts for word in bytelevel.split(text))
     learnt = learn_counts(words, most, min_count)
     pieces = sorted(bytelevel.alphabet())
-    merges = []
+    pairs = []
     for left, right in learnt.merges:
-        merges.append([pieces[left], pieces[right]])
+        pairs.append([pieces[left], pieces[right]])
         pieces.append(pieces[left] + pieces[right])
-    return merges, dict(zip(pieces, learnt.counts.tolist(), strict=True))
+    return pairs, dict(zip(pieces, learnt.counts.tolist(), strict=True))
 
 
 def learn_counts(words: Counter[str], most: int, min_count: int) -> Learnt:
-    keys = sorted(words)
-    counts = np.array([words[key] for key in keys], dtype=np.int64)
-    return learn([key.encode() for key in keys], counts, RANK, most, min_count, lambda: None)
+    rows = [[*(int(RANK[byte]) for byte in key.encode()), BORDER] for key in words]
+    symbols = np.array([BORDER, *chain.from_iterable(rows)], dtype=np.int32)
+    counts = np.array(list(words.values()), dtype=np.int64)
+    return learn(Words(symbols, counts, 256), most, min_count, lambda: None)
 
 
 def theirs(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], Counter[str]]:
@@ -39,14 +42,14 @@ def theirs(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]]
         vocab_size=256 + most, min_frequency=min_count, initial_alphabet=alphabet, show_progress=False
     )
     hf.train_from_iterator(texts, trainer)
-    merges = orjson.loads(hf.to_str())["model"]["merges"]
-    return merges, Counter(piece for text in texts for piece in hf.encode(text).tokens)
+    pairs = orjson.loads(hf.to_str())["model"]["merges"]
+    return pairs, Counter(piece for text in texts for piece in hf.encode(text).tokens)
 
 
 def same(texts: list[str], most: int, min_count: int) -> None:
-    merges, counts = ours(texts, most, min_count)
-    expected_merges, expected_counts = theirs(texts, most, min_count)
-    assert merges == expected_merges
+    pairs, counts = ours(texts, most, min_count)
+    expected_pairs, expected_counts = theirs(texts, most, min_count)
+    assert pairs == expected_pairs
     assert Counter({piece: n for piece, n in counts.items() if n}) == expected_counts
 
 
@@ -62,6 +65,12 @@ def test_equal_on_text_full_of_runs_and_ties(texts: list[str], most: int, min_co
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=5))
 def test_equal_on_any_unicode(texts: list[str]) -> None:
     same(texts, 50, 1)
+
+
+def test_equal_where_many_places_change_at_once(monkeypatch: pytest.MonkeyPatch, abstracts: list[str]) -> None:
+    monkeypatch.setattr(merges, "CHUNK", 1000)  # first pairs come in many parts
+    monkeypatch.setattr(merges, "MANY", 3)
+    same(abstracts[:20], 500, 2)
 
 
 def test_equal_on_abstracts(abstracts: list[str]) -> None:

@@ -1,6 +1,8 @@
 """`tokenizer train`: the same text gives the same bytes, and what the text cannot support is refused with both numbers."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import ByteLevelBPETokenizer
@@ -8,7 +10,7 @@ from tokenizers import ByteLevelBPETokenizer
 from biolm.core import cli
 from biolm.core.manifest import read_manifest
 from biolm.corpus import read
-from biolm.tokenizer import documents, folder
+from biolm.tokenizer import bytelevel, count, documents, folder
 
 
 def train(docs: Path, out: Path, *more: str) -> int:
@@ -51,7 +53,7 @@ def test_done_is_done(tok: Path, docs: Path) -> None:
 def test_sources_are_chosen_and_the_rest_counted(docs: Path, tmp_path: Path) -> None:
     assert train(docs, tmp_path / "tok", "--vocab_size", "1000", "--sources", "pmc", "--workers", "1") == 0
     counts = read_manifest(tmp_path / "tok", "tokenizer train").counts
-    assert (counts["documents"], counts["documents of other sources"]) == (38, 76)
+    assert (counts["documents"], counts["other sources"]) == (38, 76)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,16 @@ def test_sources_are_chosen_and_the_rest_counted(docs: Path, tmp_path: Path) -> 
         (("--vocab_size", "100"), ("100", "261")),
         (("--sources", "notes"), ("no text of the sources notes",)),
         (("--kind", "bpee"), ("bpee",)),
+        (("--lowercase",), ("bpe is always cased",)),
+        (("--sample", "0"), ("share of the documents",)),
+        (("--weights", '{"pmc": -1}'), ("above 0",)),
+        (("--sources", "pmc", "--weights", '{"notes": 2}'), ("left out",)),
+        (("--kind", "gatortron", "--min_frequency", "3"), ("gatortron has no min_frequency",)),
+        (("--kind", "wordpiece", "--vocab_size", "90000"), ("90000", "the text supports")),
+        (("--kind", "wordpiece", "--vocab_size", "50"), ("50", "special tokens", "symbols")),
+        (("--kind", "sentencepiece-bpe", "--vocab_size", "90000"), ("90000", "the text supports")),
+        (("--kind", "sentencepiece-unigram", "--vocab_size", "90000"), ("90000", "the text supports")),
+        (("--kind", "gatortron", "--vocab_size", "120"), ("SentencePiece cannot learn",)),
     ],
 )
 def test_mistakes_are_said(
@@ -75,3 +87,51 @@ def test_mistakes_are_said(
 def test_a_folder_that_is_not_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "absent", tmp_path / "tok") == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_little_memory_spills_and_gives_the_same_bytes(
+    tok: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write_run = count._write_run
+    monkeypatch.setattr(count, "ENTRY", 1 << 21)  # 1,000 words at a time
+    monkeypatch.setattr(count, "_write_run", lambda path, *rest: (written.append(path), write_run(path, *rest)))
+    assert train(docs, tmp_path / "tok", "--vocab_size", "2000", "--workers", "1") == 0
+    assert len(written) > 3
+    assert read_manifest(tmp_path / "tok", "tokenizer train").outputs == read_manifest(tok, "tokenizer train").outputs
+    assert not (tmp_path / "tok" / ".work").exists()
+
+
+def test_words_that_do_not_fit_the_memory_are_counted(
+    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(count, "PLACE", (2048 << 20) // 20_000)  # room for 20,000 bytes of distinct words
+    assert train(docs, tmp_path / "tok", "--vocab_size", "1000", "--workers", "1") == 0
+    counts = read_manifest(tmp_path / "tok", "tokenizer train").counts
+    assert counts["distinct words left out"] > 1000
+    assert counts["distinct words"] + counts["distinct words left out"] == 5846
+
+
+def what(**options: Any) -> count.What:
+    standard = {"weights": {}, "only_named": False, "sample": 1.0, "seed": 1, "memory": 1 << 30}
+    return count.What(split=bytelevel.split, **{**standard, **options})
+
+
+def counted(docs: Path, tmp_path: Path, **options: Any) -> tuple[dict[str, int], count.Tally]:
+    found = count.count(read.shards(docs, "train"), what(**options), 1, tmp_path)
+    return dict(found.items()), found.tally
+
+
+def test_weights_multiply_the_counts_of_a_source(docs: Path, tmp_path: Path) -> None:
+    pmc, _ = counted(docs, tmp_path, weights={"pmc": 1}, only_named=True)
+    pubmed, _ = counted(docs, tmp_path, weights={"pubmed": 1}, only_named=True)
+    both, _ = counted(docs, tmp_path, weights={"pubmed": 2.5})
+    assert both == {w: math.floor(pmc.get(w, 0) + 2.5 * pubmed.get(w, 0) + 0.5) for w in pmc | pubmed}
+
+
+def test_a_sample_is_a_share_of_the_documents_and_depends_on_the_seed(docs: Path, tmp_path: Path) -> None:
+    words, tally = counted(docs, tmp_path, sample=0.5)
+    assert tally.documents + tally.not_sampled == 114
+    assert 35 < tally.documents < 80
+    assert counted(docs, tmp_path, sample=0.5)[0] == words
+    assert counted(docs, tmp_path, sample=0.5, seed=2)[0] != words

@@ -1,0 +1,99 @@
+"""WordPiece as BERT has it (Devlin et al. 2019), cased or uncased: cleaning, the split into words, the Hugging Face object."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from biolm.core.errors import DataError
+from biolm.tokenizer.fairseq import REMEDY, read_text
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+INSIDE = "##"  # in front of a piece that does not open a word
+PUNCTUATION = pre_tokenizers.BertPreTokenizer()
+
+
+def normalizer(lowercase: bool) -> normalizers.Normalizer:
+    """BERT's cleaning; uncased vocabularies are stripped of accents as well."""
+    return normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
+    )
+
+
+CASED, UNCASED = normalizer(False), normalizer(True)
+
+
+def split_cased(text: str) -> list[str]:
+    """The words of a text, as the cased tokenizer cuts it."""
+    return [word for word, _ in PUNCTUATION.pre_tokenize_str(CASED.normalize_str(text))]
+
+
+def split_uncased(text: str) -> list[str]:
+    """The words of a text, as the uncased tokenizer cuts it."""
+    return [word for word, _ in PUNCTUATION.pre_tokenize_str(UNCASED.normalize_str(text))]
+
+
+def hugging_face(vocab: Mapping[str, int], lowercase: bool) -> Tokenizer:
+    """The `tokenizers` object of BERT's kind.
+
+    Args:
+        vocab: Piece → id, with the special tokens.
+        lowercase: Whether it is uncased.
+    """
+    hf = Tokenizer(models.WordPiece(dict(vocab), unk_token="[UNK]", max_input_chars_per_word=100))
+    hf.normalizer = normalizer(lowercase)
+    hf.pre_tokenizer = PUNCTUATION
+    hf.decoder = decoders.WordPiece(prefix=INSIDE)
+    hf.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    hf.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    return hf
+
+
+def settings(lowercase: bool, model_max_length: int) -> dict[str, Any]:
+    """`tokenizer_config.json`.
+
+    Args:
+        lowercase: Whether it is uncased; this states it.
+        model_max_length: Tokens that the model takes, special ones included.
+    """
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    return {
+        "tokenizer_class": "BertTokenizer",
+        "model_max_length": model_max_length,
+        "do_lower_case": lowercase,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        **names,
+    }
+
+
+def read_vocab(file: Path) -> dict[str, int]:
+    """Piece → id of a `vocab.txt`.
+
+    Raises:
+        DataError: A piece stands in it twice, or a special token is missing.
+    """
+    vocab: dict[str, int] = {}
+    for i, piece in enumerate(read_text(file).removesuffix("\n").split("\n")):
+        if vocab.setdefault(piece.removesuffix("\r"), i) != i:
+            raise DataError("this piece stands in it twice", file=file, record=f"line {i + 1}", remedy=REMEDY)
+    for name in SPECIALS:
+        if name not in vocab:
+            raise DataError(f"the vocabulary lacks the special token {name}", file=file, remedy=REMEDY)
+    return vocab
+
+
+def files(vocab: Mapping[str, int]) -> dict[str, bytes]:
+    """`vocab.txt`: name → content."""
+    return {"vocab.txt": "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)).encode()}

@@ -1,0 +1,30 @@
+"""Learn byte-level BPE: RoBERTa's kind of vocabulary, in files for Hugging Face and fairseq."""
+
+import numpy as np
+
+from biolm.tokenizer import bytelevel, fairseq
+from biolm.tokenizer.config import TrainConfig
+from biolm.tokenizer.count import Counts
+from biolm.tokenizer.made import Made, learn_merges
+from biolm.tokenizer.merges import BORDER, Words
+
+
+def make(counts: Counts, config: TrainConfig) -> Made:
+    """Learn a vocabulary: specials, pieces by falling frequency (ties in order of learning), `<mask>`."""
+    characters = bytelevel.alphabet()
+    symbol_of = np.argsort(np.argsort(characters)).astype(np.int32)  # byte → rank of its character
+    symbol_of[ord("\n")] = BORDER  # words hold no line break
+    symbols = symbol_of[np.frombuffer(counts.text, dtype=np.uint8)]
+    learnt = learn_merges(Words(symbols, counts.times, 256), len(bytelevel.SPECIALS) + 1, config)
+    pieces = sorted(characters)
+    for left, right in learnt.merges:
+        pieces.append(pieces[left] + pieces[right])
+    merges = [(pieces[left], pieces[right]) for left, right in learnt.merges]
+
+    times = learnt.counts.tolist()
+    order = sorted(range(len(pieces)), key=lambda i: -times[i])
+    by_id = [*bytelevel.SPECIALS, *(pieces[i] for i in order), bytelevel.MASK]
+    vocab = {piece: i for i, piece in enumerate(by_id)}
+    by_frequency = [0] * len(bytelevel.SPECIALS) + [times[i] for i in order] + [0]
+    files = bytelevel.files(vocab, merges) | fairseq.files(by_id, merges, by_frequency)
+    return Made(bytelevel.hugging_face(vocab, merges), bytelevel.settings(config.model_max_length), files)

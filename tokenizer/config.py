@@ -1,0 +1,58 @@
+"""The configuration of `biolm tokenizer train`, which every kind of vocabulary reads."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from biolm.core.config import runtime
+from biolm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Learn a vocabulary.
+
+    Args:
+        docs: Folder of documents (`biolm corpus build`); its train split is used.
+        out: Tokenizer folder to write.
+        kind: `bpe` is RoBERTa's byte-level BPE, `wordpiece` BERT's, `gatortron` SentencePiece's BPE rewritten as WordPiece.
+        vocab_size: Ids in all, special tokens included.
+        lowercase: Learn an uncased vocabulary (wordpiece only).
+        sources: Learn from documents of these sources only (`pubmed`, `pmc`, `notes`, `text`); all if empty.
+        weights: Source → how often its text counts, such as `{"notes": 2.5}`; 1 for the others.
+        sample: Share of the documents to learn from, chosen by a hash of their ids.
+        seed: Of the sample.
+        min_frequency: Pairs of pieces that stand together less often are not merged (bpe and wordpiece only).
+        memory: MiB for counting and learning; beyond it counts go to disk, and the rarest words are left out (and counted).
+        model_max_length: Tokens that the model will take, stated in the folder.
+        workers: Processes that count words; 0 takes one a core.
+    """
+
+    docs: str
+    out: str = field(metadata={"runtime": True})
+    kind: Literal["bpe", "wordpiece", "sentencepiece-bpe", "sentencepiece-unigram", "gatortron"] = "bpe"
+    vocab_size: int = 50001
+    lowercase: bool = False
+    sources: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    sample: float = 1.0
+    seed: int = 1
+    min_frequency: int = 2
+    memory: int = 2048
+    model_max_length: int = 512
+    workers: int = runtime(0)
+
+    def __post_init__(self) -> None:
+        if self.lowercase and self.kind != "wordpiece":
+            raise ConfigError(f"{self.kind} is always cased", remedy="Leave --lowercase out, or take --kind wordpiece.")
+        if self.min_frequency != 2 and self.kind not in ("bpe", "wordpiece"):
+            raise ConfigError(f"{self.kind} has no min_frequency", remedy="Leave --min_frequency out.")
+        if not 0 < self.sample <= 1:
+            raise ConfigError("sample is a share of the documents", remedy="Give a --sample above 0 and up to 1.")
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ConfigError("weights are above 0", remedy="Leave a source out with --sources.")
+        if self.sources and set(self.weights) - set(self.sources):
+            raise ConfigError("a weight is given for a source that is left out", remedy="Name it in --sources as well.")
+        if self.workers < 0 or self.memory < 16 or self.min_frequency < 1:
+            raise ConfigError(
+                "workers is from 0 on, memory from 16 on, min_frequency from 1 on", remedy="Correct that option."
+            )
