@@ -103,9 +103,8 @@ def main() -> None:
     padding = 1 - tokens["biolm"] / sum(
         max(b.packed.lengths) * len(b.packed.lengths) for i in range(warm, step) for b in batches.step(i)
     )
-    print(
-        f"{args.layers} × {args.hidden}, vocabulary {reader.vocab_size}, {device.torch} {device.precision}, {torch.get_num_threads()} threads"
-    )
+    print(f"{args.layers} × {args.hidden}, vocabulary {reader.vocab_size}, {device.torch} {device.precision}")
+    print(f"{torch.get_num_threads()} threads")
     print(f"padding on transformers' side: {padding:.1%} of its tokens; {step - warm} steps each")
     for name, value in speed.items():
         print(f"{name:14}{value:10,.0f} real tokens/s")
