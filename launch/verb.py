@@ -19,7 +19,6 @@ from biolm.launch.runs import closing, collect
 from biolm.launch.state import Record, State, is_done, locked, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
-AGAIN = "un the same command again: it goes on where it was."
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,16 @@ def run(config: LaunchConfig) -> None:
     """
     recipe = read(config.recipe, config.out, config.scale, config.var)
     out = recipe.out
+    plan.check_inputs(recipe)
     if config.dry_run:
         plan.check(recipe)
         for stage in recipe.stages:
             print(shown(stage.words))
-    plan.check_inputs(recipe)
-    if config.dry_run:
         return
     with locked(out):
         state = open_state(out, recipe, config.scale)
         if any(not record.key for record in state.stages):
+            _say(f"checking the options of {len(recipe.stages)} stages")
             _check_apart(config)
         stop_on_sigterm()
         _run_stages(recipe, state, out, config)
@@ -96,8 +95,11 @@ def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -
         worked.append((stage.minutes, time.monotonic() - begun))
         if code:
             log = out / "logs" / f"{stage.name}.log"
-            remedy = "Mend that, and r" if code == MISTAKE else "R"
-            _say(f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n{remedy}{AGAIN}")
+            first = "Mend that, then run" if code == MISTAKE else "Run"
+            _say(
+                f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n"
+                f"{first} the same command again: it goes on where it was."
+            )
             raise SystemExit(code)
     _say(f"all {number} stages done · {clock(time.monotonic() - started)} gone")
 

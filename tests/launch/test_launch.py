@@ -62,7 +62,7 @@ def test_a_failed_stage_stops_the_launch_and_the_same_command_goes_on(
     told = capfd.readouterr().err
     assert "stage 2 of 3 · other (report)" in told
     assert "stage other ended with exit code 2" in told
-    assert "run the same command again" in told
+    assert "Mend that, then run the same command again" in told
     assert "Traceback" not in told
     assert state(recipe)["corpus"]["key"]
     assert not state(recipe)["other"]["key"]
