@@ -1,0 +1,107 @@
+"""What a fine-tuning run is told."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from biolm.core.config import runtime
+from biolm.core.errors import ConfigError
+
+TaskName = Literal["ner"]
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What is read at once.
+
+    Args:
+        size: Windows (short texts are one window each) in an optimiser step.
+        tokens: Most tokens in one forward pass; a step with more is computed in parts, its gradient is the same.
+        max_length: Tokens in a window, `<s>` and `</s>` included; left out, what the model takes, at most 512.
+        overlap: Tokens that neighbouring windows of a long text share; left out, a quarter of a window.
+    """
+
+    size: int = 16
+    tokens: int = 8192
+    max_length: int | None = None
+    overlap: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.tokens, self.max_length or 1) < 1 or (self.overlap or 0) < 0:
+            raise ConfigError("sizes of a batch must be positive", remedy="Leave them out for the defaults.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    Args:
+        lr: Peak learning rate; grids of the field run from 1e-5 to 6e-5, small models take more.
+        weight_decay: Not applied to biases and norms.
+        betas: Decay of the two moments.
+        eps: Adam's epsilon.
+        clip: Largest gradient norm; 0 for no limit.
+        warmup: Share of the steps over which the rate rises from 0.
+        layer_decay: Each layer's rate is that of the layer above times this; 1 for one rate (Howard and Ruder 2018).
+    """
+
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 1.0
+    warmup: float = 0.1
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.clip < 0 or not 0 <= self.warmup < 1:
+            raise ConfigError(
+                "optim.lr must be positive, clip not negative, warmup in [0, 1)",
+                remedy="Leave them out for the defaults.",
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                "optim.layer_decay must lie in (0, 1]", remedy="0.8 to 0.95 are usual; 1 switches it off."
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a model on a task and score it: the development fold selects the epoch, the test fold is scored once a seed.
+
+    Args:
+        model: Run folder, Hugging Face folder or fairseq checkpoint, with its tokenizer.
+        task: ner reads train, devel and test .tsv (or .tsv.gz) files of IOB tags.
+        data: Folder of the data set.
+        out: Run folder; if it holds a run of the same configuration, that run goes on.
+        epochs: Passes over the training fold.
+        seeds: How many runs; scores are their mean and standard deviation.
+        seed: The first run's seed; it fixes the head's first weights, order and dropout. The next ones follow.
+        patience: Stop after this many epochs without a better development score; 0 never stops early.
+        batch: Sizes.
+        optim: Rates.
+        repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
+        max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
+        log_every: Steps between records of the training loss.
+        override: Go on in the run folder although the configuration, the model or the data changed.
+    """
+
+    model: str = field(metadata={"runtime": True})  # what the output depends on is the files' hashes, not their places
+    task: TaskName
+    data: str = field(metadata={"runtime": True})
+    out: str = field(metadata={"runtime": True})
+    epochs: int = 10
+    seeds: int = 1
+    seed: int = 1
+    patience: int = 0
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    repair_tags: bool = False
+    max_shared: float = 0.02
+    log_every: int = runtime(20)
+    override: bool = runtime(False)
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.seeds, self.log_every) < 1 or self.patience < 0:
+            raise ConfigError("epochs, seeds and log_every must be 1 at least", remedy="Check these options.")
+        if not 0 <= self.max_shared <= 1:
+            raise ConfigError("max_shared is a share, from 0 to 1", remedy="0.02 is the default, 1 lets anything pass.")

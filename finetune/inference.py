@@ -1,0 +1,40 @@
+"""Outputs of a model for records: batches of like length, results in the records' order."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from biolm.core.progress import Bar
+from biolm.finetune.examples import Example, by_length, collate
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module, examples: Sequence[Sequence[Example]], tokens: int, device: torch.device, bar: Bar | None = None
+) -> list[Tensor]:
+    """For each record the outputs [m, …] at all its labelled places, on the CPU.
+
+    Args:
+        model: A task's model; its training mode is put back.
+        examples: Each record's, from `Task.examples`.
+        tokens: Most tokens in a forward pass.
+        device: Where the model is.
+        bar: Moved forward by tokens.
+    """
+    training = model.training
+    model.eval()
+    flat = [example for record in examples for example in record]
+    found: dict[int, Tensor] = {}
+    for group in by_length(flat, range(len(flat)), tokens):
+        batch = collate([flat[i] for i in group]).to(device)
+        parts = model(batch.packed, batch.positions_m).float().cpu().split([len(flat[i].positions) for i in group])
+        found.update(zip(group, parts, strict=True))
+        if bar is not None:
+            bar.advance(len(batch.packed.input_ids_t))
+    model.train(training)
+    rows, at = [], 0
+    for record in examples:
+        rows.append(torch.cat([found[i] for i in range(at, at + len(record))]))
+        at += len(record)
+    return rows

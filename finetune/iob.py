@@ -1,0 +1,116 @@
+"""Reader of IOB files: a word and its tag a line, an empty line after every sentence, `-DOCSTART-` between documents.
+
+Columns are parted by tabs, or by blanks where a file has no tab; the word is the first, the tag the last. A file is IOB2 or IOB1 as
+a whole; one that is neither is refused with the first line that breaks it, or on request read as conlleval reads it.
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from biolm.core.errors import DataError
+from biolm.finetune.records import Tagged
+from biolm.finetune.spans import TAG, breaks_iob1, breaks_iob2, iob2
+
+DOCUMENT = "-DOCSTART-"
+Token = tuple[str, str, int]  # word, tag, line number
+
+
+def read_iob(path: Path, fold: str, *, repair: bool = False) -> list[Tagged]:
+    """Read one file.
+
+    Args:
+        path: A `.tsv` file, or one in gzip.
+        fold: Its name in the ids.
+        repair: Let every stray `I-` begin an entity, as conlleval does.
+
+    Raises:
+        DataError: No UTF-8, a damaged gzip, a line without both columns or with an unknown tag, or tags that break IOB.
+    """
+    sentences = list(_sentences(path))
+    if not repair:
+        _check_scheme(path, sentences)
+    return [_record(f"{fold}:{number}", tokens) for number, tokens in enumerate(sentences, start=1)]
+
+
+def read_text(path: Path) -> str:
+    """A whole UTF-8 file, unpacked if it is gzip.
+
+    Raises:
+        DataError: It cannot be unpacked or is no UTF-8.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError("this gzip file is damaged or cut off", file=path, remedy="Get the file again.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            "this is not UTF-8", file=path, record=f"line {line}", remedy="Convert the file to UTF-8."
+        ) from None
+
+
+def _sentences(path: Path) -> Iterator[list[Token]]:
+    lines = read_text(path).split("\n")  # not splitlines(): a word may hold U+2028 or U+0085
+    separator = "\t" if any("\t" in line for line in lines) else None
+    tokens: list[Token] = []
+    columns = 0
+    for number, line in enumerate(lines, start=1):
+        parts = line.rstrip("\r").split(separator)
+        if not line.strip() or parts[0] == DOCUMENT:
+            if tokens:
+                yield tokens
+            tokens = []
+            continue
+        columns = columns or len(parts)
+        _check_line(path, number, parts, columns)
+        tokens.append((parts[0], parts[-1], number))
+    if tokens:
+        yield tokens
+
+
+def _check_line(path: Path, number: int, parts: Sequence[str], columns: int) -> None:
+    remedy = "Every line needs a word and its tag, parted by a tab; sentences are parted by an empty line."
+    where = f"line {number}"
+    if len(parts) < 2 or not parts[0].strip():
+        raise DataError("the word or its tag is missing", file=path, record=where, remedy=remedy)
+    if len(parts) != columns:
+        raise DataError(f"{len(parts)} columns, {columns} before", file=path, record=where, remedy=remedy)
+    if not TAG.fullmatch(parts[-1]):
+        raise DataError("the last column is no tag: O, B-type or I-type", file=path, record=where, remedy=remedy)
+
+
+def _check_scheme(path: Path, sentences: Sequence[Sequence[Token]]) -> None:
+    """Refuse a file that is neither IOB2 nor IOB1, at the first line that breaks IOB2."""
+    broken = _first(sentences, breaks_iob2)
+    if broken is not None and _first(sentences, breaks_iob1) is not None:
+        raise DataError(
+            "this I- tag continues no entity of its type, and the file is not IOB1 either",
+            file=path,
+            record=f"line {broken}",
+            remedy="Mend the tag, or give --repair_tags to let such tags begin an entity, as conlleval does.",
+        )
+
+
+def _first(sentences: Sequence[Sequence[Token]], breaks: Callable[[str, str], bool]) -> int | None:
+    for tokens in sentences:
+        before = "O"
+        for _, tag, line in tokens:
+            if breaks(before, tag):
+                return line
+            before = tag
+    return None
+
+
+def _record(name: str, tokens: Sequence[Token]) -> Tagged:
+    """A sentence with its words set apart by single blanks: the file does not say how they stood in the text."""
+    words: list[tuple[int, int]] = []
+    at = 0
+    for word, _, _ in tokens:
+        words.append((at, at + len(word)))
+        at += len(word) + 1
+    text = " ".join(word for word, _, _ in tokens)
+    return Tagged(name, text, tuple(words), tuple(iob2([tag for _, tag, _ in tokens])), tokens[0][2])

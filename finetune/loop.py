@@ -1,0 +1,179 @@
+"""The training of one seed: epochs, a development score after each, and the weights of the best one.
+
+The loop never sees the test fold. Order and dropout are functions of (seed, step), and after every epoch all state is written
+(`Trainer.checkpoint`), so a killed run ends with the same bits as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+
+from biolm.core import checkpoint, rng
+from biolm.core.checkpoint import Checkpoint
+from biolm.core.errors import CheckpointError, DataError
+from biolm.core.metrics import MetricsWriter
+from biolm.core.progress import progress
+from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.examples import Batch, epoch_steps, steps_per_epoch
+from biolm.finetune.inference import outputs
+from biolm.finetune.optim import AdamW
+from biolm.finetune.scorers import F64
+from biolm.finetune.task import G, R, Task
+from biolm.model.encoder import MaskedLM
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The epoch that the development fold chose.
+
+    Args:
+        epoch: From 1.
+        value: Its main development score.
+        tensors: The model's state after it.
+        history: One entry an epoch: `epoch`, `loss`, `dev`, `seconds`.
+    """
+
+    epoch: int
+    value: float
+    tensors: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+
+def build(task: Task[R, G], lm: MaskedLM, seed: int) -> nn.Module:
+    """The task's model, its head drawn from the seed."""
+    torch.manual_seed(rng.key(seed, "head") >> 1)
+    return task.head(lm)
+
+
+class Trainer(Generic[R, G]):
+    """Trains in a seed's folder, from its newest checkpoint to the last epoch.
+
+    Args:
+        folder: The seed's folder.
+        task: What is learnt.
+        model: From `build`; a checkpoint's weights replace its own.
+        train: The training fold.
+        dev: The development fold.
+        config: Epochs, sizes and rates.
+        seed: This run's.
+        device: Where to run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: Task[R, G],
+        model: nn.Module,
+        train: Sequence[R],
+        dev: Sequence[R],
+        config: FinetuneConfig,
+        seed: int,
+        device: torch.device,
+    ):
+        self.folder, self.task, self.model, self.config = folder, task, model.to(device), config
+        self.dev, self.seed, self.device = dev, seed, device
+        self.examples = [example for record in task.examples(train) for example in record]
+        self.dev_examples = task.examples(dev)
+        self.per_epoch = steps_per_epoch(self.examples, config.batch)
+        layers = len(model.lm.encoder.layers)  # type: ignore[arg-type, union-attr]
+        self.optimizer = AdamW(model, layers, config.optim, self.per_epoch * config.epochs)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+
+    def train(self) -> Selected:
+        """Run the epochs that are left."""
+        self._resume()
+        self.model.train()
+        steps = self.per_epoch * self.config.epochs
+        with (
+            MetricsWriter(self.folder, self.step) as metrics,
+            progress(f"biolm finetune, seed {self.seed}", steps, "steps", self.step) as bar,
+        ):
+            while not self.finished:
+                started = time.monotonic()
+                loss = 0.0
+                for batches in epoch_steps(self.examples, self.config.batch, self.seed, len(self.history)):
+                    step_loss, rate = self._step(batches)
+                    loss += step_loss
+                    bar.advance(1, note=f"epoch {len(self.history) + 1} loss {step_loss:.3f}")
+                    if self.step % self.config.log_every == 0:
+                        metrics.write(self.step, "train", {"loss": step_loss, "learning_rate": rate})
+                dev = self._evaluate()
+                metrics.write(self.step, "valid", {k: v for k, v in dev.items() if isinstance(v, float)})
+                self._note({"loss": loss / self.per_epoch, "dev": dev, "seconds": time.monotonic() - started})
+                checkpoint.save(self.folder, self._checkpoint(), keep=1)
+        best = self.history[self.best_epoch - 1]
+        return Selected(self.best_epoch, best["dev"][self.task.scorer.metric], self.best, self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the best development score, from 1; of equal ones the first."""
+        values = [entry["dev"][self.task.scorer.metric] for entry in self.history]
+        return values.index(max(values)) + 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better than those before."""
+        done, patience = len(self.history), self.config.patience
+        return done == self.config.epochs or (0 < patience < done and done - self.best_epoch >= patience)
+
+    def _step(self, batches: list[Batch]) -> tuple[float, float]:
+        """One optimiser step; its mean loss and the learning rate."""
+        torch.manual_seed(rng.key(self.seed, "dropout", self.step) >> 1)
+        labelled = sum(len(batch.targets_m) for batch in batches)
+        total = 0.0
+        for batch in batches:
+            here = batch.to(self.device)
+            loss = self.task.loss(self.model(here.packed, here.positions_m), here.targets_m) / labelled
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise DataError(
+                f"the loss of step {self.step + 1} is not finite", file=self.folder, remedy="Lower --optim.lr."
+            )
+        rate = self.optimizer.step(self.step)
+        self.step += 1
+        return total, rate
+
+    def _evaluate(self) -> dict[str, Any]:
+        return self.task.scorer.report(score_rows(self.task, self.dev, self.predict(self.dev_examples)).sum(0))
+
+    def predict(self, examples: Sequence[Sequence[Any]]) -> list[Tensor]:
+        """The model's outputs as it stands."""
+        return outputs(self.model, examples, self.config.batch.tokens, self.device)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Record an epoch, and keep its weights if it is the best so far."""
+        self.history.append({"epoch": len(self.history) + 1, **entry})
+        if self.best_epoch == len(self.history):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {"model": self.model.state_dict(), "best": self.best, "optimizer": self.optimizer.tensors()}
+        return Checkpoint(self.step, tensors, {"history": self.history})
+
+    def _resume(self) -> None:
+        found = checkpoint.load_latest(self.folder)
+        if found is None:
+            return
+        try:
+            self.model.load_state_dict(dict(found.tensors["model"]))
+        except (RuntimeError, KeyError) as error:
+            problem = f"the checkpoint is of another model ({str(error).splitlines()[0]})"
+            raise CheckpointError(problem, file=self.folder, remedy="Give another --out.") from None
+        self.optimizer.load(found.tensors["optimizer"], found.step)
+        self.best, self.step = dict(found.tensors["best"]), found.step
+        self.history = found.state["history"]
+
+
+def score_rows(task: Task[R, G], records: Sequence[R], outputs: Sequence[Tensor]) -> F64:
+    """The scorer's row of counts for every record."""
+    predicted = [task.decode(record, rows) for record, rows in zip(records, outputs, strict=True)]
+    return task.scorer.sums([task.gold(record) for record in records], predicted)

@@ -1,0 +1,118 @@
+"""Named entities: one label a word, on its first piece; the other pieces give context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from biolm.finetune.examples import Example
+from biolm.finetune.heads import TokenClassifier
+from biolm.finetune.records import Tagged
+from biolm.finetune.scorers import EntityScorer
+from biolm.finetune.spans import UNTYPED, Span, entities, tag_type
+from biolm.finetune.windows import windows
+from biolm.model.encoder import MaskedLM
+from biolm.tokenizer.folder import Tokenizer
+
+
+def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
+    """`O`, then `B-` and `I-` of each type that occurs: an `I-` the training fold happens to lack can still be predicted."""
+    types = sorted({tag_type(tag) for record in records for tag in record.tags} - {""})
+    suffixes = ["" if kind == UNTYPED else f"-{kind}" for kind in types]
+    return ("O", *(f"{letter}{suffix}" for suffix in suffixes for letter in "BI"))
+
+
+@dataclass(frozen=True)
+class Ner:
+    """The task (see `biolm.finetune.task`).
+
+    Args:
+        tokenizer: The model's.
+        labels: Tags, from `labels_of` the training fold.
+        max_length: Tokens in a window, special ones included.
+        overlap: Tokens that windows share.
+    """
+
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    max_length: int
+    overlap: int
+    name: str = "ner"
+
+    @cached_property
+    def scorer(self) -> EntityScorer:
+        """Strict entity F1."""
+        return EntityScorer(tuple(sorted({tag_type(tag) for tag in self.labels} - {""})))
+
+    def examples(self, records: Sequence[Tagged]) -> list[list[Example]]:
+        """See `Task`; targets are indices of `labels`."""
+        words = [[_with_blank(record.text, *word) for word in record.words] for record in records]
+        unique = sorted({word for row in words for word in row})
+        pieces = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
+        index = {label: i for i, label in enumerate(self.labels)}
+        return [
+            self._windows([pieces[word] for word in row], [index[tag] for tag in record.tags])
+            for row, record in zip(words, records, strict=True)
+        ]
+
+    def _windows(self, words: Sequence[Sequence[int]], targets: Sequence[int]) -> list[Example]:
+        """The windows of one record that own a word's first piece; together they own each once."""
+        ids: list[int] = []
+        firsts: list[int] = []
+        for word in words:
+            firsts.append(len(ids))
+            ids += word or [self.tokenizer.ids.unk]  # a word that the tokenizer drops is labelled all the same
+        special = self.tokenizer.ids
+        found = []
+        for start, stop, own_start, own_stop in windows(len(ids), self.max_length - 2, self.overlap):
+            own = [i for i, first in enumerate(firsts) if own_start <= first < own_stop]
+            if own:
+                positions = [firsts[i] - start + 1 for i in own]
+                found.append(
+                    Example([special.bos, *ids[start:stop], special.eos], positions, [targets[i] for i in own])
+                )
+        assert sum(len(example.targets) for example in found) == len(words), "a word lost its label"
+        return found
+
+    def head(self, lm: MaskedLM) -> TokenClassifier:
+        """See `Task`."""
+        return TokenClassifier(lm, len(self.labels))
+
+    def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
+        """Cross-entropy, summed."""
+        return F.cross_entropy(outputs_mk.float(), targets_m, reduction="sum")
+
+    def gold(self, record: Tagged) -> list[Span]:
+        """Entities, in words."""
+        return record.spans
+
+    def decode(self, record: Tagged, outputs_mk: Tensor) -> list[Span]:
+        """Entities of the likeliest tags, in words."""
+        assert len(outputs_mk) == len(record.words)
+        return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
+
+    def written(self, record: Tagged, predicted: list[Span]) -> dict[str, Any]:
+        """Entities with offsets in characters of the record's text."""
+        return {
+            "id": record.id,
+            "line": record.line,
+            "entities": [span._asdict() for span in record.characters(predicted)],
+            "gold": [span._asdict() for span in record.characters(record.spans)],
+        }
+
+    def counts(self, records: Sequence[Tagged]) -> dict[str, int]:
+        """Records, words and entities."""
+        return {
+            "records": len(records),
+            "words": sum(len(record.words) for record in records),
+            "entities": sum(len(record.spans) for record in records),
+        }
+
+
+def _with_blank(text: str, start: int, stop: int) -> str:
+    """A word as it stands in running text: with the blank before it, unless it follows another word directly."""
+    glued = start > 0 and not text[start - 1].isspace()
+    return text[start:stop] if glued else f" {text[start:stop]}"

@@ -1,0 +1,144 @@
+"""Who may see what, and when: dev selects, test is scored once for every seed, and several seeds give mean and deviation.
+
+The test fold is sealed: it can be had only in exchange for a `Selected`, which only the development fold makes, and only once for a
+seed. A seed whose `result.json` stands is done and is not scored again.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Generic
+
+import numpy as np
+import orjson
+import torch
+
+from biolm.core.files import atomic_file, read_json, write_json
+from biolm.finetune.bootstrap import interval, mean_interval, resampled
+from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.inference import outputs
+from biolm.finetune.loop import Selected, Trainer, build
+from biolm.finetune.scorers import F64
+from biolm.finetune.task import G, R, Task
+from biolm.model.encoder import MaskedLM
+
+RESULT = "result.json"
+ROWS = "test_rows.npy"
+PREDICTIONS = "predictions.jsonl"
+
+
+class Sealed(Generic[R]):
+    """The test fold, given out once a seed to what the development fold selected."""
+
+    def __init__(self, records: Sequence[R]):
+        self._records = records
+        self._opened: set[int] = set()
+
+    def open(self, seed: int, selected: Selected) -> Sequence[R]:
+        """The records, for the one scoring of this seed's selected model."""
+        assert isinstance(selected, Selected), "only a selected model is scored on the test fold"
+        assert seed not in self._opened, "the test fold was already scored for this seed"
+        self._opened.add(seed)
+        return self._records
+
+
+@dataclass(frozen=True)
+class Folds(Generic[R]):
+    """A data set: what is trained on, what selects, and what is scored once."""
+
+    train: Sequence[R]
+    dev: Sequence[R]
+    test: Sealed[R]
+
+
+def folder_of(out: Path, seed: int) -> Path:
+    """A seed's folder."""
+    return out / f"seed_{seed}"
+
+
+def run_seed(
+    out: Path, task: Task[R, G], lm: MaskedLM, folds: Folds[R], config: FinetuneConfig, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Train one seed, score what dev selected on the test fold, and write both; the result if that was done before.
+
+    Its folder gets `result.json`, `predictions.jsonl` (test) and `test_rows.npy`, the scorer's counts of every test record.
+    """
+    folder = folder_of(out, seed)
+    if (folder / RESULT).exists():
+        return read_json(folder / RESULT)
+    model = build(task, lm, seed)
+    trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
+    selected = trainer.train()
+    model.load_state_dict(selected.tensors)
+    test = folds.test.open(seed, selected)
+    rows = outputs(model, task.examples(test), config.batch.tokens, device)
+    predicted = [task.decode(record, row) for record, row in zip(test, rows, strict=True)]
+    counts = task.scorer.sums([task.gold(record) for record in test], predicted)
+    write_predictions(folder / PREDICTIONS, task, test, predicted)
+    with atomic_file(folder / ROWS) as tmp, tmp.open("wb") as file:
+        np.save(file, counts)
+    result = {
+        "seed": seed,
+        "epoch": selected.epoch,
+        "steps": trainer.step,
+        "seconds": sum(entry["seconds"] for entry in selected.history),
+        "history": selected.history,
+        "dev": selected.history[selected.epoch - 1]["dev"],
+        "test": {
+            **task.scorer.report(counts.sum(0)),
+            f"{task.scorer.metric}_interval": interval(task.scorer.value(resampled(counts))),
+        },
+    }
+    write_json(folder / RESULT, result)
+    return result
+
+
+def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> None:
+    """One JSON object a record, in order."""
+    lines = [task.written(record, guess) for record, guess in zip(records, predicted, strict=True)]
+    with atomic_file(path) as tmp:
+        tmp.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+
+
+def combined(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`scores.json`: the mean over seeds of every score, the main one's deviation and interval, and each seed's own."""
+    metric = task.scorer.metric
+    rows: list[F64] = [np.load(folder_of(out, result["seed"]) / ROWS) for result in results]
+    folds = {}
+    for fold in ("dev", "test"):
+        values = [result[fold][metric] for result in results]
+        folds[fold] = mean([result[fold] for result in results])
+        folds[fold][f"{metric}_sd"] = stdev(values) if len(values) > 1 else None
+    folds["test"][f"{metric}_interval"] = mean_interval(task.scorer, rows)
+    shown = ("seed", "epoch", "steps", "seconds", "dev", "test")
+    return {
+        "task": task.name,
+        "metric": metric,
+        "seeds": [result["seed"] for result in results],
+        **folds,
+        "runs": [{name: result[name] for name in shown} for result in results],
+    }
+
+
+def mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of every number, inside nested objects too; lists (intervals) are left out."""
+    found: dict[str, Any] = {}
+    for name, first in scores[0].items():
+        if isinstance(first, dict):
+            found[name] = mean([score[name] for score in scores])
+        elif isinstance(first, (int, float)):
+            found[name] = fmean(score[name] for score in scores)
+    return found
+
+
+def best_seed(results: Sequence[dict[str, Any]], metric: str) -> int:
+    """The seed of the best development score; of equal ones the first."""
+    return int(max(results, key=lambda result: result["dev"][metric])["seed"])
+
+
+def drop_checkpoints(out: Path, seeds: Sequence[int]) -> None:
+    """Remove what only a resumed run needs."""
+    for seed in seeds:
+        shutil.rmtree(folder_of(out, seed) / "checkpoints", ignore_errors=True)

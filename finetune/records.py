@@ -1,0 +1,37 @@
+"""What the readers give: texts with labelled words, whatever file they came from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from biolm.finetune.spans import Span, entities
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A sentence or a document whose words carry tags.
+
+    Args:
+        id: Name within the data set: `<fold>:<number>`, or the source's own.
+        text: The text that offsets point into.
+        words: [words] (first character, the one behind the last), ascending.
+        tags: [words] IOB2 tags.
+        line: Where it begins in its file, from 1.
+    """
+
+    id: str
+    text: str
+    words: tuple[tuple[int, int], ...]
+    tags: tuple[str, ...]
+    line: int
+
+    def __post_init__(self) -> None:
+        assert len(self.words) == len(self.tags)
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """The gold entities, in words."""
+        return entities(self.tags)
+
+    def characters(self, spans: list[Span]) -> list[Span]:
+        """Entities in words → the same in characters of the text."""
+        return [Span(self.words[start][0], self.words[stop - 1][1], kind) for start, stop, kind in spans]

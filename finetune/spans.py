@@ -1,0 +1,58 @@
+"""Entities in a row of IOB tags: what conlleval and seqeval call a chunk, and the two ways of writing it.
+
+In IOB2 every entity begins with `B-`; in IOB1 only one that follows another of its type at once. Both are read by the same rule
+(conlleval, Tjong Kim Sang and Buchholz 2000): an entity begins at `B-`, at `I-` after `O`, and at `I-` of another type.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+TAG = re.compile(r"O|[BI](-.+)?")
+UNTYPED = "_"  # seqeval's name for the type of a bare `B` or `I`
+
+
+class Span(NamedTuple):
+    """An entity: its first unit, the one behind its last, and its type. Units are words or characters, as the context says."""
+
+    start: int
+    stop: int
+    type: str
+
+
+def tag_type(tag: str) -> str:
+    """`B-Disease` → `Disease`; a bare `B` → `_`; `O` → nothing."""
+    return "" if tag == "O" else tag[2:] or UNTYPED
+
+
+def entities(tags: Sequence[str]) -> list[Span]:
+    """The entities of a row of tags, in words, ascending."""
+    found: list[Span] = []
+    start = 0
+    for i, tag in enumerate([*tags, "O"]):
+        before = tags[i - 1] if i else "O"
+        begins = tag[0] == "B" or tag_type(tag) != tag_type(before)
+        if begins and before != "O":
+            found.append(Span(start, i, tag_type(before)))
+        if begins:
+            start = i
+    return found
+
+
+def iob2(tags: Sequence[str]) -> list[str]:
+    """The same entities with `B-` before each."""
+    written = ["O"] * len(tags)
+    for start, stop, kind in entities(tags):
+        suffix = "" if kind == UNTYPED else f"-{kind}"
+        written[start:stop] = [f"B{suffix}"] + [f"I{suffix}"] * (stop - start - 1)
+    return written
+
+
+def breaks_iob2(before: str, tag: str) -> bool:
+    """Whether a tag is an `I-` that continues nothing."""
+    return tag[0] == "I" and tag_type(tag) != tag_type(before)
+
+
+def breaks_iob1(before: str, tag: str) -> bool:
+    """Whether a tag is a `B-` that does not part two entities of one type."""
+    return tag[0] == "B" and tag_type(tag) != tag_type(before)
