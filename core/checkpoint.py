@@ -4,6 +4,8 @@ A checkpoint is written beside its place, flushed, hashed and renamed, so it is 
 falls back to the one before, with a word, when the newest is damaged.
 """
 
+import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -54,12 +56,23 @@ def save(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
         hashes = {}
         for group, tensors in checkpoint.tensors.items():
             file = tmp / f"{group}.safetensors"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+            save_tensors(file, tensors)
             hashes[file.name] = sha256(file)
         write_json(tmp / "state.json", {"step": checkpoint.step, "sha256": hashes, **checkpoint.state})
     for step in steps(run)[:-keep]:
         shutil.rmtree(path_of(run, step))
     return path
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; a full disk is an `OSError` here as everywhere, which safetensors' own error is not."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load(path: str | Path) -> Checkpoint:

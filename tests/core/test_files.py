@@ -1,10 +1,12 @@
 """Files are whole or absent, whatever goes wrong in between; damaged checkpoints are passed over; manifests refuse mixtures."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from biolm.core import checkpoint, files, manifest
 from biolm.core.checkpoint import Checkpoint
@@ -122,3 +124,18 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
         writer.write(3, "train", {"loss": 9.0})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 9.0)]
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_checkpoints(tmp_path)
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoint.save(tmp_path, Checkpoint(40, {"model": {"w": torch.ones(1)}}, {}), keep=2)
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_20", "step_30"]
