@@ -4,7 +4,9 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 import regex  # type: ignore[import-untyped]
 from rich.console import Console
@@ -12,10 +14,11 @@ from rich.table import Table
 
 from biolm.core.cli import Verb
 from biolm.core.errors import DataError
+from biolm.core.files import write_text
 from biolm.core.manifest import read_manifest
 from biolm.core.progress import progress
 from biolm.corpus import read
-from biolm.tokenizer import documents, folder
+from biolm.tokenizer import documents, folder, terms
 
 WORD = regex.compile(r"[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*")
 WINDOW = 512  # tokens, two of them special
@@ -30,12 +33,18 @@ class CompareConfig:
         docs: Folder of documents (`biolm corpus build`).
         split: The split to compare on: `valid` was not learnt from.
         documents: Documents to read at most.
+        terms: Files of biomedical terms: one a line, or `.tsv` with IOB tags (word, tab, tag), whose entities are taken.
+        examples: Terms to show as each vocabulary cuts them: those on which they differ most.
+        page: Markdown file to write the comparison to.
     """
 
     tokenizers: list[str]
     docs: str
     split: str = "valid"
     documents: int = 2000
+    terms: list[str] = field(default_factory=list)
+    examples: int = 12
+    page: str = ""
 
 
 @dataclass
@@ -45,10 +54,12 @@ class Sample:
     Args:
         words: Source → word → how often.
         texts: Sentences as `tokenizer encode` sees them.
+        terms: Name of a file of terms → its distinct terms.
     """
 
     words: dict[str, Counter[str]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+    terms: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Figures:
         vocab_size: Ids.
         pieces_per_word: Source → mean pieces of a running word.
         whole: Share of running words that stay whole.
+        terms: Name of a file of terms → share of its terms whose words all stay whole, mean pieces of a term.
+        cuts: Term → its pieces, for the examples.
         bytes_per_token: UTF-8 bytes of text for a token.
         window: Words that a window of 512 tokens holds.
     """
@@ -66,50 +79,58 @@ class Figures:
     vocab_size: int
     pieces_per_word: Mapping[str, float]
     whole: float
+    terms: Mapping[str, tuple[float, float]]
+    cuts: Mapping[str, list[str]]
     bytes_per_token: float
     window: float
 
 
-def sample(docs: str | Path, split: str, most: int) -> Sample:
-    """Read up to `most` documents.
+def sample(config: CompareConfig) -> Sample:
+    """Read up to `config.documents` documents, and the terms.
 
     Raises:
-        DataError: The split has no text.
+        DataError: The split has no text, or a file has no terms.
     """
-    read_manifest(docs, "corpus build")
-    found = Sample()
-    left = most
-    for file in read.shards(docs, split):
-        for document in documents.read(file):
-            if not left:
-                break
-            left -= 1
-            front = ""
-            counter = found.words.setdefault(document.source, Counter())
-            for _, words in document.words():
-                text = " ".join(words)
-                counter.update(WORD.findall(text))
-                found.texts.append(front + text)
-                front = " "
+    read_manifest(config.docs, "corpus build")
+    found = Sample(terms={terms.name_of(file): terms.read(file) for file in config.terms})
+    files = read.shards(config.docs, config.split)
+    for document in islice(chain.from_iterable(map(documents.read, files)), config.documents):
+        front = ""
+        counter = found.words.setdefault(document.source, Counter())
+        for _, words in document.words():
+            text = " ".join(words)
+            counter.update(WORD.findall(text))
+            found.texts.append(front + text)
+            front = " "
     if not any(found.words.values()):
-        raise DataError(f"the {split} split has no words", file=docs, remedy="Give another --split or other --docs.")
+        problem, remedy = f"the {config.split} split has no words", "Give another --split or other --docs."
+        raise DataError(problem, file=config.docs, remedy=remedy)
     return found
 
 
 def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
     """What one vocabulary makes of a sample."""
-    distinct = sorted(set().union(*found.words.values()))
-    lengths = map(len, tokenizer.encode_batch([f" {word}" for word in distinct]))
-    pieces = dict(zip(distinct, lengths, strict=True))
+    all_terms = sorted(set().union(*found.terms.values()))
+    in_terms = {word for term in all_terms for word in term.split()}
+    distinct = sorted(in_terms.union(*found.words.values()))
+    cuts = dict(zip(distinct, tokenizer.encode_batch([f" {word}" for word in distinct]), strict=True))
     words = sum((counter for counter in found.words.values()), Counter[str]())
     tokens = sum(map(len, tokenizer.encode_batch(found.texts)))
     return Figures(
         vocab_size=tokenizer.vocab_size,
         pieces_per_word={
-            source: sum(pieces[word] * times for word, times in counter.items()) / max(counter.total(), 1)
+            source: sum(len(cuts[word]) * times for word, times in counter.items()) / max(counter.total(), 1)
             for source, counter in sorted(found.words.items())
         },
-        whole=sum(times for word, times in words.items() if pieces[word] == 1) / words.total(),
+        whole=sum(times for word, times in words.items() if len(cuts[word]) == 1) / words.total(),
+        terms={
+            name: (
+                sum(all(len(cuts[word]) == 1 for word in term.split()) for term in listed) / len(listed),
+                sum(len(cuts[word]) for term in listed for word in term.split()) / len(listed),
+            )
+            for name, listed in found.terms.items()
+        },
+        cuts={term: [tokenizer.decode([i]).strip() for word in term.split() for i in cuts[word]] for term in all_terms},
         bytes_per_token=sum(len(text.encode()) for text in found.texts) / tokens,
         window=(WINDOW - 2) * words.total() / tokens,
     )
@@ -117,38 +138,73 @@ def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
 
 def rows(figures: Sequence[Figures]) -> dict[str, list[str]]:
     """The comparison as a table: name of the measure → one value for each vocabulary."""
-    sources = list(figures[0].pieces_per_word)
-    return {
-        "ids": [f"{f.vocab_size:,}" for f in figures],
-        **{f"pieces per word: {source}": [f"{f.pieces_per_word[source]:.3f}" for f in figures] for source in sources},
-        "words kept whole": [f"{f.whole:.1%}" for f in figures],
-        "bytes per token": [f"{f.bytes_per_token:.3f}" for f in figures],
-        f"words in {WINDOW} tokens": [f"{f.window:.0f}" for f in figures],
-    }
+    table = {"ids": [f"{f.vocab_size:,}" for f in figures]}
+    for source in figures[0].pieces_per_word:
+        table[f"pieces per word: {source}"] = [f"{f.pieces_per_word[source]:.3f}" for f in figures]
+    table["words kept whole"] = [f"{f.whole:.1%}" for f in figures]
+    for name in figures[0].terms:
+        table[f"terms kept whole: {name}"] = [f"{f.terms[name][0]:.1%}" for f in figures]
+        table[f"pieces per term: {name}"] = [f"{f.terms[name][1]:.2f}" for f in figures]
+    table["bytes per token"] = [f"{f.bytes_per_token:.3f}" for f in figures]
+    table[f"words in {WINDOW} tokens"] = [f"{f.window:.0f}" for f in figures]
+    return table
+
+
+def examples(figures: Sequence[Figures], most: int) -> dict[str, list[str]]:
+    """The terms on which the vocabularies differ most → how each cuts them."""
+
+    def spread(term: str) -> int:
+        lengths = [len(f.cuts[term]) for f in figures]
+        return max(lengths) - min(lengths)
+
+    chosen = sorted(figures[0].cuts, key=lambda term: (-spread(term), term))[:most]
+    return {term: [" · ".join(f.cuts[term]) for f in figures] for term in chosen}
 
 
 def compare(config: CompareConfig) -> None:
-    """Run `biolm tokenizer compare`."""
+    """Run `biolm tokenizer compare`.
+
+    Raises:
+        DataError: A tokenizer, the documents or the terms cannot be read.
+    """
     loaded = [folder.load(path) for path in config.tokenizers]
-    found = sample(config.docs, config.split, config.documents)
+    found = sample(config)
     with progress("compare", len(loaded), "vocabularies") as bar:
         figures = []
         for tokenizer in loaded:
             figures.append(measure(tokenizer, found))
             bar.advance()
     total = sum(counter.total() for counter in found.words.values())
-    table = Table(title=f"{total:,} words of {config.docs} ({config.split})", title_justify="left", box=None)
-    table.add_column("")
-    for path in config.tokenizers:
-        table.add_column(Path(path).name, justify="right")
-    for name, values in rows(figures).items():
-        table.add_row(name, *values)
-    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    title = f"{total:,} words of {config.docs} ({config.split})"
+    names = [Path(path).name for path in config.tokenizers]
+    _show(title, names, rows(figures), "right")
+    if shown := examples(figures, config.examples):
+        _show("terms, as they are cut", names, shown, "left")
+    if config.page:
+        tables = _markdown(names, rows(figures), "measure", "---:"), _markdown(names, shown, "term", "---")
+        write_text(config.page, "\n\n".join((f"# Vocabularies on {total:,} words", *filter(None, tables))) + "\n")
+
+
+def _show(title: str, names: list[str], table: Mapping[str, list[str]], justify: Literal["left", "right"]) -> None:
+    shown = Table(title=title, title_justify="left", box=None)
+    shown.add_column("")
+    for name in names:
+        shown.add_column(name, justify=justify)
+    for name, values in table.items():
+        shown.add_row(name, *values)
+    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _markdown(names: list[str], table: Mapping[str, list[str]], first: str, align: str) -> str:
+    if not table:
+        return ""
+    lines = [[first, *names], ["---", *[align] * len(names)], *([name, *values] for name, values in table.items())]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 VERB = Verb(
     config=CompareConfig,
     run=compare,
-    example="biolm tokenizer compare runs/tokenizer models/roberta-base --docs runs/corpus",
+    example="biolm tokenizer compare runs/tokenizer models/roberta-base --docs runs/corpus --terms mesh.txt",
     positionals=("tokenizers",),
 )

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from biolm.core import cli
-from biolm.tokenizer import compare, folder
+from biolm.core.errors import DataError
+from biolm.tokenizer import compare, folder, terms
 
 
 def test_figures_are_what_counting_gives(tok: Path, docs: Path) -> None:
     tokenizer = folder.load(tok)
-    found = compare.sample(docs, "valid", 3)
+    found = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(docs), documents=3))
     figures = compare.measure(tokenizer, found)
     words = [word for counter in found.words.values() for word in counter.elements()]
     pieces = [len(tokenizer.encode(f" {word}")) for word in words]
@@ -33,3 +34,34 @@ def test_mistakes_are_said(tok: Path, docs: Path, tmp_path: Path, capsys: pytest
     assert cli.run(["tokenizer", "compare", str(tmp_path / "no"), "--docs", str(docs)]) == 2
     assert cli.run(["tokenizer", "compare", str(tok), "--docs", str(docs), "--split", "test"]) == 2
     assert "the test split has no words" in capsys.readouterr().err
+
+
+def test_entities_are_read_from_iob_tags(tmp_path: Path) -> None:
+    file = tmp_path / "NCBI" / "train.tsv"
+    file.parent.mkdir()
+    file.write_text("A\tO\nfamilial\tB-Disease\ncancer\tI-Disease\nHNPCC\tB-Disease\n\nAPC\tB\n\nx\tO\nAPC\tB\n")
+    assert terms.read(file) == ["APC", "HNPCC", "familial cancer"]
+    assert terms.name_of(file) == "NCBI/train"
+
+
+def test_a_file_without_terms_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(DataError, match="no terms"):
+        terms.read(tmp_path / "empty.txt")
+
+
+def test_terms_and_examples_come_on_the_page(tok: Path, docs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mesh.txt").write_text("Humans\nAged\nDopamine Agonists\n")
+    page = tmp_path / "page.md"
+    argv = ["tokenizer", "compare", str(tok), "--docs", str(docs), "--terms", str(tmp_path / "mesh.txt")]
+    assert cli.run([*argv, "--page", str(page)]) == 0
+    tokenizer = folder.load(tok)
+    pieces = {
+        term: sum(len(tokenizer.encode(f" {word}")) for word in term.split())
+        for term in terms.read(tmp_path / "mesh.txt")
+    }
+    text = page.read_text(encoding="utf-8")
+    assert f"| pieces per term: mesh | {sum(pieces.values()) / 3:.2f} |" in text
+    whole = sum(pieces[term] == len(term.split()) for term in pieces) / 3
+    assert f"| terms kept whole: mesh | {whole:.1%} |" in text
+    assert "| Dopamine Agonists | " in text

@@ -1,5 +1,6 @@
 """The other kinds of vocabulary: each is a folder that loads everywhere, and equals the implementation it comes from."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer
 
 from biolm.core import cli
 from biolm.core.errors import DataError
 from biolm.core.manifest import read_manifest
-from biolm.tokenizer import bert, folder, wordpiece
+from biolm.corpus.sentences import spans
+from biolm.tokenizer import fairseq, folder, wordpiece
 from biolm.tokenizer.quick import Quick
 from biolm.tokenizer.sentence_pieces import GATORTRON
 from biolm.tokenizer.words import END, WordTable
@@ -187,28 +189,47 @@ def test_a_damaged_vocabulary_is_named(folders: dict[str, Path], tmp_path: Path,
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(
-    ("name", "lowercase"),
-    [
-        ("bert-base-cased-vocab.txt", False),
-        ("bert-base-uncased-vocab.txt", True),
-        ("pubmedbert-28895-vocab.txt", True),
-    ],
-)
-def test_published_bert_vocabularies(
-    shared: Path, tmp_path: Path, abstracts: list[str], name: str, lowercase: bool
-) -> None:
-    ours = wordpiece.from_vocab(shared / "bert_vocabs" / name, tmp_path, lowercase=lowercase)
-    theirs = BertWordPieceTokenizer(str(shared / "bert_vocabs" / name), lowercase=lowercase)
-    for text in abstracts:
-        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
-    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).token_to_id("[CLS]") == ours.ids.bos
-    assert bert.read_vocab(tmp_path / "vocab.txt") == bert.read_vocab(shared / "bert_vocabs" / name)
-
-
-@pytest.mark.shared
 def test_a_vocabulary_that_lost_a_line_is_refused(shared: Path, tmp_path: Path) -> None:
     """The shared copy of SciBERT's has 31,089 lines instead of 31,090: [PAD] is gone, and every id is one too small."""
     file = shared / "bert_vocabs" / "scibert_scivocab_uncased-vocab.txt"
     with pytest.raises(DataError, match=r"lacks the special token \[PAD\]"):
         wordpiece.from_vocab(file, tmp_path, lowercase=True)
+
+
+@pytest.fixture(scope="module")
+def sentences(shared: Path) -> list[str]:
+    """10,000 sentences of the shared abstracts, white-space runs as single blanks."""
+    found: list[str] = []
+    with gzip.open(shared / "citations" / "works.jsonl.gz") as file:
+        for line in file:
+            abstract = json.loads(line)["abstract"] or ""
+            found += [" ".join(abstract[start:end].split()) for start, end in spans(abstract)]
+            if len(found) >= 10_000:
+                break
+    return found[:10_000]
+
+
+@pytest.mark.shared
+def test_robertas_ids_on_ten_thousand_sentences(shared: Path, tmp_path: Path, sentences: list[str]) -> None:
+    from transformers import RobertaTokenizerFast
+
+    ours = folder.from_fairseq(*(shared / "gpt2_bpe" / name for name in fairseq.FILES), tmp_path)
+    theirs = RobertaTokenizerFast(vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt"))
+    assert len(sentences) == 10_000
+    assert ours.encode_batch(sentences) == theirs(sentences, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "lowercase"),
+    [("bert-base-cased", False), ("bert-base-uncased", True), ("pubmedbert-28895", True)],
+)
+def test_berts_ids_on_ten_thousand_sentences(
+    shared: Path, tmp_path: Path, sentences: list[str], name: str, lowercase: bool
+) -> None:
+    from transformers import BertTokenizerFast
+
+    file = shared / "bert_vocabs" / f"{name}-vocab.txt"
+    ours = wordpiece.from_vocab(file, tmp_path, lowercase=lowercase)
+    theirs = BertTokenizerFast(vocab=str(file), do_lower_case=lowercase)
+    assert ours.encode_batch(sentences) == theirs(sentences, add_special_tokens=False, verbose=False)["input_ids"]
