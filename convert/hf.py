@@ -72,8 +72,29 @@ def read(path: Path) -> Parts:
         UnsafeFileError: An old `.bin` that wants to run code.
     """
     raw = read_json(path / CONFIG, remedy="Give a folder that `save_pretrained` wrote.")
-    config = encoder_config(raw, path / CONFIG)
+    encoder_config(raw, path / CONFIG)  # another architecture is named before its weights are looked for
     weights, tensors = _tensors(path)
+    return parts_of(path, raw, tensors, weights)
+
+
+def has_weights(path: Path) -> bool:
+    """Whether weights lie in a folder in one of Hugging Face's files."""
+    return any((path / name).is_file() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json", BIN))
+
+
+def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Path) -> Parts:
+    """Translate tensors under transformers' names.
+
+    Args:
+        path: The folder, for its tokenizer.
+        raw: Its `config.json`.
+        tensors: All of the model's.
+        weights: The file that they came from.
+
+    Raises:
+        CheckpointError: Another architecture, or tensors that do not fit it.
+    """
+    config = encoder_config(raw, path / CONFIG)
     native, rest = to_native(TABLE, tensors, config, weights)
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]

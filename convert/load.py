@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import archive, fairseq, hf, native
+from biolm.convert import archive, deepspeed, fairseq, hf, native
 from biolm.convert.parts import Kind, Parts
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 
-DETECTORS = (native.detect, hf.detect, fairseq.detect)
+DETECTORS = (deepspeed.detect, native.detect, hf.detect, fairseq.detect)
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
     """Read a checkpoint of any kind as it is stored.
 
     Args:
-        path: A run folder or one of its `step_N` folders; a Hugging Face folder; a fairseq checkpoint or its folder; a
-            `.tar.gz` with one of these in it.
+        path: A run folder or one of its `step_N` folders; a Hugging Face folder; a fairseq checkpoint or its folder;
+            a DeepSpeed folder with the model's configuration beside it; a `.tar.gz` with one of these in it.
         tokenizer: A tokenizer folder, or fairseq's files, if the model has none beside it.
 
     Raises:
@@ -65,6 +65,8 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
 
 
 def _read(path: Path, tokenizer: Path | None) -> Parts:
+    if deepspeed.detect(path):
+        return _with_tokenizer(deepspeed.read(path), tokenizer)
     if native.detect(path):
         return _with_tokenizer(native.read(path), tokenizer)
     if hf.detect(path):

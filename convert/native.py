@@ -4,10 +4,13 @@ A converted model is such a folder too, with one checkpoint, `step_0`; what the 
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from biolm.convert.names import shapes
 from biolm.convert.parts import Parts
@@ -42,12 +45,22 @@ def read(path: Path) -> Parts:
         CheckpointError: There is none, it is damaged, or its tensors are not those of `encoder.json`.
     """
     run = _run(path)
-    config = EncoderConfig.load(run)
     found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
     if found is None:
         raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biolm pretrain` on it first.")
     file = checkpoint.path_of(run, found.step) / "model.safetensors"
-    tensors = dict(found.tensors.get("model", {}))
+    parts = parts_of(run, found.tensors.get("model", {}), file)
+    facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
+    return replace(parts, rest=dict(found.tensors.get(REST, {})), facts=facts)
+
+
+def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
+    """Check tensors against a run's `encoder.json`, and gather what the run says of itself.
+
+    Raises:
+        CheckpointError: They are not those of `encoder.json`.
+    """
+    config = EncoderConfig.load(run)
     expected = shapes(config)
     odd = [name for name in sorted(expected.keys() | tensors.keys()) if _shape(tensors, name) != expected.get(name)]
     if odd:
@@ -58,12 +71,11 @@ def read(path: Path) -> Parts:
         )
     tokenizer = run / TOKENIZER
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    facts = {**_facts(run), **found.state.get(FACTS, {}), "step": found.step, "dtype": dtype}
-    rest = dict(found.tensors.get(REST, {}))
-    return Parts("native", config, tensors, file, rest, tokenizer if tokenizer.is_dir() else None, facts)
+    facts = {**_facts(run), "dtype": dtype}
+    return Parts("native", config, dict(tensors), file, {}, tokenizer if tokenizer.is_dir() else None, facts)
 
 
-def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...] | None:
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
 
 

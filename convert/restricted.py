@@ -31,6 +31,8 @@ STORAGES = {
     "Bool": torch.bool,
 }
 
+PLAIN_TYPES = ("dict", "list", "tuple", "str", "unicode", "bytes", "int", "long", "float", "bool", "object")
+
 # Configuration, meters and optimiser states of the programs whose checkpoints we read. They become inert `Opaque` objects.
 INERT = {
     "argparse.Namespace",
@@ -40,11 +42,13 @@ INERT = {
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "torch.device",
+    "torch.Tensor",
+    "torch.nn.parameter.Parameter",
+    "deepspeed.utils.tensor_fragment.fragment_address",
     *(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGES.values()),
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("dict", "list", "tuple", "str", "int")),
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("float", "bool")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in PLAIN_TYPES),
 }
-INERT_CLASSES = re.compile(r"(omegaconf|fairseq)(\.[a-z]\w*)*\.[A-Z]\w*")
+INERT_CLASSES = re.compile(r"(omegaconf|fairseq|deepspeed)(\.[a-z]\w*)*\.[A-Z]\w*")
 
 MARK = object()
 
@@ -97,6 +101,11 @@ def _latin1(text: str, codec: str) -> bytes:
     return text.encode("latin1")
 
 
+def _typed(rebuild: Global, _type: Global, args: tuple[Any, ...], _state: object) -> Any:
+    """A tensor of a subclass or with attributes: the tensor alone."""
+    return rebuild.make(*args)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda items=(): dict(items),
     "collections.defaultdict": lambda *_: {},
@@ -107,6 +116,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type_v2": _typed,
 }
 
 

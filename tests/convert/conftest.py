@@ -30,11 +30,18 @@ def one_golden(tmp_path: Path) -> Path:
 
 
 def place_golden(name: str, folder: Path) -> Path:
+    """Copy a golden checkpoint, its dictionary and its BPE into a folder, and its expected values beside it."""
     folder.mkdir()
     for file in [DATA / name / "checkpoint_best.pt", *(DATA / "bpe").iterdir()]:
         shutil.copy(file, folder)
     shutil.copy(DATA / name / "logits.npz", folder.parent)
     return folder
+
+
+@pytest.fixture
+def omegaconf_golden(tmp_path: Path) -> Path:
+    """Settings in omegaconf's classes, a classification head, 111 kB."""
+    return place_golden("omegaconf", tmp_path / "golden")
 
 
 @pytest.fixture

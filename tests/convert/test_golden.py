@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from biolm.convert import torchfile
 from biolm.convert.load import load_model
@@ -77,6 +77,26 @@ def test_the_tokenizer_of_a_checkpoint_is_loaded_with_it(golden: Path) -> None:
     tokenizer = tokenizer_folder.load(loaded.tokenizer_dir)
     assert tokenizer.vocab_size == loaded.config.vocab_size == 505
     assert tokenizer.decode(tokenizer.encode("The patient")) == "The patient"
+
+
+def test_omegaconf_era_and_classification_head(omegaconf_golden: Path, convert: Convert) -> None:
+    """Settings in omegaconf's classes are read; transformers' classifier computes what fairseq's head did."""
+    folder = omegaconf_golden
+    expected = np.load(folder.parent / "logits.npz")
+    real = ~torch.from_numpy(expected["padding_mask"])
+    tokens = torch.from_numpy(expected["tokens"])
+    loaded = load_model(folder)
+    assert loaded.config.num_attention_heads == 2
+    assert loaded.facts["updates"] == 7
+    with torch.inference_mode():
+        hidden = loaded.model.encoder(unpad(tokens, real))
+        for i, state in enumerate(hidden):
+            torch.testing.assert_close(state, torch.from_numpy(expected[f"hidden_{i}"])[real], atol=1e-5, rtol=0)
+        target = convert(folder, "hf")
+        classifier = AutoModelForSequenceClassification.from_pretrained(target, local_files_only=True).eval()
+        scores = classifier(tokens, attention_mask=real.long()).logits
+    assert scores.shape == (3, 3)
+    torch.testing.assert_close(scores, torch.from_numpy(expected["classes"]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args"])
