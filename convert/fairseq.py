@@ -17,7 +17,7 @@ from torch import Tensor
 from biolm.convert import torchfile
 from biolm.convert.archive import scratch
 from biolm.convert.names import POSITIONS, TYPES, Table, count_layers, from_native, to_native
-from biolm.convert.parts import Parts
+from biolm.convert.parts import Parts, sane
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, write_text
@@ -173,7 +173,7 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
     heads = settings.get("encoder_attention_heads")
     if type(heads) is not int or heads < 1 or words.shape[1] % heads:
         raise _refused(file, "its settings do not say how many attention heads there are", "Give the file as trained.")
-    return EncoderConfig(
+    config = EncoderConfig(
         vocab_size=words.shape[0],
         hidden_size=words.shape[1],
         num_hidden_layers=count_layers(list(tensors), rf"{re.escape(E_)}\.layers\.(\d+)\."),
@@ -185,6 +185,7 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         layer_norm_eps=EPS,
         pad_token_id=PAD,
     )
+    return sane(config, file)
 
 
 def _number(value: Any, default: float) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from biolm.convert import names, torchfile
 from biolm.convert.names import TYPES, Table, from_native, to_native
-from biolm.convert.parts import Parts
-from biolm.core.errors import CheckpointError, MismatchError
+from biolm.convert.parts import Parts, sane
+from biolm.core.errors import CheckpointError, ConfigError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
 from biolm.tokenizer import folder as tokenizer_folder
@@ -128,7 +128,7 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
             )
     pad = raw.get("pad_token_id", 1)
     try:
-        return EncoderConfig(
+        config = EncoderConfig(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
             num_hidden_layers=raw["num_hidden_layers"],
@@ -142,10 +142,13 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
             initializer_range=raw.get("initializer_range", 0.02),
             pad_token_id=pad,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"a size of the model is missing or no number ({error})", file=file, remedy="Get the whole folder again."
+            f"a size of the model is missing or wrong ({error})".replace("\n", " "),
+            file=file,
+            remedy="Get the whole folder again.",
         ) from None
+    return sane(config, file)
 
 
 def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:

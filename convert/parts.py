@@ -6,9 +6,44 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from biolm.core.errors import CheckpointError
 from biolm.model.config import EncoderConfig
 
 Kind = Literal["native", "hf", "fairseq"]
+
+
+MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
+
+
+def sane(config: EncoderConfig, file: Path) -> EncoderConfig:
+    """The same configuration, if a model can have it; a stranger's file may say anything.
+
+    Raises:
+        CheckpointError: A size is no positive number, or a rate is none.
+    """
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_positions",
+    )
+    wrong = [name for name in sizes if type(getattr(config, name)) is not int or getattr(config, name) < 1]
+    wrong += [name for name in ("hidden_dropout", "attention_dropout") if not _within(getattr(config, name), 0, 0.999)]
+    wrong += [name for name in ("layer_norm_eps", "initializer_range") if not _within(getattr(config, name), 0, 1)]
+    wrong += ["type_vocab_size"] * (type(config.type_vocab_size) is not int or config.type_vocab_size < 0)
+    wrong += ["num_hidden_layers"] * (not wrong and config.num_hidden_layers > MOST_LAYERS)
+    wrong += ["pad_token_id"] * (not wrong and not _within(config.pad_token_id, 0, config.vocab_size - 1))
+    if wrong:
+        raise CheckpointError(
+            f"{wrong[0]} is {getattr(config, wrong[0])!r}, which no model has", file=file, remedy="Get the file again."
+        )
+    return config
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,30 @@ def test_models_of_other_shapes_are_not_compared(hf_folder: Path, run_folder: Pa
         differences(load_model(hf_folder), load_model(run_folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", "many"),
+        ("hidden_size", -36),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", True),
+        ("intermediate_size", 0),
+        ("max_position_embeddings", 2),
+        ("hidden_dropout_prob", 7),
+        ("layer_norm_eps", None),
+        ("pad_token_id", 500),
+        ("type_vocab_size", -1),
+        ("num_attention_heads", 5),
+        ("hidden_size", None),
+    ],
+)
+def test_a_senseless_configuration_is_refused(hf_folder: Path, name: str, value: object) -> None:
+    config = json.loads((hf_folder / "config.json").read_text())
+    (hf_folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(CheckpointError):
+        load_model(hf_folder)
+
+
 @pytest.mark.parametrize(("name", "value"), [("model_type", "bart"), ("hidden_act", "relu"), ("is_decoder", True)])
 def test_another_architecture_is_refused(hf_folder: Path, name: str, value: object) -> None:
     config = json.loads((hf_folder / "config.json").read_text())
