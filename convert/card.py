@@ -15,7 +15,7 @@ from biolm.core.summary import shown
 
 NAME = "README.md"
 HEADER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["roberta", "masked-lm", "biomedical"]}
-HIDDEN = ("out", "shards", "teacher", "docs", "data", "warm_start", "log")  # paths of the machine it was trained on
+HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
 
 
 def write(folder: Path, parts: Parts, record: Mapping[str, Any]) -> None:
@@ -70,11 +70,12 @@ def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("config", "settings"):
         stated |= flatten(facts.get(name) or {})
     stated |= {f"result: {name}": value for name, value in flatten(facts.get("result") or {}).items()}
-    return {
-        name: value
-        for name, value in stated.items()
-        if value not in (None, "", []) and name.split(".")[0] not in HIDDEN
-    }
+    return {name: value for name, value in stated.items() if value not in (None, "", []) and not _private(name, value)}
+
+
+def _private(name: str, value: Any) -> bool:
+    """Whether a setting is a path of the machine that trained the model."""
+    return name in HIDDEN or (isinstance(value, str) and ("/" in value or "\\" in value))
 
 
 def _table(rows: Mapping[str, Any]) -> str:

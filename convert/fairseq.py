@@ -29,6 +29,8 @@ from biolm.tokenizer.fairseq import read_dict
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
 PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+HEADS = "classification_heads."
+HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
 E_ = "encoder.sentence_encoder"
 
@@ -214,8 +216,15 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
 
     Raises:
-        MismatchError: The padding id is not fairseq's.
+        MismatchError: The padding id is not fairseq's, or a head is of a kind that it lacks.
     """
+    odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
+    if odd:
+        raise MismatchError(
+            f"fairseq's RoBERTa has no head with a tensor {odd[0]}",
+            file=parts.weights,
+            remedy="Convert to Hugging Face's format instead.",
+        )
     if parts.config.pad_token_id != PAD:
         raise MismatchError(
             f"the padding id is {parts.config.pad_token_id}, and fairseq's is {PAD}",
@@ -227,7 +236,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     if types is not None and types[0].any():
         native[POSITIONS] = native[POSITIONS] + types[0]
     tensors = from_native(TABLE, native, parts.rest, front=PAD + 1)
-    tensors |= {name: value for name, value in parts.rest.items() if name.startswith("classification_heads.")}
+    tensors |= {name: value for name, value in parts.rest.items() if name.startswith(HEADS)}
     tensors = {name: value.to(dtype).clone() for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
     state: dict[str, Any] = {
@@ -241,7 +250,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     with atomic_file(folder / PREFERRED[0]) as tmp:
         torch.save(state, tmp)
     labels = parts.facts.get("id2label")
-    if not isinstance(labels, dict) or not any(name.startswith("classification_heads.") for name in parts.rest):
+    if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in parts.rest):
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]

@@ -53,7 +53,7 @@ TABLE = Table(
     tied={"lm_head.decoder.weight": "encoder.word_embeddings.weight", "lm_head.decoder.bias": "head.bias"},
     rest={
         r"roberta\.pooler\.dense": "pooler.dense",
-        r"classifier\.(dense|out_proj)": r"classification_heads.classifier.\1",
+        r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1",
     },
     ignored={r"roberta\.embeddings\.(position_ids|token_type_ids)": lambda _: True},
 )

@@ -70,13 +70,14 @@ def run(config: ConvertConfig) -> None:
         written = WRITERS[config.to](parts, folder, dtype)
         written += write_tokenizer(parts, config.to, folder)
         tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+        left_out = sorted(name for name in parts.rest if config.to == "fairseq" and name.startswith("pooler."))
         recording = record(computed(parts, dtype), parts.config, tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder))
         agreement = agree(tokenizer, config.to, folder)
         differences.demand(TOLERANCE, source)
         agreement.demand(source)
-        account = accounted(parts, config.to, differences, agreement, written, folder)
+        account = accounted(parts, config.to, differences, agreement, written, folder) | {"left_out": left_out}
         write_json(folder / RECORD, account)
         if config.to == "hf":
             card.write(folder, parts, account)
@@ -88,6 +89,7 @@ def run(config: ConvertConfig) -> None:
             "texts compared": differences.texts,
             "largest difference of logits": f"{differences.logits:.2e}",
             "largest difference of hidden states": f"{max(differences.hidden):.2e}",
+            "tensors left out": len(left_out),
             "sentences on which tokenizers agree": f"{agreement.equal} of {agreement.sentences}",
         },
     )

@@ -8,7 +8,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification
+from transformers import (
+    AutoModelForTokenClassification,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+)
 
 from biolm.convert.compare import differences
 from biolm.convert.load import load_model
@@ -120,6 +125,38 @@ def test_classification_head_and_labels_survive(tmp_path: Path, hf_folder: Path,
         assert read.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
 
 
+def test_a_token_classifier_of_ours_loads_in_transformers(run_folder: Path, convert: Convert) -> None:
+    """What `finetune` writes: a native model with a plain linear head; fairseq has none of that kind."""
+    found = load_model(run_folder)
+    rest = {
+        "classification_heads.classifier.weight": torch.rand(3, 24),
+        "classification_heads.classifier.bias": torch.rand(3),
+    }
+    labels = {"id2label": {"0": "O", "1": "B", "2": "I"}, "label2id": {"O": 0, "B": 1, "I": 2}}
+    save(run_folder, Checkpoint(20, {"model": found.model.state_dict(), "rest": rest}, {"facts": labels}), keep=9)
+    folder = convert(run_folder, "hf")
+    read = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
+    assert torch.equal(read.classifier.weight, rest["classification_heads.classifier.weight"])
+    assert read.config.id2label == {0: "O", 1: "B", 2: "I"}
+    back = load_model(convert(folder, "native", "back"))
+    assert torch.equal(back.rest["classification_heads.classifier.bias"], rest["classification_heads.classifier.bias"])
+    assert back.facts["id2label"] == labels["id2label"]
+    with pytest.raises(MismatchError, match="no head"):
+        convert(run_folder, "fairseq")
+
+
+def test_a_pooler_is_kept_or_said_to_be_left_out(hf_folder: Path, convert: Convert) -> None:
+    tensors = load_file(hf_folder / "model.safetensors")
+    tensors["roberta.pooler.dense.weight"] = torch.rand(36, 36)
+    save_file(tensors, hf_folder / "model.safetensors", {"format": "pt"})
+    back = convert(convert(hf_folder, "native"), "hf", "back")
+    assert torch.equal(
+        load_file(back / "model.safetensors")["roberta.pooler.dense.weight"], tensors["roberta.pooler.dense.weight"]
+    )
+    record = json.loads((convert(hf_folder, "fairseq") / "conversion.json").read_text())
+    assert record["left_out"] == ["pooler.dense.weight"]
+
+
 def test_padded_rows_are_kept_or_cut(one_golden: Path, convert: Convert) -> None:
     folder = convert(one_golden, "hf")
     ids = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].values()
@@ -144,6 +181,17 @@ def test_record_and_model_card(one_golden: Path, convert: Convert) -> None:
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "fill-mask"
     assert record["sha256"]["model.safetensors"] in card
     assert "| updates | 20 |" in card
+
+
+def test_card_of_a_run_tells_its_training_but_no_path(run_folder: Path, convert: Convert) -> None:
+    config = {"shards": "s", "steps": 10, "init": "/home/me/old", "optim": {"lr": 5e-4}, "note": "C:\\mine"}
+    manifest = {"stage": "pretrain", "config": config, "counts": {}, "format": 1, "config_hash": "", "status": "done"}
+    (run_folder / "manifest.json").write_text(json.dumps(manifest))
+    (run_folder / "result.json").write_text(json.dumps({"loss": 2.5}))
+    card = (convert(run_folder, "hf") / "README.md").read_text()
+    for row in ("| stage | pretrain |", "| optim.lr | 0.0005 |", "| result: loss | 2.5 |", "| steps | 10 |"):
+        assert row in card
+    assert not any(path in card for path in ("/home", "C:", "| shards"))
 
 
 def test_existing_target_is_refused_unless_told(hf_folder: Path, convert: Convert) -> None:
