@@ -25,6 +25,13 @@ class Agreement:
     equal: int
     sentences: int
 
+    @property
+    def said(self) -> str:
+        """For a summary."""
+        return (
+            f"{self.equal} of {self.sentences}" if self.sentences else "no tokenizer found: none written (--tokenizer)"
+        )
+
     def demand(self, file: Path) -> None:
         """Refuse a conversion whose tokenizer reads differently.
 

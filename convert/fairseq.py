@@ -24,7 +24,7 @@ from biolm.core.files import atomic_file, write_text
 from biolm.model.config import EncoderConfig
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
-from biolm.tokenizer.fairseq import read_dict
+from biolm.tokenizer.fairseq import order, read_dict
 
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
@@ -94,7 +94,7 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
 
     Args:
         path: The `.pt` file or its folder.
-        tokenizer: A folder with `dict.txt`, `encoder.json` and `vocab.bpe`, if they are not beside the checkpoint.
+        tokenizer: A folder with those of `dict.txt`, `encoder.json` and `vocab.bpe` that are not beside the checkpoint.
 
     Raises:
         UnsafeFileError: It wants to run code.
@@ -115,7 +115,7 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     history = state.get("optimizer_history")
     if isinstance(history, list) and history and isinstance(history[-1], dict):
         facts["updates"] = history[-1].get("num_updates")
-    made = _tokenizer(tokenizer or file.parent, config, file) or tokenizer
+    made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file) or tokenizer
     return Parts("fairseq", config, native, file, rest, made, facts)
 
 
@@ -194,19 +194,28 @@ def _number(value: Any, default: float) -> float:
     return float(value) if isinstance(value, (int, float)) else default
 
 
-def _tokenizer(folder: Path, config: EncoderConfig, file: Path) -> Path | None:
-    """Make a tokenizer folder from the files beside the checkpoint, if they are there."""
-    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
+def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> Path | None:
+    """Make a tokenizer folder from fairseq's three files, each from the first folder that has it; None if one is nowhere.
+
+    The published `roberta.base.tar.gz` has `dict.txt` but no BPE, which is GPT-2's: then `--tokenizer` says where that lies.
+
+    Raises:
+        MismatchError: The dictionary is not the checkpoint's.
+    """
+    found = [next((f / name for f in folders if (f / name).is_file()), None) for name in TOKENIZER_FILES]
+    dict_txt, encoder_json, vocab_bpe = found
+    if dict_txt:
+        ids = len(order([symbol for symbol, _ in read_dict(dict_txt)]))
+        if ids != config.vocab_size:
+            raise MismatchError(
+                f"{dict_txt} makes {ids} ids and the checkpoint has {config.vocab_size} embeddings",
+                file=file,
+                remedy="Give the dictionary that the model was trained with.",
+            )
+    if not (dict_txt and encoder_json and vocab_bpe):
         return None
     target = scratch()
-    dict_txt, encoder_json, vocab_bpe = (folder / name for name in TOKENIZER_FILES)
-    made = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
-    if made.vocab_size != config.vocab_size:
-        raise MismatchError(
-            f"{folder / 'dict.txt'} makes {made.vocab_size} ids and the checkpoint has {config.vocab_size} embeddings",
-            file=file,
-            remedy="Give the dictionary that the model was trained with.",
-        )
+    tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
     return target
 
 

@@ -38,7 +38,7 @@ class ConvertConfig:
         to: The format: hf, fairseq or native.
         dtype: Number type of the weights written; `source` keeps the source's.
         rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
-        tokenizer: A tokenizer folder, or one with dict.txt, encoder.json and vocab.bpe, if SRC has none of its own.
+        tokenizer: A tokenizer folder, or one with those of dict.txt, encoder.json and vocab.bpe that SRC lacks.
         override: Replace what is at DST.
     """
 
@@ -90,7 +90,7 @@ def run(config: ConvertConfig) -> None:
             "largest difference of logits": f"{differences.logits:.2e}",
             "largest difference of hidden states": f"{max(differences.hidden):.2e}",
             "tensors left out": len(left_out),
-            "sentences on which tokenizers agree": f"{agreement.equal} of {agreement.sentences}",
+            "sentences on which tokenizers agree": agreement.said,
         },
     )
 

@@ -16,6 +16,7 @@ from biolm.model.packed import unpad
 from biolm.tokenizer import folder as tokenizer_folder
 
 Convert = Callable[..., Path]
+DATA = Path(__file__).parent.parent / "data" / "convert"
 UNUSED = ("version", "in_proj_", "out_proj_", "fc1_", "fc2_")
 
 
@@ -69,6 +70,36 @@ def test_ids_follow_the_dictionary_not_the_bpe(golden: Path, convert: Convert) -
     assert moved > 400
     assert hugging_face.mask_token_id == 504
     assert hugging_face.model_max_length == 64
+
+
+def test_ids_of_sentences_equal_fairseqs(golden: Path, convert: Convert) -> None:
+    """The real fairseq's GPT2BPE and Dictionary, on plain, Unicode and empty texts."""
+    expected = json.loads((DATA / "ids.json").read_text(encoding="utf-8"))
+    texts, ids = [entry["text"] for entry in expected], [entry["ids"] for entry in expected]
+    assert len(texts) > 30
+    source = load_model(golden).tokenizer_dir
+    assert source is not None
+    assert tokenizer_folder.load(source).encode_batch(texts) == [sequence[1:-1] for sequence in ids]
+    hugging_face = AutoTokenizer.from_pretrained(convert(golden, "hf"), local_files_only=True)
+    unknown = [[3 if i > 504 else i for i in sequence] for sequence in hugging_face(texts, verbose=False)["input_ids"]]
+    assert unknown == ids
+
+
+def test_a_checkpoint_without_its_bpe_takes_it_from_elsewhere(
+    one_golden: Path, tmp_path: Path, convert: Convert
+) -> None:
+    """As `roberta.base.tar.gz` is published: dict.txt lies beside, GPT-2's BPE does not."""
+    bpe = tmp_path / "bpe"
+    bpe.mkdir()
+    for name in ("encoder.json", "vocab.bpe"):
+        (one_golden / name).rename(bpe / name)
+    without = convert(one_golden, "hf", "without")
+    assert not (without / "tokenizer.json").exists()
+    assert load_model(one_golden).tokenizer_dir is None
+    given = convert(one_golden, "hf", "given", tokenizer=str(bpe))
+    assert AutoTokenizer.from_pretrained(given, local_files_only=True).mask_token_id == 504
+    record = json.loads((given / "conversion.json").read_text())
+    assert record["tokenizer_agreement"]["equal"] == record["tokenizer_agreement"]["sentences"] > 1000
 
 
 def test_the_tokenizer_of_a_checkpoint_is_loaded_with_it(golden: Path) -> None:
