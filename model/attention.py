@@ -49,7 +49,9 @@ def _equal(q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, b: int, dropout: float) 
 
 
 def _loop(q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, packed: Packed, dropout: float) -> Tensor:
-    rows = (x.transpose(0, 1)[None] for x in (q_tnd, k_tnd, v_tnd))  # fused attention wants four dimensions: [1, n, t, d]
+    rows = (
+        x.transpose(0, 1)[None] for x in (q_tnd, k_tnd, v_tnd)
+    )  # fused attention wants four dimensions: [1, n, t, d]
     split = [torch.split(row, list(packed.lengths), dim=2) for row in rows]
     parts = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in zip(*split, strict=True)]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)

@@ -7,6 +7,8 @@ from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
 from biolm.model.config import ModelConfig
 
+InitVocabulary = Literal["same", "random", "mean", "focus"]
+
 
 @dataclass(frozen=True)
 class MlmConfig:
@@ -97,7 +99,9 @@ class PretrainConfig:
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         steps: Optimiser steps in all.
         seed: Fixes initial weights, order, masks and dropout.
-        init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint) with the shards' vocabulary; its shape is taken.
+        init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint); its shape is taken.
+        init_vocabulary: Its vocabulary must be the `same` as the shards', or its embeddings are moved to theirs: shared pieces are
+            copied and others composed by `mean` or `focus` (docs/log.md has figures); `random` starts all rows anew.
         model: Shape of a model that starts from random weights.
         mlm: What is masked.
         batch: What one step sees.
@@ -117,6 +121,7 @@ class PretrainConfig:
     steps: int = 100_000
     seed: int = 0
     init: str | None = None
+    init_vocabulary: InitVocabulary = "same"
     model: ModelConfig = field(default_factory=ModelConfig)
     mlm: MlmConfig = field(default_factory=MlmConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -134,5 +139,7 @@ class PretrainConfig:
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 at least", remedy=f"Give a positive --{name}.")
+        if self.init is None and self.init_vocabulary != "same":
+            raise ConfigError("init_vocabulary needs a model to take embeddings from", remedy="Give one with --init.")
         if not 0 < self.eval_mask_rate < 1:
             raise ConfigError("eval_mask_rate must lie between 0 and 1", remedy="0.15 makes models comparable.")

@@ -17,6 +17,7 @@ from biolm.pretrain.device import choose
 from biolm.pretrain.evaluate import Evaluator
 from biolm.pretrain.loop import Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective
+from biolm.pretrain.vocabulary import renew
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.shards import ShardReader
 
@@ -35,7 +36,7 @@ def start(config: PretrainConfig, stage: str, reader: ShardReader, model: Masked
 
 
 def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
-    """A model with seeded random weights, or the one named by `init`.
+    """A model with seeded random weights, or the one named by `init`, its embeddings moved to the shards' vocabulary if that is asked for.
 
     Raises:
         MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.
@@ -45,14 +46,17 @@ def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
         seed_weights(config.seed)
         return MaskedLM(encoder)
     loaded = load_model(config.init)
-    require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
     if loaded.config.max_positions < config.batch.max_length:
         raise MismatchError(
             f"the model has {loaded.config.max_positions} positions, sequences up to {config.batch.max_length} tokens",
             file=config.init,
             remedy=f"Give --batch.max_length {loaded.config.max_positions}.",
         )
-    return loaded.model
+    if config.init_vocabulary == "same":
+        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
+        return loaded.model
+    seed_weights(config.seed)
+    return renew(loaded.model, loaded.tokenizer_dir, config.init_vocabulary, reader, config.init)
 
 
 def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:
@@ -61,7 +65,9 @@ def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: 
     Raises:
         MismatchError: The tokenizers differ, or, where the model has none beside it, the sizes do.
     """
-    remedy = "Encode the documents with that model's tokenizer, or give a model of this vocabulary."
+    remedy = (
+        "Encode the documents with its tokenizer; a model to start from can also be moved over by --init_vocabulary."
+    )
     if tokenizer_dir is not None:
         theirs = tokenizer_folder.load(tokenizer_dir)
         if theirs.fingerprint != reader.tokenizer.fingerprint:

@@ -1,0 +1,80 @@
+"""How a new vocabulary stands to the old one of a model that a run starts from, piece by piece."""
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import pre_tokenizers
+
+from biolm.core.errors import MismatchError
+from biolm.model.encoder import MaskedLM
+from biolm.model.transfer import MOST_TOKENS, Overlap, focus_weights, mean_weights, transfer
+from biolm.pretrain.config import InitVocabulary
+from biolm.tokenizer import folder
+from biolm.tokenizer.folder import Tokenizer
+from biolm.tokenizer.shards import ShardReader
+
+ROLES = ("bos", "pad", "eos", "unk", "mask")
+
+
+def renew(
+    model: MaskedLM, tokenizer_dir: Path | None, how: InitVocabulary, reader: ShardReader, source: str
+) -> MaskedLM:
+    """The model over the shards' vocabulary.
+
+    Args:
+        model: Over its own vocabulary.
+        tokenizer_dir: Its tokenizer.
+        how: `random`, `mean` or `focus` (see `model.transfer`).
+        reader: The training shards.
+        source: The model's path, for errors.
+
+    Raises:
+        MismatchError: There is no tokenizer beside the model, so nobody knows what its rows stand for.
+    """
+    if tokenizer_dir is None:
+        raise MismatchError(
+            "it has no tokenizer beside it", file=source, remedy="Put its tokenizer files into its folder."
+        )
+    old, new = folder.load(tokenizer_dir), reader.tokenizer
+    found = overlap(old, new)
+    if how == "random":
+        special = {getattr(new.ids, role) for role in ROLES}
+        found = Overlap([ids if i in special else [] for i, ids in enumerate(found.pieces)], found.shared)
+    if how != "focus":
+        return transfer(model, mean_weights(found, old.vocab_size))
+    tokens = reader.tokens[:MOST_TOKENS]
+    return transfer(model, focus_weights(found, old.vocab_size, tokens[tokens != new.ids.eos]))
+
+
+def overlap(old: Tokenizer, new: Tokenizer) -> Overlap:
+    """Compare two vocabularies; special tokens correspond by their roles."""
+    special = {getattr(new.ids, role): getattr(old.ids, role) for role in ROLES}
+    taken = set(special.values())
+    same_kind = _is_byte_level(old) and _is_byte_level(new)
+    old_ids = {_surface(old, i, same_kind): i for i in range(old.vocab_size) if i not in taken}
+    pieces: list[list[int]] = []
+    shared = np.zeros(new.vocab_size, dtype=np.bool_)
+    for i in range(new.vocab_size):
+        surface = _surface(new, i, same_kind)
+        known = special.get(i, old_ids.get(surface))
+        shared[i] = known is not None
+        pieces.append([known] if known is not None else _spell(old, surface, same_kind))
+    return Overlap(pieces, shared)
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer.hf.pre_tokenizer, pre_tokenizers.ByteLevel)
+
+
+def _surface(tokenizer: Tokenizer, i: int, same_kind: bool) -> str:
+    """The piece itself between byte-level vocabularies (it may be half a character); else its text, a blank in front of a word's start."""
+    if same_kind:
+        return tokenizer.pieces[i]
+    text = tokenizer.decode([i]).strip().removeprefix("##")
+    return f" {text}" if tokenizer.is_word_start[i] else text
+
+
+def _spell(old: Tokenizer, surface: str, same_kind: bool) -> list[int]:
+    """The old pieces that a new one is written with."""
+    ids = [token.id for token in old.hf.model.tokenize(surface)] if same_kind else old.encode(surface)
+    return [i for i in ids if i != old.ids.unk and i < old.vocab_size]
