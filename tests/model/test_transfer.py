@@ -52,9 +52,10 @@ def two_topics() -> np.ndarray:
     return np.concatenate([rng.permutation(blocks[i]) for i in rng.permutation(len(blocks))])
 
 
-def test_context_vectors_are_near_for_pieces_in_the_same_contexts() -> None:
+def test_context_vectors_are_near_for_pieces_in_the_same_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biolm.model.transfer.DIMENSIONS", 4)  # far fewer than pieces, as in a real vocabulary
     v = torch.nn.functional.normalize(context_vectors(two_topics(), 30), dim=1)
-    assert v[2] @ v[3] > v[3] @ v[4] + 0.2
+    assert v[2] @ v[3] > v[3] @ v[4] + 0.5
     assert v[5].abs().sum() == 0
 
 
