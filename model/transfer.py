@@ -103,11 +103,15 @@ def focus_weights(overlap: Overlap, old_size: int, tokens: npt.NDArray[np.intege
 def context_vectors(tokens: npt.NDArray[np.integer], vocab_size: int) -> Tensor:
     """Factors [v, d] of the positive pointwise mutual information between pieces and the pieces around them; 0 for absent ones."""
     ids = tokens.astype(np.int64)
-    pairs = np.concatenate([ids[:-k] * vocab_size + ids[k:] for k in range(1, min(WINDOW + 1, len(ids)))])
+    neighbours = [(ids[:-k], ids[k:]) for k in range(1, min(WINDOW + 1, len(ids)))]
+    pairs = np.concatenate([np.minimum(a, b) * vocab_size + np.maximum(a, b) for a, b in neighbours])
     keys, counts = np.unique(pairs, return_counts=True)
-    first, second = keys // vocab_size, keys % vocab_size
-    rows, columns = np.concatenate([first, second]), np.concatenate([second, first])
-    together = np.concatenate([counts, counts]).astype(np.float64)
+    low, high = keys // vocab_size, keys % vocab_size
+    apart = (
+        low < high
+    )  # a pair of two pieces stands on both sides of the diagonal, a piece beside itself counts twice on it
+    rows, columns = np.concatenate([low, high[apart]]), np.concatenate([high, low[apart]])
+    together = np.concatenate([np.where(apart, counts, 2 * counts), counts[apart]]).astype(np.float64)
     alone = np.bincount(rows, weights=together, minlength=vocab_size)
     information = np.log(together * together.sum() / (alone[rows] * alone[columns]))
     positive = information > 0
