@@ -1,16 +1,14 @@
 """Count the words of documents: a streaming pass, in parallel over files, in bounded memory.
 
-Every process counts what stands between two blanks. When its share of the memory is used up, or its files are, it splits that into
-words and writes them to a sorted run on disk. In the end all runs are merged, and the words that fit the bound are kept, the most
-frequent first. Counts are Python's integers on the way and 64 bits in the end.
+Every process counts what stands between two blanks (`columns`). When its share of the memory is used up, or its files are, it splits
+that into words and writes them to a run on disk, in parts by a hash of the word. In the end the parts are merged one by one, and the
+words that fit the bound are kept, the most frequent first. Counts have 64 bits.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, fields
-from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,21 @@ import numpy.typing as npt
 from biolm.core import rng
 from biolm.core.progress import progress
 from biolm.tokenizer import documents
-from biolm.tokenizer.documents import FIRST, in_front
+from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights, padded
 
 UNIT = 1000  # weights of sources are kept in thousandths
-ENTRY = 256  # bytes of a counter for a word of usual length: its string, its slot while the table grows, its number
+BUFFER = 1 << 20  # bytes of text counted at a time; they need about 20 times that for a moment
+BATCH = 1 << 16  # distinct stretches between blanks that are split at a time
+PARTS = 64  # of a run
 PLACE = 64  # bytes that learning needs for a byte of a distinct word, at its worst
+BLANK, BREAK = ord(" "), ord("\n")
+
+RUN = ("words.npy", "lengths.npy", "counts.npy", "bounds.npy")
 
 Split = Callable[[str], Sequence[str]]
+Starts = Callable[[U8, I64], I64]
+# Words end to end (padded), their lengths, their counts; [2, PARTS + 1] the first word and the first byte of every part.
+Run = tuple[U8, I64, I64, I64]
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class What:
 
     Args:
         split: Cuts what stands between two blanks (the one in front included) into words; a function of a module.
+        starts: Does the same for ASCII, all at once (`bytelevel.ascii_starts`); None if the kind has no such function.
         weights: Source → how often its text counts. Sources that are not named count once, or not at all if `only_named`.
         only_named: Leave out the sources that `weights` does not name.
         sample: Share of documents, chosen by a hash of their ids.
@@ -44,6 +51,7 @@ class What:
     """
 
     split: Split
+    starts: Starts | None
     weights: Mapping[str, float]
     only_named: bool
     sample: float
@@ -71,8 +79,8 @@ class Counts:
     """The words of a text.
 
     Args:
-        text: The distinct words as UTF-8, sorted, each followed by a line break; a line break in front.
-        times: [words] how often each stands in the text, in its order.
+        text: The distinct words as UTF-8, each followed by a line break; a line break in front.
+        times: [words] how often each stands in the text.
         tally: What was read.
         rare: Distinct words that were left out, the rarest, because they did not fit the memory.
     """
@@ -97,27 +105,27 @@ def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Co
         folder: For the runs; it must exist, and is left to the caller to remove.
     """
     shares = [sorted(files)[i::workers] for i in range(min(workers, len(files)))]
-    entries = max(what.memory // (ENTRY * max(len(shares), 1)), 1000)
+    room = what.memory // (2 * max(len(shares), 1))  # settling needs as much again
     tally, runs = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
-        for found, written in _each(shares, what, entries, folder, bar.advance):
+        for found, written in _each(shares, what, room, folder, bar.advance):
             tally.add(found)
             runs += written
-    return _merge(runs, tally, what.memory // PLACE, folder / "words")
+    return _merge(runs, tally, what.memory // PLACE)
 
 
 def _each(
-    shares: Sequence[Sequence[Path]], what: What, entries: int, folder: Path, advance: Callable[[float], None]
+    shares: Sequence[Sequence[Path]], what: What, room: int, folder: Path, advance: Callable[[float], None]
 ) -> Iterator[tuple[Tally, list[Path]]]:
     """Count every share of the files, in this process if there is but one, moving the bar by the bytes read."""
     if len(shares) < 2:
-        yield from (_count(share, what, entries, folder / str(n), advance) for n, share in enumerate(shares))
+        yield from (_count(share, what, room, folder / str(n), advance) for n, share in enumerate(shares))
         return
     context = get_context("spawn")
     read = context.Value("q", 0)
     with ProcessPoolExecutor(len(shares), context, initializer=_start_worker, initargs=(read,)) as pool:
         waiting: set[Future[Any]] = {
-            pool.submit(_work, share, what, entries, folder / str(n)) for n, share in enumerate(shares)
+            pool.submit(_work, share, what, room, folder / str(n)) for n, share in enumerate(shares)
         }
         seen = 0
         while waiting:
@@ -135,39 +143,50 @@ def _start_worker(read: Any) -> None:
     _read = read
 
 
-def _work(files: Sequence[Path], what: What, entries: int, prefix: Path) -> tuple[Tally, list[Path]]:
+def _work(files: Sequence[Path], what: What, room: int, prefix: Path) -> tuple[Tally, list[Path]]:
     def advance(amount: float) -> None:
         with _read.get_lock():
             _read.value += int(amount)
 
-    return _count(files, what, entries, prefix, advance)
+    return _count(files, what, room, prefix, advance)
 
 
 def _count(
-    files: Sequence[Path], what: What, entries: int, prefix: Path, advance: Callable[[float], None]
+    files: Sequence[Path], what: What, room: int, prefix: Path, advance: Callable[[float], None]
 ) -> tuple[Tally, list[Path]]:
-    """Count some files into sorted runs `prefix.0`, `prefix.1`, …"""
-    tally, runs = Tally(), list[Path]()
-    between: dict[int, Counter[str]] = {}  # weight → what stands between blanks → how often
+    """Count some files into runs `prefix.0`, `prefix.1`, …"""
+    tally, runs, between = Tally(), list[Path](), Columns()
+    waiting: dict[int, list[bytes]] = {}  # weight → texts
+    size = 0
+
+    def flush() -> None:
+        nonlocal size
+        for weight, texts in waiting.items():
+            _count_between(between, b"".join(texts), weight)
+        waiting.clear()
+        size = 0
 
     def spill() -> None:
+        nonlocal between
         runs.append(prefix.with_name(f"{prefix.name}.{len(runs)}"))
-        _write_run(runs[-1], between, what.split)
-        between.clear()
+        _write_run(runs[-1], _words(between, what))
+        between = Columns()
 
     for file in files:
         for document in documents.read(file):
             weight = _weight(document, what, tally)
             if not weight:
                 continue
-            words = [word for _, words in document.words() for word in words]
-            if words:
-                words[0] = FIRST + words[0]
             tally.characters += len(document.text)
-            between.setdefault(weight, Counter()).update(words)
-            if sum(map(len, between.values())) >= entries:
-                spill()
+            text = "".join((documents.FIRST, document.joined())).encode()
+            waiting.setdefault(weight, []).append(text)
+            size += len(text)
+            if size > BUFFER:
+                flush()
+                if between.size > room:
+                    spill()
         advance(file.stat().st_size)
+    flush()
     spill()
     return tally, runs
 
@@ -183,49 +202,129 @@ def _weight(document: documents.Document, what: What, tally: Tally) -> int:
     return round(what.weights.get(document.source, 1) * UNIT) if chosen else 0
 
 
-def _write_run(path: Path, between: Mapping[int, Counter[str]], split: Split) -> None:
-    words: Counter[str] = Counter()
-    for weight, counter in between.items():
-        for chunk, times in counter.items():
-            for word in split(in_front(chunk)):
-                words[word] += times * weight
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{word}\t{words[word]}\n" for word in sorted(words))
+def _count_between(between: Columns, text: bytes, weight: int) -> None:
+    """Count what stands between blanks, the blank in front included; a line break opens a document."""
+    if b"\0" in text:
+        text = text.replace(b"\0", b"")  # no text has it, and the columns cannot
+    content = padded(text)
+    begin = ((content == BLANK) | (content == BREAK)).nonzero()[0]
+    end = np.append(begin[1:], len(text))
+    begin += content[begin] == BREAK
+    full = (end > begin).nonzero()[0]
+    between.count(content, begin[full], (end - begin)[full], np.full(len(full), weight, dtype=np.int64))
 
 
-def _merge(runs: Sequence[Path], tally: Tally, most_bytes: int, path: Path) -> Counts:
-    """Merge sorted runs, and keep the most frequent words that fit.
+def _words(between: Columns, what: What) -> Columns:
+    """The words of what stands between blanks."""
+    text, length, times = between.flat()
+    words, end = Columns(), np.append(0, np.cumsum(length))
+    for first in range(0, len(length), BATCH):
+        batch = slice(first, first + BATCH)
+        stretch = text[end[first] : end[min(first + BATCH, len(length))]]
+        _add_words(words, stretch, length[batch], times[batch], what)
+    return words
 
-    The merged words are written to `path` first: which of them fit is known only when all have been counted.
+
+def _add_words(words: Columns, text: U8, length: I64, times: I64, what: What) -> None:
+    start = np.cumsum(length) - length
+    slow = np.ones(len(start), dtype=np.bool_)
+    if what.starts is not None:
+        slow = np.maximum.reduceat(text, start) >= 128
+        _add_ascii(words, text, length, times, ~slow, what.starts)
+    found: Counter[str] = Counter()
+    raw = text.tobytes()
+    for at, size, count in zip(start[slow].tolist(), length[slow].tolist(), times[slow].tolist(), strict=True):
+        for word in what.split(raw[at : at + size].decode()):
+            found[word] += count
+    strings = [word.encode() for word in found]
+    sizes = np.array([len(string) for string in strings], dtype=np.int64)
+    counts = np.array(list(found.values()), dtype=np.int64)
+    words.count(padded(b"".join(strings)), np.cumsum(sizes) - sizes, sizes, counts)
+
+
+def _add_ascii(
+    words: Columns, text: U8, length: I64, times: I64, chosen: npt.NDArray[np.bool_], starts: Starts
+) -> None:
+    """Add the words of the chosen stretches of a text, all at once."""
+    kept = np.repeat(chosen, length)
+    text = np.concatenate((text[kept], np.zeros(PAD, dtype=np.uint8)))
+    length, times = length[chosen], times[chosen]
+    end = np.cumsum(length)
+    begin = starts(text[: len(text) - PAD + 2], end - length)
+    stretch = np.searchsorted(end, begin, side="right")
+    words.count(text, begin, np.diff(begin, append=len(text) - PAD), times[stretch])
+
+
+def _write_run(path: Path, words: Columns) -> None:
+    """Write words to a folder, in parts by a hash of their first bytes and their length."""
+    text, length, times = words.flat()
+    start = np.cumsum(length) - length
+    with np.errstate(over="ignore"):
+        key = eights(text, start, np.minimum(length, 8), 8)[:, 0] * ODD[0] + length.astype(np.uint64) * ODD[1]
+    part = (key * ODD[2]) >> np.uint64(64 - (PARTS - 1).bit_length())
+    order = part.argsort(kind="stable")
+    first = np.searchsorted(part[order], np.arange(PARTS + 1, dtype=np.uint64))
+    length, times = length[order], times[order]
+    bounds = np.stack((first, np.append(0, np.cumsum(length))[first]))
+    path.mkdir()
+    for name, array in zip(RUN, (_gathered(text, start[order], length), length, times, bounds), strict=True):
+        np.save(path / name, array, allow_pickle=False)
+
+
+def _gathered(text: U8, start: I64, length: I64) -> U8:
+    """Strings of a text end to end (padded)."""
+    place = np.repeat(start - (np.cumsum(length) - length), length)
+    place += np.arange(len(place))
+    return np.concatenate((text[place], np.zeros(PAD, dtype=np.uint8)))
+
+
+def _read_run(path: Path) -> Run:
+    text, length, times, bounds = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in RUN)
+    return text, length, times, bounds
+
+
+def _merged(runs: Sequence[Run]) -> Iterator[tuple[U8, I64, I64]]:
+    """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
+    for part in range(PARTS):
+        words = Columns()
+        for text, length, times, bounds in runs:
+            (a, b), (first, last) = bounds[:, part : part + 2].tolist()
+            size = np.array(length[a:b])
+            words.count(np.array(text[first : last + PAD]), np.cumsum(size) - size, size, np.array(times[a:b]))
+        text, length, times = words.flat()
+        yield text[: int(length.sum())], length, np.maximum((times + UNIT // 2) // UNIT, 1)
+
+
+def _merge(paths: Sequence[Path], tally: Tally, most_bytes: int) -> Counts:
+    """Merge runs, and keep the most frequent words that fit.
+
+    Which of them fit is known only when all have been counted, so the runs are merged twice: for the counts, then for the words.
     """
+    runs = [_read_run(path) for path in paths]
     sizes: Counter[int] = Counter()  # count → bytes of the words that have it
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for word, times in _merged(runs):
-            sizes[times] += len(word.encode()) + 1
-            file.write(f"{word}\t{times}\n")
+    for _, length, times in _merged(runs):
+        value, which = np.unique(times, return_inverse=True)
+        sizes.update(dict(zip(value.tolist(), np.bincount(which, length + 1).astype(np.int64).tolist(), strict=True)))
     least, used = 1, 0
-    for times in sorted(sizes, reverse=True):
-        used += sizes[times]
+    for count in sorted(sizes, reverse=True):
+        used += sizes[count]
         if used > most_bytes:
-            least = times + 1
+            least = count + 1
             break
-    text, kept, rare = bytearray(b"\n"), list[int](), 0
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            word, _, number = line.rpartition("\t")
-            if int(number) >= least:
-                text += word.encode() + b"\n"
-                kept.append(int(number))
-            else:
-                rare += 1
-    return Counts(bytes(text), np.array(kept, dtype=np.int64), tally, rare)
+    texts, kept, rare = [b"\n"], [np.zeros(0, dtype=np.int64)], 0
+    for text, length, times in _merged(runs):
+        fits = times >= least
+        texts.append(_lines(text, length, fits))
+        kept.append(times[fits])
+        rare += int(np.count_nonzero(~fits))
+    return Counts(b"".join(texts), np.concatenate(kept), tally, rare)
 
 
-def _merged(runs: Sequence[Path]) -> Iterator[tuple[str, int]]:
-    """Words of sorted runs with their counts added up, weights taken out again, rounded, at least 1."""
-    files = [run.open(encoding="utf-8", newline="\n") for run in runs]
-    lines = heapq.merge(*((line.rpartition("\t")[::2] for line in file) for file in files))
-    for word, entries in groupby(lines, key=lambda entry: entry[0]):
-        yield word, max((sum(int(number) for _, number in entries) + UNIT // 2) // UNIT, 1)
-    for file in files:
-        file.close()
+def _lines(text: U8, length: I64, chosen: npt.NDArray[np.bool_]) -> bytes:
+    """The chosen strings, a line break behind each."""
+    size = length[chosen]
+    lines = np.full(int(size.sum()) + len(size), BREAK, dtype=np.uint8)
+    keeps = np.ones(len(lines), dtype=np.bool_)
+    keeps[np.cumsum(size + 1) - 1] = False
+    lines[keeps] = text[np.repeat(chosen, length)]
+    return lines.tobytes()

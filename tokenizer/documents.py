@@ -47,6 +47,12 @@ class Document:
             if words := self.text[start:end].split():
                 yield bisect_right(bounds, start), words
 
+    def joined(self) -> str:
+        """All words with single blanks between."""
+        if all(self.sentences[i][1] < self.sentences[i + 1][0] for i in range(len(self.sentences) - 1)):
+            return " ".join(self.text.split())
+        return " ".join(word for _, words in self.words() for word in words)
+
 
 def in_front(word: str) -> str:
     """A word as the tokenizer sees it: with a blank in front, unless it opens its document."""

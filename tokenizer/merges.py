@@ -19,7 +19,7 @@ I64 = npt.NDArray[np.int64]
 Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
 
 BORDER, INNER = -1, -2  # between two words; inside a symbol
-CHUNK = 1 << 20  # places whose first pairs are sorted at a time
+CHUNK = 1 << 17  # places whose first pairs are sorted at a time
 MANY = 256  # from here on, equal keys are added up before the dictionary is asked
 
 
@@ -76,19 +76,21 @@ class _Pairs:
     def __init__(self, min_count: int):
         self.min_count = min_count
         self.count: dict[int, int] = {}
-        self.where: dict[int, list[Places]] = {}
+        self.where: dict[int, Places] = {}
+        self.parts: dict[int, list[Places]] = {}
         self.heap: list[tuple[int, int]] = []
 
     def collect(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the first pairs, or a part of them: key (left << 32 | right), place and word count of each."""
         for key, total, found in _grouped(keys, places, weights, 1):
             self.count[key] = self.count.get(key, 0) + total
-            self.where.setdefault(key, []).append(found)
+            self.parts.setdefault(key, []).append(found)
 
     def ready(self) -> None:
         """All first pairs are entered: forget the rare ones, put the others on the heap."""
-        for key in [key for key, count in self.count.items() if count < self.min_count]:
-            del self.count[key], self.where[key]
+        self.count = {key: count for key, count in self.count.items() if count >= self.min_count}
+        self.where = {key: np.concatenate(self.parts[key]) for key in self.count}
+        self.parts.clear()
         self.heap = [(-count, key) for key, count in self.count.items()]
         heapq.heapify(self.heap)
 
@@ -96,7 +98,7 @@ class _Pairs:
         """Enter the pairs of a new symbol."""
         for key, total, found in _grouped(keys, places, weights, self.min_count):
             self.count[key] = total
-            self.where[key] = [found]
+            self.where[key] = found
             heapq.heappush(self.heap, (-total, key))
 
     def subtract(self, keys: I64, weights: I64) -> None:
@@ -116,7 +118,7 @@ class _Pairs:
             now = self.count[key]
             if now == -count:
                 del self.count[key]
-                return key, np.concatenate(self.where.pop(key))
+                return key, self.where.pop(key)
             if now >= self.min_count:
                 heapq.heappush(self.heap, (-now, key))
             else:

@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> None:
 def _count(config: TrainConfig, work: Path) -> Counts:
     what = What(
         split=bert.split_uncased if config.lowercase else KINDS[config.kind][0],
+        starts=bytelevel.ascii_starts if config.kind == "bpe" else None,
         weights={**dict.fromkeys(config.sources, 1.0), **config.weights},
         only_named=bool(config.sources),
         sample=config.sample,

@@ -1,6 +1,7 @@
 """`tokenizer train`: the same text gives the same bytes, and what the text cannot support is refused with both numbers."""
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +95,33 @@ def test_little_memory_spills_and_gives_the_same_bytes(
 ) -> None:
     written = []
     write_run = count._write_run
-    monkeypatch.setattr(count, "ENTRY", 1 << 21)  # 1,000 words at a time
-    monkeypatch.setattr(count, "_write_run", lambda path, *rest: (written.append(path), write_run(path, *rest)))
+    monkeypatch.setattr(count, "BUFFER", 10_000)
+    monkeypatch.setattr(count, "BATCH", 100)
+    monkeypatch.setattr(count.Columns, "size", 1 << 40)  # as if the memory were always used up
+    monkeypatch.setattr(count, "_write_run", lambda path, words: (written.append(path), write_run(path, words)))
     assert train(docs, tmp_path / "tok", "--vocab_size", "2000", "--workers", "1") == 0
-    assert len(written) > 3
+    assert len(written) > 10
     assert read_manifest(tmp_path / "tok", "tokenizer train").outputs == read_manifest(tok, "tokenizer train").outputs
     assert not (tmp_path / "tok" / ".work").exists()
 
 
-def test_words_that_do_not_fit_the_memory_are_counted(
-    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(count, "PLACE", (2048 << 20) // 20_000)  # room for 20,000 bytes of distinct words
-    assert train(docs, tmp_path / "tok", "--vocab_size", "1000", "--workers", "1") == 0
-    counts = read_manifest(tmp_path / "tok", "tokenizer train").counts
-    assert counts["distinct words left out"] > 1000
-    assert counts["distinct words"] + counts["distinct words left out"] == 5846
+def test_words_that_do_not_fit_the_memory_are_counted(docs: Path, tmp_path: Path) -> None:
+    everything, _ = counted(docs, tmp_path)
+    found = count.count(read.shards(docs, "train"), what(memory=20_000 * count.PLACE), 1, tmp_path)
+    kept = dict(found.items())
+    assert sum(len(word.encode()) + 1 for word in kept) <= 20_000
+    assert len(kept) + found.rare == len(everything) == 5846
+    assert min(kept.values()) >= max(times for word, times in everything.items() if word not in kept)
 
 
 def what(**options: Any) -> count.What:
     standard = {"weights": {}, "only_named": False, "sample": 1.0, "seed": 1, "memory": 1 << 30}
-    return count.What(split=bytelevel.split, **{**standard, **options})
+    return count.What(split=bytelevel.split, starts=bytelevel.ascii_starts, **{**standard, **options})
 
 
 def counted(docs: Path, tmp_path: Path, **options: Any) -> tuple[dict[str, int], count.Tally]:
-    found = count.count(read.shards(docs, "train"), what(**options), 1, tmp_path)
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    found = count.count(read.shards(docs, "train"), what(**options), 1, folder)
     return dict(found.items()), found.tally
 
 

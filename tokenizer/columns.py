@@ -1,0 +1,125 @@
+"""Count byte strings in NumPy columns: a dozen times smaller than a dictionary of strings, and several times faster.
+
+Strings of up to 8, 16 and 32 bytes are rows of 1, 2 and 4 unsigned numbers, padded with zero bytes, so that equal ones are found by
+sorting numbers. Rows of several numbers are sorted by a hash; should two strings ever share one, that batch is sorted in full. Longer
+strings are rare in text and go to a dictionary.
+"""
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+WIDTHS = (8, 16, 32)  # bytes
+PAD = WIDTHS[-1]  # zero bytes that must follow a text
+MASK = np.array(
+    [(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64
+)  # keeps the first n bytes of a little-endian number
+ODD = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93], dtype=np.uint64)
+
+
+def padded(text: bytes) -> U8:
+    """A text as numbers, with the zero bytes behind it that reading in eights needs."""
+    return np.frombuffer(text + bytes(PAD), dtype=np.uint8)
+
+
+def eights(text: U8, start: I64, length: I64, width: int) -> U64:
+    """[strings, width / 8] strings as little-endian numbers of eight bytes, zeros behind their ends.
+
+    Args:
+        text: From `padded`.
+        start: [strings] where each begins.
+        length: [strings] its bytes, `width` at most.
+        width: A multiple of 8.
+    """
+    at: U64 = np.ndarray(
+        (len(text) - 7,), dtype="<u8", buffer=text, strides=(1,)
+    )  # the eight bytes from every place on
+    rows = np.empty((len(start), width // 8), dtype=np.uint64)
+    for lane in range(width // 8):
+        rows[:, lane] = at[start + 8 * lane] & MASK[np.clip(length - 8 * lane, 0, 8)]
+    return rows
+
+
+class Columns:
+    """Distinct strings and their counts."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, U64] = {width: np.zeros((0, width // 8), dtype=np.uint64) for width in WIDTHS}
+        self.counts: dict[int, I64] = {width: np.zeros(0, dtype=np.int64) for width in WIDTHS}
+        self.long: Counter[bytes] = Counter()
+        self.waiting: dict[int, list[tuple[U64, I64]]] = {width: [] for width in WIDTHS}
+
+    def count(self, text: U8, start: I64, length: I64, times: I64) -> None:
+        """Count strings that lie in a text.
+
+        Args:
+            text: From `padded`; no string holds a zero byte.
+            start: [strings] where each begins.
+            length: [strings] its bytes.
+            times: [strings] how often it counts.
+        """
+        shortest = 0
+        for width in WIDTHS:
+            fits = ((length > shortest) & (length <= width)).nonzero()[0]
+            shortest = width
+            if len(fits):
+                rows = eights(text, start[fits], length[fits], width)
+                self.waiting[width].append(_added_up(rows, times[fits]))
+                if sum(len(counts) for _, counts in self.waiting[width]) > len(self.counts[width]):
+                    self._settle(width)
+        for i in (length > shortest).nonzero()[0].tolist():
+            self.long[text[start[i] : start[i] + length[i]].tobytes()] += int(times[i])
+
+    def _settle(self, width: int) -> None:
+        parts = [(self.rows[width], self.counts[width]), *self.waiting[width]]
+        rows, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        self.rows[width], self.counts[width] = _added_up(rows, counts)
+        self.waiting[width] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes held, about."""
+        waiting = sum(rows.nbytes + counts.nbytes for parts in self.waiting.values() for rows, counts in parts)
+        return sum(self.rows[w].nbytes + self.counts[w].nbytes for w in WIDTHS) + waiting + 200 * len(self.long)
+
+    def flat(self) -> tuple[U8, I64, I64]:
+        """All strings end to end (padded), the length of each, and its count; equal content gives equal arrays."""
+        texts, lengths, counts = [], [], []
+        for width in WIDTHS:
+            self._settle(width)
+            characters = self.rows[width].astype("<u8").view(np.uint8).reshape(-1, width)
+            texts.append(characters[characters != 0])
+            lengths.append(np.count_nonzero(characters, axis=1).astype(np.int64))
+            counts.append(self.counts[width])
+        long = sorted(self.long)
+        texts.append(padded(b"".join(long)))
+        lengths.append(np.array([len(string) for string in long], dtype=np.int64))
+        counts.append(np.array([self.long[string] for string in long], dtype=np.int64))
+        return np.concatenate(texts), np.concatenate(lengths), np.concatenate(counts)
+
+
+def _added_up(rows: U64, counts: I64) -> tuple[U64, I64]:
+    """Distinct rows, and the counts of equal ones added up."""
+    if not len(rows):
+        return rows, counts
+    with np.errstate(over="ignore"):
+        key = rows[:, 0] if rows.shape[1] == 1 else (rows * ODD[: rows.shape[1]]).sum(axis=1, dtype=np.uint64)
+    order = key.argsort()
+    new = _changes(rows[order])
+    if rows.shape[1] > 1 and new.sum() != _changes(key[order, None]).sum():
+        order = np.lexsort(rows.T)  # two strings share a hash
+        new = _changes(rows[order])
+    first = new.nonzero()[0]
+    return rows[order[first]], np.add.reduceat(counts[order], first)
+
+
+def _changes(rows: U64) -> npt.NDArray[np.bool_]:
+    """[rows] whether a row differs from the one before."""
+    new = np.ones(len(rows), dtype=np.bool_)
+    new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return new
