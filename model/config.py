@@ -105,6 +105,8 @@ class ModelConfig:
         intermediate_size: Feed-forward width, if not four times the width.
         hidden_dropout: Dropout after the embeddings and each sub-layer.
         attention_dropout: Dropout on attention probabilities.
+        pad_vocab_to: Round the rows of the embeddings up to a multiple of this (64 suits tensor cores); the rows added can never be
+            predicted, and `convert --rows cut` removes them.
     """
 
     size: Size = "base"
@@ -114,8 +116,11 @@ class ModelConfig:
     intermediate_size: int | None = None
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    pad_vocab_to: int = 1
 
     def __post_init__(self) -> None:
+        if self.pad_vocab_to < 1:
+            raise ConfigError("model.pad_vocab_to must be 1 at least", remedy="64 suits tensor cores; 1 adds no rows.")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must lie in [0, 1)", remedy="0.1 is RoBERTa's.")
@@ -125,7 +130,7 @@ class ModelConfig:
         layers, hidden, heads = SIZES[self.size]
         hidden = self.hidden_size or hidden
         return EncoderConfig(
-            vocab_size=vocab_size,
+            vocab_size=-(-vocab_size // self.pad_vocab_to) * self.pad_vocab_to,
             hidden_size=hidden,
             num_hidden_layers=self.num_hidden_layers or layers,
             num_attention_heads=self.num_attention_heads or heads,

@@ -11,6 +11,8 @@ from biolm.model.attention import attention
 from biolm.model.config import EncoderConfig
 from biolm.model.packed import Packed
 
+SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
+
 
 class Attention(nn.Module):
     """Multi-head self-attention over packed sequences."""
@@ -129,6 +131,11 @@ class MaskedLM(nn.Module):
         """Logits [m, v] at the given positions of the flat row, or at all of them."""
         hidden_th = self.encoder(packed)[-1]
         return self.logits(hidden_th if positions_m is None else hidden_th[positions_m])
+
+    def silence(self, vocab_size: int) -> None:
+        """Make rows past the vocabulary impossible to predict: their probability, and so their gradient, is 0 from now on."""
+        with torch.no_grad():
+            self.head.bias[vocab_size:] = SILENT
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -40,22 +40,25 @@ class Overlap:
     shared: npt.NDArray[np.bool_]
 
 
-def transfer(model: MaskedLM, weights_vo: Tensor) -> MaskedLM:
+def transfer(model: MaskedLM, weights_vo: Tensor, pad_vocab_to: int = 1) -> MaskedLM:
     """The same model over the new vocabulary.
 
     Args:
         model: Over the old vocabulary.
         weights_vo: From `mean_weights` or `focus_weights`, sparse; rows without an entry keep random initial values.
+        pad_vocab_to: Round the new rows up to a multiple of this.
     """
     old_oh, old_bias_o = model.encoder.word_embeddings.weight.detach(), model.head.bias.detach()
-    config = replace(model.config, vocab_size=len(weights_vo))
+    v = len(weights_vo)
+    config = replace(model.config, vocab_size=-(-v // pad_vocab_to) * pad_vocab_to)
     with torch.no_grad():
         new = MaskedLM(config)
         kept = {n: p for n, p in model.state_dict().items() if n not in ("encoder.word_embeddings.weight", "head.bias")}
         new.load_state_dict(kept, strict=False)
         mixed_v = torch.sparse.sum(weights_vo, 1).to_dense() > 0
-        new.encoder.word_embeddings.weight[mixed_v] = torch.sparse.mm(weights_vo, old_oh)[mixed_v]
-        new.head.bias.copy_(torch.sparse.mm(weights_vo, old_bias_o[:, None])[:, 0])
+        new.encoder.word_embeddings.weight[:v][mixed_v] = torch.sparse.mm(weights_vo, old_oh)[mixed_v]
+        new.head.bias[:v] = torch.sparse.mm(weights_vo, old_bias_o[:, None])[:, 0]
+        new.silence(v)
     return new
 
 

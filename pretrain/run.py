@@ -44,7 +44,9 @@ def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
     if config.init is None:
         encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
         seed_weights(config.seed)
-        return MaskedLM(encoder)
+        model = MaskedLM(encoder)
+        model.silence(reader.vocab_size)
+        return model
     loaded = load_model(config.init)
     if loaded.config.max_positions < config.batch.max_length:
         raise MismatchError(
@@ -56,7 +58,7 @@ def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
         require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
         return loaded.model
     seed_weights(config.seed)
-    return renew(loaded.model, loaded.tokenizer_dir, config.init_vocabulary, reader, config.init)
+    return renew(loaded, config, reader)
 
 
 def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:

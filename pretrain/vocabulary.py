@@ -1,14 +1,13 @@
 """How a new vocabulary stands to the old one of a model that a run starts from, piece by piece."""
 
-from pathlib import Path
-
 import numpy as np
 from tokenizers import pre_tokenizers
 
+from biolm.convert.load import Loaded
 from biolm.core.errors import MismatchError
 from biolm.model.encoder import MaskedLM
 from biolm.model.transfer import MOST_TOKENS, Overlap, focus_weights, mean_weights, transfer
-from biolm.pretrain.config import InitVocabulary
+from biolm.pretrain.config import PretrainConfig
 from biolm.tokenizer import folder
 from biolm.tokenizer.folder import Tokenizer
 from biolm.tokenizer.shards import ShardReader
@@ -16,34 +15,27 @@ from biolm.tokenizer.shards import ShardReader
 ROLES = ("bos", "pad", "eos", "unk", "mask")
 
 
-def renew(
-    model: MaskedLM, tokenizer_dir: Path | None, how: InitVocabulary, reader: ShardReader, source: str
-) -> MaskedLM:
-    """The model over the shards' vocabulary.
-
-    Args:
-        model: Over its own vocabulary.
-        tokenizer_dir: Its tokenizer.
-        how: `random`, `mean` or `focus` (see `model.transfer`).
-        reader: The training shards.
-        source: The model's path, for errors.
+def renew(loaded: Loaded, config: PretrainConfig, reader: ShardReader) -> MaskedLM:
+    """A loaded model over the shards' vocabulary, by `config.init_vocabulary` (see `model.transfer`).
 
     Raises:
         MismatchError: There is no tokenizer beside the model, so nobody knows what its rows stand for.
     """
-    if tokenizer_dir is None:
+    if loaded.tokenizer_dir is None:
         raise MismatchError(
-            "it has no tokenizer beside it", file=source, remedy="Put its tokenizer files into its folder."
+            "it has no tokenizer beside it", file=config.init, remedy="Put its tokenizer files into its folder."
         )
-    old, new = folder.load(tokenizer_dir), reader.tokenizer
-    found = overlap(old, new)
+    old, new = folder.load(loaded.tokenizer_dir), reader.tokenizer
+    found, rows, how = overlap(old, new), loaded.config.vocab_size, config.init_vocabulary
     if how == "random":
         special = {getattr(new.ids, role) for role in ROLES}
         found = Overlap([ids if i in special else [] for i, ids in enumerate(found.pieces)], found.shared)
-    if how != "focus":
-        return transfer(model, mean_weights(found, old.vocab_size))
-    tokens = reader.tokens[:MOST_TOKENS]
-    return transfer(model, focus_weights(found, old.vocab_size, tokens[tokens != new.ids.eos]))
+    if how == "focus":
+        tokens = reader.tokens[:MOST_TOKENS]
+        weights_vo = focus_weights(found, rows, tokens[tokens != new.ids.eos])
+    else:
+        weights_vo = mean_weights(found, rows)
+    return transfer(loaded.model, weights_vo, config.model.pad_vocab_to)
 
 
 def overlap(old: Tokenizer, new: Tokenizer) -> Overlap:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
+from biolm.model.packed import pack
 from biolm.model.transfer import Overlap, context_vectors, focus_weights, mean_weights, sparsemax, transfer
 
 OLD = 6
@@ -42,6 +43,17 @@ def test_all_else_is_untouched(model: MaskedLM) -> None:
     for name, tensor in model.state_dict().items():
         if name not in ("encoder.word_embeddings.weight", "head.bias"):
             assert torch.equal(new.state_dict()[name], tensor), name
+
+
+def test_rows_added_to_a_round_number_are_never_predicted_nor_trained(model: MaskedLM) -> None:
+    new = transfer(model, mean_weights(OVERLAP, OLD), pad_vocab_to=64)
+    assert new.config.vocab_size == 64
+    logits = new(pack([[0, 4, 3, 2]]))
+    assert (logits.softmax(-1)[:, 6:] == 0).all()
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 4, 3, 2])).backward()
+    assert new.head.bias.grad is not None
+    assert (new.head.bias.grad[6:] == 0).all()
+    assert (new.encoder.word_embeddings.weight.grad[6:] == 0).all()  # type: ignore[index]
 
 
 def two_topics() -> np.ndarray:

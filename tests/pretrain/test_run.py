@@ -102,6 +102,17 @@ def test_warm_start_begins_where_the_other_model_ended(whole: Path, tiny_shards:
         assert (started[name] - tensor).abs().max() < 1e-7
 
 
+def test_padded_rows_never_enter_the_vocabulary(tiny_shards: Path, tmp_path: Path) -> None:
+    """GatorTron's users met 50,176 embedding rows and 50,101 items: ours are silent, and conversion can cut them."""
+    run, out = tmp_path / "run", tmp_path / "hf"
+    assert cli.run(argv(tiny_shards, run, 20, "--model.pad_vocab_to", "64")) == 0
+    state = load_file(checkpoint.path_of(run, 20) / "model.safetensors")
+    assert state["encoder.word_embeddings.weight"].shape[0] == 320
+    assert (state["head.bias"][300:] == -1e4).all()
+    assert cli.run(["convert", str(run), str(out), "--to", "hf", "--rows", "cut"]) == 0
+    assert load_file(out / "model.safetensors")["roberta.embeddings.word_embeddings.weight"].shape[0] == 300
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
