@@ -30,6 +30,8 @@ VERBS = {
     "convert check": ("biolm.convert.compare", "compare two models of any kind on the same inputs"),
     "convert fill": ("biolm.convert.fill", "a model's best words for <mask> in given sentences"),
     "finetune": ("biolm.finetune.verb", "model + task → scores, predictions, model"),
+    "finetune predict": ("biolm.finetune.predict", "a fine-tuned model's predictions for texts"),
+    "finetune compare": ("biolm.finetune.compare", "fine-tuned runs side by side, with intervals and a paired test"),
     "launch": ("biolm.launch.verb", "run a recipe of stages"),
     "launch plan": ("biolm.launch.plan", "what a recipe would run"),
     "report": ("biolm.launch.report", "runs → a self-contained HTML page"),

@@ -5,8 +5,18 @@ from typing import Literal
 
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
+from biolm.finetune.tables import Columns
 
-TaskName = Literal["ner"]
+TaskName = Literal["ner", "classification", "relation", "multilabel", "similarity", "choice"]
+TEXTS = ("classification", "relation", "multilabel", "similarity", "choice")
+ONLY_FOR = {
+    "columns": TEXTS,
+    "negative": ("relation",),
+    "one_type": ("ner",),
+    "groups": ("ner",),
+    "repair_tags": ("ner",),
+    "class_weights": ("classification", "relation"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,9 @@ class FinetuneConfig:
 
     Args:
         model: Run folder, Hugging Face folder or fairseq checkpoint, with its tokenizer.
-        task: ner reads train, devel and test .tsv (or .tsv.gz) files of IOB tags.
-        data: Folder of the data set.
+        task: ner (IOB or PubTator files), classification (one label a text or pair; yes/no/maybe questions), relation (the same, scored
+            by F1 without the negative class), multilabel, similarity (a number for a pair), choice (multiple choice).
+        data: Folder of the data set: `train`, `devel` and `test` files, or PubMedQA's or MMLU's as distributed; see docs/finetune.md.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         epochs: Passes over the training fold.
         seeds: How many runs; scores are their mean and standard deviation.
@@ -79,6 +90,11 @@ class FinetuneConfig:
         patience: Stop after this many epochs without a better development score; 0 never stops early.
         batch: Sizes.
         optim: Rates.
+        columns: For tables: what each column is.
+        negative: For relation: the label that says there is none.
+        one_type: For ner: give every entity this type.
+        groups: For ner on PubTator files of UMLS types: the semantic groups' file (SemGroups.txt) to map types to groups with.
+        class_weights: For classification and relation: weigh each label's loss by the inverse of its frequency.
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
         max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
         log_every: Steps between records of the training loss.
@@ -95,6 +111,11 @@ class FinetuneConfig:
     patience: int = 0
     batch: BatchConfig = field(default_factory=BatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    columns: Columns = field(default_factory=Columns)
+    negative: str = ""
+    one_type: str = ""
+    groups: str = ""
+    class_weights: bool = False
     repair_tags: bool = False
     max_shared: float = 0.02
     log_every: int = runtime(20)
@@ -103,5 +124,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.seeds, self.log_every) < 1 or self.patience < 0:
             raise ConfigError("epochs, seeds and log_every must be 1 at least", remedy="Check these options.")
+        for option, tasks in ONLY_FOR.items():
+            if getattr(self, option) not in ("", False, Columns()) and self.task not in tasks:
+                problem = f"--{option} does not apply to the task {self.task}"
+                raise ConfigError(problem, remedy=f"It is for {' and '.join(tasks)}.")
+        if self.task == "relation" and not self.negative:
+            raise ConfigError("relation needs --negative", remedy="Name the label that says there is no relation.")
         if not 0 <= self.max_shared <= 1:
             raise ConfigError("max_shared is a share, from 0 to 1", remedy="0.02 is the default, 1 lets anything pass.")

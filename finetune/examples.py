@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +15,22 @@ from biolm.model.packed import Packed, pack
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence of tokens and the places in it that are labelled.
+    """Sequences that are scored together (one, or one for each choice) and the places in them that are labelled.
 
     Args:
-        ids: Token ids with the special ones.
-        positions: Places of `ids` that the head reads, ascending.
-        targets: A label for each of them.
+        sequences: Token ids with the special ones.
+        positions: Places that the head reads, in the sequences laid end to end, ascending.
+        targets: What it should say there: a number each, or a row of numbers each.
     """
 
-    ids: list[int]
+    sequences: list[list[int]]
     positions: list[int]
-    targets: list[int]
+    targets: list[Any]
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(ids) for ids in self.sequences)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Batch:
     Args:
         packed: Their tokens.
         positions_m: Where the head reads, in the flat row.
-        targets_m: The labels there.
+        targets_m: What it should say there: [m] or [m, k].
     """
 
     packed: Packed
@@ -51,9 +58,11 @@ def collate(examples: Sequence[Example]) -> Batch:
     start = 0
     for example in examples:
         positions += [start + place for place in example.positions]
-        start += len(example.ids)
+        start += example.tokens
     targets = [target for example in examples for target in example.targets]
-    return Batch(pack([e.ids for e in examples]), torch.tensor(positions), torch.tensor(targets))
+    return Batch(
+        pack([ids for example in examples for ids in example.sequences]), torch.tensor(positions), torch.tensor(targets)
+    )
 
 
 def epoch_steps(examples: Sequence[Example], config: BatchConfig, seed: int, epoch: int) -> Iterator[list[Batch]]:
@@ -68,12 +77,12 @@ def by_length(examples: Sequence[Example], indices: Sequence[int], tokens: int) 
     """Group examples of like length, longest first, at most `tokens` tokens in a group unless one alone has more."""
     group: list[int] = []
     held = 0
-    for i in sorted(indices, key=lambda i: -len(examples[i].ids)):
-        if group and held + len(examples[i].ids) > tokens:
+    for i in sorted(indices, key=lambda i: -examples[i].tokens):
+        if group and held + examples[i].tokens > tokens:
             yield group
             group, held = [], 0
         group.append(i)
-        held += len(examples[i].ids)
+        held += examples[i].tokens
     if group:
         yield group
 

@@ -1,5 +1,6 @@
 """The encoder with a head for a task. Shape suffixes: t tokens, h hidden size, m labelled places, k labels."""
 
+import torch
 from torch import Tensor, nn
 
 from biolm.model.encoder import MaskedLM
@@ -27,3 +28,39 @@ class TokenClassifier(nn.Module):
         """Logits [m, k] at the given places of the flat row."""
         hidden_th = self.lm.encoder(packed)[-1]
         return self.classifier(self.dropout(hidden_th[positions_m]))  # type: ignore[no-any-return]
+
+
+class SequenceClassifier(nn.Module):
+    """RoBERTa's classification head over the state of each sequence's first token, as transformers' RobertaForSequenceClassification.
+
+    Args:
+        lm: The pretrained model; its masked-LM head is kept, untrained.
+        labels: Number of outputs.
+    """
+
+    def __init__(self, lm: MaskedLM, labels: int):
+        super().__init__()
+        self.lm = lm
+        self.classifier = ClassificationHead(lm, labels)
+        lm.head.requires_grad_(False)
+
+    def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
+        """Outputs [m, k] at the given places of the flat row."""
+        return self.classifier(self.lm.encoder(packed)[-1][positions_m])  # type: ignore[no-any-return]
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, a layer with tanh, dropout, the outputs."""
+
+    def __init__(self, lm: MaskedLM, labels: int):
+        super().__init__()
+        self.dropout = nn.Dropout(lm.config.hidden_dropout)
+        self.dense = nn.Linear(lm.config.hidden_size, lm.config.hidden_size)
+        self.out_proj = nn.Linear(lm.config.hidden_size, labels)
+        for layer in (self.dense, self.out_proj):
+            nn.init.normal_(layer.weight, std=lm.config.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_mh: Tensor) -> Tensor:
+        """[m, h] → [m, k]."""
+        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(x_mh)))))  # type: ignore[no-any-return]

@@ -28,13 +28,14 @@ def outputs(
     found: dict[int, Tensor] = {}
     for group in by_length(flat, range(len(flat)), tokens):
         batch = collate([flat[i] for i in group]).to(device)
-        parts = model(batch.packed, batch.positions_m).float().cpu().split([len(flat[i].positions) for i in group])
-        found.update(zip(group, parts, strict=True))
+        rows = model(batch.packed, batch.positions_m).float().cpu().split([len(flat[i].positions) for i in group])
+        found.update(zip(group, rows, strict=True))
         if bar is not None:
             bar.advance(len(batch.packed.input_ids_t))
     model.train(training)
-    rows, at = [], 0
+    in_order, at = [], 0
     for record in examples:
-        rows.append(torch.cat([found[i] for i in range(at, at + len(record))]))
+        parts = [found[i] for i in range(at, at + len(record))]
+        in_order.append(torch.cat(parts) if parts else torch.empty(0, 1))
         at += len(record)
-    return rows
+    return in_order

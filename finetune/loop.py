@@ -175,5 +175,5 @@ class Trainer(Generic[R, G]):
 
 def score_rows(task: Task[R, G], records: Sequence[R], outputs: Sequence[Tensor]) -> F64:
     """The scorer's row of counts for every record."""
-    predicted = [task.decode(record, rows) for record, rows in zip(records, outputs, strict=True)]
+    predicted = [task.decode(rows) for rows in outputs]
     return task.scorer.sums([task.gold(record) for record in records], predicted)

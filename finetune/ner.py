@@ -8,8 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from biolm.core.errors import ConfigError
 from biolm.finetune.examples import Example
 from biolm.finetune.heads import TokenClassifier
+from biolm.finetune.pubtator import tagged
 from biolm.finetune.records import Tagged
 from biolm.finetune.scorers import EntityScorer
 from biolm.finetune.spans import UNTYPED, Span, entities, tag_type
@@ -40,7 +42,6 @@ class Ner:
     labels: tuple[str, ...]
     max_length: int
     overlap: int
-    name: str = "ner"
 
     @cached_property
     def scorer(self) -> EntityScorer:
@@ -72,7 +73,7 @@ class Ner:
             if own:
                 positions = [firsts[i] - start + 1 for i in own]
                 found.append(
-                    Example([special.bos, *ids[start:stop], special.eos], positions, [targets[i] for i in own])
+                    Example([[special.bos, *ids[start:stop], special.eos]], positions, [targets[i] for i in own])
                 )
         assert sum(len(example.targets) for example in found) == len(words), "a word lost its label"
         return found
@@ -89,19 +90,23 @@ class Ner:
         """Entities, in words."""
         return record.spans
 
-    def decode(self, record: Tagged, outputs_mk: Tensor) -> list[Span]:
+    def decode(self, outputs_mk: Tensor) -> list[Span]:
         """Entities of the likeliest tags, in words."""
-        assert len(outputs_mk) == len(record.words)
         return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
 
-    def written(self, record: Tagged, predicted: list[Span]) -> dict[str, Any]:
+    def written(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
         """Entities with offsets in characters of the record's text."""
-        return {
-            "id": record.id,
-            "line": record.line,
-            "entities": [span._asdict() for span in record.characters(predicted)],
-            "gold": [span._asdict() for span in record.characters(record.spans)],
-        }
+        return {"entities": [span._asdict() for span in record.characters(labels)]}
+
+    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Tagged:
+        """A text to predict, cut into words as PubTator's are.
+
+        Raises:
+            ConfigError: There are several texts.
+        """
+        if len(texts) != 1:
+            raise ConfigError("entities are found in one text", remedy="Name one key with --text.")
+        return tagged(name, texts[0], (), line)
 
     def counts(self, records: Sequence[Tagged]) -> dict[str, int]:
         """Records, words and entities."""

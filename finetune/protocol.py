@@ -74,7 +74,7 @@ def run_seed(
     model.load_state_dict(selected.tensors)
     test = folds.test.open(seed, selected)
     rows = outputs(model, task.examples(test), config.batch.tokens, device)
-    predicted = [task.decode(record, row) for record, row in zip(test, rows, strict=True)]
+    predicted = [task.decode(row) for row in rows]
     counts = task.scorer.sums([task.gold(record) for record in test], predicted)
     write_predictions(folder / PREDICTIONS, task, test, predicted)
     with atomic_file(folder / ROWS) as tmp, tmp.open("wb") as file:
@@ -96,8 +96,16 @@ def run_seed(
 
 
 def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> None:
-    """One JSON object a record, in order."""
-    lines = [task.written(record, guess) for record, guess in zip(records, predicted, strict=True)]
+    """One JSON object a record, in order: id, line, prediction and gold, without text."""
+    lines = [
+        {
+            "id": record.id,
+            "line": record.line,
+            **task.written(record, guess),
+            "gold": task.written(record, task.gold(record)),
+        }
+        for record, guess in zip(records, predicted, strict=True)
+    ]
     with atomic_file(path) as tmp:
         tmp.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 
@@ -114,7 +122,6 @@ def combined(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]) -> 
     folds["test"][f"{metric}_interval"] = mean_interval(task.scorer, rows)
     shown = ("seed", "epoch", "steps", "seconds", "dev", "test")
     return {
-        "task": task.name,
         "metric": metric,
         "seeds": [result["seed"] for result in results],
         **folds,

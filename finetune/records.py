@@ -1,6 +1,6 @@
 """What the readers give: texts with labelled words, whatever file they came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from biolm.finetune.spans import Span, entities
@@ -32,6 +32,34 @@ class Tagged:
         """The gold entities, in words."""
         return entities(self.tags)
 
+    def with_type(self, kind: str) -> "Tagged":
+        """The same with all entities of one type."""
+        return replace(self, tags=tuple(tag if tag == "O" else f"{tag[0]}-{kind}" for tag in self.tags))
+
     def characters(self, spans: list[Span]) -> list[Span]:
         """Entities in words → the same in characters of the text."""
         return [Span(self.words[start][0], self.words[stop - 1][1], kind) for start, stop, kind in spans]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, a pair of texts, or a question and its choices, with what is to be said of it.
+
+    Args:
+        id: Name within the data set.
+        texts: The text; the two of a pair; for a multiple-choice question itself and then each choice.
+        labels: The label, or several; for similarity none.
+        value: The similarity; 0 elsewhere.
+        line: Where it stands in its file, from 1.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    value: float = 0.0
+    line: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it, to find the same record in two folds."""
+        return "\n".join(self.texts)

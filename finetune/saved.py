@@ -1,17 +1,21 @@
-"""The fine-tuned model in the run folder: a native model (docs/design.md) whose head stands in the group `rest`, its labels in the facts.
+"""The fine-tuned model in the run folder, written and read: a native model (docs/design.md) with a head.
 
-So the folder is a MODEL like any other: `convert` reads it, and further training can start from it.
+The head stands in the group `rest`, labels and sizes in the facts. So the folder is a MODEL like any other: `convert` reads it, and
+further training can start from it.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from biolm.convert import native
-from biolm.convert.load import Loaded
+from biolm.convert.load import Loaded, load_model
 from biolm.convert.parts import Parts
+from biolm.core.errors import DataError
+from biolm.finetune.task import Task
+from biolm.finetune.tasks import load_tokenizer, restore
 from biolm.tokenizer import folder as tokenizer_folder
 
 LM = "lm."
@@ -47,3 +51,21 @@ def write(
     assert loaded.tokenizer_dir is not None
     tokenizer_folder.copy(loaded.tokenizer_dir, out / native.TOKENIZER)
     return native.write(parts, out, dtype)
+
+
+def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
+    """The task and the model of a run folder.
+
+    Raises:
+        DataError: The model was not fine-tuned by `biolm finetune`.
+    """
+    loaded = load_model(folder)
+    facts = loaded.facts.get(FACT)
+    if not isinstance(facts, dict):
+        problem = "this model was not fine-tuned by `biolm finetune`"
+        raise DataError(problem, file=folder, remedy="Give a run folder of that command.")
+    task = restore(facts, load_tokenizer(loaded))
+    model = task.head(loaded.model)
+    head = {name.removeprefix(HEAD): tensor for name, tensor in loaded.rest.items() if name.startswith(HEAD)}
+    model.load_state_dict({**{LM + name: t for name, t in loaded.model.state_dict().items()}, **head}, assign=True)
+    return task, model.eval()

@@ -36,7 +36,7 @@ class Scorer(Protocol[G_contra]):
 
 def ratio(above: F64, below: F64) -> F64:
     """Quotients; 0 where nothing is below the line."""
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+    return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.greater(below, 0))
 
 
 def precision_recall_f1(counts: F64) -> dict[str, F64]:
@@ -77,11 +77,12 @@ class EntityScorer:
     def report(self, sums: F64) -> dict[str, Any]:
         """Micro scores and those of each type, with their counts."""
         return {
-            **_scores(sums.sum(0)),
-            "types": {kind: _scores(row) for kind, row in zip(self.types, sums, strict=True)},
+            **counted(sums.sum(0)),
+            "types": {kind: counted(row) for kind, row in zip(self.types, sums, strict=True)},
         }
 
 
-def _scores(counts: F64) -> dict[str, float]:
+def counted(counts: F64) -> dict[str, float]:
+    """Scores and counts of one row (correct, predicted, gold), as JSON."""
     scores = {name: float(value) for name, value in precision_recall_f1(counts).items()}
     return scores | {name: int(n) for name, n in zip(("correct", "predicted", "gold"), counts, strict=True)}

@@ -9,17 +9,33 @@ from biolm.finetune.examples import Example
 from biolm.finetune.scorers import Scorer
 from biolm.model.encoder import MaskedLM
 
-R = TypeVar("R")
+
+class Record(Protocol):
+    """What every record has."""
+
+    @property
+    def id(self) -> str:
+        """Its name within the data set."""
+
+    @property
+    def line(self) -> int:
+        """Where it stands in its file, from 1; 0 where a file has no lines."""
+
+
+R = TypeVar("R", bound=Record)
 G = TypeVar("G")
-R_contra = TypeVar("R_contra", contravariant=True)
 
 
-class Task(Protocol[R_contra, G]):
+class Task(Protocol[R, G]):
     """A task with records R, whose gold and predictions are G."""
 
     @property
-    def name(self) -> str:
-        """As on the command line."""
+    def max_length(self) -> int:
+        """Tokens in a window, special ones included."""
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that windows share."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -29,7 +45,7 @@ class Task(Protocol[R_contra, G]):
     def scorer(self) -> Scorer[G]:
         """Its metric."""
 
-    def examples(self, records: Sequence[R_contra]) -> list[list[Example]]:
+    def examples(self, records: Sequence[R]) -> list[list[Example]]:
         """For each record what the model reads for it, in order."""
 
     def head(self, lm: MaskedLM) -> nn.Module:
@@ -38,14 +54,17 @@ class Task(Protocol[R_contra, G]):
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
         """The summed loss of all labelled places."""
 
-    def gold(self, record: R_contra) -> G:
+    def gold(self, record: R) -> G:
         """What the record's annotators say."""
 
-    def decode(self, record: R_contra, outputs_mk: Tensor) -> G:
+    def decode(self, outputs_mk: Tensor) -> G:
         """A record's prediction from the outputs at all its labelled places, in order."""
 
-    def written(self, record: R_contra, predicted: G) -> Mapping[str, Any]:
-        """A record's line in a file of predictions, without its text."""
+    def written(self, record: R, labels: G) -> Mapping[str, Any]:
+        """A record's gold or prediction as JSON, without its text."""
 
-    def counts(self, records: Sequence[R_contra]) -> dict[str, int]:
+    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> R:
+        """A record to predict: a text, a pair, or a question and its choices."""
+
+    def counts(self, records: Sequence[R]) -> dict[str, int]:
         """What a fold holds, for the summary."""

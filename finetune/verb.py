@@ -9,21 +9,17 @@ from biolm.convert.load import Loaded, load_model
 from biolm.core import checkpoint, manifest
 from biolm.core import config as configuration
 from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.core.files import read_json, sha256, write_json
+from biolm.core.files import read_json, write_json
+from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
-from biolm.finetune import folds as data
-from biolm.finetune import protocol, saved
+from biolm.finetune import datasets, protocol, saved, tasks
 from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.ner import Ner, labels_of
+from biolm.finetune.datasets import DataSet
 from biolm.finetune.protocol import Folds, Sealed
-from biolm.finetune.records import Tagged
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import Tokenizer
+from biolm.finetune.task import Task
 
 STAGE = "finetune"
 SCORES = "scores.json"
-LONGEST = 512
 
 
 def run(config: FinetuneConfig) -> None:
@@ -35,74 +31,44 @@ def run(config: FinetuneConfig) -> None:
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     out = Path(config.out)
     loaded = load_model(config.model)
-    files = data.find(config.data)
-    folds = data.read_tagged(files, repair=config.repair_tags)
-    shared = data.shared(folds, files, config.max_shared)
-    task = make_task(config, loaded, folds["train"])
-    inputs = {"model": loaded.sha256, **{fold: sha256(path) for fold, path in files.items()}}
+    data = datasets.read(config)
+    shared = datasets.shared(data, config.max_shared)
+    task = tasks.make(config, loaded, data.folds["train"])
+    inputs = {"model": loaded.sha256, **data.hashes()}
     record = manifest.begin(out, STAGE, config, inputs, override=config.override)
     if record.status != "done":
         configuration.save(config, out / "config.yaml")
-        _run_seeds(config, out, loaded, task, folds, shared, record)
+        counts = {fold: task.counts(records) for fold, records in data.folds.items()}
+        for fold, number in shared.items():
+            counts[fold]["also in train"] = number
+        counts["train"] |= data.notes
+        _run_seeds(config, out, loaded, task, data, counts, record)
     show(out)
-
-
-def make_task(config: FinetuneConfig, loaded: Loaded, train: list[Tagged]) -> Ner:
-    """The task on this model.
-
-    Raises:
-        ConfigError: The overlap leaves nothing of a window.
-        MismatchError: Windows longer than the model reads.
-    """
-    length = config.batch.max_length or min(LONGEST, loaded.config.max_positions)
-    if length > loaded.config.max_positions:
-        problem = f"the model reads {loaded.config.max_positions} tokens, a window has {length}"
-        raise MismatchError(problem, file=config.model, remedy="Lower --batch.max_length.")
-    overlap = length // 4 if config.batch.overlap is None else config.batch.overlap
-    if overlap >= length - 2:
-        problem = f"windows of {length} tokens cannot share {overlap}"
-        raise ConfigError(problem, remedy="Raise --batch.max_length or lower --batch.overlap.")
-    return Ner(load_tokenizer(loaded), labels_of(train), length, overlap)
-
-
-def load_tokenizer(loaded: Loaded) -> Tokenizer:
-    """The tokenizer beside a model.
-
-    Raises:
-        DataError: There is none.
-    """
-    if loaded.tokenizer_dir is None:
-        raise DataError(
-            "this model has no tokenizer", file=loaded.source, remedy="Put its tokenizer's files beside it."
-        )
-    return tokenizer_folder.load(loaded.tokenizer_dir)
 
 
 def _run_seeds(
     config: FinetuneConfig,
     out: Path,
     loaded: Loaded,
-    task: Ner,
-    folds: dict[str, list[Tagged]],
-    shared: dict[str, int],
-    record: manifest.Manifest,
+    task: Task[Any, Any],
+    data: DataSet,
+    counts: dict[str, dict[str, int]],
+    record: Manifest,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sealed = Folds(folds["train"], folds["dev"], Sealed(folds["test"]))
+    folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []
     for seed in seeds:
         # the model is trained in place: every seed starts from the file
-        results.append(protocol.run_seed(out, task, load_model(config.model).model, sealed, config, seed, device))
-    counts = {fold: task.counts(records) for fold, records in folds.items()}
-    for fold, number in shared.items():
-        counts[fold]["texts also in train"] = number
+        results.append(protocol.run_seed(out, task, load_model(config.model).model, folds, config, seed, device))
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     assert state is not None
-    facts = {"task": task.name, "max_length": task.max_length, "overlap": task.overlap, "seed": best}
+    facts = {**tasks.facts(task, config.task), "seed": best}
     written = saved.write(out, loaded, state.tensors["best"], task.labels, facts)
-    write_json(out / SCORES, {**protocol.combined(out, task, results), "model_seed": best, "counts": counts})
+    scores = {"task": config.task, **protocol.combined(out, task, results), "model_seed": best, "counts": counts}
+    write_json(out / SCORES, scores)
     predictions = [protocol.folder_of(out, seed) / protocol.PREDICTIONS for seed in seeds]
     record.finish(out, [out / SCORES, *written, *predictions], counts)
     protocol.drop_checkpoints(out, seeds)

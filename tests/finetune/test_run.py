@@ -57,7 +57,9 @@ def test_every_gold_entity_is_scored_though_sentences_are_longer_than_a_window(w
     assert max(len(record.words) for record in records) > 32  # positions of the model
     for record, line in zip(records, predictions(whole, 1), strict=True):
         assert line["id"] == record.id
-        assert [(e["start"], e["stop"]) for e in line["gold"]] == [s[:2] for s in record.characters(record.spans)]
+        assert [(e["start"], e["stop"]) for e in line["gold"]["entities"]] == [
+            s[:2] for s in record.characters(record.spans)
+        ]
         for entity in line["entities"]:
             assert record.text[entity["start"] : entity["stop"]].strip() != ""
 
@@ -65,7 +67,7 @@ def test_every_gold_entity_is_scored_though_sentences_are_longer_than_a_window(w
 def test_predictions_recount_to_the_score(whole: Path) -> None:
     lines = predictions(whole, 1)
     keys = ("start", "stop", "type")
-    gold = [{tuple(e[k] for k in keys) for e in line["gold"]} for line in lines]
+    gold = [{tuple(e[k] for k in keys) for e in line["gold"]["entities"]} for line in lines]
     found = [{tuple(e[k] for k in keys) for e in line["entities"]} for line in lines]
     correct = sum(len(a & b) for a, b in zip(gold, found, strict=True))
     scores: dict[str, Any] = read_json(whole / "scores.json")
@@ -190,7 +192,7 @@ def damaged(toy: Path, tmp_path: Path, fold: str, text: str) -> Path:
     ("fold", "text", "message"),
     [
         ("devel", "", "devel.tsv: this fold is empty"),
-        ("test", "a\tO\nb\tB-Gene\n", "test.tsv (sentence at line 1): the entity type Gene does not occur"),
+        ("test", "a\tO\nb\tB-Gene\n", "test.tsv (line 1): the label Gene does not occur"),
         ("train", "a\tO\n", "no word carries an entity"),
     ],
 )
@@ -206,7 +208,7 @@ def test_training_texts_in_the_test_fold_are_counted_and_refused(
 ) -> None:
     folder = damaged(toy, tmp_path, "test", (toy / "train.tsv").read_text())
     assert cli.run(argv(tiny_model, folder, tmp_path / "out")) == 2
-    assert "160 of 160 texts are in the training fold" in capsys.readouterr().err
+    assert "160 of 160 records are in the training fold" in capsys.readouterr().err
 
 
 def test_a_missing_fold_and_a_model_without_a_tokenizer(tiny_model: Path, toy: Path, tmp_path: Path) -> None:

@@ -45,10 +45,11 @@ def test_every_word_is_labelled_once_and_in_order(tiny_tokenizer: Path, words: l
     (examples,) = task.examples([record])
     assert [task.labels[t] for example in examples for t in example.targets] == list(tags)
     firsts = [tokenizer_first(task, " " + word) for word in words]
-    assert [example.ids[place] for example in examples for place in example.positions] == firsts
+    assert [example.sequences[0][place] for example in examples for place in example.positions] == firsts
     for example in examples:
-        assert len(example.ids) <= 24
-        assert (example.ids[0], example.ids[-1]) == (task.tokenizer.ids.bos, task.tokenizer.ids.eos)
+        (ids,) = example.sequences
+        assert len(ids) <= 24
+        assert (ids[0], ids[-1]) == (task.tokenizer.ids.bos, task.tokenizer.ids.eos)
 
 
 def tokenizer_first(task: Ner, word: str) -> int:
@@ -59,7 +60,7 @@ def test_a_word_glued_to_the_one_before_has_no_blank_in_front(tiny_tokenizer: Pa
     tokenizer = tokenizer_folder.load(tiny_tokenizer)
     record = Tagged("x", "aspirin, heparin", ((0, 7), (7, 8), (9, 16)), ("O", "O", "O"), 1)
     (example,) = Ner(tokenizer, ("O",), 64, 8).examples([record])[0]
-    assert tokenizer.decode(example.ids[1:-1]) == " aspirin, heparin"
+    assert tokenizer.decode(example.sequences[0][1:-1]) == " aspirin, heparin"
 
 
 def test_labels_come_in_pairs() -> None:

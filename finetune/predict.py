@@ -1,0 +1,140 @@
+"""`biolm finetune predict MODEL FILE`: predictions for any number of texts, in the file's order, a chunk in memory at a time.
+
+Within a chunk sequences of like length go through the model together.
+"""
+
+import gzip
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import torch
+
+from biolm.core.cli import Verb
+from biolm.core.config import runtime
+from biolm.core.errors import ConfigError, DataError
+from biolm.core.files import atomic_file
+from biolm.core.progress import progress
+from biolm.core.summary import summary
+from biolm.finetune import saved
+from biolm.finetune.inference import outputs
+from biolm.finetune.task import Task
+
+CHUNK = 1000  # texts read before the model runs
+ENDINGS = (".jsonl", ".txt")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict with a fine-tuned model.
+
+    Args:
+        model: Run folder that `biolm finetune` wrote.
+        file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
+        out: JSONL file to write: id, line and what is predicted, without text; left out, it goes to standard output.
+        text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices.
+        id: For JSONL the key of the record's id; without it in a record, the line is its id.
+        tokens: Most tokens in one forward pass.
+    """
+
+    model: str
+    file: str
+    out: str = field(default="", metadata={"runtime": True})
+    text: list[str] = field(default_factory=lambda: ["text"])
+    id: str = "id"
+    tokens: int = runtime(16384)
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or not self.text:
+            raise ConfigError("tokens and text need a value", remedy="Leave them out for the defaults.")
+
+
+def run(config: PredictConfig) -> None:
+    """Read, predict, write.
+
+    Raises:
+        DataError: The model was not fine-tuned, or a line has no text.
+    """
+    path = Path(config.file)
+    if not path.name.removesuffix(".gz").endswith(ENDINGS):
+        raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
+    task, model = saved.read(config.model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    done = 0
+    with ExitStack() as stack:
+        raw = stack.enter_context(path.open("rb"))
+        sink = _sink(config.out, stack)
+        bar = stack.enter_context(progress("biolm finetune predict", path.stat().st_size, "B"))
+        records = _records(raw, config, task)
+        position = 0
+        while chunk := list(islice(records, CHUNK)):
+            rows = outputs(model, task.examples(chunk), config.tokens, device)
+            for record, row in zip(chunk, rows, strict=True):
+                line = {"id": record.id, "line": record.line, **task.written(record, task.decode(row))}
+                sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            done += len(chunk)
+            bar.advance(raw.tell() - position, note=f"{done:,} texts")
+            position = raw.tell()
+    if config.out:
+        summary(f"biolm finetune predict → {config.out}", {"texts in": done, "lines out": done})
+
+
+def _sink(out: str, stack: ExitStack) -> BinaryIO:
+    """The output file, put in place when all is written; or standard output."""
+    if not out:
+        return sys.stdout.buffer
+    return stack.enter_context(stack.enter_context(atomic_file(out)).open("wb"))
+
+
+def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
+    stream: Any = gzip.GzipFile(fileobj=raw) if config.file.endswith(".gz") else raw
+    lines = enumerate(io.BufferedReader(stream) if config.file.endswith(".gz") else stream, start=1)
+    as_json = config.file.removesuffix(".gz").endswith(".jsonl")
+    try:
+        for number, line in lines:
+            if line.strip():
+                name, texts = (
+                    _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
+                )
+                yield task.unlabelled(name, texts, number)
+    except (EOFError, gzip.BadGzipFile):
+        raise DataError("this gzip file is damaged or cut off", file=config.file, remedy="Get it again.") from None
+
+
+def _utf8(config: PredictConfig, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        where = f"line {number}"
+        raise DataError("this is not UTF-8", file=config.file, record=where, remedy="Convert it to UTF-8.") from None
+
+
+def _json(config: PredictConfig, number: int, line: bytes) -> tuple[str, Sequence[str]]:
+    try:
+        row = orjson.loads(line)
+        return str(row.get(config.id, f"line {number}")), [_string(row[name]) for name in config.text]
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        problem = f"this is no JSON object with text under {', '.join(config.text)}"
+        remedy = "Name the keys with --text."
+        raise DataError(problem, file=config.file, record=f"line {number}", remedy=remedy) from None
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+VERB = Verb(
+    config=PredictConfig,
+    run=run,
+    example="biolm finetune predict runs/ncbi notes.jsonl --out entities.jsonl",
+    positionals=("model", "file"),
+)

@@ -1,0 +1,123 @@
+"""Reader of PubTator files: `id|t|title`, `id|a|abstract`, then annotations (id, start, stop, mention, type), parted by tabs.
+
+A document is one record: title and abstract, parted by one character, as offsets count them. Words are cut so that every
+entity begins and ends at a word's border, so no annotation is lost; of entities that overlap, the longest stays and the rest is counted.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from biolm.core.errors import DataError
+from biolm.finetune.iob import read_text
+from biolm.finetune.records import Tagged
+from biolm.finetune.spans import Span
+
+WORD = re.compile(r"[^\W_]+|[^\s\w]|_")  # runs of letters and digits; every other mark by itself
+REMEDY = "Offsets count characters of the title, one character between, and the abstract."
+Lines = list[tuple[int, str]]
+
+
+@dataclass
+class Dropped:
+    """Annotations that IOB tags cannot hold.
+
+    Args:
+        overlapping: Inside or across a longer one.
+        types: Of a type that the map of types leaves out.
+    """
+
+    overlapping: int = 0
+    types: int = 0
+
+
+def read_pubtator(path: Path, dropped: Dropped, types: Mapping[str, str] | None = None) -> list[Tagged]:
+    """Read one file; a document that occurs twice (NCBI-disease has one) is read once.
+
+    Args:
+        path: The file, also in gzip.
+        dropped: Where to count what is left out.
+        types: Type in the file → type of the entity; what is absent is left out. Without it types are taken as they are.
+
+    Raises:
+        DataError: A malformed line, or offsets that do not point at their mention.
+    """
+    found: dict[str, Tagged] = {}
+    for lines in _documents(path):
+        record = _document(path, lines, dropped, types)
+        found.setdefault(record.id, record)
+    return list(found.values())
+
+
+def _documents(path: Path) -> Iterator[Lines]:
+    lines: Lines = []
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
+        if line.strip():
+            lines.append((number, line))
+        elif lines:
+            yield lines
+            lines = []
+    if lines:
+        yield lines
+
+
+def _document(path: Path, lines: Lines, dropped: Dropped, types: Mapping[str, str] | None) -> Tagged:
+    (first, title), *rest = lines
+    name, _, head = title.partition("|t|")
+    if not head and "|t|" not in title:
+        raise _malformed(path, first, "a document begins with `id|t|title`")
+    if not rest or not rest[0][1].startswith(f"{name}|a|"):
+        raise _malformed(path, first, "the line `id|a|abstract` of the same id is missing")
+    text = f"{head} {rest[0][1].removeprefix(f'{name}|a|')}"
+    spans = [_annotation(path, number, line, name, text) for number, line in rest[1:]]
+    if types is not None:
+        kept = [Span(s.start, s.stop, types[s.type]) for s in spans if s.type in types]
+        dropped.types += len(spans) - len(kept)
+        spans = kept
+    flat = without_overlap(spans)
+    dropped.overlapping += len(spans) - len(flat)
+    return tagged(name, text, flat, first)
+
+
+def _annotation(path: Path, number: int, line: str, name: str, text: str) -> Span:
+    fields = line.split("\t")
+    if len(fields) < 5 or fields[0] != name or not fields[1].isdecimal() or not fields[2].isdecimal():
+        raise _malformed(path, number, "an annotation is id, start, stop, mention, type, parted by tabs")
+    start, stop = int(fields[1]), int(fields[2])
+    mention = text[start:stop]
+    if mention.strip() != fields[3].strip() or not mention.strip():
+        raise _malformed(path, number, "the offsets do not point at the mention")
+    start += len(mention) - len(mention.lstrip())  # one mention of NCBI-disease ends in blanks
+    return Span(start, start + len(mention.strip()), fields[4])
+
+
+def _malformed(path: Path, number: int, problem: str) -> DataError:
+    return DataError(problem, file=path, record=f"line {number}", remedy=REMEDY)
+
+
+def without_overlap(spans: Sequence[Span]) -> list[Span]:
+    """Of spans that overlap the longest, of equally long ones the first; in order."""
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.start - s.stop, s.start, s.type)):
+        if all(span.stop <= other.start or other.stop <= span.start for other in kept):
+            kept.append(span)
+    return sorted(kept)
+
+
+def tagged(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
+    """A text with entities in characters → words and IOB2 tags; words are cut at the entities' ends."""
+    borders = sorted({end for span in spans for end in span[:2]})
+    words: list[tuple[int, int]] = []
+    for match in WORD.finditer(text):
+        start, stop = match.span()
+        inner = borders[bisect_left(borders, start + 1) : bisect_left(borders, stop)]
+        words += zip([start, *inner], [*inner, stop], strict=True)
+    tags = ["O"] * len(words)
+    starts = [start for start, _ in words]
+    for span in spans:
+        first, last = bisect_left(starts, span.start), bisect_left(starts, span.stop)
+        assert first < last, "an entity without a word"
+        tags[first:last] = [f"B-{span.type}"] + [f"I-{span.type}"] * (last - first - 1)
+    return Tagged(name, text, tuple(words), tuple(tags), line)

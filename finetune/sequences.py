@@ -1,0 +1,32 @@
+"""Texts and pairs of texts as sequences of tokens, in windows where they are too long: `<s> a </s>` and `<s> a </s></s> b </s>`.
+
+A classifier's outputs for the windows of one record are averaged; nothing is cut off.
+"""
+
+from collections.abc import Sequence
+
+from biolm.finetune.windows import windows
+from biolm.tokenizer.folder import SpecialIds
+
+PAIR_SPECIALS = 4
+
+
+def single(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
+    """The windows of one text."""
+    cuts = windows(len(ids), max_length - 2, overlap)
+    return [[special.bos, *ids[w.start : w.stop], special.eos] for w in cuts]
+
+
+def pair(a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
+    """The windows of a pair: each of `a` with each of `b`. A text that fits half of the room is never cut."""
+    room = max_length - PAIR_SPECIALS
+    size_a = min(len(a), max(room // 2, room - len(b)))
+    cuts_a, cuts_b = _parts(a, size_a, overlap), _parts(b, room - size_a, overlap)
+    return [
+        [special.bos, *part_a, special.eos, special.eos, *part_b, special.eos] for part_a in cuts_a for part_b in cuts_b
+    ]
+
+
+def _parts(ids: Sequence[int], size: int, overlap: int) -> list[Sequence[int]]:
+    size = max(size, 1)
+    return [ids[w.start : w.stop] for w in windows(len(ids), size, min(overlap, size // 4))]

@@ -1,0 +1,163 @@
+"""Reader of tables: TSV, CSV and JSONL with a map of columns, for any task on whole texts."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from biolm.core.errors import ConfigError, DataError
+from biolm.finetune.iob import read_text
+from biolm.finetune.records import Labelled
+
+ENDINGS = (".jsonl", ".tsv", ".csv")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table (or key of a JSON line) is what.
+
+    Args:
+        text: The text, or the first of a pair, or the question.
+        pair: The second text of a pair; left out for single texts.
+        label: The label, or the similarity.
+        id: The record's id; left out, records are numbered.
+        choices: For multiple choice the columns of the choices, in order; or one key of a JSON object or list.
+        separator: What parts several labels in one field of a TSV or CSV file.
+    """
+
+    text: str = "text"
+    pair: str = ""
+    label: str = "label"
+    id: str = ""
+    choices: tuple[str, ...] = ()
+    separator: str = ","
+
+    def __post_init__(self) -> None:
+        if not self.text or not self.label or not self.separator:
+            raise ConfigError("columns.text, label and separator need a value", remedy="Name the columns of the table.")
+
+
+def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Labelled]:
+    """Read one file.
+
+    Args:
+        path: `.tsv`, `.csv` (with a head line) or `.jsonl`, also in gzip.
+        fold: Its name in the ids.
+        columns: The map.
+        task: `multilabel` splits the label, `similarity` reads it as a number, `choice` wants choices.
+
+    Raises:
+        DataError: A line that is malformed, or lacks a column or a label.
+    """
+    wanted = [columns.text, columns.label, *filter(None, (columns.pair, columns.id)), *columns.choices]
+    records: list[Labelled] = []
+    for line, row in _rows(path):
+        missing = [
+            name
+            for name in wanted
+            if row.get(name) in (None, "") and not (name == columns.label and task == "multilabel")
+        ]
+        if missing:
+            raise DataError(
+                f"the column {missing[0]} is missing or empty",
+                file=path,
+                record=f"line {line}",
+                remedy="Name the columns with --columns.text, --columns.label and so on.",
+            )
+        name = str(row[columns.id]) if columns.id else f"{fold}:{len(records) + 1}"
+        records.append(_record(path, line, name, row, columns, task))
+    return records
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line number and fields of every record."""
+    text = read_text(path)
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        for line, raw in enumerate(text.split("\n"), start=1):
+            if raw.strip():
+                yield line, _json(path, line, raw)
+        return
+    csv.field_size_limit(len(text) + 1)  # a document may be longer than the module's 128 KiB
+    stream = io.StringIO(text, newline="")
+    if path.name.removesuffix(".gz").endswith(".tsv"):  # a quotation mark in a TSV is a character
+        reader = csv.DictReader(stream, dialect="excel-tab", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.DictReader(stream, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                problem = f"not as many fields as the head line's {len(reader.fieldnames or ())}"
+                raise DataError(problem, file=path, record=f"line {reader.line_num}", remedy="Mend that line.")
+            yield reader.line_num, row
+    except csv.Error as error:
+        where = f"line {reader.line_num}"
+        raise DataError(
+            f"this is no valid table ({error})", file=path, record=where, remedy="Mend that line."
+        ) from None
+
+
+def _json(path: Path, line: int, raw: str) -> Mapping[str, Any]:
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        row = None
+    if not isinstance(row, dict):
+        raise DataError("this is no JSON object", file=path, record=f"line {line}", remedy="Write one object a line.")
+    return row
+
+
+def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: Columns, task: str) -> Labelled:
+    texts = [str(row[column]) for column in (columns.text, columns.pair) if column]
+    label = row.get(columns.label)
+    if task == "similarity":
+        return Labelled(name, tuple(texts), value=_number(path, line, label), line=line)
+    if task == "multilabel":
+        several = label if isinstance(label, list) else str(label or "").split(columns.separator)
+        return Labelled(name, tuple(texts), tuple(sorted({str(one).strip() for one in several} - {""})), line=line)
+    if task == "choice":
+        choices = _choices(row, columns)
+        return Labelled(name, (*texts, *choices), (_letter(path, line, label, len(choices)),), line=line)
+    return Labelled(name, tuple(texts), (str(label),), line=line)
+
+
+def letters_of(choices: int) -> tuple[str, ...]:
+    """A, B, C, …"""
+    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:choices])
+
+
+def _letter(path: Path, line: int, label: Any, choices: int) -> str:
+    """The right choice's letter, given as such or as its number from 0."""
+    letters = letters_of(choices)
+    if str(label) in letters:
+        return str(label)
+    if str(label).isdecimal() and int(label) < choices:
+        return letters[int(label)]
+    remedy = f"The label of a choice is one of {', '.join(letters) or 'A, B, …'}, or its number from 0."
+    raise DataError("the label is none of the choices", file=path, record=f"line {line}", remedy=remedy)
+
+
+def _choices(row: Mapping[str, Any], columns: Columns) -> list[str]:
+    """The choices' texts: several columns, or one JSON list, or one JSON object (MedQA's `options`) in the order of its keys."""
+    values = [row[name] for name in columns.choices]
+    if len(values) == 1 and isinstance(values[0], dict):
+        values = [values[0][key] for key in sorted(values[0])]
+    elif len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    return [str(value) for value in values]
+
+
+def _number(path: Path, line: int, label: Any) -> float:
+    try:
+        value = float(label)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(
+            "the label is no number", file=path, record=f"line {line}", remedy="A similarity is a finite number."
+        )
+    return value

@@ -1,0 +1,108 @@
+"""From a configuration, or from what a run folder says of itself, to the task."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from biolm.convert.load import Loaded
+from biolm.core.errors import ConfigError, DataError, MismatchError
+from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.ner import Ner, labels_of
+from biolm.finetune.records import Labelled
+from biolm.finetune.task import Task
+from biolm.finetune.texts import Choice, Classification, MultiLabel, Similarity
+from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.folder import Tokenizer
+
+LONGEST = 512
+SHORTEST = 16  # a window with room for a pair's special tokens and some text
+
+
+def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[Any, Any]:
+    """The task of a run.
+
+    Args:
+        config: Of the run.
+        loaded: The model: its tokenizer and longest sequence.
+        train: The training fold, which the labels are taken from.
+
+    Raises:
+        ConfigError: Windows too short, or their overlap leaves nothing of them.
+        DataError: The model has no tokenizer.
+        MismatchError: Windows longer than the model reads.
+    """
+    length = config.batch.max_length or min(LONGEST, loaded.config.max_positions)
+    if length > loaded.config.max_positions:
+        problem = f"the model reads {loaded.config.max_positions} tokens, a window has {length}"
+        raise MismatchError(problem, file=config.model, remedy="Lower --batch.max_length.")
+    overlap = length // 4 if config.batch.overlap is None else config.batch.overlap
+    if overlap >= length - 2 or length < SHORTEST:
+        problem = f"windows of {length} tokens cannot share {overlap}, or are shorter than {SHORTEST}"
+        raise ConfigError(problem, remedy="Raise --batch.max_length or lower --batch.overlap.")
+    labels = _labels(config, train)
+    extra: dict[str, Any] = {"negative": config.negative} if config.task == "relation" else {}
+    if config.class_weights:
+        counts = Counter(record.labels[0] for record in train)
+        extra["weights"] = tuple(len(train) / (len(labels) * counts[label]) for label in labels)
+    if config.negative and config.negative not in labels:
+        remedy = f"Labels are {', '.join(labels)}."
+        raise ConfigError(f"--negative {config.negative} is no label of the training fold", remedy=remedy)
+    return _task(config.task, load_tokenizer(loaded), labels, length, overlap, extra)
+
+
+def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
+    if config.task == "ner":
+        return labels_of(train)
+    if config.task == "similarity":
+        return ("value",)
+    if config.task == "choice":
+        return _letters(config, train)
+    return tuple(sorted({label for record in train for label in record.labels}))
+
+
+def _letters(config: FinetuneConfig, train: Sequence[Labelled]) -> tuple[str, ...]:
+    """The choices' letters; every question must have as many."""
+    numbers = {len(record.texts) - 1 for record in train}
+    if len(numbers) != 1 or min(numbers) < 2:
+        problem = f"questions have {', '.join(map(str, sorted(numbers)))} choices"
+        raise DataError(problem, file=config.data, remedy="Give --columns.choices, and as many for every question.")
+    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: min(numbers)])
+
+
+def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
+    """What `restore` needs: the name on the command line and the sizes."""
+    found = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
+    return found | ({"negative": task.negative} if isinstance(task, Classification) else {})
+
+
+def restore(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
+    """The task of a fine-tuned model, from its `facts`."""
+    extra = {"negative": saved["negative"]} if "negative" in saved else {}
+    return _task(saved["task"], tokenizer, tuple(saved["labels"]), saved["max_length"], saved["overlap"], extra)
+
+
+def _task(
+    name: str, tokenizer: Tokenizer, labels: tuple[str, ...], length: int, overlap: int, extra: Mapping[str, Any]
+) -> Task[Any, Any]:
+    kinds: dict[str, Any] = {
+        "ner": Ner,
+        "classification": Classification,
+        "relation": Classification,
+        "multilabel": MultiLabel,
+        "similarity": Similarity,
+        "choice": Choice,
+    }
+    task: Task[Any, Any] = kinds[name](tokenizer, labels, length, overlap, **extra)
+    return task
+
+
+def load_tokenizer(loaded: Loaded) -> Tokenizer:
+    """The tokenizer beside a model.
+
+    Raises:
+        DataError: There is none.
+    """
+    if loaded.tokenizer_dir is None:
+        problem = "this model has no tokenizer"
+        raise DataError(problem, file=loaded.source, remedy="Put its tokenizer's files beside it.")
+    return tokenizer_folder.load(loaded.tokenizer_dir)

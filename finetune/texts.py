@@ -1,0 +1,251 @@
+"""Tasks that say something of a whole text, of a pair of texts, or of a question and its choices."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from biolm.core.errors import ConfigError
+from biolm.finetune.class_scorers import Labels, LabelScorer, PearsonScorer
+from biolm.finetune.examples import Example
+from biolm.finetune.heads import SequenceClassifier
+from biolm.finetune.records import Labelled
+from biolm.finetune.sequences import pair, single
+from biolm.model.encoder import MaskedLM
+from biolm.tokenizer.folder import Tokenizer
+
+
+def counts(records: Sequence[Labelled]) -> dict[str, int]:
+    """Records of a fold, and of each label."""
+    found = {"records": len(records)}
+    for label in sorted({label for record in records for label in record.labels}):
+        found[label] = sum(label in record.labels for record in records)
+    return found
+
+
+@dataclass(frozen=True)
+class TextTask(ABC):
+    """What the tasks on whole texts share.
+
+    Args:
+        tokenizer: The model's.
+        labels: The head's outputs.
+        max_length: Tokens in a window, special ones included.
+        overlap: Tokens that windows share.
+    """
+
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    max_length: int
+    overlap: int
+
+    def head(self, lm: MaskedLM) -> SequenceClassifier:
+        """See `Task`."""
+        return SequenceClassifier(lm, len(self.labels))
+
+    def counts(self, records: Sequence[Labelled]) -> dict[str, int]:
+        """See `Task`."""
+        return counts(records)
+
+    def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
+        """One example a window; each has the record's target."""
+        return [[Example([ids], [0], [self.target(r)]) for ids in self.sequences(r.texts)] for r in records]
+
+    def sequences(self, texts: Sequence[str]) -> list[list[int]]:
+        """The windows of a text or a pair."""
+        ids = [self.tokenizer.encode(text) for text in texts]
+        if len(ids) == 1:
+            return single(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
+        return pair(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap)
+
+    @property
+    def takes(self) -> Sequence[int]:
+        """How many texts a record may have."""
+        return (1, 2)
+
+    def written(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  what is said of a whole text needs no offsets
+        """See `Task`."""
+        return self.as_json(labels)
+
+    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Labelled:
+        """A record to predict; its label says nothing.
+
+        Raises:
+            ConfigError: Too many or too few texts.
+        """
+        if len(texts) not in self.takes:
+            wanted = " or ".join(map(str, self.takes))
+            raise ConfigError(
+                f"this task takes {wanted} texts, not {len(texts)}", remedy="Name their keys with --text."
+            )
+        return Labelled(name, tuple(texts), self.labels[:1], line=line)
+
+    @abstractmethod
+    def as_json(self, labels: Any) -> dict[str, Any]:
+        """Gold or prediction as JSON."""
+
+    @abstractmethod
+    def target(self, record: Labelled) -> Any:
+        """What the head should say of the record."""
+
+
+@dataclass(frozen=True)
+class Classification(TextTask):
+    """One label a record: sentences, pairs (NLI), yes/no/maybe questions, relations.
+
+    Args:
+        negative: For relations the label that is left out of F1; empty where accuracy is the score.
+        weights: What each label's loss is multiplied by; empty for 1.
+    """
+
+    negative: str = ""
+    weights: tuple[float, ...] = ()
+
+    @cached_property
+    def scorer(self) -> LabelScorer:
+        """Accuracy, or micro F1 without the negative class."""
+        return LabelScorer(self.labels, "f1" if self.negative else "accuracy", self.negative)
+
+    def target(self, record: Labelled) -> int:
+        """The label's number."""
+        return self.labels.index(record.labels[0])
+
+    def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
+        """Cross-entropy, weighted and summed."""
+        weight_k = outputs_mk.new_tensor(self.weights, dtype=torch.float32) if self.weights else None
+        return F.cross_entropy(outputs_mk.float(), targets_m, weight_k, reduction="sum")
+
+    def gold(self, record: Labelled) -> Labels:
+        """The label."""
+        return frozenset(record.labels)
+
+    def decode(self, outputs_mk: Tensor) -> Labels:
+        """The likeliest label, over all windows."""
+        return frozenset([self.labels[int(outputs_mk.mean(0).argmax())]])
+
+    def as_json(self, labels: Labels) -> dict[str, Any]:
+        """The label."""
+        return {"label": min(labels)}
+
+
+@dataclass(frozen=True)
+class MultiLabel(TextTask):
+    """Any number of labels a record."""
+
+    @cached_property
+    def scorer(self) -> LabelScorer:
+        """Micro F1."""
+        return LabelScorer(self.labels, "f1")
+
+    def target(self, record: Labelled) -> list[float]:
+        """A one for each label that it has."""
+        return [float(label in record.labels) for label in self.labels]
+
+    def loss(self, outputs_mk: Tensor, targets_mk: Tensor) -> Tensor:
+        """Binary cross-entropy, summed over records and averaged over labels."""
+        return F.binary_cross_entropy_with_logits(outputs_mk.float(), targets_mk, reduction="none").mean(-1).sum()
+
+    def gold(self, record: Labelled) -> Labels:
+        """The labels."""
+        return frozenset(record.labels)
+
+    def decode(self, outputs_mk: Tensor) -> Labels:
+        """Every label that any window finds likelier than not."""
+        likely = (outputs_mk.amax(0) > 0).tolist()
+        return frozenset(label for label, yes in zip(self.labels, likely, strict=True) if yes)
+
+    def as_json(self, labels: Labels) -> dict[str, Any]:
+        """The labels."""
+        return {"labels": sorted(labels)}
+
+
+@dataclass(frozen=True)
+class Similarity(TextTask):
+    """A number for a pair of texts."""
+
+    @property
+    def scorer(self) -> PearsonScorer:
+        """Pearson's correlation."""
+        return PearsonScorer()
+
+    def target(self, record: Labelled) -> list[float]:
+        """The number."""
+        return [record.value]
+
+    def loss(self, outputs_m1: Tensor, targets_m1: Tensor) -> Tensor:
+        """Squared error, summed."""
+        return F.mse_loss(outputs_m1.float(), targets_m1, reduction="sum")
+
+    def gold(self, record: Labelled) -> float:
+        """The number."""
+        return record.value
+
+    def decode(self, outputs_m1: Tensor) -> float:
+        """The mean over windows."""
+        return float(outputs_m1.mean())
+
+    def as_json(self, labels: float) -> dict[str, Any]:
+        """The number."""
+        return {"value": labels}
+
+
+@dataclass(frozen=True)
+class Choice(TextTask):
+    """Multiple choice: one output for each pair of question and choice, compared within the question."""
+
+    @cached_property
+    def scorer(self) -> LabelScorer:
+        """Accuracy; labels are the choices' letters."""
+        return LabelScorer(self.labels, "accuracy")
+
+    @property
+    def takes(self) -> Sequence[int]:
+        """The question and its choices."""
+        return (1 + len(self.labels),)
+
+    def head(self, lm: MaskedLM) -> SequenceClassifier:
+        """One output a sequence."""
+        return SequenceClassifier(lm, 1)
+
+    def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
+        """One example a window of the question, with a sequence for each choice."""
+        return [self._question(record) for record in records]
+
+    def target(self, record: Labelled) -> int:
+        """The right choice's number."""
+        return self.labels.index(record.labels[0])
+
+    def _question(self, record: Labelled) -> list[Example]:
+        question, *choices = record.texts
+        # choices of unlike length leave the question unlike room: windows are matched up, the last one of the shorter list repeats
+        cut = [self.sequences((question, choice)) for choice in choices]
+        right = self.target(record)
+        found = []
+        for i in range(max(map(len, cut))):
+            sequences = [windows[min(i, len(windows) - 1)] for windows in cut]
+            starts = [sum(len(ids) for ids in sequences[:n]) for n in range(len(sequences))]
+            found.append(Example(sequences, starts, [int(n == right) for n in range(len(sequences))]))
+        return found
+
+    def loss(self, outputs_m1: Tensor, targets_m: Tensor) -> Tensor:
+        """Cross-entropy over the choices of each question, summed; every sequence counts, so that it is an average over questions."""
+        scores_qc = outputs_m1.float().view(-1, len(self.labels))
+        return F.cross_entropy(scores_qc, targets_m.view_as(scores_qc).argmax(-1), reduction="sum") * len(self.labels)
+
+    def gold(self, record: Labelled) -> Labels:
+        """The right choice's letter."""
+        return frozenset(record.labels)
+
+    def decode(self, outputs_m1: Tensor) -> Labels:
+        """The choice with the highest output, over all windows."""
+        scores_c = outputs_m1.view(-1, len(self.labels)).mean(0)
+        return frozenset([self.labels[int(torch.argmax(scores_c))]])
+
+    def as_json(self, labels: Labels) -> dict[str, Any]:
+        """The chosen letter."""
+        return {"label": min(labels)}
