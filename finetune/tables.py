@@ -52,8 +52,13 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
         task: `multilabel` splits the label, `similarity` reads it as a number, `choice` wants choices.
 
     Raises:
+        ConfigError: No columns for the choices.
         DataError: A line that is malformed, or lacks a column or a label.
     """
+    if task == "choice" and not columns.choices:
+        raise ConfigError(
+            "choice needs --columns.choices", remedy="Name the columns of the choices, or the one key of all."
+        )
     wanted = [columns.text, columns.label, *filter(None, (columns.pair, columns.id)), *columns.choices]
     records: list[Labelled] = []
     for line, row in _rows(path):
