@@ -17,12 +17,13 @@ BEFORE, BETWEEN, AFTER = (
 
 CALLOUT = f"{OPEN}[^{OPEN}{CLOSE}]*{CLOSE}"
 NUMBER = rf"{OPEN}[\s\[(]*(?:refs?\.?\s*)?[\d\s,;*†‡§–—‐‑−+-]+[a-z]?[\s\])]*{CLOSE}"
-JOINT = r"(?:[ ,;:.&–—‐‑−-]|and\b|or\b|to\b)*"
-LEAD = (
-    r"(?:(?:but|see|e\.?g\.?|i\.?e\.?|cf\.?|for|an?|recent(?:ly)?|reviewed|reviews?|also|example|in|by|and|refs?\.?|references?|therein|"
-    r"within|among|others|data|from|as|well|the)\b[ ,:.]*)*"
+# Every turn of these loops takes one mark or one whole word, in one way only: they cannot backtrack for long.
+JOINT = r"(?:[ ,;:.&–—‐‑−-]|(?:and|or|to)\b)*"
+GLUE = (
+    r"(?:[ ,;:.&–—‐‑−-]|(?:and|or|to|but|see|e\.?g|i\.?e|cf|for|an?|recent(?:ly)?|review(?:s|ed)?|also|example|in|by|refs?|references?|"
+    r"therein|within|among|others|data|from|as|well|the)\b)*"
 )
-GROUP = re.compile(rf" ?[(\[] ?{LEAD}{CALLOUT}(?:{JOINT}{LEAD}{CALLOUT})*{JOINT}{LEAD}[)\]]", re.I)
+GROUP = re.compile(rf" ?[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
 NUMBERS = re.compile(rf" ?{NUMBER}(?:{JOINT}{NUMBER})*")
 SPACES = re.compile(r"\s{2,}|[^\S ]")
 DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]–—-]|[,;] ?[,;.)\]]")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from biolm.core.files import atomic_file
 from biolm.corpus.document import hash64
 from biolm.corpus.parts import SOURCES
-from biolm.corpus.resolve import VALID
+from biolm.corpus.resolve import SAME_ARTICLE, VALID
 from biolm.corpus.streams import compressed
 
 NAME = "aliases.npy"
@@ -44,9 +44,27 @@ def write_aliases(work: str | Path, keys: npt.NDArray[Any], codes: npt.NDArray[n
         part = np.zeros(len(aliases), ALIASES)
         part["alias"], part["pmcid"], part["number"] = aliases, by_pmcid[has], number[has]
         rows.append(part)
-    table = np.concatenate(rows)
+    table = _sorted(np.concatenate(rows))
     with atomic_file(Path(work) / NAME) as tmp, tmp.open("wb") as file:
-        np.save(file, table[np.argsort(table["alias"], kind="stable")])
+        np.save(file, _sorted(np.concatenate([table, _of_citations(table, keys[codes == SAME_ARTICLE])])))
+
+
+def _of_citations(table: npt.NDArray[Any], citations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """PMIDs of articles whose own file names none, from the citations that were dropped in their favour."""
+    found = []
+    for row in citations:
+        aliases = np.array([article_hash("pmcid", row["pmcid"]), row["doi"]], np.uint64)
+        for alias in aliases[[row["pmcid"] > 0, row["doi"] > 0]]:
+            at = np.searchsorted(table["alias"], alias)
+            if at < len(table) and table["alias"][at] == alias:
+                found.append((article_hash("pmid", row["pmid"]), table["pmcid"][at], table["number"][at]))
+                break
+    return np.array(found, ALIASES)
+
+
+def _sorted(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    ordered: npt.NDArray[Any] = table[np.argsort(table["alias"], kind="stable")]
+    return ordered
 
 
 def article_hash(kind: str, number: int) -> int:

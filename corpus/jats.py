@@ -6,10 +6,10 @@ notes, acknowledgements, table cells (by option), and citation call-outs.
 """
 
 import re
-import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
@@ -18,6 +18,7 @@ from lxml import etree
 from biolm.core.errors import ConfigError
 from biolm.corpus.document import build, damaged
 from biolm.corpus.jats_body import body_sections, selected_sections
+from biolm.corpus.packages import members
 from biolm.corpus.records import Cutter, parse, parser, text_of
 from biolm.corpus.streams import opened
 
@@ -62,18 +63,19 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
                 yield from self._articles(stream, filepath)
 
     def _package(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
-        """Read a tar file as it streams by; members are never written anywhere, so their names cannot do harm."""
+        last, found = "its start", False
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as package:
-                for member in package:
-                    if member.isfile() and member.name.endswith(ARTICLES):
-                        content = package.extractfile(member)
-                        assert content is not None
-                        yield from self._articles(content, f"{filepath}/{member.name}")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            yield damaged("pmc", filepath, f"byte {stream.tell()}, truncated or damaged package")
+            for last, member in members(stream):
+                if member is None:
+                    yield damaged("pmc", filepath, f"after {last}, damaged package")
+                elif last.endswith(ARTICLES):
+                    yield from self._articles(cast(IO[bytes], member), f"{filepath}/{last}")
+                found = True
+        except (EOFError, zlib.error):
+            yield damaged("pmc", filepath, f"after {last}, truncated or damaged package")
+        else:
+            if not found:
+                yield damaged("pmc", filepath, "no article in it")
 
     def _articles(self, stream: IO[bytes], file: str) -> Iterator[Document]:
         cutter, xml, number = Cutter("article"), parser(), 0

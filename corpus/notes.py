@@ -67,6 +67,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         """
         with opened(self, filepath) as stream:
             where: dict[str, str] = {}
+            position = ""
             for position, row in rows(stream, filepath):
                 if isinstance(row, str):
                     yield damaged("notes", filepath, f"{position}, {row}")
@@ -76,6 +77,8 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
                 yield self._note(
                     {field: str(value) for field, value in values.items() if value is not None}, filepath, position
                 )
+            if not position:
+                yield damaged("notes", filepath, "no row in it")
 
     def _columns(self, names: list[str], file: str) -> dict[str, str]:
         """Field → the column that holds it."""

@@ -49,6 +49,7 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
             yield damaged("text", file, f"byte {len(data)}, {problem}")
 
     def _rows(self, stream: IO[bytes], file: str) -> Iterator[Document]:
+        position = ""
         for position, row in rows(stream, file):
             text = row if isinstance(row, str) else row.get(self.text_key)
             if isinstance(row, str) or not isinstance(text, str):
@@ -57,6 +58,8 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
                 continue
             extra = row.get("metadata")
             yield self._document(text, extra if isinstance(extra, dict) else row, file, position.rpartition(" ")[2])
+        if not position:
+            yield damaged("text", file, "no row in it")
 
     def _document(self, text: str, extra: dict[str, Any], file: str, number: str) -> Document:
         known: dict[str, Any] = {k: extra[k] for k in KNOWN if extra.get(k) is not None}

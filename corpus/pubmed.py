@@ -52,12 +52,15 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
             )
 
     def _export(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
+        line = 0
         for line, tags in medline.records(stream):
             found = None if isinstance(tags, str) else medline.facts(tags)
             if found is None:
                 yield damaged("pubmed", filepath, f"line {line}, {tags if isinstance(tags, str) else 'no PMID'}")
             else:
                 yield citation(found)
+        if not line:
+            yield damaged("pubmed", filepath, "no record in it")
 
     def _xml(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
         cutter, xml = Cutter(*RECORDS), parser()

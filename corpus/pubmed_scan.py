@@ -76,7 +76,7 @@ class _Scanner:
         width = len(opening)
         while at >= 0 and record[at + width] not in "> /":
             at = record.find(opening, at + 1, stop)
-        end = record.find(f"</{tag}>", start if at < 0 else at, stop)
+        end = record.find(f"</{tag}>", start, stop)
         if at < 0:
             if end >= 0:
                 raise OddRecordError

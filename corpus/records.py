@@ -13,7 +13,8 @@ from typing import IO, cast
 
 from lxml import etree
 
-BLOCK = 1 << 20  # bytes read at a time
+from biolm.corpus.streams import BLOCK
+
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 
 ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]*);")

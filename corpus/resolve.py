@@ -17,11 +17,12 @@ U1 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
 TRAIN, VALID, SET_ASIDE = 0, 1, 2
+SAME_ARTICLE = 6
 REASONS = {
     3: "deleted by an update file",
     4: "superseded by a newer version",
     5: "same id",
-    6: "same article in PMC",
+    SAME_ARTICLE: "same article in PMC",
     7: "same text",
     8: "near-duplicate",
 }
@@ -100,7 +101,7 @@ def _mark_articles(keys: npt.NDArray[Any], codes: U1) -> None:
     cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
         known = keys[name][full & (keys[name] != 0)]
-        codes[cited & np.isin(keys[name], known)] = 6
+        codes[cited & np.isin(keys[name], known)] = SAME_ARTICLE
 
 
 def _hold_out(keys: npt.NDArray[Any], codes: U1, fraction: float) -> None:

@@ -2,12 +2,110 @@
 
 import gzip
 import lzma
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+BLOCK = 1 << 20  # bytes read at a time
+STORED = 1 << 16  # bytes of the stored file fed to the decompressor at a time
+SALVAGED = 1 << 8  # and again in these, when it turns out to be damaged
+
+
+def _inflate() -> Any:
+    return zlib.decompressobj(wbits=31)  # 31: a gzip header and trailer, whose check sum is verified
+
+
+COMPRESSIONS: dict[str, Callable[[], Any]] = {".gz": _inflate, ".xz": lzma.LZMADecompressor}
+
+
+class Decompressed:
+    """A compressed stream that gives all that can be read before it breaks off, and only then says so.
+
+    `gzip.GzipFile` throws away up to a whole block before the damage. Output is bounded, so a file that inflates a thousandfold takes no
+    more memory than another.
+
+    Args:
+        raw: The stored file.
+        decompressor: Makes a decompressor with the interface of `lzma.LZMADecompressor` or `zlib.decompressobj`.
+    """
+
+    def __init__(self, raw: IO[bytes], decompressor: Callable[[], Any]):
+        self.raw, self.make = raw, decompressor
+        self.inner = decompressor()
+        self.waiting = self.salvaged = b""
+        self.begun = False
+        self.problem: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes and at least one, empty at the end.
+
+        Raises:
+            EOFError: The stream is truncated.
+            zlib.error: It is damaged.
+        """
+        while True:
+            if self.salvaged:
+                found, self.salvaged = self.salvaged[:size], self.salvaged[size:]
+                return found
+            if self.problem is not None:
+                raise self.problem
+            if self.inner.eof and not self._next_member():
+                return b""
+            if not self.waiting and (self._needs_input() or not self.begun):
+                self.waiting = self.raw.read(STORED)
+                if not self.waiting:
+                    return self._ended(size)
+            self.begun = True
+            if found := self._decompress(size):
+                return found
+
+    def _ended(self, size: int) -> bytes:
+        """The stored file is at its end: what the decompressor still holds, then the end or the news that it came too soon."""
+        if not self.begun:
+            return b""
+        if held := bytes(self.inner.decompress(b"", size)):
+            return held
+        if not self.inner.eof:
+            self.problem = EOFError("truncated")
+            raise self.problem
+        return b""
+
+    def _needs_input(self) -> bool:
+        return bool(getattr(self.inner, "needs_input", True))
+
+    def _decompress(self, size: int) -> bytes:
+        data, self.waiting = self.waiting, b""
+        before = self.inner.copy() if hasattr(self.inner, "copy") else None
+        try:
+            found: bytes = self.inner.decompress(data, size)
+        except (zlib.error, lzma.LZMAError) as error:
+            self.problem = zlib.error(str(error))
+            self._salvage(before, data)
+            return b""
+        self.waiting = getattr(self.inner, "unconsumed_tail", b"")
+        return found
+
+    def _salvage(self, inner: Any, data: bytes) -> None:
+        """Keep what the damaged stretch gives up to the damage, in small steps; no more than two blocks of it."""
+        if inner is None:
+            return
+        parts = []
+        try:
+            for start in range(0, len(data), SALVAGED):
+                parts.append(inner.decompress(data[start : start + SALVAGED], BLOCK))
+        except zlib.error:
+            pass
+        self.salvaged = b"".join(parts)[: 2 * BLOCK]
+
+    def _next_member(self) -> bool:
+        """Go on with another member behind the one that has ended; zeros behind the last one are padding."""
+        rest = (self.inner.unused_data or self.raw.read(STORED)).lstrip(b"\0")
+        if not rest:
+            return False
+        self.inner, self.waiting, self.begun = self.make(), rest, True
+        return True
 
 
 def bare_name(filepath: str) -> str:
@@ -28,12 +126,8 @@ def opened(reader: Any, filepath: str) -> Iterator[IO[bytes]]:
     """
     with reader.data_folder.open(filepath, "rb") as raw:
         reader.raw = raw
-        for suffix, open_with in COMPRESSIONS.items():
-            if filepath.lower().endswith(suffix):
-                with open_with(raw, "rb") as stream:
-                    yield cast(IO[bytes], stream)
-                return
-        yield raw
+        suffix = next((suffix for suffix in COMPRESSIONS if filepath.lower().endswith(suffix)), None)
+        yield raw if suffix is None else cast(IO[bytes], Decompressed(raw, COMPRESSIONS[suffix]))
 
 
 @contextmanager
