@@ -60,7 +60,7 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> 
         min_count: Pairs below this count are not merged.
         tick: Called after every merge.
     """
-    state = _State(words, _Pairs(min_count))
+    state = _State(words, most, _Pairs(min_count))
     merges: list[tuple[int, int]] = []
     while len(merges) < most and (top := state.pairs.pop()) is not None:
         key, places = top
@@ -129,77 +129,71 @@ class _Pairs:
 class _State:
     """The words as they are segmented so far."""
 
-    def __init__(self, words: Words, pairs: _Pairs):
+    def __init__(self, words: Words, most: int, pairs: _Pairs):
         self.symbols, self.counts, self.pairs = words.symbols, words.counts, pairs
         self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
         self.word_of = np.cumsum(self.symbols == BORDER, dtype=np.int32) - np.int32(1)  # [places]
-        self.size = [1] * words.base  # places of every symbol
+        self.size: Places = np.ones(
+            words.base + most + 1, dtype=self.place_type
+        )  # [symbols] places of each; the last is no symbol
+        self.known = words.base  # symbols there are
         for start in range(0, len(self.symbols) - 1, CHUNK):
             left, right = self.symbols[start : start + CHUNK], self.symbols[start + 1 : start + 1 + CHUNK]
             places = ((left[: len(right)] >= 0) & (right >= 0)).nonzero()[0]
-            keys = _key(left[places], right[places])
+            keys = _keys(left[places], right[places])
             places = (places + start).astype(self.place_type)
             pairs.collect(keys, places, self.counts[self.word_of[places]])
         pairs.ready()
 
     def merge(self, left: int, right: int, places: Places) -> None:
         """Make a new symbol of `left` and `right` wherever they still stand side by side."""
-        symbols, new = self.symbols, len(self.size)
-        left_size, right_size = self.size[left], self.size[right]
-        self.size.append(left_size + right_size)
+        symbols, new = self.symbols, self.known
+        left_size, both = int(self.size[left]), int(self.size[left] + self.size[right])
+        self.size[new], self.known = both, new + 1
         at = places[(symbols[places] == left) & (symbols[places + left_size] == right)]
         if left == right:
             at = _every_second(at, left_size)
-        middle, end = at + left_size, at + (left_size + right_size)
-        before, after = symbols[at - 1], symbols[end]
+        before, middle, end = at - 1, at + left_size, at + both
+        old_before, old_after = symbols[before], symbols[end]
         symbols[middle] = INNER
         symbols[middle - 1] = INNER
         symbols[at] = new
         symbols[end - 1] = new
 
-        # Where the new symbol stands beside itself, that neighbour was a merged place as well: it is told of once, from the right.
+        # At a border the keys come out negative, and no such pair is ever known. Where the new symbol stands beside itself, that
+        # neighbour was a merged place as well: it is told of once, from the right.
         weights = self.counts[self.word_of[at]]
-        new_before, new_after = symbols[at - 1], symbols[end]
-        lost_before = ((new_before >= 0) & (new_before != new)).nonzero()[0]
-        lost_after = (after >= 0).nonzero()[0]
-        self.pairs.subtract(
-            np.concatenate((_key(before[lost_before], left), _key(right, after[lost_after]))),
-            np.concatenate((weights[lost_before], weights[lost_after])),
-        )
-        won_before = (new_before >= 0).nonzero()[0]
-        won_after = ((new_after >= 0) & (new_after != new)).nonzero()[0]
-        neighbours = new_before[won_before]
-        sizes = np.array([self.size[symbol] for symbol in neighbours.tolist()], dtype=self.place_type)
-        self.pairs.add(
-            np.concatenate((_key(neighbours, new), _key(new, new_after[won_after]))),
-            np.concatenate((at[won_before] - sizes, at[won_after])),
-            np.concatenate((weights[won_before], weights[won_after])),
-        )
+        weights = np.concatenate((weights, weights))
+        new_before, new_after = symbols[before], symbols[end]
+        lost = np.where(new_before == new, -1, _keys(old_before, left))
+        self.pairs.subtract(np.concatenate((lost, right << 32 | old_after.astype(np.int64))), weights)
+        won = np.where(new_after == new, -1, new << 32 | new_after.astype(np.int64))
+        places = np.concatenate((at - self.size[new_before], at))
+        self.pairs.add(np.concatenate((_keys(new_before, new), won)), places, weights)
 
     def totals(self) -> I64:
         """[symbols] how often each symbol stands in the text, as it is segmented now."""
         place = (self.symbols >= 0).nonzero()[0]
-        totals = np.zeros(len(self.size), dtype=np.int64)
+        totals = np.zeros(self.known, dtype=np.int64)
         np.add.at(totals, self.symbols[place], self.counts[self.word_of[place]])
-        totals[np.array(self.size) > 1] //= 2  # seen at its first place and at its last
+        totals[np.greater(self.size[: self.known], 1)] //= 2  # seen at its first place and at its last
         return totals
 
 
-def _key(left: I32 | int, right: I32 | int) -> I64:
-    high = left.astype(np.int64) << 32 if isinstance(left, np.ndarray) else np.int64(left << 32)
-    keys: I64 = high | right  # type: ignore[assignment]
+def _keys(left: I32, right: I32 | int) -> I64:
+    keys: I64 = left.astype(np.int64) << 32 | right
     return keys
 
 
 def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, Places]]:
-    """Key, total weight and places of every pair that has at least `least`."""
+    """Key, total weight and places of every pair that has at least `least`; negative keys are no pairs."""
     if not len(keys):
         return []
     order = keys.argsort(kind="stable")
     keys, places = keys[order], places[order]
     first = np.concatenate(([0], (keys[1:] != keys[:-1]).nonzero()[0] + 1))
     totals = np.add.reduceat(weights[order], first)
-    kept = (totals >= least).nonzero()[0]
+    kept = ((totals >= least) & (keys[first] >= 0)).nonzero()[0]
     begin, end = first[kept].tolist(), np.append(first, len(keys))[kept + 1].tolist()
     return [
         (key, total, places[a:b].copy())

@@ -1,0 +1,293 @@
+"""Learning and encoding against `tokenizers`, and encoding against fairseq's own Python pipeline: ratios taken in one run.
+
+    python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--fairseq PYTHON] [--memory_only]
+
+DOCS is a folder of real documents (`biolm corpus build`). Where it is smaller than what is asked for, it is repeated with word-level
+variation: in every copy but the first, two letters of one word in fifty are swapped, so that the number of distinct words goes on
+growing as in real text (offsets of sentences stay right). Every measurement is a command of its own, from documents on disk to
+files on disk; peak memory is the largest sum over its processes of their proportional set sizes. The two sides read the same
+documents with the same reader. `--fairseq` is the interpreter of fairseq's environment (`biolm-fairseq-env`).
+"""
+
+import argparse
+import gzip
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from biolm.core.manifest import Manifest
+from biolm.corpus import read
+from biolm.tokenizer.shards import ShardReader
+
+FILE_SIZE = 8_000_000  # bytes of text in a file of documents
+VARIED = 0.02  # share of the words that a copy changes
+FAIRSEQ_MB = 5  # for the slow pipeline, MB of text
+
+TEXTS = """
+import sys
+from biolm.corpus import read
+from biolm.tokenizer import documents
+def texts():
+    for file in read.shards(sys.argv[1], "train"):
+        for document in documents.read(file):
+            yield document.joined()
+"""
+
+LEARN = (
+    TEXTS
+    + """
+from tokenizers import ByteLevelBPETokenizer
+tokenizer = ByteLevelBPETokenizer()
+tokenizer.train_from_iterator(texts(), vocab_size=int(sys.argv[3]) - 5, min_frequency=2, show_progress=False)
+tokenizer.save_model(sys.argv[2])
+"""
+)
+
+ENCODE = """
+import sys
+import numpy as np
+from itertools import islice
+from biolm.corpus import read
+from biolm.tokenizer import documents, folder
+def sentences():
+    for file in read.shards(sys.argv[1], "train"):
+        for document in documents.read(file):
+            front = ""
+            for _, words in document.words():
+                yield front + " ".join(words)
+                front = " "
+hf = folder.load(sys.argv[3]).hf
+source = sentences()
+with open(sys.argv[2], "wb") as out:
+    while batch := list(islice(source, 10_000)):
+        for encoding in hf.encode_batch(batch, add_special_tokens=False):
+            out.write(np.array(encoding.ids, dtype=np.uint16).tobytes())
+"""
+
+FAIRSEQ_TEXT = """
+import sys
+from biolm.corpus import read
+from biolm.tokenizer import documents
+left = int(sys.argv[3]) * 1_000_000
+with open(sys.argv[2], "w", encoding="utf-8") as out:
+    for file in read.shards(sys.argv[1], "train"):
+        for document in documents.read(file):
+            if left > 0:
+                out.writelines(" ".join(words) + "\\n" for _, words in document.words())
+                out.write("\\n")
+                left -= len(document.text.encode())
+"""
+
+FAIRSEQ_BPE = """
+import sys
+from multiprocessing import Pool
+from fairseq.data.encoders.gpt2_bpe import get_encoder
+def start():
+    global bpe
+    bpe = get_encoder(sys.argv[2] + "/encoder.json", sys.argv[2] + "/vocab.bpe")
+def work(line):
+    return " ".join(map(str, bpe.encode(line.rstrip("\\n"))))
+if __name__ == "__main__":
+    with Pool(int(sys.argv[4]), start) as pool, open(sys.argv[1]) as lines, open(sys.argv[3], "w") as out:
+        out.writelines(line + "\\n" for line in pool.imap(work, lines, 100))
+"""
+
+
+class Measured(NamedTuple):
+    """Wall-clock seconds, processor seconds of all processes, peak memory in MiB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:8.1f} s wall {self.cpu:8.1f} s processor {self.peak:8.0f} MiB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", required=True)
+    parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--vocab_size", type=int, default=50_000)
+    parser.add_argument("--memory", type=int, default=256, help="the bound given to `tokenizer train`, MiB")
+    parser.add_argument("--fairseq", default="")
+    parser.add_argument(
+        "--memory_only", action="store_true", help="only the peaks at a fifth, the whole and twice the text"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        if arguments.memory_only:
+            for megabytes in (arguments.megabytes // 5, arguments.megabytes, 2 * arguments.megabytes):
+                docs = make(Path(arguments.docs), work / "docs", megabytes)
+                print(f"learn, {megabytes} MB of text   ", learn(arguments, docs, work / "tok"), flush=True)
+                shutil.rmtree(docs)
+            return
+        docs = make(Path(arguments.docs), work / "docs", arguments.megabytes)
+        compare_learning(arguments, docs, work)
+        compare_encoding(docs, work)
+        if arguments.fairseq:
+            compare_fairseq(arguments, docs, work)
+
+
+def make(source: Path, out: Path, megabytes: int) -> Path:
+    """Documents of about so many MB of text."""
+    (out / "train").mkdir(parents=True)
+    seen = kept = number = 0
+    lines: list[bytes] = []
+    for line, size in varied(source):
+        lines.append(line)
+        kept += size
+        seen += size
+        if kept > FILE_SIZE or seen > megabytes * 1_000_000:
+            (out / "train" / f"{number:05d}.jsonl.gz").write_bytes(gzip.compress(b"".join(lines), 1))
+            lines, kept, number = [], 0, number + 1
+        if seen > megabytes * 1_000_000:
+            break
+    Manifest(stage="corpus build", config={}, config_hash="0").finish(out, sorted(out.rglob("*.gz")), {})
+    print(f"{seen / 1e6:.0f} MB of text in {number} files", flush=True)
+    return out
+
+
+def varied(source: Path) -> Iterator[tuple[bytes, int]]:
+    """Documents and their bytes, over and over, each time with other words changed."""
+    chance = random.Random(1)
+    copy = 0
+    while True:
+        for file in read.shards(source, "train"):
+            for line in gzip.decompress(file.read_bytes()).splitlines(keepends=True):
+                raw = orjson.loads(line)
+                size = len(raw["text"].encode())
+                if copy:
+                    text = list(raw["text"])
+                    for _ in range(int(len(text) / 6 * VARIED)):
+                        at = chance.randrange(len(text))
+                        if text[at : at + 2] and all(c.isalpha() for c in text[at : at + 2]):
+                            text[at : at + 2] = text[at : at + 2][::-1]
+                    raw["text"] = "".join(text)
+                yield orjson.dumps(raw, option=orjson.OPT_APPEND_NEWLINE), size
+        copy += 1
+
+
+def biolm(*words: object) -> list[str]:
+    return [sys.executable, "-m", "biolm.tokenizer", *map(str, words)]
+
+
+def python(script: str, *words: object, interpreter: str = sys.executable) -> list[str]:
+    return [interpreter, "-c", script, *map(str, words)]
+
+
+def learn(arguments: argparse.Namespace, docs: Path, out: Path) -> Measured:
+    shutil.rmtree(out, ignore_errors=True)
+    words = ("--vocab_size", arguments.vocab_size, "--memory", arguments.memory)
+    return measured(biolm("train", "--docs", docs, "--out", out, *words))
+
+
+def compare_learning(arguments: argparse.Namespace, docs: Path, work: Path) -> None:
+    (work / "theirs").mkdir()
+    theirs = measured(python(LEARN, docs, work / "theirs", arguments.vocab_size))
+    ours = learn(arguments, docs, work / "tok")
+    same = (work / "theirs" / "merges.txt").read_bytes() == (work / "tok" / "merges.txt").read_bytes()
+    report("learn", ours, theirs, f"merges identical: {same}")
+
+
+def compare_encoding(docs: Path, work: Path) -> None:
+    ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
+    theirs = measured(python(ENCODE, docs, work / "theirs.bin", work / "tok"))
+    reader = ShardReader(work / "shards", "train")
+    closing = np.zeros(len(reader.tokens), dtype=np.bool_)
+    closing[reader.offsets[1:] - 1] = True
+    same = np.array_equal(reader.tokens[~closing], np.fromfile(work / "theirs.bin", dtype=np.uint16))
+    report("encode", ours, theirs, f"ids identical: {same}, {len(reader.tokens):,} tokens")
+
+
+def compare_fairseq(arguments: argparse.Namespace, docs: Path, work: Path) -> None:
+    subprocess.run(python(FAIRSEQ_TEXT, docs, work / "text", FAIRSEQ_MB), check=True)
+    workers = os.cpu_count() or 1
+    script = work / "bpe.py"
+    script.write_text(FAIRSEQ_BPE)
+    bpe = measured(
+        [arguments.fairseq, str(script), str(work / "text"), str(work / "tok"), str(work / "bpe"), str(workers)]
+    )
+    preprocess = [
+        str(Path(arguments.fairseq).with_name("fairseq-preprocess")),
+        "--only-source",
+        "--destdir",
+        str(work / "fs"),
+    ]
+    preprocess += [
+        "--trainpref",
+        str(work / "bpe"),
+        "--srcdict",
+        str(work / "tok" / "dict.txt"),
+        "--workers",
+        str(workers),
+    ]
+    binary = measured(preprocess)
+    size = (work / "text").stat().st_size / 1e6
+    theirs = Measured(bpe.wall + binary.wall, bpe.cpu + binary.cpu, max(bpe.peak, binary.peak))
+    shutil.rmtree(work / "shards")
+    ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
+    rates = arguments.megabytes / ours.wall, size / theirs.wall
+    cpu = arguments.megabytes / ours.cpu, size / theirs.cpu
+    print(
+        f"encode against fairseq's own: {rates[0]:.2f} and {rates[1]:.3f} MB/s: {rates[0] / rates[1]:.1f} times the speed"
+    )
+    print(f"  by processor time: {cpu[0]:.2f} and {cpu[1]:.3f} MB/s: {cpu[0] / cpu[1]:.1f} times", flush=True)
+
+
+def report(what: str, ours: Measured, theirs: Measured, note: str) -> None:
+    print(f"{what}: biolm       {ours}\n{what}: tokenizers  {theirs}")
+    print(
+        f"{what}: {theirs.wall / ours.wall:.1f} times the speed ({theirs.cpu / ours.cpu:.1f} by processor time), "
+        f"{ours.peak / theirs.peak:.2f} of the memory, {note}",
+        flush=True,
+    )
+
+
+def measured(command: list[str]) -> Measured:
+    """Run a command to its end."""
+    before, started = os.times(), time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, sum(map(proportional, family(process.pid))))
+        time.sleep(0.05)
+    wall, after = time.perf_counter() - started, os.times()
+    assert process.stderr is not None
+    if process.returncode:
+        sys.exit(f"{' '.join(command)[:200]} failed:\n{process.stderr.read().decode()[-2000:]}")
+    cpu = after.children_user - before.children_user + after.children_system - before.children_system
+    return Measured(wall, cpu, peak)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that came from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def proportional(pid: int) -> float:
+    """MiB of a process; what it shares with others counts in part."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+
+
+if __name__ == "__main__":
+    main()
