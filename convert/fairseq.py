@@ -5,6 +5,8 @@ Names are those of `fairseq/models/roberta/model.py`. Earlier versions called th
 are brought to today's names first (as fairseq's own `upgrade_state_dict_named` does). Positions begin at row pad + 1 = 2.
 """
 
+import errno
+import os
 import re
 from argparse import Namespace
 from collections.abc import Mapping
@@ -257,12 +259,21 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         "last_optimizer_state": None,
     }
     with atomic_file(folder / PREFERRED[0]) as tmp:
-        torch.save(state, tmp)
+        _save(state, tmp)
     labels = parts.facts.get("id2label")
     if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in parts.rest):
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # how torch's zip writer says that the disk is full
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def settings(config: EncoderConfig) -> dict[str, Any]:

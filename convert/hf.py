@@ -1,4 +1,4 @@
-"""Hugging Face folders of RoBERTa: `config.json` and `model.safetensors` (whole or in shards) or the older `pytorch_model.bin`.
+"""Hugging Face folders of RoBERTa: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
 
 The names are those of transformers' `RobertaForMaskedLM`. Its positions begin at row pad + 1; its single token-type row is
 added to every token, and where it is all zero the native model leaves it out.
@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from biolm.convert import names, torchfile
 from biolm.convert.names import TYPES, Table, from_native, to_native
 from biolm.convert.parts import Parts, sane
+from biolm.core.checkpoint import save_tensors
 from biolm.core.errors import CheckpointError, ConfigError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
@@ -24,7 +25,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
-TOKENIZER = "tokenizer.json"
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 LABELS = ("id2label", "label2id", "problem_type")
 UNKNOWN = 3  # <unk> of RoBERTa's vocabularies
@@ -79,7 +80,7 @@ def read(path: Path) -> Parts:
 
 def has_weights(path: Path) -> bool:
     """Whether weights lie in a folder in one of Hugging Face's files."""
-    return any((path / name).is_file() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json", BIN))
+    return any((path / f"{name}{end}").is_file() for name in (SAFETENSORS, BIN) for end in ("", ".index.json"))
 
 
 def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Path) -> Parts:
@@ -101,7 +102,7 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
         config = EncoderConfig(**{**vars(config), "type_vocab_size": 0})
     facts: dict[str, Any] = {"dtype": _dtype(native), "architectures": raw.get("architectures")}
     facts |= {name: raw[name] for name in LABELS if name in raw}
-    tokenizer = path if (path / TOKENIZER).is_file() else None
+    tokenizer = path if any(all((path / name).is_file() for name in names) for names in TOKENIZERS) else None
     return Parts("hf", config, native, weights, rest, tokenizer, facts)
 
 
@@ -153,25 +154,22 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
 
 def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """The weights, from whichever files there are, and the first of those."""
-    for name in (SAFETENSORS, f"{SAFETENSORS}.index.json"):
-        if (path / name).is_file():
-            files = [path / SAFETENSORS] if name == SAFETENSORS else _shards(path / name)
+    for name, reader in ((SAFETENSORS, read_safetensors), (BIN, read_bin)):
+        files = [path / name] if (path / name).is_file() else _shards(path / f"{name}.index.json")
+        if files:
             tensors: dict[str, Tensor] = {}
             for file in files:
-                tensors |= read_safetensors(file)
+                tensors |= reader(file)
             return files[0], tensors
-    if (path / BIN).is_file():
-        state = torchfile.load(path / BIN)
-        if not isinstance(state, dict):
-            raise CheckpointError("this holds no tensors", file=path / BIN, remedy="Get the file again.")
-        return path / BIN, {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     raise CheckpointError(
         f"there is neither {SAFETENSORS} nor {BIN} in this folder", file=path, remedy="Get the weights as well."
     )
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, each inside the index's folder."""
+    """The files that an index names, each inside the index's folder; none if there is no index."""
+    if not index.is_file():
+        return []
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", file=index, remedy="Get the whole folder again.")
@@ -190,6 +188,19 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"this is not a whole safetensors file ({error})", file=file, remedy="Get it again."
         ) from None
+
+
+def read_bin(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file of `torch.save`.
+
+    Raises:
+        UnsafeFileError: It wants to run code.
+        CheckpointError: It is damaged, or no dictionary of tensors.
+    """
+    state = torchfile.load(file)
+    if not isinstance(state, dict):
+        raise CheckpointError("this holds no tensors by name", file=file, remedy="Get the file again.")
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> str:
@@ -216,7 +227,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     tensors |= _rest(parts)
     write_json(folder / CONFIG, config_json(parts, tensors[WORDS].shape[0], dtype))
     with atomic_file(folder / SAFETENSORS) as tmp:
-        save_file({name: value.to(dtype).contiguous() for name, value in tensors.items()}, tmp, {"format": "pt"})
+        save_tensors(tmp, {name: value.to(dtype) for name, value in tensors.items()}, {"format": "pt"})
     return [folder / CONFIG, folder / SAFETENSORS]
 
 

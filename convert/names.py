@@ -79,9 +79,9 @@ def to_native(
         names = table.foreign(name)
         absent = [n for n in names if n not in left]
         if absent:
-            raise _refused(
-                file, f"the tensor {absent[0]} is missing", "The checkpoint is incomplete or of another kind."
-            )
+            what = "it has no masked-LM head: " if name.startswith("head.") else ""
+            problem = f"{what}the tensor {absent[0]} is missing"
+            raise _refused(file, problem, "The checkpoint is incomplete or of another kind.")
         parts = [left.pop(n) for n in names]
         front = config.pad_token_id + 1 if name == POSITIONS else 0
         expected = (shape[0] // len(parts) + front, *shape[1:])

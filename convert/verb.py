@@ -34,12 +34,12 @@ class ConvertConfig:
 
     Args:
         src: A run folder or one of its checkpoints, a Hugging Face folder, a fairseq checkpoint, its folder or published .tar.gz.
-        dst: Folder to write; it must not exist, unless with --override.
+        dst: Folder to write; it must be new or empty, or an earlier conversion and --override given.
         to: The format: hf, fairseq or native.
         dtype: Number type of the weights written; `source` keeps the source's.
         rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
         tokenizer: A tokenizer folder, or one with those of dict.txt, encoder.json and vocab.bpe that SRC lacks.
-        override: Replace what is at DST.
+        override: Replace an earlier conversion at DST.
     """
 
     src: str
@@ -62,8 +62,7 @@ def run(config: ConvertConfig) -> None:
         UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
     """
     source, target = Path(config.src), Path(config.dst)
-    if target.exists() and not config.override and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
+    refuse_target(source, target, config.override)
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder:
@@ -93,6 +92,23 @@ def run(config: ConvertConfig) -> None:
             "sentences on which tokenizers agree": agreement.said,
         },
     )
+
+
+def refuse_target(source: Path, target: Path, override: bool) -> None:
+    """Never write over what is not a conversion, nor over the source.
+
+    Raises:
+        ConfigError: There is something at the target that may not be replaced.
+    """
+    inside = target.resolve() in [source.resolve(), *source.resolve().parents]
+    if inside or target.resolve() in Path.cwd().resolve().parents:
+        raise ConfigError(f"{target} holds the source or this folder", remedy="Give another DST.")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / RECORD).is_file():
+        raise ConfigError(f"{target} exists and was not written by `biolm convert`", remedy="Give another DST.")
+    if not override:
+        raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
 
 
 def prepared(parts: Parts, config: ConvertConfig) -> Parts:

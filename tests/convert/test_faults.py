@@ -6,7 +6,9 @@ import io
 import os
 import pickle
 import random
+import resource
 import shutil
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -189,6 +191,7 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "prenorm": ("prenorm", lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48)})),
     "activation": ("activation_fn is 'relu'", lambda s: setattr(s["cfg"]["model"], "activation_fn", "relu")),
     "heads": ("how many attention heads", lambda s: delattr(s["cfg"]["model"], "encoder_attention_heads")),
+    "no head": ("no masked-LM head", lambda s: s["model"].pop("encoder.lm_head.dense.weight")),
     "bart": ("not fairseq's RoBERTa", lambda s: s.update(model={"decoder.layers.0.fc1.weight": torch.ones(2, 2)})),
     "no model": ("holds no fairseq model", lambda s: s.pop("model")),
 }
@@ -298,6 +301,22 @@ def test_mutated_programs_with_a_valid_checksum(omegaconf_golden: Path, tmp_path
             codes.add(command(["convert", str(mutated), str(tmp_path / "out"), "--to", "native", "--override"]))
             assert (tmp_path / "out").exists() == (tmp_path / "out" / "conversion.json").exists()
     assert codes <= {0, 2}
+
+
+@pytest.mark.parametrize("to", ["hf", "fairseq", "native"])
+def test_a_write_that_fails_leaves_nothing_behind(one_golden: Path, to: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    target = tmp_path / "out"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        code = command(["convert", str(one_golden), str(target), "--to", to])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert code != 0
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_folder_without_weights_says_so(hf_folder: Path) -> None:

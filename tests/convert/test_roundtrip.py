@@ -98,6 +98,19 @@ def test_old_bin_and_sharded_folders_give_the_same_model(
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_an_old_sharded_bin(hf_model: RobertaForMaskedLM, hf_folder: Path) -> None:
+    expected = load_model(hf_folder).model.state_dict()
+    (hf_folder / "model.safetensors").unlink()
+    weight_map = {}
+    for i in range(2):
+        shard = {name: value for n, (name, value) in enumerate(hf_model.state_dict().items()) if n % 2 == i}
+        torch.save(shard, hf_folder / f"pytorch_model-{i}.bin")
+        weight_map |= dict.fromkeys(shard, f"pytorch_model-{i}.bin")
+    (hf_folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    found = load_model(hf_folder).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_dtype_is_kept_or_changed_as_told(hf_folder: Path, convert: Convert, dtype: str) -> None:
     half = convert(hf_folder, "hf", "half", dtype=dtype)
@@ -201,6 +214,14 @@ def test_existing_target_is_refused_unless_told(hf_folder: Path, convert: Conver
         convert(hf_folder, "hf", "same")
     assert sha256(target / "conversion.json") == before
     assert (convert(hf_folder, "hf", "same", override=True) / "config.json").exists()
+    mine = target.parent / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("irreplaceable")
+    for name in ("mine", "hf", "."):
+        with pytest.raises(ConfigError):
+            convert(hf_folder, "hf", name, override=True)
+    assert (mine / "thesis.txt").read_text() == "irreplaceable"
+    assert load_model(hf_folder).kind == "hf"
 
 
 def test_models_of_other_shapes_are_not_compared(hf_folder: Path, run_folder: Path) -> None:
