@@ -180,11 +180,26 @@ def load(folder: str | Path) -> Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """What `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
+    stated: list[dict[str, Any]] = []
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            found |= read_json(folder / name, remedy=REMEDY)
-    return found
+        raw = read_json(folder / name, remedy=REMEDY) if (folder / name).exists() else {}
+        tokens = {role for pair in ROLES.values() for role in pair[:2]} & raw.keys()
+        stated.append({**raw, **{role: _name(folder / name, raw[role]) for role in tokens}})
+    in_map, config = stated
+    for role in in_map.keys() & config.keys():
+        if in_map[role] != config[role]:
+            problem = f"special_tokens_map.json has {role} {in_map[role]}, tokenizer_config.json {config[role]}"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+    return in_map | config
+
+
+def _name(file: Path, token: object) -> str | None:
+    """The name of a special token, which is stated as such or as an object that holds it."""
+    name = token.get("content") if isinstance(token, dict) else token
+    if name is not None and not isinstance(name, str):
+        raise DataError("a special token is a name or an object with its `content`", file=file, remedy=REMEDY)
+    return name
 
 
 def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> SpecialIds:
@@ -192,7 +207,6 @@ def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> 
     found = {}
     for role, (name, other, usual) in ROLES.items():
         stated = settings.get(name) or settings.get(other)
-        stated = stated.get("content") if isinstance(stated, dict) else stated
         names = (stated,) if stated else usual
         ids = [i for i in (hf.token_to_id(n) for n in names) if i is not None]
         if not ids:
@@ -200,9 +214,13 @@ def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> 
             problem = f"tokenizer_config.json wants the {role} token {shown}, and the vocabulary has none"
             raise DataError(problem, file=folder, remedy=REMEDY)
         found[role] = ids[0]
-    for i, token in (settings.get("added_tokens_decoder") or {}).items():
-        if hf.token_to_id(token["content"]) != int(i):
-            problem = f"tokenizer_config.json has {token['content']} as id {i}, tokenizer.json as {hf.token_to_id(token['content'])}"
+    file, added = folder / "tokenizer_config.json", settings.get("added_tokens_decoder") or {}
+    if not isinstance(added, dict):
+        raise DataError("added_tokens_decoder maps ids to tokens", file=file, remedy=REMEDY)
+    for i, token in added.items():
+        content = _name(file, token) or ""
+        if str(hf.token_to_id(content)) != i:
+            problem = f"tokenizer_config.json has {content} as id {i}, tokenizer.json as {hf.token_to_id(content)}"
             raise DataError(problem, file=folder, remedy=REMEDY)
     return SpecialIds(**found)
 

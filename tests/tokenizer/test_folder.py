@@ -139,6 +139,22 @@ def swap_dict(path: Path) -> None:
 def other_mask(path: Path) -> None:
     config = json.loads((path / "tokenizer_config.json").read_text())
     (path / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": "[MASK]"}))
+    (path / "special_tokens_map.json").unlink()
+
+
+def other_map(path: Path) -> None:
+    names = json.loads((path / "special_tokens_map.json").read_text())
+    (path / "special_tokens_map.json").write_text(json.dumps({**names, "pad_token": "<s>"}))
+
+
+def mask_is_a_number(path: Path) -> None:
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": 7}))
+
+
+def added_is_a_list(path: Path) -> None:
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**config, "added_tokens_decoder": [1]}))
 
 
 def other_mask_id(path: Path) -> None:
@@ -163,6 +179,9 @@ def not_utf8(path: Path) -> None:
         (foreign_merge, ("merges.txt", "vocabulary")),
         (swap_dict, ("dict.txt", "tokenizer.json")),
         (other_mask, ("tokenizer_config.json", "vocabulary")),
+        (other_map, ("special_tokens_map.json has pad_token <s>", "tokenizer_config.json <pad>")),
+        (mask_is_a_number, ("tokenizer_config.json", "a special token is a name")),
+        (added_is_a_list, ("tokenizer_config.json", "added_tokens_decoder")),
         (other_mask_id, ("tokenizer_config.json", "tokenizer.json")),
         (not_json, ("tokenizer.json", "not a tokenizer")),
         (not_utf8, ("merges.txt", "UTF-8")),

@@ -219,6 +219,17 @@ def test_a_truncated_file_is_named(tok: Path, tmp_path: Path, capsys: pytest.Cap
     assert "the gzip data ends or breaks" in capsys.readouterr().err
 
 
+def test_a_word_beyond_all_measure_is_refused(
+    tok: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(documents, "LONGEST", 1000)
+    fine, word = "abc " * 300, "ACGT" * 300
+    docs = make_docs(tmp_path / "docs", [document(fine, [[0, 1200]]), document(word, [[0, 1200]])])
+    assert run_encode(docs, tok, tmp_path / "shards") == 2
+    error = capsys.readouterr().err
+    assert "line 2, note:1): it has a word of 1,200 characters, and 1,000 are the most" in error
+
+
 @pytest.mark.shared
 def test_fairseqs_own_index_reads(shared: Path) -> None:
     prefix = shared / "fairseq_golden" / "data-bin" / "valid"
