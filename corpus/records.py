@@ -19,6 +19,7 @@ MOST = 64 << 20  # bytes in one record; anything longer is damage
 
 ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]*);")
 XML_ENTITIES = {b"amp", b"lt", b"gt", b"quot", b"apos"}
+ROOT = re.compile(rb"<[A-Za-z_]")
 DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
@@ -123,13 +124,15 @@ class Cutter:
     def cut(self, stream: IO[bytes]) -> Iterator[Piece]:
         """Yield every record of `stream` in order, damaged ones as a `Piece` with a problem."""
         self.encoding = "utf-8"
-        buffer, base, broken = b"", 0, ""
+        buffer, base, broken, rooted = b"", 0, "", False
         for block in blocks(stream):
             if isinstance(block, str):
                 broken = block
                 break
             if not base and not buffer:
                 self.encoding = declared_encoding(block[:200])
+                first = self.start.search(block)
+                rooted = bool(ROOT.search(block, 0, first.start() if first else len(block)))
             buffer += block
             used = 0
             for piece, end in self._whole(buffer, base):
@@ -139,7 +142,7 @@ class Cutter:
             if len(buffer) > MOST:
                 yield Piece(base, b"", problem="too long")
                 buffer, base = buffer[-self.overlap :], base + len(buffer) - self.overlap
-        yield from self._rest(buffer, base, broken)
+        yield from self._rest(buffer, base, broken, rooted)
 
     def _whole(self, buffer: bytes, base: int) -> Iterator[tuple[Piece, int]]:
         """Every record that ends inside `buffer`, with how much of the buffer is used up by then."""
@@ -192,7 +195,7 @@ class Cutter:
         """Whether a gap is what an outer record leaves behind when only its start tag was lost and its inner record was read."""
         return b"</PubmedData" in gap and b"<PubmedData" in gap
 
-    def _rest(self, buffer: bytes, base: int, broken: str) -> Iterator[Piece]:
+    def _rest(self, buffer: bytes, base: int, broken: str, rooted: bool) -> Iterator[Piece]:
         """What is left at the end of the stream: an unfinished record, the place where the stream broke off, or nothing."""
         unfinished = self.start.search(buffer)
         if broken:
@@ -201,6 +204,8 @@ class Cutter:
             yield Piece(base + unfinished.start(), b"", unfinished[1].decode(), "a record without its end")
         elif self.orphan.search(buffer) and not self._tail(buffer):
             yield Piece(base, b"", problem="a record without its start")
+        elif rooted and b"</" not in buffer:
+            yield Piece(base + len(buffer), b"", problem="the file's root is not closed, so records may be missing")
 
 
 def text_of(element: etree._Element) -> str:
