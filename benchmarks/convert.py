@@ -57,24 +57,26 @@ def main() -> None:
             measured([sys.executable, "-c", MAKE, arguments.size, str(source), str(rows)])
         size = (source / "model.pt").stat().st_size
         (source / "model.pt").read_bytes()
-        floor, floor_memory = measured([sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")])
+        floor, floor_work, floor_memory = measured(
+            [sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")]
+        )
         command = ["-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf", "--override"]
-        seconds, memory = measured([sys.executable, *command])
+        seconds, work, memory = measured([sys.executable, *command])
     print(f"checkpoint            {size / 1e9:8.2f} GB")
-    print(f"reading and writing   {floor:8.1f} s {floor_memory / 1e9:8.2f} GB peak")
-    print(f"biolm convert         {seconds:8.1f} s {memory / 1e9:8.2f} GB peak")
+    print(f"reading and writing   {floor:8.1f} s {floor_work:8.1f} s of processor {floor_memory / 1e9:8.2f} GB peak")
+    print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor {memory / 1e9:8.2f} GB peak")
     print(f"time / floor          {seconds / floor:8.2f}")
     print(f"peak / checkpoint     {memory / size:8.2f}")
 
 
-def measured(command: list[str]) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of a command."""
+def measured(command: list[str]) -> tuple[float, float, int]:
+    """Wall seconds, processor seconds and peak resident bytes of a command."""
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"failed: {' '.join(command[:4])} …")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":

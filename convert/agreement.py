@@ -68,6 +68,13 @@ def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:
     """The ids that a user of transformers gets, without the special tokens around them."""
     import transformers
 
-    loaded: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        loaded: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a stranger's tokenizer_config.json makes transformers stumble over
+        raise ConversionError(
+            f"transformers cannot read the tokenizer that goes along ({type(error).__name__}: {str(error)[:120]})",
+            file=folder,
+            remedy="Mend the source's tokenizer_config.json, or give --tokenizer.",
+        ) from None
     ids: list[list[int]] = loaded(examples, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

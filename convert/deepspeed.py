@@ -45,8 +45,8 @@ def read(path: Path) -> Parts:
         CheckpointError: A rank is missing, a file is damaged, or the model is of no known architecture.
     """
     tag = _tag(path)
-    file = sorted(tag.glob(MODEL))[0]
     tensors = master_weights(tag)
+    file = sorted(tag.glob(OPTIMIZER), key=_rank)[0]
     for folder in [tag, *tag.resolve().parents[: LEVELS - 1]]:
         if (folder / hf.CONFIG).is_file():
             return hf.parts_of(folder, read_json(folder / hf.CONFIG), tensors, file)

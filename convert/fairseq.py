@@ -18,7 +18,7 @@ from torch import Tensor
 
 from biolm.convert import torchfile
 from biolm.convert.archive import scratch
-from biolm.convert.names import POSITIONS, TYPES, Table, count_layers, from_native, to_native
+from biolm.convert.names import POSITIONS, TYPES, Table, common_dtype, count_layers, from_native, to_native
 from biolm.convert.parts import Parts, sane
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
@@ -71,19 +71,8 @@ OLD_NAMES = (
 )
 
 # Settings of the training that a model card may show; others (paths above all) stay where they are.
-SHOWN = (
-    *("arch", "task", "criterion", "sample_break_mode", "tokens_per_sample", "mask_prob", "random_token_prob"),
-    *(
-        "leave_unmasked_prob",
-        "dropout",
-        "attention_dropout",
-        "max_update",
-        "total_num_update",
-        "warmup_updates",
-        "seed",
-    ),
-    *("weight_decay", "adam_betas", "adam_eps", "clip_norm", "max_sentences", "batch_size", "fp16", "bf16"),
-)
+TASK = ("arch", "task", "sample_break_mode", "tokens_per_sample", "mask_prob", "dropout", "attention_dropout", "seed")
+OPTIMISER = ("max_update", "warmup_updates", "weight_decay", "adam_betas", "adam_eps", "clip_norm", "fp16", "bf16")
 
 
 def detect(path: Path) -> bool:
@@ -111,12 +100,13 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     settings = _settings(state)
     config = encoder_config(tensors, settings, file)
     native, rest = to_native(TABLE, tensors, config, file)
-    facts: dict[str, Any] = {"dtype": str(tensors[f"{E_}.embed_tokens.weight"].dtype).removeprefix("torch.")}
-    facts["settings"] = {k: settings[k] for k in SHOWN if isinstance(settings.get(k), (str, int, float))}
+    facts: dict[str, Any] = {"dtype": common_dtype(native)}
+    facts["settings"] = {k: settings[k] for k in (*TASK, *OPTIMISER) if isinstance(settings.get(k), (str, int, float))}
     facts |= _labels(file.parent / LABELS)
     history = state.get("optimizer_history")
-    if isinstance(history, list) and history and isinstance(history[-1], dict):
-        facts["updates"] = history[-1].get("num_updates")
+    last = history[-1] if isinstance(history, list) and history else None
+    if isinstance(last, dict) and isinstance(last.get("num_updates"), int):
+        facts["updates"] = last["num_updates"]
     made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file) or tokenizer
     return Parts("fairseq", config, native, file, rest, made, facts)
 
@@ -248,7 +238,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         native[POSITIONS] = native[POSITIONS] + types[0]
     tensors = from_native(TABLE, native, parts.rest, front=PAD + 1)
     tensors |= {name: value for name, value in parts.rest.items() if name.startswith(HEADS)}
-    tensors = {name: value.to(dtype).clone() for name, value in tensors.items()}
+    tensors = {name: _own(value.to(dtype)) for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
     state: dict[str, Any] = {
         "args": Namespace(**settings(parts.config)),
@@ -265,6 +255,11 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor with a storage of its own: `torch.save` writes the whole storage that a view is part of."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

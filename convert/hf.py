@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biolm.convert import names, torchfile
-from biolm.convert.names import TYPES, Table, from_native, to_native
+from biolm.convert.names import TYPES, Table, common_dtype, from_native, to_native
 from biolm.convert.parts import Parts, sane
 from biolm.core.checkpoint import save_tensors
 from biolm.core.errors import CheckpointError, ConfigError, MismatchError
@@ -100,10 +100,19 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]
         config = EncoderConfig(**{**vars(config), "type_vocab_size": 0})
-    facts: dict[str, Any] = {"dtype": _dtype(native), "architectures": raw.get("architectures")}
+    facts: dict[str, Any] = {"dtype": common_dtype(native), "architectures": raw.get("architectures")}
     facts |= {name: raw[name] for name in LABELS if name in raw}
+    if not _sensible(facts.get("id2label", {})):
+        raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
     tokenizer = path if any(all((path / name).is_file() for name in names) for names in TOKENIZERS) else None
     return Parts("hf", config, native, weights, rest, tokenizer, facts)
+
+
+def _sensible(labels: Any) -> bool:
+    """Whether this is a table of numbers to names of one line."""
+    return isinstance(labels, dict) and all(
+        number.isdecimal() and isinstance(name, str) and len(name.splitlines()) <= 1 for number, name in labels.items()
+    )
 
 
 def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
@@ -201,10 +210,6 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise CheckpointError("this holds no tensors by name", file=file, remedy="Get the file again.")
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _dtype(tensors: Mapping[str, Tensor]) -> str:
-    return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
 
 
 (WORDS,), (BIAS,) = (TABLE.foreign(name) for name in (names.WORDS, names.BIAS))

@@ -9,6 +9,7 @@ again (the unused first rows of the positions, a pooler, classification heads), 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -86,6 +87,9 @@ def to_native(
         front = config.pad_token_id + 1 if name == POSITIONS else 0
         expected = (shape[0] // len(parts) + front, *shape[1:])
         for part_name, part in zip(names, parts, strict=True):
+            if not part.is_floating_point():
+                problem = f"the tensor {part_name} holds {part.dtype}, not floating-point numbers"
+                raise _refused(file, problem, "Quantised models cannot be converted.")
             if tuple(part.shape) != expected:
                 problem = f"the tensor {part_name} has shape {tuple(part.shape)}, not {expected}"
                 raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
@@ -137,6 +141,11 @@ def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, T
         for part_name, part in zip(names, whole.chunk(len(names)), strict=True):
             tensors[part_name] = part
     return tensors
+
+
+def common_dtype(tensors: Mapping[str, Tensor]) -> str:
+    """The number type that holds all of a model's tensors without loss, such as `float16`."""
+    return str(reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))).removeprefix("torch.")
 
 
 def count_layers(names: Sequence[str], pattern: str) -> int:

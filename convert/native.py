@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert.names import shapes
+from biolm.convert.names import common_dtype, shapes
 from biolm.convert.parts import Parts
 from biolm.core import checkpoint
 from biolm.core.errors import CheckpointError
@@ -70,8 +70,7 @@ def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
             remedy=f"The checkpoint and {ENCODER} must be of one run.",
         )
     tokenizer = run / TOKENIZER
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    facts = {**_facts(run), "dtype": dtype}
+    facts = {**_facts(run), "dtype": common_dtype(tensors)}
     return Parts("native", config, dict(tensors), file, {}, tokenizer if tokenizer.is_dir() else None, facts)
 
 

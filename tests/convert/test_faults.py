@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import os
 import pickle
 import random
@@ -186,6 +187,10 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "missing layer norm": ("layernorm_embedding", lambda s: s["model"].pop(f"{E_}.layernorm_embedding.weight")),
     "unexpected": ("adapter.weight is unexpected", lambda s: s["model"].update({"adapter.weight": torch.ones(1)})),
     "wrong shape": (r"shape \(47,\)", lambda s: s["model"].update({f"{E_}.layers.0.fc2.bias": torch.ones(47)})),
+    "quantised": (
+        "torch.int8",
+        lambda s: s["model"].update({f"{E_}.layers.0.fc2.bias": torch.ones(48, dtype=torch.int8)}),
+    ),
     "untied": ("not tied", lambda s: s["model"].update({"encoder.lm_head.weight": torch.ones(505, 48)})),
     "unused but filled": ("has values", lambda s: s["model"].update({f"{E_}.layers.0.fc1_bias": torch.ones(96)})),
     "prenorm": ("prenorm", lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48)})),
@@ -204,6 +209,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused(case: str, edit: Callable[...
     with pytest.raises(CheckpointError, match=said):
         load_model(folder)
     assert command(["convert", str(folder), str(tmp_path / "out"), "--to", "native"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_transformers_cannot_read_ends_with_two(
+    one_golden: Path, convert: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = convert(one_golden, "hf")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**config, "model_max_length": "long", "added_tokens_decoder": 3})
+    )
+    assert command(["convert", str(folder), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert not (tmp_path / "out").exists()
 
 

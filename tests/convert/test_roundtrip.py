@@ -138,6 +138,22 @@ def test_classification_head_and_labels_survive(tmp_path: Path, hf_folder: Path,
         assert read.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
 
 
+def test_mixed_number_types_lose_nothing(hf_folder: Path, convert: Convert) -> None:
+    tensors = load_file(hf_folder / "model.safetensors")
+    tensors = {name: t.half() if "LayerNorm" not in name else t for name, t in tensors.items()}
+    save_file(tensors, hf_folder / "model.safetensors", {"format": "pt"})
+    after = load_file(convert(hf_folder, "hf", "again") / "model.safetensors")
+    assert all(torch.equal(after[name], value.float()) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("labels", [{"a": "x"}, {"0": 7}, ["x"], {"0": "two\nlines"}])
+def test_senseless_labels_are_refused(hf_folder: Path, labels: object) -> None:
+    config = json.loads((hf_folder / "config.json").read_text())
+    (hf_folder / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    with pytest.raises(CheckpointError, match="id2label"):
+        load_model(hf_folder)
+
+
 def test_a_token_classifier_of_ours_loads_in_transformers(run_folder: Path, convert: Convert) -> None:
     """What `finetune` writes: a native model with a plain linear head; fairseq has none of that kind."""
     found = load_model(run_folder)
