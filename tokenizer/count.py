@@ -27,6 +27,17 @@ BATCH = 1 << 16  # distinct stretches between blanks that are split at a time
 PARTS = 64  # of a run
 PLACE = 64  # bytes that learning needs for a byte of a distinct word, at its worst
 BLANK, BREAK = ord(" "), ord("\n")
+OPENS = 0xFF  # in front of a document; UTF-8 has no such byte
+TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
+WIDE = {  # bytes of a white-space character beyond ASCII → all that have so many, as numbers
+    size: [
+        int.from_bytes(chr(c).encode(), "big")
+        for c in range(128, 1 << 16)
+        if chr(c).isspace() and len(chr(c).encode()) == size
+    ]
+    for size in (2, 3)
+}
+WIDE_FIRST = sorted({number >> 8 * (size - 1) for size, numbers in WIDE.items() for number in numbers})
 
 RUN = ("words.npy", "lengths.npy", "counts.npy", "bounds.npy")
 
@@ -178,9 +189,10 @@ def _count(
             if not weight:
                 continue
             tally.characters += len(document.text)
-            text = "".join((documents.FIRST, document.joined())).encode()
-            waiting.setdefault(weight, []).append(text)
-            size += len(text)
+            text = document.text.lstrip() if document.parted else document.joined()
+            content = text.replace("\0", "").encode()  # the columns cannot hold zero bytes
+            waiting.setdefault(weight, []).append(bytes([OPENS]) + content)
+            size += len(content)
             if size > BUFFER:
                 flush()
                 if between.size > room:
@@ -203,15 +215,34 @@ def _weight(document: documents.Document, what: What, tally: Tally) -> int:
 
 
 def _count_between(between: Columns, text: bytes, weight: int) -> None:
-    """Count what stands between blanks, the blank in front included; a line break opens a document."""
-    if b"\0" in text:
-        text = text.replace(b"\0", b"")  # no text has it, and the columns cannot
-    content = padded(text)
-    begin = ((content == BLANK) | (content == BREAK)).nonzero()[0]
-    end = np.append(begin[1:], len(text))
-    begin += content[begin] == BREAK
-    full = (end > begin).nonzero()[0]
-    between.count(content, begin[full], (end - begin)[full], np.full(len(full), weight, dtype=np.int64))
+    """Count what stands between white space, with one blank in front but where it opens a document.
+
+    Args:
+        between: Counts into this.
+        text: UTF-8 of documents, OPENS in front of each, without zero bytes.
+        weight: Of every word.
+    """
+    content = TO_BLANK[padded(text)]
+    _blank_wide(content)
+    apart = (content == BLANK) | (content == OPENS)
+    apart[len(text)] = True
+    change = apart[1:] != apart[:-1]
+    at = change.nonzero()[0] + 1  # words begin and end by turns, as the text begins with OPENS
+    begin, end = at[: len(at) // 2 * 2].reshape(-1, 2).T
+    begin = begin - (content[begin - 1] == BLANK)
+    between.count(content, begin, end - begin, np.full(len(begin), weight, dtype=np.int64))
+
+
+def _blank_wide(content: U8) -> None:
+    """Overwrite the white space beyond ASCII with blanks, in place."""
+    at = np.isin(content, WIDE_FIRST).nonzero()[0]
+    first, second, third = (content[at + n].astype(np.int32) for n in range(3))
+    two = at[np.isin(first << 8 | second, WIDE[2])]
+    three = at[np.isin(first << 16 | second << 8 | third, WIDE[3])]
+    for n in range(2):
+        content[two + n] = BLANK
+    for n in range(3):
+        content[three + n] = BLANK
 
 
 def _words(between: Columns, what: What) -> Columns:

@@ -5,6 +5,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,9 +50,12 @@ class Document:
 
     def joined(self) -> str:
         """All words with single blanks between."""
-        if all(self.sentences[i][1] < self.sentences[i + 1][0] for i in range(len(self.sentences) - 1)):
-            return " ".join(self.text.split())
         return " ".join(word for _, words in self.words() for word in words)
+
+    @property
+    def parted(self) -> bool:
+        """Whether white space stands between any two sentences, so that the words of the text are those of its sentences."""
+        return all(before[1] < after[0] for before, after in pairwise(self.sentences))
 
 
 def in_front(word: str) -> str:

@@ -265,7 +265,7 @@ def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
         "documents": documents,
         "sentences": writer.items - documents,
         "tokens": int(frequency.sum()),
-        "unigram_entropy": float(-(share * np.log(share)).sum()),
+        "unigram_entropy": float(0.0 - (share * np.log(share)).sum()),
     }
 
 

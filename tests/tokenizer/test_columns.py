@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.tokenizer import bytelevel, columns
+from biolm.tokenizer import bytelevel, columns, count
 from biolm.tokenizer.columns import Columns, padded
 
 STRINGS = st.lists(st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\0", b"x")), max_size=30)
@@ -63,3 +63,19 @@ def test_ascii_is_split_as_tokenizers_splits_it(words: list[str]) -> None:
     start = bytelevel.ascii_starts(padded(text)[: len(text) + 2], first).tolist()
     found = [text[a:b].decode() for a, b in zip(start, [*start[1:], len(text)], strict=True)]
     assert found == ["".join(chunks)[a:b] for _, (a, b) in bytelevel.SPLITTER.pre_tokenize_str("".join(chunks))]
+
+
+SPACES = [chr(c) for c in range(0x3001) if chr(c).isspace()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text(alphabet=st.sampled_from([*SPACES, *"ab\u00e9\u2019\ue000\U0001f600,"]), max_size=25), max_size=4)
+)
+def test_what_stands_between_white_space_is_what_str_split_finds(texts: list[str]) -> None:
+    found, expected = Columns(), Counter[bytes]()
+    count._count_between(found, b"".join(b"\xff" + text.lstrip().encode() for text in texts), 3)
+    for text in texts:
+        for i, word in enumerate(text.split()):
+            expected[f"{' ' if i else ''}{word}".encode()] += 3
+    assert content(found) == expected
