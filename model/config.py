@@ -21,6 +21,13 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 NAME = "encoder.json"
 
+# roberta: post-LN, learned positions (arXiv 1907.11692). bert: the same with token types (arXiv 1810.04805).
+# megatron-bert: pre-LN, no norm on the embeddings (arXiv 1909.08053). modernbert: pre-LN, rotary positions, GeGLU, no biases, most
+# layers attending locally (arXiv 2412.13663).
+Shape = Literal["roberta", "bert", "megatron-bert", "modernbert"]
+LAYER_NORM_EPS: dict[Shape, float] = {"roberta": 1e-5, "bert": 1e-12, "megatron-bert": 1e-12, "modernbert": 1e-5}
+TOKEN_TYPES: dict[Shape, int] = {"roberta": 0, "bert": 2, "megatron-bert": 2, "modernbert": 0}
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -39,7 +46,10 @@ class EncoderConfig:
         layer_norm_eps: 1e-5 in RoBERTa.
         initializer_range: Standard deviation of the initial weights.
         pad_token_id: The id whose embedding stays zero.
-        shape: The arrangement of the layers; `roberta` is post-LN with learned positions.
+        shape: The arrangement of the layers.
+        local_window: Tokens on each side that a local layer sees; `modernbert` only.
+        global_every: Each n-th layer, the first included, sees the whole sequence; `modernbert` only.
+        rope_thetas: Base of the rotary frequencies in global and in local layers; `modernbert` only.
     """
 
     vocab_size: int
@@ -54,7 +64,10 @@ class EncoderConfig:
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int = 1
-    shape: Literal["roberta"] = "roberta"
+    shape: Shape = "roberta"
+    local_window: int = 64
+    global_every: int = 3
+    rope_thetas: tuple[float, float] = (160_000.0, 10_000.0)
 
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
@@ -64,6 +77,25 @@ class EncoderConfig:
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}",
                 remedy="Change one of the two.",
             )
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether layers normalise their input, and the encoder its output, instead of each sub-layer's sum."""
+        return self.shape in ("megatron-bert", "modernbert")
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys instead of being added to the embeddings."""
+        return self.shape == "modernbert"
+
+    @property
+    def bias(self) -> bool:
+        """Whether linear layers and norms of the encoder have biases (the decoder always has one)."""
+        return self.shape != "modernbert"
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, attends to its neighbourhood only."""
+        return self.shape == "modernbert" and layer % self.global_every != 0
 
     @property
     def head_size(self) -> int:
@@ -83,6 +115,8 @@ class EncoderConfig:
         """
         path = Path(folder) / NAME
         raw = read_json(path, remedy="Give a run folder that `biolm pretrain` or `biolm distill` wrote.")
+        if isinstance(thetas := raw.get("rope_thetas"), list):
+            raw["rope_thetas"] = tuple(thetas)
         try:
             return EncoderConfig(**raw)  # type: ignore[arg-type]
         except TypeError:
@@ -98,6 +132,7 @@ class ModelConfig:
     """The model, by the name of its size; any number given replaces the name's.
 
     Args:
+        shape: roberta, bert, megatron-bert or modernbert.
         size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large 24 × 1024.
         num_hidden_layers: Layers, if not the size's.
         hidden_size: Width, if not the size's.
@@ -109,6 +144,7 @@ class ModelConfig:
             predicted, and `convert --rows cut` removes them.
     """
 
+    shape: Shape = "roberta"
     size: Size = "base"
     num_hidden_layers: int | None = None
     hidden_size: int | None = None
@@ -139,4 +175,7 @@ class ModelConfig:
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
             pad_token_id=pad_token_id,
+            shape=self.shape,
+            layer_norm_eps=LAYER_NORM_EPS[self.shape],
+            type_vocab_size=TOKEN_TYPES[self.shape],
         )

@@ -1,4 +1,4 @@
-"""The encoder and its masked-LM head, in RoBERTa's shape: post-LN, learned positions, exact GELU, decoder tied to the embeddings.
+"""The encoder and its masked-LM head in four shapes (see `model.config.Shape`), with exact GELU and the decoder tied to the embeddings.
 
 Parameter names are those of docs/design.md; `convert` maps them onto other formats by tables. Shape suffixes: see `model.packed`.
 """
@@ -10,57 +10,80 @@ from torch import Tensor, nn
 from biolm.model.attention import attention
 from biolm.model.config import EncoderConfig
 from biolm.model.packed import Packed
+from biolm.model.rotary import rotary_table, rotate
 
 SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
+
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def norm(config: EncoderConfig) -> nn.LayerNorm:
+    """A layer-norm over the hidden size."""
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over packed sequences."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, window: int | None):
         super().__init__()
         self.heads, self.head_size, self.dropout = (
             config.num_attention_heads,
             config.head_size,
             config.attention_dropout,
         )
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.window = window
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, x_th: Tensor, packed: Packed) -> Tensor:
+    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
         """[t, h] → [t, h]."""
         q, k, v = self.qkv(x_th).view(len(x_th), 3, self.heads, self.head_size).unbind(1)  # each [t, n, d]
-        mixed = attention(q, k, v, packed, self.dropout if self.training else 0.0)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        mixed = attention(q, k, v, packed, self.dropout if self.training else 0.0, self.window)
         return self.out(mixed.reshape(x_th.shape))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between; in ModernBERT's shape the first is twice as wide and half of it gates (GeGLU)."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.gated = config.shape == "modernbert"
+        width = config.intermediate_size * (2 if self.gated else 1)
+        self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x_th: Tensor) -> Tensor:
         """[t, h] → [t, h]."""
-        return self.down(F.gelu(self.up(x_th)))  # type: ignore[no-any-return]
+        x = self.up(x_th)
+        if self.gated:
+            x, gate = x.chunk(2, dim=-1)
+            return self.down(F.gelu(x) * gate)  # type: ignore[no-any-return]
+        return self.down(F.gelu(x))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
-    """One transformer layer, layer-norm after each residual sum (post-LN)."""
+    """One transformer layer: post-LN normalises each residual sum, pre-LN what goes into each sub-layer."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, index: int):
         super().__init__()
-        self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pre_norm = config.pre_norm
+        self.attention = Attention(config, config.local_window if config.is_local(index) else None)
+        # ModernBERT's embeddings are normalised already, so its first layer is not.
+        self.attention_norm = nn.Identity() if config.shape == "modernbert" and index == 0 else norm(config)
         self.mlp = FeedForward(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp_norm = norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, x_th: Tensor, packed: Packed) -> Tensor:
+    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
         """[t, h] → [t, h]."""
-        x_th = self.attention_norm(x_th + self.dropout(self.attention(x_th, packed)))
+        if self.pre_norm:
+            x_th = x_th + self.dropout(self.attention(self.attention_norm(x_th), packed, rotary))
+            return x_th + self.dropout(self.mlp(self.mlp_norm(x_th)))  # type: ignore[no-any-return]
+        x_th = self.attention_norm(x_th + self.dropout(self.attention(x_th, packed, rotary)))
         return self.mlp_norm(x_th + self.dropout(self.mlp(x_th)))  # type: ignore[no-any-return]
 
 
@@ -70,33 +93,53 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
-        self.token_type_embeddings = (
-            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
-        )
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        size = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        self.position_embeddings = None if config.rotary else nn.Embedding(config.max_positions, size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.embedding_norm = None if config.shape == "megatron-bert" else norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
+        self.final_norm = norm(config) if config.pre_norm else None
 
     def forward(self, packed: Packed) -> list[Tensor]:
-        """Hidden states after the embeddings and after each layer, each [t, h]; the last one is the encoder's output."""
-        x_th = self.word_embeddings(packed.input_ids_t) + self.position_embeddings(packed.position_ids_t)
-        if self.token_type_embeddings is not None:
-            x_th = x_th + self.token_type_embeddings.weight[0]
-        hidden = [self.dropout(self.embedding_norm(x_th))]
-        for layer in self.layers:
-            hidden.append(layer(hidden[-1], packed))
+        """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises."""
+        positions_t = packed.position_ids_t
+        tables = self._rotary(positions_t)
+        hidden = [self._embed(packed, positions_t)]
+        for index, layer in enumerate(self.layers):
+            hidden.append(layer(hidden[-1], packed, tables[self.config.is_local(index)]))
+        if self.final_norm is not None:
+            hidden[-1] = self.final_norm(hidden[-1])
         return hidden
+
+    def _embed(self, packed: Packed, positions_t: Tensor) -> Tensor:
+        x_th = self.word_embeddings(packed.input_ids_t)
+        if self.position_embeddings is not None:
+            x_th = x_th + self.position_embeddings(positions_t)
+        if self.token_type_embeddings is not None:
+            types_t = packed.token_type_ids_t
+            rows = self.token_type_embeddings.weight[0] if types_t is None else self.token_type_embeddings(types_t)
+            x_th = x_th + rows
+        if self.embedding_norm is not None:
+            x_th = self.embedding_norm(x_th)
+        return self.dropout(x_th)  # type: ignore[no-any-return]
+
+    def _rotary(self, positions_t: Tensor) -> tuple[Rotary | None, Rotary | None]:
+        """Tables of the global and the local layers."""
+        if not self.config.rotary:
+            return None, None
+        one, two = (rotary_table(positions_t, self.config.head_size, theta) for theta in self.config.rope_thetas)
+        return one, two
 
 
 class Head(nn.Module):
-    """RoBERTa's masked-LM head without its decoder matrix, which is the word embeddings."""
+    """The masked-LM head without its decoder matrix, which is the word embeddings."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.norm = norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, x_mh: Tensor, embeddings_vh: Tensor) -> Tensor:
@@ -119,7 +162,8 @@ class MaskedLM(nn.Module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
 

@@ -18,10 +18,12 @@ class Packed:
     Args:
         input_ids_t: Token ids, int64.
         lengths: Tokens of each sequence, on the host, so that no kernel has to wait for a device to know them.
+        token_type_ids_t: 0 or 1 for the first or second segment of a pair, int64; None for all 0.
     """
 
     input_ids_t: Tensor
     lengths: tuple[int, ...]
+    token_type_ids_t: Tensor | None = None
 
     def __post_init__(self) -> None:
         assert self.input_ids_t.ndim == 1
@@ -47,7 +49,9 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on another device."""
-        return Packed(self.input_ids_t.to(device, non_blocking=True), self.lengths)
+        types = self.token_type_ids_t
+        moved = None if types is None else types.to(device, non_blocking=True)
+        return Packed(self.input_ids_t.to(device, non_blocking=True), self.lengths, moved)
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Packed:
