@@ -20,6 +20,7 @@ GZIP = b"\x1f\x8b"
 MOST_RATIO = 20  # weights hardly compress; a bomb does
 MOST_SMALL = 1 << 26  # bytes that even a tiny archive may unpack to
 BLOCK = 1 << 20
+LONGEST_NAME = 200  # bytes: file systems take 255 for a part of a path
 
 _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -54,7 +55,7 @@ def unpack(path: Path) -> Path:
             with target.open("wb") as out:
                 while block := content.read(BLOCK):
                     out.write(block)
-    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error, FileExistsError, NotADirectoryError) as error:
         raise CheckpointError(
             f"this archive is damaged or truncated ({error})", file=path, remedy="Get it again and compare its hash."
         ) from None
@@ -101,11 +102,12 @@ def members(path: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
 
 def _safe(member: tarfile.TarInfo, path: Path) -> PurePosixPath:
     name = PurePosixPath(member.name)
-    climbs = name.is_absolute() or ".." in name.parts or "\\" in member.name
-    if climbs or not (member.isfile() or member.isdir()):
-        what = "would be written outside its folder" if climbs else "is a link or a device"
+    climbs = name.is_absolute() or ".." in name.parts or not set("\\\0").isdisjoint(member.name)
+    odd = member.issparse() or len(member.name.encode()) > LONGEST_NAME  # a sparse member writes bytes it does not hold
+    if climbs or odd or not (member.isfile() or member.isdir()):
+        what = "would be written outside its folder" if climbs else "is a link, a device or a sparse file"
         raise UnsafeFileError(
-            f"the member {member.name!r} {what}; nothing was unpacked to there",
+            f"the member {member.name[:80]!r} {what}; nothing was unpacked to there",
             file=path,
             remedy="Do not unpack it with other tools either; get the model from elsewhere.",
         )

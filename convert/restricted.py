@@ -107,10 +107,10 @@ def _typed(rebuild: Global, _type: Global, args: tuple[Any, ...], _state: object
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.OrderedDict": lambda items=(): pairs([part for item in items for part in item]),
     "collections.defaultdict": lambda *_: {},
-    "builtins.set": lambda items=(): set(items),
-    "__builtin__.set": lambda items=(): set(items),
+    "builtins.set": lambda items=(): set(keys(items)),
+    "__builtin__.set": lambda items=(): set(keys(items)),
     "_codecs.encode": _latin1,
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": rebuild_tensor,
@@ -205,7 +205,7 @@ class Machine:
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(items)
+            target.update(keys(items))
         else:
             raise ValueError("items for something that is no list")
 
@@ -247,7 +247,14 @@ class Machine:
 
 def pairs(items: list[Any]) -> dict[Hashable, Any]:
     """Keys and values in turn, as a dictionary."""
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return dict(zip(keys(items[::2]), items[1::2], strict=True))
+
+
+def keys(items: list[Any]) -> list[Any]:
+    """The same, if each is a scalar or an enumeration's member: to hash a tuple nested a million deep would end the process."""
+    if any(type(item) not in (str, int, float, bool, bytes, type(None), Opaque) for item in items):
+        raise ValueError("a key that is no scalar")
+    return items
 
 
 VALUES = {
@@ -292,7 +299,7 @@ ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "TUPLE3": _tuple(3),
     "LIST": lambda m, _: m.stack.append(m.marked()),
     "DICT": lambda m, _: m.stack.append(pairs(m.marked())),
-    "FROZENSET": lambda m, _: m.stack.append(frozenset(m.marked())),
+    "FROZENSET": lambda m, _: m.stack.append(frozenset(keys(m.marked()))),
     "APPEND": lambda m, _: m.extend([m.stack.pop()]),
     "APPENDS": lambda m, _: m.extend(m.marked()),
     "ADDITEMS": lambda m, _: m.extend(m.marked()),

@@ -78,6 +78,14 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("inside", [b"}", b"\x8f"])
+def test_a_key_nested_300_000_deep_does_not_end_the_process(tmp_path: Path, inside: bytes) -> None:
+    deep = b"\x80\x04" + inside + b"(" + b")" + b"\x85" * 300_000 + (b"Nu." if inside == b"}" else b"\x90.")
+    (tmp_path / "model.pt").write_bytes(deep)
+    with pytest.raises(CheckpointError):
+        torchfile.load(tmp_path / "model.pt")
+
+
 def test_an_allowed_class_is_inert(tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
     torch.save({"args": argparse.Namespace(arch="roberta_base", lr=[0.1]), "sizes": torch.Size([2])}, file)
@@ -105,7 +113,11 @@ def test_an_archive_that_climbs_links_or_bombs_is_refused(one_golden: Path, tmp_
     outside = tmp_path / "outside.txt"
     link = tarfile.TarInfo("model/link")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    sparse = tarfile.TarInfo("model.pt")
+    sparse.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1"}
     cases = {
+        "a sparse file": sparse,
+        "a" * 80: tarfile.TarInfo("a" * 300),
         f"../{outside.name}": tarfile.TarInfo(f"../{outside.name}"),
         str(outside): tarfile.TarInfo(str(outside)),
         "is a link": link,

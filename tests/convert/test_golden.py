@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from biolm.convert import torchfile
 from biolm.convert.load import load_model
+from biolm.core.files import sha256
 from biolm.model.packed import unpad
 from biolm.tokenizer import folder as tokenizer_folder
 
@@ -54,6 +55,18 @@ def test_fairseq_to_hf_to_fairseq_is_bit_equal(golden: Path, convert: Convert) -
     assert all(torch.equal(before[name], after[name]) for name in kept)
     for name in ("dict.txt", "encoder.json", "vocab.bpe"):
         assert (back / name).read_bytes() == (golden / name).read_bytes()
+
+
+def test_to_the_format_it_has_is_a_clean_copy(one_golden: Path, convert: Convert) -> None:
+    """Without the optimiser's state, which is two thirds of fairseq's file."""
+    copy = convert(one_golden, "fairseq", "copy")
+    before, after = torchfile.load(one_golden / "checkpoint_best.pt"), torchfile.load(copy / "model.pt")
+    assert after["last_optimizer_state"] is None
+    assert all(torch.equal(before["model"][name], value) for name, value in after["model"].items())
+    assert (copy / "model.pt").stat().st_size < (one_golden / "checkpoint_best.pt").stat().st_size / 2
+    once = convert(one_golden, "hf", "once")
+    twice = convert(once, "hf", "twice")
+    assert sha256(once / "model.safetensors") == sha256(twice / "model.safetensors")
 
 
 def test_ids_follow_the_dictionary_not_the_bpe(golden: Path, convert: Convert) -> None:
