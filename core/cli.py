@@ -32,6 +32,7 @@ VERBS = {
     "finetune": ("biolm.finetune.verb", "model + task → scores, predictions, model"),
     "finetune predict": ("biolm.finetune.predict", "a fine-tuned model's predictions for texts"),
     "finetune compare": ("biolm.finetune.compare", "fine-tuned runs side by side, with intervals and a paired test"),
+    "finetune blurb": ("biolm.finetune.blurb", "the BLURB score of runs on its data sets"),
     "launch": ("biolm.launch.verb", "run a recipe of stages"),
     "launch plan": ("biolm.launch.plan", "what a recipe would run"),
     "report": ("biolm.launch.report", "runs → a self-contained HTML page"),

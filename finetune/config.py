@@ -7,14 +7,15 @@ from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
 from biolm.finetune.tables import Columns
 
-TaskName = Literal["ner", "classification", "relation", "multilabel", "similarity", "choice"]
+TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
+TAGGING = ("ner", "pico")
 TEXTS = ("classification", "relation", "multilabel", "similarity", "choice")
 ONLY_FOR = {
     "columns": TEXTS,
     "negative": ("relation",),
-    "one_type": ("ner",),
-    "groups": ("ner",),
-    "repair_tags": ("ner",),
+    "one_type": TAGGING,
+    "groups": TAGGING,
+    "repair_tags": TAGGING,
     "class_weights": ("classification", "relation"),
 }
 
@@ -51,6 +52,7 @@ class OptimConfig:
         eps: Adam's epsilon.
         clip: Largest gradient norm; 0 for no limit.
         warmup: Share of the steps over which the rate rises from 0.
+        schedule: How it falls from its peak to 0 afterwards.
         layer_decay: Each layer's rate is that of the layer above times this; 1 for one rate (Howard and Ruder 2018).
     """
 
@@ -60,6 +62,7 @@ class OptimConfig:
     eps: float = 1e-8
     clip: float = 1.0
     warmup: float = 0.1
+    schedule: Literal["linear", "cosine"] = "linear"
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
@@ -80,8 +83,9 @@ class FinetuneConfig:
 
     Args:
         model: Run folder, Hugging Face folder or fairseq checkpoint, with its tokenizer.
-        task: ner (IOB or PubTator files), classification (one label a text or pair; yes/no/maybe questions), relation (the same, scored
-            by F1 without the negative class), multilabel, similarity (a number for a pair), choice (multiple choice).
+        task: ner (IOB or PubTator files); pico (the same, scored by words); classification (one label a text or pair; yes/no/maybe
+            questions); relation (the same, scored by F1 without the negative class); multilabel; similarity (a number for a pair);
+            choice (multiple choice).
         data: Folder of the data set: `train`, `devel` and `test` files, or PubMedQA's or MMLU's as distributed; see docs/finetune.md.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         epochs: Passes over the training fold.

@@ -8,7 +8,7 @@ from typing import Any
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
 from biolm.finetune import qa
-from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.config import TAGGING, FinetuneConfig
 from biolm.finetune.iob import read_iob, read_text
 from biolm.finetune.pubtator import Dropped, read_pubtator
 from biolm.finetune.records import Labelled, Tagged
@@ -50,7 +50,7 @@ def read(config: FinetuneConfig) -> DataSet:
     folder = Path(config.data)
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy="Give the folder of a data set to --data.")
-    data = _read_tagged(folder, config) if config.task == "ner" else _read_labelled(folder, config)
+    data = _read_tagged(folder, config) if config.task in TAGGING else _read_labelled(folder, config)
     for fold, records in data.folds.items():
         if not records:
             remedy = "Every fold needs records; hold some of the training documents out for a missing one."

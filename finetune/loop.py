@@ -143,11 +143,9 @@ class Trainer(Generic[R, G]):
         return total, rate
 
     def _evaluate(self) -> dict[str, Any]:
-        return self.task.scorer.report(score_rows(self.task, self.dev, self.predict(self.dev_examples)).sum(0))
-
-    def predict(self, examples: Sequence[Sequence[Any]]) -> list[Tensor]:
-        """The model's outputs as it stands."""
-        return outputs(self.model, examples, self.config.batch.tokens, self.device)
+        rows = outputs(self.model, self.dev_examples, self.config.batch.tokens, self.device)
+        predicted = [self.task.decode(row) for row in rows]
+        return self.task.scorer.report(score_rows(self.task, self.dev, predicted).sum(0))
 
     def _note(self, entry: dict[str, Any]) -> None:
         """Record an epoch, and keep its weights if it is the best so far."""
@@ -173,7 +171,7 @@ class Trainer(Generic[R, G]):
         self.history = found.state["history"]
 
 
-def score_rows(task: Task[R, G], records: Sequence[R], outputs: Sequence[Tensor]) -> F64:
-    """The scorer's row of counts for every record."""
-    predicted = [task.decode(rows) for rows in outputs]
-    return task.scorer.sums([task.gold(record) for record in records], predicted)
+def score_rows(task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> F64:
+    """The scorer's row of counts for every record or document."""
+    gold = [task.gold(record) for record in records]
+    return task.scorer.sums(task.units(records, gold), task.units(records, predicted))

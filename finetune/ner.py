@@ -13,8 +13,9 @@ from biolm.finetune.examples import Example
 from biolm.finetune.heads import TokenClassifier
 from biolm.finetune.pubtator import tagged
 from biolm.finetune.records import Tagged
-from biolm.finetune.scorers import EntityScorer
+from biolm.finetune.scorers import EntityScorer, TokenScorer
 from biolm.finetune.spans import UNTYPED, Span, entities, tag_type
+from biolm.finetune.task import G
 from biolm.finetune.windows import windows
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer.folder import Tokenizer
@@ -28,8 +29,8 @@ def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Ner:
-    """The task (see `biolm.finetune.task`).
+class Tagger:
+    """What tasks with a label a word share (see `biolm.finetune.task`).
 
     Args:
         tokenizer: The model's.
@@ -43,10 +44,10 @@ class Ner:
     max_length: int
     overlap: int
 
-    @cached_property
-    def scorer(self) -> EntityScorer:
-        """Strict entity F1."""
-        return EntityScorer(tuple(sorted({tag_type(tag) for tag in self.labels} - {""})))
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of the labels."""
+        return tuple(sorted({tag_type(tag) for tag in self.labels} - {""}))
 
     def examples(self, records: Sequence[Tagged]) -> list[list[Example]]:
         """See `Task`; targets are indices of `labels`."""
@@ -86,18 +87,6 @@ class Ner:
         """Cross-entropy, summed."""
         return F.cross_entropy(outputs_mk.float(), targets_m, reduction="sum")
 
-    def gold(self, record: Tagged) -> list[Span]:
-        """Entities, in words."""
-        return record.spans
-
-    def decode(self, outputs_mk: Tensor) -> list[Span]:
-        """Entities of the likeliest tags, in words."""
-        return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
-
-    def written(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
-        """Entities with offsets in characters of the record's text."""
-        return {"entities": [span._asdict() for span in record.characters(labels)]}
-
     def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Tagged:
         """A text to predict, cut into words as PubTator's are.
 
@@ -115,6 +104,55 @@ class Ner:
             "words": sum(len(record.words) for record in records),
             "entities": sum(len(record.spans) for record in records),
         }
+
+    def units(self, records: Sequence[Tagged], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
+        """Every record is scored by itself."""
+        return values
+
+
+@dataclass(frozen=True)
+class Ner(Tagger):
+    """Entities, scored strictly."""
+
+    @cached_property
+    def scorer(self) -> EntityScorer:
+        """Strict entity F1."""
+        return EntityScorer(self.types)
+
+    def gold(self, record: Tagged) -> list[Span]:
+        """Entities, in words."""
+        return record.spans
+
+    def decode(self, outputs_mk: Tensor) -> list[Span]:
+        """Entities of the likeliest tags, in words."""
+        return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
+
+    def written(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
+        """Entities with offsets in characters of the record's text."""
+        return {"entities": [span._asdict() for span in record.characters(labels)]}
+
+
+@dataclass(frozen=True)
+class Pico(Tagger):
+    """Types of words, as for PICO elements: the score is the macro F1 over words."""
+
+    @cached_property
+    def scorer(self) -> TokenScorer:
+        """Macro F1 over words."""
+        return TokenScorer(self.types)
+
+    def gold(self, record: Tagged) -> list[str]:
+        """Each word's type."""
+        return [tag_type(tag) for tag in record.tags]
+
+    def decode(self, outputs_mk: Tensor) -> list[str]:
+        """Each word's likeliest type."""
+        return [tag_type(self.labels[i]) for i in outputs_mk.argmax(-1).tolist()]
+
+    def written(self, record: Tagged, labels: list[str]) -> dict[str, Any]:
+        """Runs of words of one type, with offsets in characters of the record's text."""
+        runs = entities(["O" if kind == "" else f"I-{kind}" for kind in labels])
+        return {"entities": [span._asdict() for span in record.characters(runs)]}
 
 
 def _with_blank(text: str, start: int, stop: int) -> str:

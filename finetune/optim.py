@@ -1,4 +1,4 @@
-"""AdamW for fine-tuning: linear warm-up and decay, no weight decay on biases and norms, optionally a lower rate in lower layers."""
+"""AdamW for fine-tuning: warm-up, linear or cosine decay; no weight decay on biases and norms; on request lower rates in lower layers."""
 
 import math
 import re
@@ -42,7 +42,7 @@ class AdamW:
 
     def step(self, step: int) -> float:
         """Update after `step` earlier updates and clear the gradients; the learning rate of the head."""
-        rate = self.config.lr * schedule(step, self.steps, self.config.warmup)
+        rate = self.config.lr * schedule(step, self.steps, self.config)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["scale"]
         nn.utils.clip_grad_norm_(self.named.values(), self.config.clip or math.inf)
@@ -74,7 +74,10 @@ def depth(name: str, layers: int) -> int:
     return 0 if "embedding" in name else layers + 1
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak rate for the update that follows `step` others: up to 1 over the warm-up, then down to 0, linearly."""
-    rising = round(warmup * steps)
-    return (step + 1) / rising if step < rising else 1 - (step - rising) / max(steps - rising, 1)
+def schedule(step: int, steps: int, config: OptimConfig) -> float:
+    """The share of the peak rate for the update that follows `step` others: up to 1 over the warm-up, then down to 0."""
+    rising = round(config.warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(steps - rising, 1)
+    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

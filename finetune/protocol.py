@@ -19,7 +19,7 @@ from biolm.core.files import atomic_file, read_json, write_json
 from biolm.finetune.bootstrap import interval, mean_interval, resampled
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.inference import outputs
-from biolm.finetune.loop import Selected, Trainer, build
+from biolm.finetune.loop import Selected, Trainer, build, score_rows
 from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
 from biolm.model.encoder import MaskedLM
@@ -75,7 +75,7 @@ def run_seed(
     test = folds.test.open(seed, selected)
     rows = outputs(model, task.examples(test), config.batch.tokens, device)
     predicted = [task.decode(row) for row in rows]
-    counts = task.scorer.sums([task.gold(record) for record in test], predicted)
+    counts = score_rows(task, test, predicted)
     write_predictions(folder / PREDICTIONS, task, test, predicted)
     with atomic_file(folder / ROWS) as tmp, tmp.open("wb") as file:
         np.save(file, counts)

@@ -51,6 +51,7 @@ class Labelled:
         labels: The label, or several; for similarity none.
         value: The similarity; 0 elsewhere.
         line: Where it stands in its file, from 1.
+        document: The document that it is a sentence of, if the data set says so.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Labelled:
     labels: tuple[str, ...] = ()
     value: float = 0.0
     line: int = 0
+    document: str = ""
 
     @property
     def text(self) -> str:

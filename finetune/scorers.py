@@ -82,6 +82,39 @@ class EntityScorer:
         }
 
 
+@dataclass(frozen=True)
+class TokenScorer:
+    """Macro F1 over types of words, as BLURB scores PICO: `O` is no type.
+
+    Args:
+        types: Types; rows of counts are [records, types, (correct, predicted, gold)] in words.
+    """
+
+    types: tuple[str, ...]
+    metric: str = "macro_f1"
+
+    def sums(self, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> F64:
+        """See `Scorer`; the type of each word of a record, empty for `O`."""
+        rows = [self._counts(truth, guess) for truth, guess in zip(gold, predicted, strict=True)]
+        return np.array(rows).reshape(len(rows), len(self.types), 3)
+
+    def _counts(self, gold: Sequence[str], predicted: Sequence[str]) -> F64:
+        """[types, 3] of one record."""
+        t_wk, g_wk = (
+            np.array(w, dtype=str)[:, None] == np.array(self.types) for w in (gold, predicted)
+        )  # [words, types]
+        return np.stack([(t_wk & g_wk).sum(0), g_wk.sum(0), t_wk.sum(0)], axis=1).astype(np.float64)
+
+    def value(self, sums: F64) -> F64:
+        """The mean of the types' F1."""
+        return np.asarray(precision_recall_f1(sums)["f1"].mean(-1))
+
+    def report(self, sums: F64) -> dict[str, Any]:
+        """Macro F1, micro scores and those of each type."""
+        types = {kind: counted(row) for kind, row in zip(self.types, sums, strict=True)}
+        return {"macro_f1": float(self.value(sums)), **counted(sums.sum(0)), "types": types}
+
+
 def counted(counts: F64) -> dict[str, float]:
     """Scores and counts of one row (correct, predicted, gold), as JSON."""
     scores = {name: float(value) for name, value in precision_recall_f1(counts).items()}

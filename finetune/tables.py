@@ -26,6 +26,7 @@ class Columns:
         pair: The second text of a pair; left out for single texts.
         label: The label, or the similarity.
         id: The record's id; left out, records are numbered.
+        document: For multilabel the document whose sentences are scored together; left out, every record by itself.
         choices: For multiple choice the columns of the choices, in order; or one key of a JSON object or list.
         separator: What parts several labels in one field of a TSV or CSV file.
     """
@@ -34,6 +35,7 @@ class Columns:
     pair: str = ""
     label: str = "label"
     id: str = ""
+    document: str = ""
     choices: tuple[str, ...] = ()
     separator: str = ","
 
@@ -59,7 +61,12 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
         raise ConfigError(
             "choice needs --columns.choices", remedy="Name the columns of the choices, or the one key of all."
         )
-    wanted = [columns.text, columns.label, *filter(None, (columns.pair, columns.id)), *columns.choices]
+    wanted = [
+        columns.text,
+        columns.label,
+        *filter(None, (columns.pair, columns.id, columns.document)),
+        *columns.choices,
+    ]
     records: list[Labelled] = []
     for line, row in _rows(path):
         missing = [
@@ -123,7 +130,9 @@ def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: C
         return Labelled(name, tuple(texts), value=_number(path, line, label), line=line)
     if task == "multilabel":
         several = label if isinstance(label, list) else str(label or "").split(columns.separator)
-        return Labelled(name, tuple(texts), tuple(sorted({str(one).strip() for one in several} - {""})), line=line)
+        labels = tuple(sorted({str(one).strip() for one in several} - {""}))
+        document = str(row[columns.document]) if columns.document else ""
+        return Labelled(name, tuple(texts), labels, line=line, document=document)
     if task == "choice":
         choices = _choices(row, columns)
         return Labelled(name, (*texts, *choices), (_letter(path, line, label, len(choices)),), line=line)

@@ -60,6 +60,9 @@ class Task(Protocol[R, G]):
     def decode(self, outputs_mk: Tensor) -> G:
         """A record's prediction from the outputs at all its labelled places, in order."""
 
+    def units(self, records: Sequence[R], values: Sequence[G]) -> Sequence[G]:
+        """What is scored: the values of the records, or of the documents that records are sentences of."""
+
     def written(self, record: R, labels: G) -> Mapping[str, Any]:
         """A record's gold or prediction as JSON, without its text."""
 

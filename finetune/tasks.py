@@ -6,8 +6,8 @@ from typing import Any
 
 from biolm.convert.load import Loaded
 from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.ner import Ner, labels_of
+from biolm.finetune.config import TAGGING, FinetuneConfig
+from biolm.finetune.ner import Ner, Pico, labels_of
 from biolm.finetune.records import Labelled
 from biolm.finetune.task import Task
 from biolm.finetune.texts import Choice, Classification, MultiLabel, Similarity
@@ -51,7 +51,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
 
 
 def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
-    if config.task == "ner":
+    if config.task in TAGGING:
         return labels_of(train)
     if config.task == "similarity":
         return ("value",)
@@ -86,6 +86,7 @@ def _task(
 ) -> Task[Any, Any]:
     kinds: dict[str, Any] = {
         "ner": Ner,
+        "pico": Pico,
         "classification": Classification,
         "relation": Classification,
         "multilabel": MultiLabel,

@@ -16,6 +16,7 @@ from biolm.finetune.examples import Example
 from biolm.finetune.heads import SequenceClassifier
 from biolm.finetune.records import Labelled
 from biolm.finetune.sequences import pair, single
+from biolm.finetune.task import G
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer.folder import Tokenizer
 
@@ -67,6 +68,10 @@ class TextTask(ABC):
     def takes(self) -> Sequence[int]:
         """How many texts a record may have."""
         return (1, 2)
+
+    def units(self, records: Sequence[Labelled], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
+        """Every record is scored by itself."""
+        return values
 
     def written(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  what is said of a whole text needs no offsets
         """See `Task`."""
@@ -135,7 +140,7 @@ class Classification(TextTask):
 
 @dataclass(frozen=True)
 class MultiLabel(TextTask):
-    """Any number of labels a record."""
+    """Any number of labels a record; sentences of one document are scored together, with all their labels (as HoC is)."""
 
     @cached_property
     def scorer(self) -> LabelScorer:
@@ -145,6 +150,14 @@ class MultiLabel(TextTask):
     def target(self, record: Labelled) -> list[float]:
         """A one for each label that it has."""
         return [float(label in record.labels) for label in self.labels]
+
+    def units(self, records: Sequence[Labelled], values: Sequence[Any]) -> Sequence[Any]:
+        """The labels of each document, or of each record that names none."""
+        found: dict[str, Labels] = {}
+        for record, labels in zip(records, values, strict=True):
+            name = record.document or record.id
+            found[name] = found.get(name, frozenset()) | labels
+        return list(found.values())
 
     def loss(self, outputs_mk: Tensor, targets_mk: Tensor) -> Tensor:
         """Binary cross-entropy, summed over records and averaged over labels."""

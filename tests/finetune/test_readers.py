@@ -111,7 +111,7 @@ def test_several_labels_numbers_and_choices(tmp_path: Path) -> None:
 def test_malformed_tables_are_named(tmp_path: Path, name: str, text: str, task: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        read_table(tmp_path / name, "train", Columns(), task)
+        read_table(tmp_path / name, "train", Columns(choices=("text",) if task == "choice" else ()), task)
 
 
 def test_columns_need_names() -> None:

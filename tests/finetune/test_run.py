@@ -28,7 +28,7 @@ def argv(model: Path, data: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tiny_model: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of three epochs."""
+    """Two seeds of six epochs."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     assert cli.run(argv(tiny_model, toy, out, "--epochs", "6", "--seeds", "2")) == 0
     return out
@@ -105,24 +105,23 @@ def test_a_second_call_scores_nothing_again(
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
-    whole: Path, tiny_model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, save, saved = tmp_path / "cut", checkpoint.save, []
+    out, once, save = tmp_path / "cut", tmp_path / "once", checkpoint.save
 
-    def stop_after_the_second(*args: Any, **kwargs: Any) -> Path:
-        saved.append(save(*args, **kwargs))
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        return saved[-1]
+    def stop_after_saving(*args: Any, **kwargs: Any) -> Path:
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.checkpoint, "save", stop_after_the_second)
-    assert cli.run(argv(tiny_model, toy, out, "--epochs", "6", "--seeds", "2")) == 130
+    assert cli.run(argv(tiny_model, toy, once, "--epochs", "2")) == 0
+    monkeypatch.setattr(loop.checkpoint, "save", stop_after_saving)
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 130
     assert not (out / "scores.json").exists()
     monkeypatch.setattr(loop.checkpoint, "save", save)
-    assert cli.run(argv(tiny_model, toy, out, "--epochs", "6", "--seeds", "2")) == 0
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 0
     for name in ("checkpoints/step_0/model.safetensors", "checkpoints/step_0/rest.safetensors"):
-        assert sha256(out / name) == sha256(whole / name)
-    assert predictions(out, 1) == predictions(whole, 1)
+        assert sha256(out / name) == sha256(once / name)
+    assert predictions(out, 1) == predictions(once, 1)
 
 
 def test_the_test_fold_opens_once_a_seed_and_only_for_a_selected_model() -> None:
@@ -158,7 +157,10 @@ def test_layer_decay_lowers_the_rate_towards_the_embeddings(tiny_model: Path) ->
 
 
 def test_schedule() -> None:
-    assert [schedule(step, 10, 0.2) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.125]
+    linear, cosine = OptimConfig(warmup=0.2), OptimConfig(warmup=0.2, schedule="cosine")
+    assert [schedule(step, 10, linear) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.125]
+    assert [schedule(step, 10, cosine) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert 0 < schedule(9, 10, cosine) < 0.125
 
 
 @pytest.mark.parametrize(
