@@ -262,7 +262,7 @@ def measured(command: list[str]) -> Measured:
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, sum(map(proportional, family(process.pid))))
-        time.sleep(0.05)
+        time.sleep(0.2)
     wall, after = time.perf_counter() - started, os.times()
     assert process.stderr is not None
     if process.returncode:

@@ -60,7 +60,7 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> 
         min_count: Pairs below this count are not merged.
         tick: Called after every merge.
     """
-    state = _State(words, most, _Pairs(min_count))
+    state = _State(words, most, min_count)
     merges: list[tuple[int, int]] = []
     while len(merges) < most and (top := state.pairs.pop()) is not None:
         key, places = top
@@ -71,14 +71,16 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> 
 
 
 class _Pairs:
-    """Counts and places of the pairs that can still be merged, and a heap of them by falling count."""
+    """Counts of the pairs that can still be merged, and a heap of them by falling count.
 
-    def __init__(self, min_count: int):
-        self.min_count = min_count
+    The heap's entries hold the pairs' places as bare bytes: most pairs have few, and an array's own hundred bytes would be most of it.
+    """
+
+    def __init__(self, min_count: int, place_type: npt.DTypeLike):
+        self.min_count, self.place_type = min_count, place_type
         self.count: dict[int, int] = {}
-        self.where: dict[int, Places] = {}
-        self.parts: dict[int, list[Places]] = {}
-        self.heap: list[tuple[int, int]] = []
+        self.heap: list[tuple[int, int, bytes]] = []
+        self.parts: dict[int, list[bytes]] = {}
 
     def collect(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the first pairs, or a part of them: key (left << 32 | right), place and word count of each."""
@@ -89,17 +91,15 @@ class _Pairs:
     def ready(self) -> None:
         """All first pairs are entered: forget the rare ones, put the others on the heap."""
         self.count = {key: count for key, count in self.count.items() if count >= self.min_count}
-        self.where = {key: np.concatenate(self.parts[key]) for key in self.count}
+        self.heap = [(-count, key, b"".join(self.parts[key])) for key, count in self.count.items()]
         self.parts.clear()
-        self.heap = [(-count, key) for key, count in self.count.items()]
         heapq.heapify(self.heap)
 
     def add(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the pairs of a new symbol."""
         for key, total, found in _grouped(keys, places, weights, self.min_count):
             self.count[key] = total
-            self.where[key] = found
-            heapq.heappush(self.heap, (-total, key))
+            heapq.heappush(self.heap, (-total, key, found))
 
     def subtract(self, keys: I64, weights: I64) -> None:
         """Take away what a merge destroyed: key and word count of every place."""
@@ -114,24 +114,25 @@ class _Pairs:
     def pop(self) -> tuple[int, Places] | None:
         """The most frequent pair and its places, ascending, or None if all are too rare."""
         while self.heap:
-            count, key = heapq.heappop(self.heap)
+            count, key, places = self.heap[0]
             now = self.count[key]
-            if now == -count:
+            if now == -count or now < self.min_count:
+                heapq.heappop(self.heap)
                 del self.count[key]
-                return key, self.where.pop(key)
-            if now >= self.min_count:
-                heapq.heappush(self.heap, (-now, key))
             else:
-                del self.count[key], self.where[key]
+                heapq.heapreplace(self.heap, (-now, key, places))
+            if now == -count:
+                return key, np.frombuffer(places, dtype=self.place_type)
         return None
 
 
 class _State:
     """The words as they are segmented so far."""
 
-    def __init__(self, words: Words, most: int, pairs: _Pairs):
-        self.symbols, self.counts, self.pairs = words.symbols, words.counts, pairs
+    def __init__(self, words: Words, most: int, min_count: int):
+        self.symbols, self.counts = words.symbols, words.counts
         self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
+        self.pairs = _Pairs(min_count, self.place_type)
         self.word_of = np.cumsum(self.symbols == BORDER, dtype=np.int32) - np.int32(1)  # [places]
         self.size: Places = np.ones(
             words.base + most + 1, dtype=self.place_type
@@ -142,8 +143,8 @@ class _State:
             places = ((left[: len(right)] >= 0) & (right >= 0)).nonzero()[0]
             keys = _keys(left[places], right[places])
             places = (places + start).astype(self.place_type)
-            pairs.collect(keys, places, self.counts[self.word_of[places]])
-        pairs.ready()
+            self.pairs.collect(keys, places, self.counts[self.word_of[places]])
+        self.pairs.ready()
 
     def merge(self, left: int, right: int, places: Places) -> None:
         """Make a new symbol of `left` and `right` wherever they still stand side by side."""
@@ -185,8 +186,8 @@ def _keys(left: I32, right: I32 | int) -> I64:
     return keys
 
 
-def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, Places]]:
-    """Key, total weight and places of every pair that has at least `least`; negative keys are no pairs."""
+def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, bytes]]:
+    """Key, total weight and places, as bytes, of every pair that has at least `least`; negative keys are no pairs."""
     if not len(keys):
         return []
     order = keys.argsort(kind="stable")
@@ -196,7 +197,7 @@ def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[
     kept = ((totals >= least) & (keys[first] >= 0)).nonzero()[0]
     begin, end = first[kept].tolist(), np.append(first, len(keys))[kept + 1].tolist()
     return [
-        (key, total, places[a:b].copy())
+        (key, total, places[a:b].tobytes())
         for key, total, a, b in zip(keys[first[kept]].tolist(), totals[kept].tolist(), begin, end, strict=True)
     ]
 

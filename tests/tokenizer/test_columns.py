@@ -31,8 +31,8 @@ def check(batches: list[list[bytes]]) -> None:
     for n, strings in enumerate(batches):
         times = [n + i * 7 + 1 for i in range(len(strings))]
         add(found, strings, times)
-        for string, count in zip(strings, times, strict=True):
-            expected[string] += count
+        for string, number in zip(strings, times, strict=True):
+            expected[string] += number
     assert content(found) == expected
 
 
