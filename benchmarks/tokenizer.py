@@ -1,12 +1,13 @@
 """Learning and encoding against `tokenizers`, and encoding against fairseq's own Python pipeline: ratios taken in one run.
 
-    python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--fairseq PYTHON] [--memory_only]
+    python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--parts learn encode fairseq memory]
 
 DOCS is a folder of real documents (`biolm corpus build`). Where it is smaller than what is asked for, it is repeated with word-level
 variation: in every copy but the first, two letters of one word in fifty are swapped, so that the number of distinct words goes on
 growing as in real text (offsets of sentences stay right). Every measurement is a command of its own, from documents on disk to
 files on disk; peak memory is the largest sum over its processes of their proportional set sizes. The two sides read the same
-documents with the same reader. `--fairseq` is the interpreter of fairseq's environment (`biolm-fairseq-env`).
+documents with the same reader. The part `fairseq` needs `--fairseq`, the interpreter of fairseq's environment (`biolm-fairseq-env`); the
+part `memory` learns from a fifth of the text, from all of it and from twice as much at one bound.
 """
 
 import argparse
@@ -122,22 +123,25 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=256, help="the bound given to `tokenizer train`, MiB")
     parser.add_argument("--fairseq", default="")
     parser.add_argument(
-        "--memory_only", action="store_true", help="only the peaks at a fifth, the whole and twice the text"
+        "--parts", nargs="+", choices=("learn", "encode", "fairseq", "memory"), default=["learn", "encode"]
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        if arguments.memory_only:
-            for megabytes in (arguments.megabytes // 5, arguments.megabytes, 2 * arguments.megabytes):
-                docs = make(Path(arguments.docs), work / "docs", megabytes)
-                print(f"learn, {megabytes} MB of text   ", learn(arguments, docs, work / "tok"), flush=True)
-                shutil.rmtree(docs)
-            return
         docs = make(Path(arguments.docs), work / "docs", arguments.megabytes)
-        compare_learning(arguments, docs, work)
-        compare_encoding(docs, work)
-        if arguments.fairseq:
+        if "learn" in arguments.parts:
+            compare_learning(arguments, docs, work)
+        else:
+            print(f"learn: biolm       {learn(arguments, docs, work / 'tok')}", flush=True)
+        if "encode" in arguments.parts:
+            compare_encoding(docs, work)
+        if "fairseq" in arguments.parts:
             compare_fairseq(arguments, docs, work)
+        if "memory" in arguments.parts:
+            for megabytes in (arguments.megabytes // 5, 2 * arguments.megabytes):
+                shutil.rmtree(docs)
+                make(Path(arguments.docs), docs, megabytes)
+                print(f"learn: biolm       {learn(arguments, docs, work / 'tok')}", flush=True)
 
 
 def make(source: Path, out: Path, megabytes: int) -> Path:
@@ -236,7 +240,7 @@ def compare_fairseq(arguments: argparse.Namespace, docs: Path, work: Path) -> No
     binary = measured(preprocess)
     size = (work / "text").stat().st_size / 1e6
     theirs = Measured(bpe.wall + binary.wall, bpe.cpu + binary.cpu, max(bpe.peak, binary.peak))
-    shutil.rmtree(work / "shards")
+    shutil.rmtree(work / "shards", ignore_errors=True)
     ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
     rates = arguments.megabytes / ours.wall, size / theirs.wall
     cpu = arguments.megabytes / ours.cpu, size / theirs.cpu
