@@ -17,6 +17,7 @@ from biolm.convert.parts import Kind, Parts
 from biolm.core.cli import Verb
 from biolm.core.errors import ConfigError, DataError, MismatchError
 from biolm.core.files import atomic_dir, sha256, write_json
+from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.tokenizer import folder as tokenizer_folder
 
@@ -66,8 +67,7 @@ def run(config: ConvertConfig) -> None:
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder:
-        written = WRITERS[config.to](parts, folder, dtype)
-        written += write_tokenizer(parts, config.to, folder)
+        written = write(parts, config.to, folder, dtype)
         tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
         left_out = sorted(name for name in parts.rest if config.to == "fairseq" and name.startswith("pooler."))
         recording = record(computed(parts, dtype), parts.config, tokenizer)
@@ -139,6 +139,25 @@ def cut_rows(parts: Parts, rows: int) -> Parts:
     return replace(parts, tensors=parts.tensors | cut, config=replace(parts.config, vocab_size=rows))
 
 
+def write(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Write weights, configuration and tokenizer; the files' paths."""
+    size = sum(tensor.numel() for tensor in parts.tensors.values()) * dtype.itemsize
+    with progress("write", size, "B") as bar:
+        written = WRITERS[to](parts, folder, dtype)
+        bar.advance(size)
+    return written + write_tokenizer(parts, to, folder)
+
+
+def hashes(files: list[Path]) -> list[str]:
+    """SHA-256 of each file."""
+    found = []
+    with progress("hash", sum(file.stat().st_size for file in files), "B") as bar:
+        for file in files:
+            found.append(sha256(file))
+            bar.advance(file.stat().st_size, file.name)
+    return found
+
+
 def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
     """Write the tokenizer's files as the format has them; their paths."""
     if parts.tokenizer_dir is None:
@@ -176,17 +195,18 @@ def accounted(
     parts: Parts, to: Kind, differences: Differences, agreement: Agreement, written: list[Path], folder: Path
 ) -> dict[str, Any]:
     """The content of `conversion.json`."""
+    source, *targets = hashes([parts.weights, *written])
     return {
         "source_kind": parts.kind,
         "target_kind": to,
-        "source_sha256": sha256(parts.weights),
+        "source_sha256": source,
         "max_difference_logits": differences.logits,
         "max_difference_hidden": differences.hidden,
         "tolerance": TOLERANCE,
         "texts": differences.texts,
         "tokens": differences.tokens,
         "tokenizer_agreement": {"equal": agreement.equal, "sentences": agreement.sentences},
-        "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in written},
+        "sha256": {path.relative_to(folder).as_posix(): digest for path, digest in zip(written, targets, strict=True)},
     }
 
 
