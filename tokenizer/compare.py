@@ -70,7 +70,7 @@ class Figures:
         vocab_size: Ids.
         pieces_per_word: Source → mean pieces of a running word.
         whole: Share of running words that stay whole.
-        terms: Name of a file of terms → share of its terms whose words all stay whole, mean pieces of a term.
+        terms: Name of a file of terms → share of its terms whose words all stay whole, mean pieces of the words of a term.
         cuts: Term → its pieces, for the examples.
         bytes_per_token: UTF-8 bytes of text for a token.
         window: Words that a window of 512 tokens holds.
@@ -111,7 +111,7 @@ def sample(config: CompareConfig) -> Sample:
 def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
     """What one vocabulary makes of a sample."""
     all_terms = sorted(set().union(*found.terms.values()))
-    in_terms = {word for term in all_terms for word in term.split()}
+    in_terms = {word for term in all_terms for word in WORD.findall(term)}
     distinct = sorted(in_terms.union(*found.words.values()))
     cuts = dict(zip(distinct, tokenizer.encode_batch([f" {word}" for word in distinct]), strict=True))
     words = sum((counter for counter in found.words.values()), Counter[str]())
@@ -125,12 +125,15 @@ def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
         whole=sum(times for word, times in words.items() if len(cuts[word]) == 1) / words.total(),
         terms={
             name: (
-                sum(all(len(cuts[word]) == 1 for word in term.split()) for term in listed) / len(listed),
-                sum(len(cuts[word]) for term in listed for word in term.split()) / len(listed),
+                sum(all(len(cuts[word]) == 1 for word in WORD.findall(term)) for term in listed) / len(listed),
+                sum(len(cuts[word]) for term in listed for word in WORD.findall(term)) / len(listed),
             )
             for name, listed in found.terms.items()
         },
-        cuts={term: [tokenizer.decode([i]).strip() for word in term.split() for i in cuts[word]] for term in all_terms},
+        cuts={
+            term: [tokenizer.decode([i]).strip() for word in WORD.findall(term) for i in cuts[word]]
+            for term in all_terms
+        },
         bytes_per_token=sum(len(text.encode()) for text in found.texts) / tokens,
         window=(WINDOW - 2) * words.total() / tokens,
     )
