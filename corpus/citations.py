@@ -26,8 +26,11 @@ GLUE = (
 GROUP = re.compile(rf" ?[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
 NUMBERS = re.compile(rf" ?{NUMBER}(?:{JOINT}{NUMBER})*")
 SPACES = re.compile(r"\s{2,}|[^\S ]")
-DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]–—-]|[,;] ?[,;.)\]]")
-EMPTY = re.compile(r" ?(?:\( ?[,;:.–—-]* ?\)|\[ ?[,;:.–—-]* ?\])")
+DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]]|[,;] ?[,;.)\]]|\. ?\.")
+HOLLOW = r"(?:[ ,;:.]|(?:see|also|e\.?g|i\.?e|cf|reviewed|reviews?|in|refs?|references?)\b)*"
+EMPTY = re.compile(rf" ?(?:\({HOLLOW}\)|\[{HOLLOW}\])")  # brackets with nothing but connecting words left in them
+OPENING = re.compile(r"(?<=[(\[])[ ,;]+(?=\S)")
+TWO_STOPS = re.compile(r"(?<!\.)\. ?\.(?=\s|$)")
 BEFORE_MARK = re.compile(r" (?=[,.;:!?)\]])")
 DOUBLED = re.compile(r"([,;])(?: ?[,;])+")
 STOPPED = re.compile(r"[,;]+(?=[.)\]])")
@@ -59,5 +62,5 @@ def _mended(text: str) -> str:
     text = NUMBERS.sub("", GROUP.sub("", text)).replace(OPEN, "").replace(CLOSE, "")
     if not DEBRIS.search(text):
         return text
-    text = EMPTY.sub("", text)
-    return STOPPED.sub("", DOUBLED.sub(r"\1", BEFORE_MARK.sub("", text)))
+    text = OPENING.sub("", EMPTY.sub("", text))
+    return TWO_STOPS.sub(".", STOPPED.sub("", DOUBLED.sub(r"\1", BEFORE_MARK.sub("", text))))

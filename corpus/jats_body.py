@@ -247,11 +247,11 @@ def _has_text(element: Element) -> bool:
 def formula(element: Element) -> str:
     """A formula as text: MathML's tokens, else TeX without its preamble, else whatever text there is."""
     for math in element.iter("{http://www.w3.org/1998/Math/MathML}math", "math"):
-        return f" {_spoken(math)} "
+        return _spoken(math)
     for tex in element.iter("tex-math"):
         source = tex.text or ""
         match = TEX.search(source)
-        return " " + (match[1] if match else source).strip().strip("$") + " "
+        return (match[1] if match else source).strip().strip("$")
     return text_of(element)
 
 

@@ -47,6 +47,8 @@ def run(config: StatsConfig) -> None:
                         s[2].split(" / ")[0] for s in meta["sections"]
                     )
                 bar.advance(path.stat().st_size)
+    if counts["graph"]["documents"]:
+        summary("citations inside the corpus", counts["graph"])
     for source, n in counts["sources"].items():
         summary(f"{source} ({Path(config.docs).name})", _rows(n))
         draw("documents a year", dict(sorted(years.get(source, Counter()).most_common(SHOWN))))

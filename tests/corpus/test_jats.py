@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import random
 import re
 import tarfile
 import unicodedata
@@ -101,7 +102,7 @@ def test_formulas_become_text() -> None:
     text = body(
         f"<p>Here <inline-formula><alternatives>{tex}{math}</alternatives></inline-formula> and <inline-formula>{tex}</inline-formula>.</p>"
     ).text
-    assert text == r"Here x= 12 and \alpha_1 ."
+    assert text == r"Here x= 12 and \alpha_1."
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,11 @@ def test_formulas_become_text() -> None:
         ("growth (<5>, <6>) (p < 0.05)", "growth (p < 0.05)"),
         ("a list [1, 2] kept", "a list [1, 2] kept"),
         ("<[1]> and <[2, 3]>.", "."),
+        ("journals (e.g., [<6>, <7>]). This", "journals. This"),
+        ("panel (a) <7> and", "panel (a) and"),
+        ("Gneezy (<12>, p. 464) conclude", "Gneezy (p. 464) conclude"),
+        ("in grapevine. [<3>].", "in grapevine."),
+        ("of (-)-loliolide <3>, and", "of (-)-loliolide, and"),
     ],
 )
 def test_callouts_leave_no_debris(marked: str, clean: str) -> None:
@@ -288,3 +294,31 @@ def test_running_text_is_found_again_in_every_article(shared: Path) -> None:
     # In the first, "e.g., refs." inside brackets goes with the call-outs; in the other, letters of pretty-printed formulas group otherwise.
     assert set(low) <= {"pmc_ccby/PMC6351523.xml", "f1000research_3.xml.gz"}, low
     assert min(low.values(), default=1) > 0.985
+
+
+DEBRIS = re.compile(
+    r"\[[\s,;–-]*\]|\([\s,;]*\)|[,;]\s*[,;](?!\d)|[(\[]\s*[,;]\s|[,;]\s*[)\]]\s|\(\s*(?:e\.g\.|see|cf)\.?,?\s*\)|[\ue000\ue001]|\s\.\s"
+)
+
+
+@pytest.mark.shared
+def test_no_debris_in_two_hundred_sampled_paragraphs(shared: Path) -> None:
+    rng = random.Random(200)
+    paragraphs = []
+    for _, data in real_articles(shared):
+        (piece,) = Cutter("article").cut(io.BytesIO(data))
+        root = parse(piece.data, parser())
+        assert root is not None
+        with_callouts = {
+            "".join(p.itertext())[:40] for p in root.iter("p") if p.find(".//xref[@ref-type='bibr']") is not None
+        }  # type: ignore[arg-type]
+        lines = [
+            line
+            for line in article(root, "x", False).text.split("\n")
+            if line[:40] in with_callouts and len(line) > 200
+        ]
+        paragraphs += rng.sample(lines, min(2, len(lines)))
+    sampled = rng.sample(paragraphs, 200)
+    assert [
+        text[max(0, found.start() - 30) : found.end() + 30] for text in sampled if (found := DEBRIS.search(text))
+    ] == []
