@@ -16,6 +16,7 @@ from biolm.core import rng
 from biolm.core.errors import DataError
 from biolm.model.packed import Packed
 from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.masking import choose, corrupt, mask_epoch
 from biolm.pretrain.sequences import SPECIALS, EpochPlan, Sequences, form_sequences, micro_batches_per_epoch, plan_epoch
 from biolm.tokenizer.shards import ShardReader
 
@@ -84,7 +85,12 @@ class Batches:
         ids_t, places_t, lengths = self._tokens(self.plan(epoch).micro_batch(index))
         if not lengths:
             return None
-        corrupted_t, positions_m = self._mask(ids_t, places_t, epoch)
+        key = rng.key(self.seed, "mask", mask_epoch(self.mlm, epoch))
+        starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
+        positions_m = choose(self.mlm, places_t, starts_word_t, np.array(lengths), key)
+        special = self.reader.tokenizer.ids
+        pieces = (1 + max(special.bos, special.pad, special.eos, special.unk), self.reader.vocab_size - 1)
+        corrupted_t = corrupt(self.mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
         packed = Packed(torch.from_numpy(corrupted_t), tuple(lengths))
         return Batch(packed, torch.from_numpy(positions_m), torch.from_numpy(ids_t[positions_m]))
 
@@ -101,22 +107,3 @@ class Batches:
             places += [nowhere, start + inside, nowhere]
             lengths.append(len(inside) + SPECIALS)
         return np.concatenate(ids), np.concatenate(places), lengths
-
-    def _mask(self, ids_t: I64, places_t: I64, epoch: int) -> tuple[I64, I64]:
-        """Choose and corrupt tokens by hashes of their places; the corrupted ids and the chosen flat positions.
-
-        Chosen with probability `mask_rate` each; of these 80% become `<mask>`, 10% a random token, 10% stay (defaults).
-        """
-        special = self.reader.tokenizer.ids
-        key = rng.key(self.seed, "mask", epoch)
-        chosen = (rng.uniform(rng.key(key, "choose"), places_t) < self.mlm.mask_rate) & (places_t >= 0)
-        positions_m = np.flatnonzero(chosen)
-        places_m = places_t[positions_m]
-        how = rng.uniform(rng.key(key, "how"), places_m)
-        first_piece = 1 + max(special.bos, special.pad, special.eos, special.unk)
-        random = rng.integers(rng.key(key, "token"), places_m, first_piece, self.reader.vocab_size - 1)
-        shown = np.where(how < self.mlm.mask_share, special.mask, ids_t[positions_m])
-        is_random = (how >= self.mlm.mask_share) & (how < self.mlm.mask_share + self.mlm.random_share)
-        corrupted_t = ids_t.copy()
-        corrupted_t[positions_m] = np.where(is_random, random, shown)
-        return corrupted_t, positions_m

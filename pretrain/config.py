@@ -18,11 +18,18 @@ class MlmConfig:
         mask_rate: Share of tokens to predict.
         mask_share: Of these, the share shown as `<mask>`.
         random_share: Of these, the share shown as a random token; the rest is shown as it is.
+        unit: What is chosen: single tokens, whole words, or n-grams of 1 to 3 words weighted 1/n (Megatron-LM, GatorTron).
+        max_predictions: Most tokens to predict in a sequence (20 at length 128 in BERT and Bio_ClinicalBERT); 0 for no limit.
+        static_masks: Mask the corpus this many times and come round again, as BERT's duplication factor does (Bio_ClinicalBERT: 5); 0
+            masks anew in every epoch.
     """
 
     mask_rate: float = 0.15
     mask_share: float = 0.8
     random_share: float = 0.1
+    unit: Literal["token", "word", "ngram"] = "token"
+    max_predictions: int = 0
+    static_masks: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:

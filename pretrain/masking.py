@@ -1,0 +1,115 @@
+"""Which tokens are predicted, and what is shown in their place: hashes of (seed, epoch, place in the shard), without any state.
+
+Whole words: Devlin et al.'s later BERT models. N-grams of words: Megatron-LM's BERT, as GatorTron was trained. Static masks with a
+duplication factor, and a largest number of predictions: BERT's original data creation, as Bio_ClinicalBERT was trained.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from biolm.core import rng
+from biolm.pretrain.config import MlmConfig
+
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+LONGEST_NGRAM = 3
+NGRAM_SHARES = np.array([1 / n for n in range(1, LONGEST_NGRAM + 1)]) / sum(1 / n for n in range(1, LONGEST_NGRAM + 1))
+
+
+def mask_epoch(config: MlmConfig, epoch: int) -> int:
+    """The number that stands for an epoch in the masks' keys: static masks come round again."""
+    return epoch % config.static_masks if config.static_masks else epoch
+
+
+def choose(config: MlmConfig, places_t: I64, starts_word_t: Bools, lengths: npt.NDArray[np.integer], key: int) -> I64:
+    """The flat positions to predict, ascending.
+
+    Args:
+        config: Rate and unit.
+        places_t: Each token's place in the shard; -1 for `<s>` and `</s>`, which are never chosen.
+        starts_word_t: Whether a token begins a word.
+        lengths: Tokens of each sequence.
+        key: Of this seed and epoch.
+    """
+    if config.unit == "token":
+        chosen_t = rng.uniform(rng.key(key, "choose"), places_t) < config.mask_rate
+    else:
+        first_t = starts_word_t | (places_t < 0)
+        first_t[np.cumsum(lengths)[:-1]] = True
+        word_of_t = np.cumsum(first_t) - 1
+        places_w = places_t[first_t]  # a word is known by the place of its first token
+        chosen_t = (_words if config.unit == "word" else _ngrams)(config, places_w, key)[word_of_t]
+    chosen_t &= places_t >= 0
+    if config.max_predictions:
+        chosen_t = _at_most(config.max_predictions, chosen_t, places_t, lengths, key)
+    return np.flatnonzero(chosen_t)
+
+
+def _words(config: MlmConfig, places_w: I64, key: int) -> Bools:
+    return rng.uniform(rng.key(key, "choose"), places_w) < config.mask_rate
+
+
+def _ngrams(config: MlmConfig, places_w: I64, key: int) -> Bools:
+    """Words covered by n-grams of 1 to 3 words with probabilities as 1/n, each word beginning one with the same probability.
+
+    An n-gram ends at the edge of its sequence, where a special token, whose place is -1, stands as a word of its own.
+    """
+    begins = (rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(config.mask_rate)) & (places_w >= 0)
+    size = 1 + np.searchsorted(np.cumsum(NGRAM_SHARES)[:-1], rng.uniform(rng.key(key, "size"), places_w), side="right")
+    covered = begins.copy()
+    open_here = begins  # whether an n-gram that began k words earlier is still whole
+    for k in range(1, LONGEST_NGRAM):
+        open_here = np.concatenate([[False], open_here[:-1]]) & (places_w >= 0)
+        long_enough = np.concatenate([np.zeros(min(k, len(size)), bool), size[:-k] > k])[: len(size)]
+        covered |= open_here & long_enough
+    return covered
+
+
+def ngram_rate(mask_rate: float) -> float:
+    """The probability with which a word must begin an n-gram so that a share `mask_rate` of words is covered.
+
+    A word is left out if it begins none, the word before begins none of two or more, and so on: 1 - rate = Π (1 - p P(size > k)).
+    """
+    longer = 1 - np.concatenate([[0], np.cumsum(NGRAM_SHARES)[:-1]])
+    low, high = 0.0, 1.0
+    for _ in range(60):  # bisection to the last bit
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 - np.prod(1 - middle * longer) < mask_rate else (low, middle)
+    return low
+
+
+def _at_most(most: int, chosen_t: Bools, places_t: I64, lengths: npt.NDArray[np.integer], key: int) -> Bools:
+    """Keep `most` chosen tokens of each sequence, picked by another hash."""
+    positions_m = np.flatnonzero(chosen_t)
+    sequence_m = np.repeat(np.arange(len(lengths)), lengths)[positions_m]
+    order = np.lexsort((rng.bits(rng.key(key, "keep"), places_t[positions_m]), sequence_m))
+    first_of_sequence = np.searchsorted(sequence_m[order], np.arange(len(lengths)))
+    rank = np.arange(len(order)) - first_of_sequence[sequence_m[order]]
+    kept = np.zeros(len(chosen_t), dtype=bool)
+    kept[positions_m[order[rank < most]]] = True
+    return kept
+
+
+def corrupt(
+    config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, key: int, mask_id: int, pieces: tuple[int, int]
+) -> I64:
+    """The ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
+
+    Args:
+        config: The shares.
+        ids_t: The original ids.
+        positions_m: From `choose`.
+        places_t: As for `choose`.
+        key: Of this seed and epoch.
+        mask_id: The id of `<mask>`.
+        pieces: Range of ids to draw random pieces from.
+    """
+    places_m = places_t[positions_m]
+    how = rng.uniform(rng.key(key, "how"), places_m)
+    random = rng.integers(rng.key(key, "token"), places_m, *pieces)
+    shown = np.where(how < config.mask_share, mask_id, ids_t[positions_m])
+    is_random = (how >= config.mask_share) & (how < config.mask_share + config.random_share)
+    corrupted_t = ids_t.copy()
+    corrupted_t[positions_m] = np.where(is_random, random, shown)
+    return corrupted_t

@@ -1,0 +1,103 @@
+"""Masking by token, word and n-gram: the stated rates, whole units, the limits, and nothing but hashes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biolm.core import rng
+from biolm.pretrain.config import MlmConfig
+from biolm.pretrain.masking import choose, mask_epoch, ngram_rate
+
+WORDS = 30  # in each sequence of `text`
+
+
+def text(sequences: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Places, word starts, lengths and the number of each token's word, for sequences of words of 1 to 4 tokens."""
+    random = np.random.default_rng(seed)
+    places, starts, lengths, words, at = [], [], [], [], 0
+    for n in range(sequences):
+        sizes = random.integers(1, 5, WORDS)
+        body = int(sizes.sum())
+        places += [-1, *range(at, at + body), -1]
+        starts += [True, *(i == 0 for size in sizes for i in range(size)), True]
+        words += [-1, *np.repeat(np.arange(WORDS) + n * WORDS, sizes), -1]
+        lengths.append(body + 2)
+        at += body
+    return np.array(places), np.array(starts), np.array(lengths), np.array(words)
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "ngram"])
+@pytest.mark.parametrize("rate", [0.15, 0.4])
+def test_the_share_of_tokens_is_the_stated_one(unit: str, rate: float) -> None:
+    places, starts, lengths, _ = text(2000)
+    config = MlmConfig(mask_rate=rate, unit=unit)  # type: ignore[arg-type]
+    chosen = choose(config, places, starts, lengths, rng.key(3))
+    # N-grams that would begin before a sequence's first word are missing: 2 words of 30 are covered a little less.
+    missing = 0.012 if unit == "ngram" else 0
+    units = len(places) if unit == "token" else 2000 * WORDS / 2  # words and n-grams are drawn together
+    sigma = np.sqrt(rate * (1 - rate) / units)
+    assert -missing - 4 * sigma < len(chosen) / (places >= 0).sum() - rate < 4 * sigma
+    assert (places[chosen] >= 0).all()
+
+
+@pytest.mark.parametrize("unit", ["word", "ngram"])
+def test_words_are_chosen_whole(unit: str) -> None:
+    places, starts, lengths, words = text(50)
+    chosen = np.zeros(len(places), bool)
+    chosen[choose(MlmConfig(mask_rate=0.3, unit=unit), places, starts, lengths, 7)] = True  # type: ignore[arg-type]
+    for word in range(words.max() + 1):
+        assert len(set(chosen[words == word])) == 1
+
+
+def test_ngrams_have_the_stated_lengths() -> None:
+    """At a low rate runs of chosen words are single n-grams: 1, 2 and 3 words as 6 : 3 : 2."""
+    places, starts, lengths, words = text(20_000)
+    covered = np.zeros(words.max() + 1, bool)
+    covered[words[choose(MlmConfig(mask_rate=0.002, unit="ngram"), places, starts, lengths, 7)]] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], covered.astype(int), [0]])))
+    runs = edges[1::2] - edges[::2]
+    shares = np.bincount(runs, minlength=4)[1:4] / len(runs)
+    assert np.abs(shares - np.array([6, 3, 2]) / 11).max() < 0.05
+
+
+def test_ngrams_do_not_cross_sequences() -> None:
+    """A word that begins a sequence is covered only by an n-gram of its own: less often than one inside."""
+    places, starts, lengths, words = text(20_000)
+    covered = np.zeros(words.max() + 1, bool)
+    covered[words[choose(MlmConfig(mask_rate=0.3, unit="ngram"), places, starts, lengths, 7)]] = True
+    by_place = covered.reshape(-1, WORDS).mean(0)
+    assert abs(by_place[0] - ngram_rate(0.3)) < 0.01
+    assert abs(by_place[2:].mean() - 0.3) < 0.005
+
+
+@given(st.floats(0.01, 0.9))
+def test_ngram_rate_solves_its_equation(rate: float) -> None:
+    p = ngram_rate(rate)
+    left_out = (1 - p) * (1 - p * 5 / 11) * (1 - p * 2 / 11)
+    assert abs(1 - left_out - rate) < 1e-9
+
+
+def test_at_most_so_many_predictions() -> None:
+    places, starts, lengths, _ = text(200)
+    free = choose(MlmConfig(mask_rate=0.3), places, starts, lengths, 7)
+    held = choose(MlmConfig(mask_rate=0.3, max_predictions=10), places, starts, lengths, 7)
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    before, after = (np.bincount(sequence[c], minlength=len(lengths)) for c in (free, held))
+    assert (after == np.minimum(before, 10)).all()
+    assert set(held) <= set(free)
+
+
+def test_static_masks_come_round_again() -> None:
+    assert [mask_epoch(MlmConfig(static_masks=3), e) for e in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [mask_epoch(MlmConfig(), e) for e in range(3)] == [0, 1, 2]
+
+
+def test_masks_do_not_depend_on_the_batch() -> None:
+    places, starts, lengths, _ = text(20)
+    for unit in ("token", "word", "ngram"):
+        config = MlmConfig(mask_rate=0.3, unit=unit)  # type: ignore[arg-type]
+        whole = set(places[choose(config, places, starts, lengths, 7)])
+        half = int(lengths[:10].sum())
+        first = set(places[choose(config, places[:half], starts[:half], lengths[:10], 7)])
+        assert first == {p for p in whole if p <= places[:half].max()}
