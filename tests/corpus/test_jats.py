@@ -213,6 +213,18 @@ def words(text: str) -> list[str]:
 _LEFT_OUT = """table table-wrap-foot fn permissions object-id ref-list alt-text long-desc attrib email uri-list related-article sec-meta
 processing-meta graphic chem-struct tex-math"""
 LEFT_OUT = _LEFT_OUT.split()
+CONNECTING = (
+    "e",
+    "g",
+    "see",
+    "also",
+    "cf",
+    "ref",
+    "refs",
+    "reviewed",
+    "review",
+    "in",
+)  # of a call-out: "(see also e.g. [3])"
 _INLINE = """italic bold sup sub sc xref ext-link named-content styled-content underline monospace overline roman abbrev inline-formula
 strike uri math"""
 INLINE = _INLINE.split()
@@ -274,7 +286,7 @@ def real_articles(shared: Path) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.shared
 def test_running_text_is_found_again_in_every_article(shared: Path) -> None:
-    """Recall of words in every article: 99.5% but for two, 99.9% in all."""
+    """Recall of words in every article: 99.5% but for one, 99.9% in all."""
     wanted_in_all = found_in_all = articles = 0
     low: dict[str, float] = {}
     for name, data in real_articles(shared):
@@ -283,6 +295,8 @@ def test_running_text_is_found_again_in_every_article(shared: Path) -> None:
         assert root is not None, name
         wanted = Counter(running_text(root))
         missing = wanted - Counter(words(article(root, "x", False).text))
+        for word in CONNECTING:
+            del missing[word]
         share = 1 - missing.total() / max(1, wanted.total())
         if share < 0.995:
             low[name] = share
@@ -291,9 +305,9 @@ def test_running_text_is_found_again_in_every_article(shared: Path) -> None:
         articles += 1
     assert articles >= 47 + 1261 // EVERY
     assert found_in_all / wanted_in_all > 0.999
-    # In the first, "e.g., refs." inside brackets goes with the call-outs; in the other, letters of pretty-printed formulas group otherwise.
-    assert set(low) <= {"pmc_ccby/PMC6351523.xml", "f1000research_3.xml.gz"}, low
-    assert min(low.values(), default=1) > 0.985
+    # There, letters of pretty-printed formulas group otherwise: "p i k" and "pi k".
+    assert low.keys() <= {"f1000research_3.xml.gz"}, low
+    assert min(low.values(), default=1) > 0.99
 
 
 DEBRIS = re.compile(
