@@ -77,7 +77,11 @@ class OptimConfig:
         weight_decay: Decoupled; not applied to biases and norms.
         clip: Largest norm of the gradient; 0 for no limit.
         warmup: Share of the steps in which the rate rises linearly from 0.
-        schedule: What follows the warm-up; `linear` and `cosine` end at 0.
+        schedule: What follows the warm-up: `linear`, `cosine` or `polynomial` decay; `constant`; `wsd` (constant, then linear decay in
+            the last `decay` of the steps, arXiv 2404.06395); `sqrt` (the same with 1 - square root of the time gone, arXiv 2405.18392).
+        final: Share of the peak that decays end at (GatorTron: 0.1).
+        decay: Share of the steps in which `wsd` and `sqrt` decay.
+        power: Of the `polynomial` decay; 1 is linear.
     """
 
     lr: float = 5e-4
@@ -86,11 +90,19 @@ class OptimConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     warmup: float = 0.06
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "polynomial", "constant", "wsd", "sqrt"] = "linear"
+    final: float = 0.0
+    decay: float = 0.1
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ConfigError("optim.lr must be positive", remedy="Try 5e-4.")
+        if not (0 <= self.final <= 1 and 0 < self.decay <= 1 and self.power > 0):
+            raise ConfigError(
+                "optim.final lies in [0, 1], optim.decay in (0, 1], and optim.power is positive",
+                remedy="The defaults are 0, 0.1 and 1.",
+            )
         if not 0 <= self.warmup <= 1:
             raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -68,8 +68,14 @@ def schedule(step: int, steps: int, config: OptimConfig) -> float:
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(steps - warmup, 1)
-    if config.schedule == "linear":
-        return 1 - done
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1.0
+    last = max(0.0, 1 - (steps - step) / max(config.decay * steps, 1))  # share of the last phase that is over
+    shapes: dict[str, float] = {
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "polynomial": (1 - done) ** config.power,
+        "constant": 1.0,
+        "wsd": 1 - last,
+        "sqrt": 1 - math.sqrt(last),
+    }
+    shape = shapes[config.schedule]
+    return shape if config.schedule == "constant" else config.final + (1 - config.final) * shape
