@@ -14,7 +14,7 @@ from biolm.core.manifest import flatten
 from biolm.core.summary import shown
 
 NAME = "README.md"
-HEADER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["roberta", "masked-lm", "biomedical"]}
+HEADER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["masked-lm", "biomedical"]}
 HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
 
 
@@ -33,7 +33,7 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
     """The card below its header, in Markdown."""
     config = parts.config
     sizes = {
-        "architecture": "RoBERTa encoder with a masked-LM head",
+        "architecture": f"{config.shape} encoder with a masked-LM head",
         "layers": config.num_hidden_layers,
         "hidden size": config.hidden_size,
         "attention heads": config.num_attention_heads,

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from biolm.convert import architectures
 from biolm.convert.inputs import batches
 from biolm.core.errors import ConversionError
+from biolm.core.files import read_json
 from biolm.core.progress import progress
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
@@ -63,7 +65,7 @@ class Ours:
 
 
 class HuggingFace:
-    """transformers' RobertaForMaskedLM, loaded from a folder with its own reader, on right-padded batches."""
+    """transformers' own class for a folder, loaded with its own reader, on right-padded batches."""
 
     def __init__(self, folder: Path):
         import transformers
@@ -71,7 +73,8 @@ class HuggingFace:
         said = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
-        loaded: Any = transformers.RobertaForMaskedLM.from_pretrained(
+        architecture = architectures.of(read_json(folder / "config.json"), folder)
+        loaded: Any = getattr(transformers, architecture.masked_lm).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
         )
         transformers.utils.logging.set_verbosity(said)
@@ -83,12 +86,14 @@ class HuggingFace:
         input_ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
         lengths_b = torch.tensor([len(s) for s in sequences])
         real_bl = torch.arange(longest) < lengths_b[:, None]
-        out = self.model.roberta(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
-        return [state_blh[real_bl] for state_blh in out.hidden_states]
+        out = self.model.base_model(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
+        return [state_blh[real_bl] for state_blh in (*out.hidden_states[:-1], out.last_hidden_state)]
 
     def head(self) -> nn.Module:
         """See `Computes`."""
-        return self.model.lm_head  # type: ignore[no-any-return]
+        if hasattr(self.model, "lm_head"):
+            return self.model.lm_head  # type: ignore[no-any-return]
+        return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ TABLE = Table(
     },
     tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
     rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
+    behind_padding=True,
     ignored={
         r"encoder\.sentence_encoder\.version": lambda _: True,
         # 0.12 allocates these for its fused inference kernels and never fills them.
@@ -217,8 +218,14 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
 
     Raises:
-        MismatchError: The padding id is not fairseq's, or a head is of a kind that it lacks.
+        MismatchError: The architecture, the padding id or a head is none of fairseq's.
     """
+    if parts.config.shape != "roberta":
+        raise MismatchError(
+            f"fairseq has no {parts.config.shape}",
+            file=parts.weights,
+            remedy="Convert to Hugging Face's format instead.",
+        )
     odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
     if odd:
         raise MismatchError(

@@ -1,10 +1,12 @@
-"""Hugging Face folders of RoBERTa: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
+"""Hugging Face folders: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
 
-The names are those of transformers' `RobertaForMaskedLM`. Its positions begin at row pad + 1; its single token-type row is
-added to every token, and where it is all zero the native model leaves it out.
+Which architectures, and their tensors' names: `convert.architectures`. RoBERTa's single token-type row is added to every token; where
+it is all zero the native model leaves it out.
 """
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biolm.convert import names, torchfile
-from biolm.convert.names import TYPES, Table, common_dtype, from_native, to_native
+from biolm.convert import architectures, torchfile
+from biolm.convert.names import BIAS, TYPES, WORDS, common_dtype, from_native, to_native
 from biolm.convert.parts import Parts, sane
 from biolm.core.checkpoint import save_tensors
-from biolm.core.errors import CheckpointError, ConfigError, MismatchError
+from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
+from biolm.model.encoder import SILENT
 from biolm.tokenizer import folder as tokenizer_folder
+from biolm.tokenizer.folder import Tokenizer
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -28,36 +32,6 @@ BIN = "pytorch_model.bin"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 LABELS = ("id2label", "label2id", "problem_type")
-UNKNOWN = 3  # <unk> of RoBERTa's vocabularies
-NEVER = -1e4  # a logit that no softmax notices, and that float16 can hold
-
-TABLE = Table(
-    modules={
-        "encoder.word_embeddings": ("roberta.embeddings.word_embeddings",),
-        "encoder.position_embeddings": ("roberta.embeddings.position_embeddings",),
-        "encoder.token_type_embeddings": ("roberta.embeddings.token_type_embeddings",),
-        "encoder.embedding_norm": ("roberta.embeddings.LayerNorm",),
-        "encoder.layers.*.attention.qkv": (
-            "roberta.encoder.layer.*.attention.self.query",
-            "roberta.encoder.layer.*.attention.self.key",
-            "roberta.encoder.layer.*.attention.self.value",
-        ),
-        "encoder.layers.*.attention.out": ("roberta.encoder.layer.*.attention.output.dense",),
-        "encoder.layers.*.attention_norm": ("roberta.encoder.layer.*.attention.output.LayerNorm",),
-        "encoder.layers.*.mlp.up": ("roberta.encoder.layer.*.intermediate.dense",),
-        "encoder.layers.*.mlp.down": ("roberta.encoder.layer.*.output.dense",),
-        "encoder.layers.*.mlp_norm": ("roberta.encoder.layer.*.output.LayerNorm",),
-        "head.dense": ("lm_head.dense",),
-        "head.norm": ("lm_head.layer_norm",),
-        "head": ("lm_head",),
-    },
-    tied={"lm_head.decoder.weight": "encoder.word_embeddings.weight", "lm_head.decoder.bias": "head.bias"},
-    rest={
-        r"roberta\.pooler\.dense": "pooler.dense",
-        r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1",
-    },
-    ignored={r"roberta\.embeddings\.(position_ids|token_type_ids)": lambda _: True},
-)
 
 
 def detect(path: Path) -> bool:
@@ -96,7 +70,9 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
         CheckpointError: Another architecture, or tensors that do not fit it.
     """
     config = encoder_config(raw, path / CONFIG)
-    native, rest = to_native(TABLE, tensors, config, weights)
+    table = architectures.BY_SHAPE[config.shape].table
+    renamed = {re.sub(r"LayerNorm\.(gamma|beta)$", _leaf, name): value for name, value in tensors.items()}
+    native, rest = to_native(table, renamed, config, weights)
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]
         config = EncoderConfig(**{**vars(config), "type_vocab_size": 0})
@@ -115,44 +91,21 @@ def _sensible(labels: Any) -> bool:
     )
 
 
+def _leaf(match: re.Match[str]) -> str:
+    """What a layer-norm's parameters are called today; the first BERT of PyTorch kept TensorFlow's names."""
+    return "LayerNorm.weight" if match[1] == "gamma" else "LayerNorm.bias"
+
+
 def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
     """Read the encoder's shape from `config.json`.
 
     Raises:
-        CheckpointError: It is not RoBERTa, or a RoBERTa that computes something else.
+        CheckpointError: It is no architecture of ours, or one that computes something else.
     """
-    wanted: dict[str, tuple[Any, ...]] = {
-        "model_type": ("roberta",),
-        "hidden_act": ("gelu", None),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "add_cross_attention": (False, None),
-        "tie_word_embeddings": (True, None),
-    }
-    for name, accepted in wanted.items():
-        if raw.get(name) not in accepted:
-            raise CheckpointError(
-                f"{name} is {raw.get(name)!r}; only {accepted[0]!r} can be read",
-                file=file,
-                remedy="Give an encoder of RoBERTa's architecture.",
-            )
-    pad = raw.get("pad_token_id", 1)
+    architecture = architectures.of(raw, file)
     try:
-        config = EncoderConfig(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            num_hidden_layers=raw["num_hidden_layers"],
-            num_attention_heads=raw["num_attention_heads"],
-            intermediate_size=raw["intermediate_size"],
-            max_positions=raw["max_position_embeddings"] - pad - 1,
-            type_vocab_size=raw.get("type_vocab_size", 1),
-            hidden_dropout=raw.get("hidden_dropout_prob", 0.1),
-            attention_dropout=raw.get("attention_probs_dropout_prob", 0.1),
-            layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
-            initializer_range=raw.get("initializer_range", 0.02),
-            pad_token_id=pad,
-        )
-    except (KeyError, TypeError, ConfigError) as error:
+        config = EncoderConfig(**architectures.fields(architecture, raw))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(
             f"a size of the model is missing or wrong ({error})".replace("\n", " "),
             file=file,
@@ -212,32 +165,33 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-(WORDS,), (BIAS,) = (TABLE.foreign(name) for name in (names.WORDS, names.BIAS))
-
-
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write `config.json` and `model.safetensors` into a folder; their paths.
 
     Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
     embedding, and a bias that keeps them from being predicted.
     """
-    tensors = from_native(TABLE, parts.tensors, parts.rest, front=parts.config.pad_token_id + 1)
-    extra = _outside(parts)
-    if extra:
-        words, bias = tensors[WORDS], tensors[BIAS]
-        tensors[WORDS] = torch.cat([words, words[UNKNOWN].expand(extra, -1)])
-        tensors[BIAS] = torch.cat([bias, bias.new_full((extra,), NEVER)])
-    if not parts.config.type_vocab_size:
-        tensors[TABLE.foreign(TYPES)[0]] = torch.zeros(1, parts.config.hidden_size)
-    tensors |= _rest(parts)
-    write_json(folder / CONFIG, config_json(parts, tensors[WORDS].shape[0], dtype))
+    table = architectures.BY_SHAPE[parts.config.shape].table
+    front = parts.config.pad_token_id + 1 if table.behind_padding else 0
+    native = dict(parts.tensors)
+    tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+    extra = max(0, tokenizer.vocab_size + tokenizer.outside - parts.config.vocab_size) if tokenizer else 0
+    if tokenizer and extra:
+        words, bias = native[WORDS], native[BIAS]
+        native[WORDS] = torch.cat([words, words[tokenizer.ids.unk].expand(extra, -1)])
+        native[BIAS] = torch.cat([bias, bias.new_full((extra,), SILENT)])
+    if not parts.config.type_vocab_size and parts.config.shape != "modernbert":
+        native[TYPES] = torch.zeros(1, parts.config.hidden_size)
+    tensors = from_native(table, native, parts.rest, front) | _rest(parts)
+    config = replace(parts.config, vocab_size=len(native[WORDS]))
+    write_json(folder / CONFIG, architectures.keys(config) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype))
     with atomic_file(folder / SAFETENSORS) as tmp:
         save_tensors(tmp, {name: value.to(dtype) for name, value in tensors.items()}, {"format": "pt"})
     return [folder / CONFIG, folder / SAFETENSORS]
 
 
 def _rest(parts: Parts) -> dict[str, Tensor]:
-    """The pooler and the classification head, under the names of RobertaForSequenceClassification.
+    """The pooler, the next-sentence head and the classification head, under the names of transformers' classes.
 
     Raises:
         MismatchError: There are several heads.
@@ -249,7 +203,12 @@ def _rest(parts: Parts) -> dict[str, Tensor]:
             file=parts.weights,
             remedy="Convert to native, or remove all but one.",
         )
-    tensors = {f"roberta.{name}": value for name, value in parts.rest.items() if name.startswith("pooler.")}
+    tensors = {
+        name.replace(neutral, theirs, 1): parts.rest[name]
+        for neutral, theirs in architectures.BY_SHAPE[parts.config.shape].rest.items()
+        for name in parts.rest
+        if name.startswith(neutral)
+    }
     return tensors | {
         f"classifier.{name.split('.', 2)[2]}": value for name, value in parts.rest.items() if name.startswith(HEADS)
     }
@@ -262,36 +221,14 @@ def _labels(parts: Parts) -> dict[str, Any]:
     return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
 
 
-def _outside(parts: Parts) -> int:
-    """Ids of the tokenizer beyond the model's."""
-    if parts.tokenizer_dir is None:
-        return 0
-    loaded = tokenizer_folder.load(parts.tokenizer_dir)
-    return max(0, loaded.vocab_size + loaded.outside - parts.config.vocab_size)
+def _ids(parts: Parts, tokenizer: Tokenizer | None) -> dict[str, int]:
+    """Special ids as `config.json` names them; without a tokenizer, RoBERTa's are known."""
+    if tokenizer is None:
+        return {"bos_token_id": 0, "eos_token_id": 2} if parts.config.shape == "roberta" else {}
+    first, last = tokenizer.ids.bos, tokenizer.ids.eos
+    found = {"bos_token_id": first, "eos_token_id": last}
+    return found | ({"cls_token_id": first, "sep_token_id": last} if parts.config.shape == "modernbert" else {})
 
 
-def config_json(parts: Parts, rows: int, dtype: torch.dtype) -> dict[str, Any]:
-    """`config.json` for transformers' RobertaForMaskedLM; `rows` of the embeddings."""
-    config = parts.config
-    return {
-        "architectures": ["RobertaForMaskedLM"],
-        "model_type": "roberta",
-        "vocab_size": rows,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions + config.pad_token_id + 1,
-        "type_vocab_size": max(1, config.type_vocab_size),
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": config.hidden_dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
-        "layer_norm_eps": config.layer_norm_eps,
-        "initializer_range": config.initializer_range,
-        "pad_token_id": config.pad_token_id,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "tie_word_embeddings": True,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-        **_labels(parts),
-    }
+def _dtype(dtype: torch.dtype) -> dict[str, str]:
+    return {"torch_dtype": str(dtype).removeprefix("torch.")}

@@ -37,12 +37,14 @@ class Table:
         tied: Tensors of the format that repeat a native one; equality is checked on reading.
         rest: Pattern of a module that is carried along → its neutral name; groups are filled in.
         ignored: Pattern of a tensor that holds no weights → whether its value is acceptable.
+        behind_padding: Whether positions begin at row pad + 1 instead of 0.
     """
 
     modules: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
     rest: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, Callable[[Tensor], bool]] = field(default_factory=dict)
+    behind_padding: bool = False
 
     def foreign(self, native: str) -> list[str]:
         """The format's names for one native tensor, in the order of its rows."""
@@ -84,7 +86,7 @@ def to_native(
             problem = f"{what}the tensor {absent[0]} is missing"
             raise _refused(file, problem, "The checkpoint is incomplete or of another kind.")
         parts = [left.pop(n) for n in names]
-        front = config.pad_token_id + 1 if name == POSITIONS else 0
+        front = config.pad_token_id + 1 if name == POSITIONS and table.behind_padding else 0
         expected = (shape[0] // len(parts) + front, *shape[1:])
         for part_name, part in zip(names, parts, strict=True):
             if not part.is_floating_point():
@@ -135,7 +137,7 @@ def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, T
     for name, value in native.items():
         names = table.foreign(name)
         whole = value
-        if name == POSITIONS:
+        if name == POSITIONS and front:
             rows = rest.get(FRONT)
             whole = torch.cat([value.new_zeros(front, value.shape[1]) if rows is None else rows.to(value.dtype), value])
         for part_name, part in zip(names, whole.chunk(len(names)), strict=True):

@@ -1,0 +1,303 @@
+"""Hugging Face's masked language models: for each `model_type` the class, its names for the native tensors, its keys of `config.json`.
+
+Sources: transformers' `modeling_*.py` and `configuration_*.py` of the four. RoBERTa's positions begin at row pad + 1, the others' at 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biolm.convert.names import Table
+from biolm.core.errors import CheckpointError
+from biolm.model.config import EncoderConfig, Shape
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "initializer_range": "initializer_range",
+    "pad_token_id": "pad_token_id",
+}
+BERT_KEYS = {
+    **SIZES,
+    "type_vocab_size": "type_vocab_size",
+    "layer_norm_eps": "layer_norm_eps",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+MODERN_KEYS = {
+    **SIZES,
+    "layer_norm_eps": "norm_eps",
+    "hidden_dropout": "mlp_dropout",
+    "attention_dropout": "attention_dropout",
+}
+# What the configuration classes take for a key that a file leaves out.
+DEFAULTS = {
+    "initializer_range": 0.02,
+    "type_vocab_size": 2,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "layer_norm_eps": 1e-12,
+    "norm_eps": 1e-5,
+    "mlp_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "pad_token_id": 0,
+}
+# Under which values the class computes what the native model does; the first is written.
+BERT_DEMANDS: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu", None),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "tie_word_embeddings": (True, None),
+}
+MODERN_DEMANDS: dict[str, tuple[Any, ...]] = {
+    "hidden_activation": ("gelu", None),
+    "classifier_activation": ("gelu", None),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "norm_bias": (False, None),
+    "classifier_bias": (False, None),
+    "decoder_bias": (True, None),
+    "tie_word_embeddings": (True, None),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One of Hugging Face's.
+
+    Args:
+        model_type: As `config.json` names it.
+        shape: The native shape that computes the same.
+        masked_lm: The class with the masked-LM head.
+        table: Its tensors' names.
+        rest: Neutral prefix of a tensor that is carried along → the class's.
+        keys: Field of the native configuration → key of `config.json`.
+        demands: Key → values that are accepted.
+        pad: The padding id of a file that states none.
+    """
+
+    model_type: str
+    shape: Shape
+    masked_lm: str
+    table: Table
+    rest: Mapping[str, str]
+    keys: Mapping[str, str]
+    demands: Mapping[str, tuple[Any, ...]]
+    pad: int = 0
+
+
+def _bert_layers(prefix: str, norms: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    """The rows that RoBERTa, BERT and MegatronBERT share, but for the names of a layer's two norms."""
+    layer = f"{prefix}.encoder.layer.*"
+    return {
+        "encoder.word_embeddings": (f"{prefix}.embeddings.word_embeddings",),
+        "encoder.position_embeddings": (f"{prefix}.embeddings.position_embeddings",),
+        "encoder.token_type_embeddings": (f"{prefix}.embeddings.token_type_embeddings",),
+        "encoder.layers.*.attention.qkv": tuple(f"{layer}.attention.self.{x}" for x in ("query", "key", "value")),
+        "encoder.layers.*.attention.out": (f"{layer}.attention.output.dense",),
+        "encoder.layers.*.attention_norm": (f"{layer}.{norms[0]}",),
+        "encoder.layers.*.mlp.up": (f"{layer}.intermediate.dense",),
+        "encoder.layers.*.mlp.down": (f"{layer}.output.dense",),
+        "encoder.layers.*.mlp_norm": (f"{layer}.{norms[1]}",),
+    }
+
+
+POST_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+BERT_HEAD = {
+    "head.dense": ("cls.predictions.transform.dense",),
+    "head.norm": ("cls.predictions.transform.LayerNorm",),
+    "head": ("cls.predictions",),
+}
+BERT_TIED = {
+    "cls.predictions.decoder.weight": "encoder.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "head.bias",
+}
+CLASSIFIER = {r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1"}
+BERT_REST = {r"bert\.pooler\.dense": "pooler.dense", r"cls\.seq_relationship": "seq_relationship", **CLASSIFIER}
+BERT_BACK = {"pooler.": "bert.pooler.", "seq_relationship.": "cls.seq_relationship."}
+BUFFERS = {r"(roberta|bert)\.embeddings\.(position_ids|token_type_ids)": lambda _: True}
+
+ROBERTA = Architecture(
+    model_type="roberta",
+    shape="roberta",
+    masked_lm="RobertaForMaskedLM",
+    table=Table(
+        modules={
+            **_bert_layers("roberta", POST_NORMS),
+            "encoder.embedding_norm": ("roberta.embeddings.LayerNorm",),
+            "head.dense": ("lm_head.dense",),
+            "head.norm": ("lm_head.layer_norm",),
+            "head": ("lm_head",),
+        },
+        tied={"lm_head.decoder.weight": "encoder.word_embeddings.weight", "lm_head.decoder.bias": "head.bias"},
+        rest={r"roberta\.pooler\.dense": "pooler.dense", **CLASSIFIER},
+        ignored=BUFFERS,
+        behind_padding=True,
+    ),
+    rest={"pooler.": "roberta.pooler."},
+    keys=BERT_KEYS,
+    demands=BERT_DEMANDS,
+    pad=1,
+)
+
+BERT = Architecture(
+    model_type="bert",
+    shape="bert",
+    masked_lm="BertForMaskedLM",
+    table=Table(
+        modules={
+            **_bert_layers("bert", POST_NORMS),
+            "encoder.embedding_norm": ("bert.embeddings.LayerNorm",),
+            **BERT_HEAD,
+        },
+        tied=BERT_TIED,
+        rest=BERT_REST,
+        ignored=BUFFERS,
+    ),
+    rest=BERT_BACK,
+    keys=BERT_KEYS,
+    demands=BERT_DEMANDS,
+)
+
+MEGATRON = Architecture(
+    model_type="megatron-bert",
+    shape="megatron-bert",
+    masked_lm="MegatronBertForMaskedLM",
+    table=Table(
+        modules={
+            **_bert_layers("bert", ("attention.ln", "ln")),
+            "encoder.final_norm": ("bert.encoder.ln",),
+            **BERT_HEAD,
+        },
+        tied=BERT_TIED,
+        rest=BERT_REST,
+        ignored=BUFFERS,
+    ),
+    rest=BERT_BACK,
+    keys=BERT_KEYS,
+    demands=BERT_DEMANDS,
+)
+
+MODERN = Architecture(
+    model_type="modernbert",
+    shape="modernbert",
+    masked_lm="ModernBertForMaskedLM",
+    table=Table(
+        modules={
+            "encoder.word_embeddings": ("model.embeddings.tok_embeddings",),
+            "encoder.embedding_norm": ("model.embeddings.norm",),
+            "encoder.layers.*.attention.qkv": ("model.layers.*.attn.Wqkv",),
+            "encoder.layers.*.attention.out": ("model.layers.*.attn.Wo",),
+            "encoder.layers.*.attention_norm": ("model.layers.*.attn_norm",),
+            "encoder.layers.*.mlp.up": ("model.layers.*.mlp.Wi",),
+            "encoder.layers.*.mlp.down": ("model.layers.*.mlp.Wo",),
+            "encoder.layers.*.mlp_norm": ("model.layers.*.mlp_norm",),
+            "encoder.final_norm": ("model.final_norm",),
+            "head.dense": ("head.dense",),
+            "head.norm": ("head.norm",),
+            "head": ("decoder",),
+        },
+        tied={"decoder.weight": "encoder.word_embeddings.weight"},
+        rest=CLASSIFIER,
+    ),
+    rest={},
+    keys=MODERN_KEYS,
+    demands=MODERN_DEMANDS,
+)
+
+BY_TYPE = {found.model_type: found for found in (ROBERTA, BERT, MEGATRON, MODERN)}
+BY_SHAPE = {found.shape: found for found in BY_TYPE.values()}
+
+
+def of(raw: Mapping[str, Any], file: Path) -> Architecture:
+    """The architecture that a `config.json` names.
+
+    Raises:
+        CheckpointError: It is another, or one of ours that computes something else.
+    """
+    found = BY_TYPE.get(str(raw.get("model_type")))
+    if found is None:
+        raise CheckpointError(
+            f"model_type is {raw.get('model_type')!r}, which cannot be read",
+            file=file,
+            remedy=f"Give a model of {', '.join(BY_TYPE)}.",
+        )
+    for key, accepted in found.demands.items():
+        if raw.get(key) not in accepted:
+            raise CheckpointError(
+                f"{key} is {raw[key]!r}; only {accepted[0]!r} can be read",
+                file=file,
+                remedy="Give an encoder of the usual kind.",
+            )
+    return found
+
+
+def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The native configuration's fields from a `config.json`.
+
+    Raises:
+        KeyError: A size is missing.
+        TypeError, ValueError: One is of another kind than it should be.
+    """
+    defaults = DEFAULTS | {"pad_token_id": architecture.pad}
+    found = {field: raw[key] if key in raw else defaults[key] for field, key in architecture.keys.items()}
+    front = found["pad_token_id"] + 1 if architecture.table.behind_padding else 0
+    found |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
+    if architecture.shape != "modernbert":
+        return found
+    rope = raw.get("rope_parameters") or {}
+    thetas = (
+        float(rope.get("full_attention", {}).get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
+        float(rope.get("sliding_attention", {}).get("rope_theta", raw.get("local_rope_theta") or 10_000.0)),
+    )
+    return {
+        **found,
+        "local_window": raw.get("local_attention", 128) // 2,
+        "global_every": _every(raw),
+        "rope_thetas": thetas,
+    }
+
+
+def _every(raw: Mapping[str, Any]) -> int:
+    """Each how many layers one is global, from `layer_types` (transformers 5) or the number itself (4)."""
+    types = raw.get("layer_types")
+    if types is None:
+        return int(raw.get("global_attn_every_n_layers", 3))
+    for every in range(1, len(types) + 1):
+        if types == ["sliding_attention" if i % every else "full_attention" for i in range(len(types))]:
+            return every
+    raise ValueError("layer_types has no regular pattern")
+
+
+def keys(config: EncoderConfig) -> dict[str, Any]:
+    """`config.json` for a native configuration, without what depends on tokenizer and number type."""
+    architecture = BY_SHAPE[config.shape]
+    front = config.pad_token_id + 1 if architecture.table.behind_padding else 0
+    found = {
+        "architectures": [architecture.masked_lm],
+        "model_type": architecture.model_type,
+        "max_position_embeddings": config.max_positions + front,
+        **{key: getattr(config, field) for field, key in architecture.keys.items()},
+        **{key: accepted[0] for key, accepted in architecture.demands.items()},
+    }
+    if config.shape != "modernbert":
+        return found | {"type_vocab_size": max(1, config.type_vocab_size)}
+    wide, near = config.rope_thetas
+    kinds = ["sliding_attention" if config.is_local(i) else "full_attention" for i in range(config.num_hidden_layers)]
+    return found | {
+        "embedding_dropout": config.hidden_dropout,
+        "local_attention": 2 * config.local_window,
+        "global_attn_every_n_layers": config.global_every,  # transformers 4 reads these three
+        "global_rope_theta": wide,
+        "local_rope_theta": near,
+        "layer_types": kinds,  # transformers 5 reads these two
+        "rope_parameters": {
+            "full_attention": {"rope_theta": wide, "rope_type": "default"},
+            "sliding_attention": {"rope_theta": near, "rope_type": "default"},
+        },
+    }
