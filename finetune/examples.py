@@ -1,7 +1,7 @@
 """What the model reads at once, and the batches it is put in."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,11 +21,13 @@ class Example:
         sequences: Token ids with the special ones.
         positions: Places that the head reads, in the sequences laid end to end, ascending.
         targets: What it should say there: a number each, or a row of numbers each.
+        segments: For each sequence its tokens' segments, 0 or 1, where the model has such; else nothing.
     """
 
     sequences: list[list[int]]
     positions: list[int]
     targets: list[Any]
+    segments: list[list[int]] = field(default_factory=list)
 
     @cached_property
     def tokens(self) -> int:
@@ -60,9 +62,11 @@ def collate(examples: Sequence[Example]) -> Batch:
         positions += [start + place for place in example.positions]
         start += example.tokens
     targets = [target for example in examples for target in example.targets]
-    return Batch(
-        pack([ids for example in examples for ids in example.sequences]), torch.tensor(positions), torch.tensor(targets)
-    )
+    packed = pack([ids for example in examples for ids in example.sequences])
+    types = [kind for example in examples for row in example.segments for kind in row]
+    if types:
+        packed = Packed(packed.input_ids_t, packed.lengths, torch.tensor(types))
+    return Batch(packed, torch.tensor(positions), torch.tensor(targets))
 
 
 def epoch_steps(examples: Sequence[Example], config: BatchConfig, seed: int, epoch: int) -> Iterator[list[Batch]]:

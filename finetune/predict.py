@@ -27,6 +27,10 @@ from biolm.finetune.inference import outputs
 from biolm.finetune.task import Task
 
 CHUNK = 1000  # texts read before the model runs
+QUICKEST = {
+    "cuda": 16384,
+    "cpu": 512,
+}  # tokens; on one core 300 sentences took 1.57 s at 512, 1.75 at 4096, 2.07 at 16384
 ENDINGS = (".jsonl", ".txt")
 
 
@@ -40,7 +44,7 @@ class PredictConfig:
         out: JSONL file to write: id, line and what is predicted, without text; left out, it goes to standard output.
         text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices.
         id: For JSONL the key of the record's id; without it in a record, the line is its id.
-        tokens: Most tokens in one forward pass.
+        tokens: Most tokens in one forward pass; left out, what is quickest: 16384 on a GPU, 512 on a CPU, whose caches hold no more.
     """
 
     model: str
@@ -48,10 +52,10 @@ class PredictConfig:
     out: str = field(default="", metadata={"runtime": True})
     text: list[str] = field(default_factory=lambda: ["text"])
     id: str = "id"
-    tokens: int = runtime(16384)
+    tokens: int | None = runtime(None)
 
     def __post_init__(self) -> None:
-        if self.tokens < 1 or not self.text:
+        if (self.tokens is not None and self.tokens < 1) or not self.text:
             raise ConfigError("tokens and text need a value", remedy="Leave them out for the defaults.")
 
 
@@ -67,6 +71,7 @@ def run(config: PredictConfig) -> None:
     task, model = saved.read(config.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    tokens = config.tokens or QUICKEST[device.type]
     done = 0
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
@@ -75,7 +80,7 @@ def run(config: PredictConfig) -> None:
         records = _records(raw, config, task)
         position = 0
         while chunk := list(islice(records, CHUNK)):
-            rows = outputs(model, task.examples(chunk), config.tokens, device)
+            rows = outputs(model, task.examples(chunk), tokens, device)
             for record, row in zip(chunk, rows, strict=True):
                 line = {"id": record.id, "line": record.line, **task.written(record, task.decode(row))}
                 sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

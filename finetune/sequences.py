@@ -1,14 +1,13 @@
-"""Texts and pairs of texts as sequences of tokens, in windows where they are too long: `<s> a </s>` and `<s> a </s></s> b </s>`.
+"""Texts and pairs of texts as sequences of tokens, in windows where they are too long.
 
-A classifier's outputs for the windows of one record are averaged; nothing is cut off.
+A text is `<s> a </s>`; a pair `<s> a </s></s> b </s>` for models without segments, as RoBERTa, and `[CLS] a [SEP] b [SEP]` with segments 0
+and 1 for those that have them, as BERT. A classifier's outputs for the windows of one record are averaged; nothing is cut off.
 """
 
 from collections.abc import Sequence
 
 from biolm.finetune.windows import windows
 from biolm.tokenizer.folder import SpecialIds
-
-PAIR_SPECIALS = 4
 
 
 def single(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
@@ -17,14 +16,21 @@ def single(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: in
     return [[special.bos, *ids[w.start : w.stop], special.eos] for w in cuts]
 
 
-def pair(a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
+def pair(
+    a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int, *, segments: bool
+) -> list[list[int]]:
     """The windows of a pair: each of `a` with each of `b`. A text that fits half of the room is never cut."""
-    room = max_length - PAIR_SPECIALS
+    between = [special.eos] if segments else [special.eos, special.eos]
+    room = max_length - 2 - len(between)
     size_a = min(len(a), max(room // 2, room - len(b)))
     cuts_a, cuts_b = _parts(a, size_a, overlap), _parts(b, room - size_a, overlap)
-    return [
-        [special.bos, *part_a, special.eos, special.eos, *part_b, special.eos] for part_a in cuts_a for part_b in cuts_b
-    ]
+    return [[special.bos, *part_a, *between, *part_b, special.eos] for part_a in cuts_a for part_b in cuts_b]
+
+
+def segment_ids(ids: Sequence[int], eos: int) -> list[int]:
+    """0 up to the first end, 1 behind it."""
+    first = ids.index(eos) + 1
+    return [0] * first + [1] * (len(ids) - first)
 
 
 def _parts(ids: Sequence[int], size: int, overlap: int) -> list[Sequence[int]]:

@@ -15,6 +15,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import Tokenizer
 
 LONGEST = 512
+EXTRA = ("segments", "negative")  # fields of some tasks that prediction needs
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
@@ -40,7 +41,9 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
         problem = f"windows of {length} tokens cannot share {overlap}, or are shorter than {SHORTEST}"
         raise ConfigError(problem, remedy="Raise --batch.max_length or lower --batch.overlap.")
     labels = _labels(config, train)
-    extra: dict[str, Any] = {"negative": config.negative} if config.task == "relation" else {}
+    extra: dict[str, Any] = {} if config.task in TAGGING else {"segments": loaded.config.type_vocab_size > 1}
+    if config.task == "relation":
+        extra["negative"] = config.negative
     if config.class_weights:
         counts = Counter(record.labels[0] for record in train)
         extra["weights"] = tuple(len(train) / (len(labels) * counts[label]) for label in labels)
@@ -72,12 +75,12 @@ def _letters(config: FinetuneConfig, train: Sequence[Labelled]) -> tuple[str, ..
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
     """What `restore` needs: the name on the command line and the sizes."""
     found = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
-    return found | ({"negative": task.negative} if isinstance(task, Classification) else {})
+    return found | {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
 
 
 def restore(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
     """The task of a fine-tuned model, from its `facts`."""
-    extra = {"negative": saved["negative"]} if "negative" in saved else {}
+    extra = {key: saved[key] for key in EXTRA if key in saved}
     return _task(saved["task"], tokenizer, tuple(saved["labels"]), saved["max_length"], saved["overlap"], extra)
 
 

@@ -15,7 +15,7 @@ from biolm.finetune.class_scorers import Labels, LabelScorer, PearsonScorer
 from biolm.finetune.examples import Example
 from biolm.finetune.heads import SequenceClassifier
 from biolm.finetune.records import Labelled
-from biolm.finetune.sequences import pair, single
+from biolm.finetune.sequences import pair, segment_ids, single
 from biolm.finetune.task import G
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer.folder import Tokenizer
@@ -38,12 +38,14 @@ class TextTask(ABC):
         labels: The head's outputs.
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
+        segments: Whether the model tells the two texts of a pair apart by segment ids.
     """
 
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     max_length: int
     overlap: int
+    segments: bool = False
 
     def head(self, lm: MaskedLM) -> SequenceClassifier:
         """See `Task`."""
@@ -55,14 +57,21 @@ class TextTask(ABC):
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
         """One example a window; each has the record's target."""
-        return [[Example([ids], [0], [self.target(r)]) for ids in self.sequences(r.texts)] for r in records]
+        return [
+            [Example([ids], [0], [self.target(r)], self.segments_of([ids])) for ids in self.sequences(r.texts)]
+            for r in records
+        ]
+
+    def segments_of(self, sequences: Sequence[list[int]]) -> list[list[int]]:
+        """Segment ids of each sequence, for a model that has them."""
+        return [segment_ids(ids, self.tokenizer.ids.eos) for ids in sequences] if self.segments else []
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """The windows of a text or a pair."""
         ids = [self.tokenizer.encode(text) for text in texts]
         if len(ids) == 1:
             return single(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
-        return pair(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap)
+        return pair(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
 
     @property
     def takes(self) -> Sequence[int]:
@@ -242,7 +251,8 @@ class Choice(TextTask):
         for i in range(max(map(len, cut))):
             sequences = [windows[min(i, len(windows) - 1)] for windows in cut]
             starts = [sum(len(ids) for ids in sequences[:n]) for n in range(len(sequences))]
-            found.append(Example(sequences, starts, [int(n == right) for n in range(len(sequences))]))
+            targets = [int(n == right) for n in range(len(sequences))]
+            found.append(Example(sequences, starts, targets, self.segments_of(sequences)))
         return found
 
     def loss(self, outputs_m1: Tensor, targets_m: Tensor) -> Tensor:

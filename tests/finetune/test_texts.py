@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from biolm.core import cli
 from biolm.core.files import read_json
 from biolm.finetune.class_scorers import LabelScorer, PearsonScorer
-from biolm.finetune.sequences import pair, single
+from biolm.finetune.examples import collate
+from biolm.finetune.sequences import pair, segment_ids, single
 from biolm.finetune.texts import Choice, Classification
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+from biolm.model.packed import pack
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import SpecialIds
 
@@ -187,15 +191,19 @@ def test_options_that_do_not_apply_are_refused(
     assert message in capsys.readouterr().err
 
 
-@given(st.integers(0, 80), st.integers(0, 80), st.integers(16, 40))
-def test_pairs_keep_every_token(a: int, b: int, max_length: int) -> None:
+@given(st.integers(0, 80), st.integers(0, 80), st.integers(16, 40), st.data())
+def test_pairs_keep_every_token(a: int, b: int, max_length: int, data: st.DataObject) -> None:
     first, second = list(range(100, 100 + a)), list(range(1000, 1000 + b))
-    found = pair(first, second, SPECIAL, max_length, max_length // 4)
+    segments = data.draw(st.booleans())
+    found = pair(first, second, SPECIAL, max_length, max_length // 4, segments=segments)
     seen = {token for ids in found for token in ids}
     assert seen >= {*first, *second}
     assert all(len(ids) <= max_length for ids in found)
     if a + b + 4 <= max_length:
-        assert found == [[0, *first, 2, 2, *second, 2]]
+        assert found == [[0, *first, 2, *([] if segments else [2]), *second, 2]]
+    for ids in found:
+        kinds = zip(segment_ids(ids, 2), ids, strict=True)
+        assert all(kind == int(token >= 1000) for kind, token in kinds if token >= 100)
     cut = single(first, SPECIAL, max_length, max_length // 4)
     assert {token for ids in cut for token in ids} >= set(first)
     assert all(len(ids) <= max_length for ids in cut)
@@ -236,3 +244,17 @@ def test_choice_loss_is_a_mean_over_questions(tiny_tokenizer: Path) -> None:
     outputs = torch.tensor([[1.0], [2.0], [0.5], [0.0]])
     expected = torch.nn.functional.cross_entropy(outputs.view(2, 2), torch.tensor([1, 0]))
     assert float(task.loss(outputs, torch.tensor([0, 1, 1, 0])) / 4) == pytest.approx(float(expected))
+
+
+def test_a_model_with_segments_is_told_which_text_is_which(tiny_tokenizer: Path) -> None:
+    tokenizer = tokenizer_folder.load(tiny_tokenizer)
+    task = Classification(tokenizer, ("a", "b"), 32, 8, segments=True)
+    (example,) = task.examples([task.unlabelled("1", ["aspirin", "heart"], 1)])[0]
+    packed = collate([example]).packed
+    assert packed.token_type_ids_t is not None
+    first = len(tokenizer.encode("aspirin")) + 2
+    assert packed.token_type_ids_t.tolist() == [0] * first + [1] * (len(example.sequences[0]) - first)
+    config = EncoderConfig(tokenizer.vocab_size, 32, 1, 2, 64, max_positions=32, type_vocab_size=2, shape="bert")
+    torch.manual_seed(0)
+    model, place = task.head(MaskedLM(config)).eval(), torch.tensor([0])
+    assert not torch.equal(model(packed, place), model(pack(example.sequences), place))

@@ -1,0 +1,195 @@
+"""Fine-tuning for entities against Hugging Face's Trainer, and prediction against its pipeline: same weights, data and settings.
+
+    python benchmarks/finetune.py DATA [--model RUN] [--sentences 600] [--epochs 2] [--repeats 2]
+
+DATA is a folder of IOB files (NCBI-disease). Without --model a RoBERTa of 4 layers × 256 with random weights and a byte-level BPE learnt
+on DATA is made, which is enough for the ratio of speeds but not for a score worth having. Both sides are timed without
+loading and saving, evaluation on the development fold after each epoch included. Runs alternate and the faster of each side's
+counts, so that other work on the machine does not decide. Needs `pip install accelerate`, which the Trainer wants.
+"""
+
+import argparse
+import gzip
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from biolm.convert import native
+from biolm.convert.parts import Parts
+from biolm.core import cli
+from biolm.core.files import read_json
+from biolm.finetune import saved
+from biolm.finetune.datasets import find
+from biolm.finetune.inference import outputs
+from biolm.finetune.iob import read_iob
+from biolm.finetune.ner import labels_of
+from biolm.finetune.predict import QUICKEST
+from biolm.finetune.scorers import EntityScorer
+from biolm.finetune.spans import entities, tag_type
+from biolm.model.config import ModelConfig
+from biolm.model.encoder import MaskedLM
+from biolm.tokenizer import folder as tokenizer_folder
+
+SETTINGS = {"size": 16, "lr": 1e-3, "weight_decay": 0.01, "warmup": 0.1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--sentences", type=int, default=600)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        data = cut(options.data, work / "data", options.sentences)
+        model = options.model or make_model(data, work)
+        run_verb("convert", model, work / "hf", "--to", "hf")
+        ours, theirs = [], []
+        for repeat in range(options.repeats):
+            ours.append(train_ours(model, data, work / f"run{repeat}", options.epochs))
+            theirs.append(train_theirs(work / "hf", data, options.epochs, work / "trainer"))
+        show("training", [seconds for seconds, _ in ours], [seconds for seconds, _ in theirs])
+        print(f"test F1: ours {ours[0][1]:.4f}, Trainer {theirs[0][1]:.4f}")
+        run_verb("convert", work / "run0", work / "tagger", "--to", "hf")
+        pairs = [
+            (predict_ours(work / "run0", data), predict_theirs(work / "tagger", data)) for _ in range(options.repeats)
+        ]
+        show("prediction", [a for a, _ in pairs], [b for _, b in pairs])
+
+
+def show(what: str, ours: list[float], theirs: list[float]) -> None:
+    ratio = min(theirs) / min(ours)
+    print(f"{what}: ours {min(ours):.2f} s, Hugging Face {min(theirs):.2f} s, ratio {ratio:.2f}", flush=True)
+
+
+def cut(source: Path, target: Path, sentences: int) -> Path:
+    """The first sentences of each fold."""
+    target.mkdir()
+    for fold, path in find(source, (".tsv",)).items():
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        (target / f"{fold}.tsv").write_bytes(b"\n\n".join(text.split(b"\n\n")[:sentences]) + b"\n")
+    return target
+
+
+def run_verb(*words: object) -> None:
+    assert cli.run([str(word) for word in words]) == 0
+
+
+def make_model(data: Path, work: Path) -> Path:
+    """Random weights and a vocabulary of 1,500 learnt on the training fold."""
+    (work / "text.txt").write_text("\n\n".join(r.text for r in read_iob(data / "train.tsv", "train")), encoding="utf-8")
+    run_verb("corpus", "build", "--text", work / "text.txt", "--out", work / "docs")
+    run_verb("tokenizer", "train", "--docs", work / "docs", "--vocab_size", 1500, "--out", work / "tok")
+    torch.manual_seed(0)
+    size = tokenizer_folder.load(work / "tok").vocab_size
+    config = ModelConfig(size="mini").resolve(vocab_size=size, max_positions=512, pad_token_id=1)
+    (work / "model").mkdir()
+    native.write(Parts("native", config, MaskedLM(config).state_dict(), work), work / "model", torch.float32)
+    tokenizer_folder.copy(work / "tok", work / "model" / native.TOKENIZER)
+    return work / "model"
+
+
+def train_ours(model: Path, data: Path, out: Path, epochs: int) -> tuple[float, float]:
+    """Seconds and test F1."""
+    options = ["--batch.size", SETTINGS["size"], "--optim.lr", SETTINGS["lr"], "--optim.warmup", SETTINGS["warmup"]]
+    options += ["--optim.weight_decay", SETTINGS["weight_decay"], "--epochs", epochs]
+    run_verb("finetune", "--model", model, "--task", "ner", "--data", data, "--out", out, *options)
+    result: dict[str, Any] = read_json(out / "seed_1/result.json")
+    return result["seconds"], result["test"]["f1"]
+
+
+def train_theirs(model: Path, data: Path, epochs: int, out: Path) -> tuple[float, float]:
+    """Seconds and test F1 of what run_ner does: labels on first pieces, padding to the longest of a batch."""
+    from transformers import (
+        AutoModelForTokenClassification,
+        AutoTokenizer,
+        DataCollatorForTokenClassification,
+        Trainer,
+        TrainingArguments,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(model, add_prefix_space=True)
+    folds = {fold: read_iob(data / f"{fold}.tsv", fold) for fold in ("train", "dev", "test")}
+    labels = labels_of(folds["train"])
+    scorer = EntityScorer(tuple(sorted({tag_type(label) for label in labels} - {""})))
+
+    def encode(record: Any) -> dict[str, Any]:
+        words = [record.text[start:stop] for start, stop in record.words]
+        encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=512)
+        ids = encoded.word_ids()
+        first = [word is not None and (i == 0 or ids[i - 1] != word) for i, word in enumerate(ids)]
+        tags = [labels.index(record.tags[word]) if f else -100 for word, f in zip(ids, first, strict=True)]
+        return {**encoded, "labels": tags}
+
+    def f1(predicted: Any) -> dict[str, float]:
+        rows = zip(predicted.predictions.argmax(-1), predicted.label_ids, strict=True)
+        pairs = [(labels_at(truth, truth), labels_at(guess, truth)) for guess, truth in rows]
+        sums = scorer.sums([entities(a) for a, _ in pairs], [entities(b) for _, b in pairs])
+        return {"f1": scorer.report(sums.sum(0))["f1"]}
+
+    def labels_at(values: Any, truth: Any) -> list[str]:
+        return [labels[i] for i in np.asarray(values)[np.asarray(truth) != -100]]
+
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=int(SETTINGS["size"]),
+        learning_rate=SETTINGS["lr"],
+        weight_decay=SETTINGS["weight_decay"],
+        warmup_steps=SETTINGS["warmup"],
+        num_train_epochs=epochs,
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        seed=1,
+        disable_tqdm=True,
+    )
+    encoded = {fold: [encode(record) for record in records] for fold, records in folds.items()}
+    trainer = Trainer(
+        AutoModelForTokenClassification.from_pretrained(
+            model, num_labels=len(labels), id2label=dict(enumerate(labels))
+        ),
+        arguments,
+        DataCollatorForTokenClassification(tokenizer),
+        encoded["train"],
+        encoded["dev"],
+        compute_metrics=f1,
+    )
+    started = time.monotonic()
+    trainer.train()
+    return time.monotonic() - started, f1(trainer.predict(encoded["test"]))["f1"]
+
+
+def predict_ours(run: Path, data: Path) -> float:
+    """Seconds for the test sentences as texts, words cut and tokens made."""
+    task, model = saved.read(str(run))
+    texts = [record.text for record in read_iob(data / "test.tsv", "test")]
+    started = time.monotonic()
+    records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]
+    for rows in outputs(model, task.examples(records), QUICKEST["cpu"], torch.device("cpu")):
+        task.decode(rows)
+    return time.monotonic() - started
+
+
+def predict_theirs(model: Path, data: Path) -> float:
+    """Seconds of the pipeline with its default batching, one text at a time."""
+    from transformers import pipeline
+
+    tagger = pipeline("token-classification", model=str(model), device="cpu", aggregation_strategy="first")
+    texts = [record.text for record in read_iob(data / "test.tsv", "test")]
+    started = time.monotonic()
+    for _ in tagger(texts):
+        pass
+    return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main()
