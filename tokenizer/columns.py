@@ -107,19 +107,27 @@ def _added_up(rows: U64, counts: I64) -> tuple[U64, I64]:
     """Distinct rows, and the counts of equal ones added up."""
     if not len(rows):
         return rows, counts
-    with np.errstate(over="ignore"):
-        key = rows[:, 0] if rows.shape[1] == 1 else (rows * ODD[: rows.shape[1]]).sum(axis=1, dtype=np.uint64)
+    lanes = rows.T  # a loop over a few columns is much quicker than a reduction along rows of a few numbers
+    key = lanes[0]
+    if len(lanes) > 1:
+        key = lanes[0] * ODD[0]
+        for lane, odd in zip(lanes[1:], ODD[1:], strict=False):
+            key += lane * odd
     order = key.argsort()
-    new = _changes(rows[order])
-    if rows.shape[1] > 1 and new.sum() != _changes(key[order, None]).sum():
-        order = np.lexsort(rows.T)  # two strings share a hash
-        new = _changes(rows[order])
+    rows = rows[order]
+    new = _changes(rows)
+    if len(lanes) > 1 and np.count_nonzero(new) != np.count_nonzero(_changes(key[order, None])):
+        order = np.lexsort(lanes)  # two strings share a hash
+        rows = lanes.T[order]
+        new = _changes(rows)
     first = new.nonzero()[0]
-    return rows[order[first]], np.add.reduceat(counts[order], first)
+    return rows[first], np.add.reduceat(counts[order], first)
 
 
 def _changes(rows: U64) -> npt.NDArray[np.bool_]:
     """[rows] whether a row differs from the one before."""
-    new = np.ones(len(rows), dtype=np.bool_)
-    new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    new = np.zeros(len(rows), dtype=np.bool_)
+    new[0] = True
+    for lane in rows.T:
+        new[1:] |= lane[1:] != lane[:-1]
     return new

@@ -112,7 +112,7 @@ class _Pairs:
                 self.count[key] -= weight
 
     def pop(self) -> tuple[int, Places] | None:
-        """The most frequent pair and its places, ascending, or None if all are too rare."""
+        """The most frequent pair and its places, or None if all are too rare."""
         while self.heap:
             count, key, places = self.heap[0]
             now = self.count[key]
@@ -153,7 +153,7 @@ class _State:
         self.size[new], self.known = both, new + 1
         at = places[(symbols[places] == left) & (symbols[places + left_size] == right)]
         if left == right:
-            at = _every_second(at, left_size)
+            at = _every_second(np.sort(at), left_size)
         before, middle, end = at - 1, at + left_size, at + both
         old_before, old_after = symbols[before], symbols[end]
         symbols[middle] = INNER
@@ -190,7 +190,7 @@ def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[
     """Key, total weight and places, as bytes, of every pair that has at least `least`; negative keys are no pairs."""
     if not len(keys):
         return []
-    order = keys.argsort(kind="stable")
+    order = keys.argsort()
     keys, places = keys[order], places[order]
     first = np.concatenate(([0], (keys[1:] != keys[:-1]).nonzero()[0] + 1))
     totals = np.add.reduceat(weights[order], first)

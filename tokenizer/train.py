@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> None:
             shutil.rmtree(work, ignore_errors=True)
         made = KINDS[config.kind][1](counts, config)
         paths = folder.write(config.out, made.hf, made.settings, made.files)
-        record.finish(config.out, paths, _shown(counts, folder.load(config.out)))
+        record.finish(config.out, paths, _shown(counts, config.vocab_size))
     summary.summary(f"biolm {STAGE}: {config.out}", record.counts)
 
 
@@ -72,10 +72,10 @@ def _count(config: TrainConfig, work: Path) -> Counts:
     return counts
 
 
-def _shown(counts: Counts, tokenizer: folder.Tokenizer) -> dict[str, Any]:
+def _shown(counts: Counts, ids: int) -> dict[str, Any]:
     tally = {name.replace("_", " "): number for name, number in asdict(counts.tally).items()}
     words = {"words, weighted": int(counts.times.sum()), "distinct words": len(counts.times)}
-    return {**tally, **words, "distinct words left out": counts.rare, "ids": tokenizer.vocab_size}
+    return {**tally, **words, "distinct words left out": counts.rare, "ids": ids}
 
 
 VERB = Verb(
