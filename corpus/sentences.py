@@ -16,6 +16,7 @@ fig figs eq eqs ref refs tab tabs suppl supp vol no nos nr pp p ca cf vs v viz e
 dr drs prof mr mrs ms st ste mt sr jr hon rev gen sen rep sgt capt
 proc natl acad sci chem biol phys med lett
 al spp sp subsp var cv str ssp nov
+y.o pt hct hgb cr disp
 i.v i.p i.m s.c p.o q.d b.i.d t.i.d q.i.d p.r.n min max avg temp dept univ assoc
 jan feb mar apr jun jul aug sep sept oct nov dec
 """

@@ -249,7 +249,11 @@ def running_text(root: Any) -> list[str]:
             return
         if name == "math":
             parts.append(
-                "".join(f" {t} " if len(t.strip()) != 1 else t.strip() for t in element.itertext() if t.strip())
+                "".join(
+                    f" {t} " if len(t.strip()) != 1 else t.strip()
+                    for t in element.itertext()
+                    if t.strip() or "\n" not in t
+                )
             )
             return
         parts.append(element.text or "")
