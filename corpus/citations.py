@@ -25,7 +25,6 @@ GLUE = (
 )
 GROUP = re.compile(rf" ?[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
 NUMBERS = re.compile(rf" ?{NUMBER}(?:{JOINT}{NUMBER})*")
-SPACES = re.compile(r"\s{2,}|[^\S ]")
 DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]]|[,;] ?[,;.)\]]|\. ?\.")
 HOLLOW = r"(?:[ ,;:.]|(?:see|also|e\.?g|i\.?e|cf|reviewed|reviews?|in|refs?|references?)\b)*"
 EMPTY = re.compile(rf" ?(?:\({HOLLOW}\)|\[{HOLLOW}\])")  # brackets with nothing but connecting words left in them
@@ -40,7 +39,8 @@ def without_callouts(text: str) -> str:
     """Remove the call-outs marked in `text`, and the marks; where there are any, white-space runs become one blank."""
     if OPEN not in text:
         return text
-    text = SPACES.sub(" ", text)
+    if "  " in text or not text.isprintable():
+        text = " ".join(text.split())
     done, parts = 0, list[str]()
     start = text.find(OPEN)
     while start >= 0:
