@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biolm.convert import architectures, torchfile
+from biolm.convert import architectures, torchfile, wordpiece
 from biolm.convert.names import BIAS, TYPES, WORDS, common_dtype, from_native, to_native
 from biolm.convert.parts import Parts, sane
 from biolm.core.checkpoint import save_tensors
@@ -31,6 +31,7 @@ SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
+VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
 LABELS = ("id2label", "label2id", "problem_type")
 
 
@@ -80,7 +81,11 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     facts |= {name: raw[name] for name in LABELS if name in raw}
     if not _sensible(facts.get("id2label", {})):
         raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
-    tokenizer = path if any(all((path / name).is_file() for name in names) for names in TOKENIZERS) else None
+    tokenizer = path if any(all((path / name).is_file() for name in found) for found in TOKENIZERS) else None
+    if tokenizer is None and (path / VOCABULARY).is_file():
+        stated = read_json(path / SETTINGS).get("do_lower_case") if (path / SETTINGS).is_file() else None
+        lower = stated if isinstance(stated, bool) else None
+        tokenizer = wordpiece.folder(path / VOCABULARY, config.max_positions, lower)
     return Parts("hf", config, native, weights, rest, tokenizer, facts)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from biolm.core.errors import CheckpointError
 from biolm.model.config import EncoderConfig
 
-Kind = Literal["native", "hf", "fairseq"]
+Kind = Literal["native", "hf", "fairseq"]  # what can be written
+SourceKind = Literal["native", "hf", "fairseq", "tensorflow"]
 
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
@@ -60,7 +61,7 @@ class Parts:
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
     """
 
-    kind: Kind
+    kind: SourceKind
     config: EncoderConfig
     tensors: dict[str, Tensor]
     weights: Path
