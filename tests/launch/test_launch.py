@@ -194,9 +194,10 @@ def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_pa
 def test_a_stopped_launch_stops_its_stage(tmp_path: Path, number: signal.Signals, code: int) -> None:
     stage = "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'started'); time.sleep(60)"
     script = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from biolm.launch import local
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so some CI, start with it ignored
 local.START, local.PATIENCE = {stage!r}, 0.5
 local.stop_on_sigterm()
 try:
