@@ -5,6 +5,7 @@ No message may contain the text of a document: name it by file, position and id.
 """
 
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
@@ -21,6 +22,14 @@ class UserError(ValueError):
         self.problem, self.file, self.record, self.remedy = problem, file, record, remedy
         where = "" if file is None else f"{file}: " if record is None else f"{file} ({record}): "
         super().__init__(f"{where}{problem}.\n{remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
+
+
+def _again(cls: type[UserError], problem: str, rest: dict[str, Any]) -> UserError:
+    """Make an error again on the other side of a process border: keyword arguments do not travel by themselves."""
+    return cls(problem, **rest)
 
 
 class ConfigError(UserError):
