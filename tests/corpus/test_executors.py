@@ -103,3 +103,21 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
     executor = LocalExecutor([Killed()], 2, 2, str(tmp_path / "marks"), lambda: None)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="killed a worker"):
         executor.run()
+
+
+def test_a_mistake_found_by_a_worker_is_said_like_any_other(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (raw / "wrong.csv").write_text("a,b\n1,2\n")
+    command = [
+        "--pubmed",
+        f"{raw}/*.xml",
+        "--notes",
+        f"{raw}/wrong.csv",
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "2",
+    ]
+    assert biolm(["corpus", "build", *command]) == 2
+    assert "there is no column `text` (there are: a, b)" in capsys.readouterr().err
