@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import archive, deepspeed, fairseq, hf, native, tensorflow
+from biolm.convert import archive, deepspeed, fairseq, hf, megatron, native, tensorflow
 from biolm.convert.parts import Parts, SourceKind
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 
-DETECTORS = (deepspeed.detect, native.detect, hf.detect, tensorflow.detect, fairseq.detect)
+DETECTORS = (deepspeed.detect, native.detect, megatron.detect, hf.detect, tensorflow.detect, fairseq.detect)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
 
     Args:
         path: A run folder or one of its `step_N` folders; a Hugging Face folder; a fairseq checkpoint or its folder;
-            a DeepSpeed folder with the model's configuration beside it; a folder of Google's BERT; a `.tar.gz` with one of these.
+            a DeepSpeed folder with the model's configuration beside it; a folder of Google's
+            BERT or of Megatron-LM's; a `.tar.gz` with one of these.
         tokenizer: A tokenizer folder, or fairseq's files, if the model has none beside it.
 
     Raises:
@@ -69,6 +70,8 @@ def _read(path: Path, tokenizer: Path | None) -> Parts:
         return _with_tokenizer(deepspeed.read(path), tokenizer)
     if native.detect(path):
         return _with_tokenizer(native.read(path), tokenizer)
+    if megatron.detect(path):
+        return _with_tokenizer(megatron.read(path), tokenizer)
     if hf.detect(path):
         return _with_tokenizer(hf.read(path), tokenizer)
     if tensorflow.detect(path):

@@ -10,7 +10,7 @@ from biolm.core.errors import CheckpointError
 from biolm.model.config import EncoderConfig
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
-SourceKind = Literal["native", "hf", "fairseq", "tensorflow"]
+SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron"]
 
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training

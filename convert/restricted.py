@@ -39,8 +39,8 @@ INERT = {
     "typing.Any",
     "pathlib.PosixPath",
     "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "torch.device",
     "torch.Tensor",
     "torch.nn.parameter.Parameter",
@@ -48,7 +48,7 @@ INERT = {
     *(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGES.values()),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in PLAIN_TYPES),
 }
-INERT_CLASSES = re.compile(r"(omegaconf|fairseq|deepspeed)(\.[a-z]\w*)*\.[A-Z]\w*")
+INERT_CLASSES = re.compile(r"(omegaconf|fairseq|deepspeed|megatron)(\.[a-z]\w*)*\.[A-Z]\w*")
 
 MARK = object()
 

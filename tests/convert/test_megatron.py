@@ -1,0 +1,137 @@
+"""Megatron-LM's layout, written here from the known weights of a transformers model: each version, on 1 and 2 ranks."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from biolm.convert.load import load_model
+from biolm.core.errors import CheckpointError
+
+HIDDEN, HEADS, LAYERS, INNER = 24, 4, 2, 40
+VERSIONS = (0, 1.0, 2.0, 3.0)
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    config = transformers.MegatronBertConfig(
+        vocab_size=64,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=INNER,
+        max_position_embeddings=30,
+        layer_norm_eps=1e-5,
+    )
+    found = transformers.MegatronBertForPreTraining(config).eval()
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.normal_(std=0.2)
+    return found
+
+
+def write(model: Any, folder: Path, version: float, ranks: int, **args: object) -> Path:
+    """Cut a model into ranks as Megatron-LM stores them; written from its documentation, not from the code under test."""
+    (folder / "iter_0000007").mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text("7\n")
+    arguments = {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_attention_heads": HEADS, "ffn_hidden_size": INNER}
+    arguments |= {"tensor_model_parallel_size": ranks, "bias_gelu_fusion": False, "params_dtype": torch.float16, **args}
+    for rank in range(ranks):
+        place = folder / "iter_0000007" / f"mp_rank_{rank:02d}"
+        place.mkdir()
+        state = {
+            "args": argparse.Namespace(**arguments),
+            "checkpoint_version": version,
+            "iteration": 7,
+            "model": one_rank(model, version, rank, ranks),
+            "rng_state": {
+                "np_rng_state": np.random.RandomState(0).get_state(),
+                "torch_rng_state": torch.get_rng_state(),
+            },
+        }
+        torch.save(state, place / "model_optim_rng.pt")
+    return folder
+
+
+def one_rank(model: Any, version: float, rank: int, ranks: int) -> dict[str, Any]:
+    def rows(x: Tensor) -> Tensor:
+        return x.chunk(ranks, 0)[rank].clone()
+
+    def columns(x: Tensor) -> Tensor:
+        return x.chunk(ranks, 1)[rank].clone()
+
+    def qkv(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        per_head = [
+            rows(x).reshape(HEADS // ranks, HIDDEN // HEADS, -1) for x in (query, key, value)
+        ]  # [heads, size, …]
+        dim = {0: 0, 1: 2, 2: 1, 3: 1}[int(version)]  # where the 3 stands
+        stacked = torch.stack(per_head, dim=dim)
+        return stacked.reshape(-1, HIDDEN) if query.ndim == 2 else stacked.reshape(-1)
+
+    bert, head = model.bert, model.cls.predictions
+    name = "self_attention" if version == 3 else "attention"
+    layers: dict[str, Tensor] = {}
+    for i, layer in enumerate(bert.encoder.layer):
+        inner = layer.attention.self
+        for leaf in ("weight", "bias"):
+            parts = (getattr(x, leaf) for x in (inner.query, inner.key, inner.value))
+            layers[f"layers.{i}.{name}.query_key_value.{leaf}"] = qkv(*parts)
+            layers[f"layers.{i}.input_layernorm.{leaf}"] = getattr(layer.attention.ln, leaf)
+            layers[f"layers.{i}.post_attention_layernorm.{leaf}"] = getattr(layer.ln, leaf)
+            layers[f"layers.{i}.mlp.dense_h_to_4h.{leaf}"] = rows(getattr(layer.intermediate.dense, leaf))
+            layers[f"final_layernorm.{leaf}"] = getattr(bert.encoder.ln, leaf)
+        layers[f"layers.{i}.{name}.dense.weight"] = columns(layer.attention.output.dense.weight)
+        layers[f"layers.{i}.{name}.dense.bias"] = layer.attention.output.dense.bias
+        layers[f"layers.{i}.mlp.dense_4h_to_h.weight"] = columns(layer.output.dense.weight)
+        layers[f"layers.{i}.mlp.dense_4h_to_h.bias"] = layer.output.dense.bias
+    embeddings = bert.embeddings
+    return {
+        "language_model": {
+            "embedding": {
+                "word_embeddings": {"weight": rows(embeddings.word_embeddings.weight)},
+                "position_embeddings": {"weight": embeddings.position_embeddings.weight},
+                "tokentype_embeddings": {"weight": embeddings.token_type_embeddings.weight},
+            },
+            "encoder" if version == 3 else "transformer": layers,
+            "pooler": {f"dense.{leaf}": getattr(bert.pooler.dense, leaf) for leaf in ("weight", "bias")},
+        },
+        "lm_head": {
+            "bias": rows(head.bias),
+            **{f"dense.{leaf}": getattr(head.transform.dense, leaf) for leaf in ("weight", "bias")},
+            **{f"layernorm.{leaf}": getattr(head.transform.LayerNorm, leaf) for leaf in ("weight", "bias")},
+        },
+        "binary_head": {leaf: getattr(model.cls.seq_relationship, leaf) for leaf in ("weight", "bias")},
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_and_rank_gives_the_known_weights(
+    model: Any, version: float, ranks: int, tmp_path: Path, convert: Callable[..., Path]
+) -> None:
+    target = convert(write(model, tmp_path / "megatron", version, ranks), "hf")
+    read = transformers.MegatronBertForPreTraining.from_pretrained(target, local_files_only=True)
+    expected = model.state_dict()
+    for name, value in read.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert read.config.layer_norm_eps == 1e-5
+
+
+def test_what_megatron_cannot_give_is_refused(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="bias_gelu_fusion"):
+        load_model(write(model, tmp_path / "fused", 2.0, 1, bias_gelu_fusion=True))
+    short = write(model, tmp_path / "short", 2.0, 2)
+    next(short.rglob("mp_rank_01/model_optim_rng.pt")).unlink()
+    with pytest.raises(CheckpointError, match="1 of 2 ranks"):
+        load_model(short)
+    with pytest.raises(CheckpointError):
+        load_model(write(model, tmp_path / "heads", 2.0, 1, num_attention_heads=5))
+    with pytest.raises(CheckpointError):
+        load_model(write(model, tmp_path / "layers", 2.0, 1, num_layers=3))
