@@ -25,6 +25,7 @@ from biolm.core import cli
 from biolm.core.files import read_json
 from biolm.finetune import saved
 from biolm.finetune.datasets import find
+from biolm.finetune.device import Precision, choose
 from biolm.finetune.inference import outputs
 from biolm.finetune.iob import read_iob
 from biolm.finetune.ner import labels_of
@@ -52,17 +53,24 @@ def main() -> None:
         data = cut(options.data, work / "data", options.sentences)
         model = options.model or make_model(data, work)
         run_verb("convert", model, work / "hf", "--to", "hf")
-        ours, theirs = [], []
+        kinds: tuple[Precision, ...] = ("fp32", "auto")
+        trained: dict[str, list[tuple[float, float]]] = {"Trainer": [], **{kind: [] for kind in kinds}}
+        predicted: dict[str, list[float]] = {"pipeline": [], **{kind: [] for kind in kinds}}
         for repeat in range(options.repeats):
-            ours.append(train_ours(model, data, work / f"run{repeat}", options.epochs))
-            theirs.append(train_theirs(work / "hf", data, options.epochs, work / "trainer"))
-        show("training", [seconds for seconds, _ in ours], [seconds for seconds, _ in theirs])
-        print(f"test F1: ours {ours[0][1]:.4f}, Trainer {theirs[0][1]:.4f}")
-        run_verb("convert", work / "run0", work / "tagger", "--to", "hf")
-        pairs = [
-            (predict_ours(work / "run0", data), predict_theirs(work / "tagger", data)) for _ in range(options.repeats)
-        ]
-        show("prediction", [a for a, _ in pairs], [b for _, b in pairs])
+            for kind in kinds:
+                run = work / f"{kind}{repeat}"
+                trained[kind].append(train_ours(model, data, run, options.epochs, kind))
+            trained["Trainer"].append(train_theirs(work / "hf", data, options.epochs, work / "trainer"))
+        run_verb("convert", work / "fp320", work / "tagger", "--to", "hf")
+        for _ in range(options.repeats):
+            for kind in kinds:
+                predicted[kind].append(predict_ours(work / "fp320", data, kind))
+            predicted["pipeline"].append(predict_theirs(work / "tagger", data))
+        for kind in kinds:
+            name = f"{kind} ({choose(kind).precision})"
+            show(f"training, {name}", [s for s, _ in trained[kind]], [s for s, _ in trained["Trainer"]])
+            show(f"prediction, {name}", predicted[kind], predicted["pipeline"])
+        print("test F1:", ", ".join(f"{name} {runs[0][1]:.4f}" for name, runs in trained.items()))
 
 
 def show(what: str, ours: list[float], theirs: list[float]) -> None:
@@ -97,10 +105,11 @@ def make_model(data: Path, work: Path) -> Path:
     return work / "model"
 
 
-def train_ours(model: Path, data: Path, out: Path, epochs: int) -> tuple[float, float]:
+def train_ours(model: Path, data: Path, out: Path, epochs: int, precision: Precision) -> tuple[float, float]:
     """Seconds and test F1."""
     options = ["--batch.size", SETTINGS["size"], "--optim.lr", SETTINGS["lr"], "--optim.warmup", SETTINGS["warmup"]]
     options += ["--optim.weight_decay", SETTINGS["weight_decay"], "--epochs", epochs]
+    options += ["--precision", precision]
     run_verb("finetune", "--model", model, "--task", "ner", "--data", data, "--out", out, *options)
     result: dict[str, Any] = read_json(out / "seed_1/result.json")
     return result["seconds"], result["test"]["f1"]
@@ -168,13 +177,13 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path) -> tuple[float
     return time.monotonic() - started, f1(trainer.predict(encoded["test"]))["f1"]
 
 
-def predict_ours(run: Path, data: Path) -> float:
+def predict_ours(run: Path, data: Path, precision: Precision) -> float:
     """Seconds for the test sentences as texts, words cut and tokens made."""
     task, model = saved.read(str(run))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
     started = time.monotonic()
     records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]
-    for rows in outputs(model, task.examples(records), QUICKEST["cpu"], torch.device("cpu")):
+    for rows in outputs(model, task.examples(records), QUICKEST["cpu"], choose(precision)):
         task.decode(rows)
     return time.monotonic() - started
 

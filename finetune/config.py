@@ -5,6 +5,7 @@ from typing import Literal
 
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
+from biolm.finetune.device import Precision
 from biolm.finetune.tables import Columns
 
 TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
@@ -92,6 +93,7 @@ class FinetuneConfig:
         seeds: How many runs; scores are their mean and standard deviation.
         seed: The first run's seed; it fixes the head's first weights, order and dropout. The next ones follow.
         patience: Stop after this many epochs without a better development score; 0 never stops early.
+        precision: Of matrix products; auto takes bf16 where the machine has it. Weights are always fp32.
         batch: Sizes.
         optim: Rates.
         columns: For tables: what each column is.
@@ -113,6 +115,7 @@ class FinetuneConfig:
     seeds: int = 1
     seed: int = 1
     patience: int = 0
+    precision: Precision = "auto"
     batch: BatchConfig = field(default_factory=BatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     columns: Columns = field(default_factory=Columns)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.core.errors import DataError
+from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import sha256
 from biolm.finetune import qa
+from biolm.finetune.brat import read_brat
 from biolm.finetune.config import TAGGING, FinetuneConfig
 from biolm.finetune.iob import read_iob, read_text
 from biolm.finetune.pubtator import Dropped, read_pubtator
@@ -80,19 +81,39 @@ def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
-    files = find(folder, IOB + PUBTATOR)
     dropped = Dropped()
     groups = read_groups(Path(config.groups)) if config.groups else None
+    brat = _brat_folders(folder)
+    origin = brat or find(folder, IOB + PUBTATOR)
+    if groups is not None and not all(path.name.removesuffix(".gz").endswith(PUBTATOR) for path in origin.values()):
+        raise ConfigError("--groups is for PubTator files", remedy="Leave it out.")
     folds = {}
-    for fold, path in files.items():
-        if path.name.removesuffix(".gz").endswith(PUBTATOR):
+    for fold, path in origin.items():
+        if brat:
+            records = read_brat(path, dropped)
+        elif path.name.removesuffix(".gz").endswith(PUBTATOR):
             records = read_pubtator(path, dropped, groups)
         else:
             records = read_iob(path, fold, repair=config.repair_tags)
         folds[fold] = [record.with_type(config.one_type) for record in records] if config.one_type else records
-    notes = {"overlapping entities left out": dropped.overlapping, "entities of other types left out": dropped.types}
+    notes = {
+        "overlapping entities left out": dropped.overlapping,
+        "entities in pieces left out": dropped.pieces,
+        "entities of other types left out": dropped.types,
+    }
+    files = [p for path in origin.values() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
     extra = [Path(config.groups)] if config.groups else []
-    return DataSet([*files.values(), *extra], folds, files, {name: n for name, n in notes.items() if n})
+    return DataSet([*files, *extra], folds, origin, {name: n for name, n in notes.items() if n})
+
+
+def _brat_folders(folder: Path) -> dict[str, Path] | None:
+    """The folder of each fold, if all three are there with `.ann` files in them."""
+    found = {}
+    for fold, names in NAMES.items():
+        here = [folder / name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.ann"))]
+        if len(here) == 1:
+            found[fold] = here[0]
+    return found if len(found) == len(NAMES) else None
 
 
 def read_groups(path: Path) -> Mapping[str, str]:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from biolm.core.progress import Bar
+from biolm.finetune.device import Device
 from biolm.finetune.examples import Example, by_length, collate
 
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module, examples: Sequence[Sequence[Example]], tokens: int, device: torch.device, bar: Bar | None = None
+    model: nn.Module, examples: Sequence[Sequence[Example]], tokens: int, device: Device, bar: Bar | None = None
 ) -> list[Tensor]:
     """For each record the outputs [m, …] at all its labelled places, on the CPU.
 
@@ -27,8 +28,10 @@ def outputs(
     flat = [example for record in examples for example in record]
     found: dict[int, Tensor] = {}
     for group in by_length(flat, range(len(flat)), tokens):
-        batch = collate([flat[i] for i in group]).to(device)
-        rows = model(batch.packed, batch.positions_m).float().cpu().split([len(flat[i].positions) for i in group])
+        batch = collate([flat[i] for i in group]).to(device.torch)
+        with device.autocast():
+            logits = model(batch.packed, batch.positions_m)
+        rows = logits.float().cpu().split([len(flat[i].positions) for i in group])
         found.update(zip(group, rows, strict=True))
         if bar is not None:
             bar.advance(len(batch.packed.input_ids_t))

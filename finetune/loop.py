@@ -20,6 +20,7 @@ from biolm.core.errors import CheckpointError, DataError
 from biolm.core.metrics import MetricsWriter
 from biolm.core.progress import progress
 from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.device import Device
 from biolm.finetune.examples import Batch, epoch_steps, steps_per_epoch
 from biolm.finetune.inference import outputs
 from biolm.finetune.optim import AdamW
@@ -74,9 +75,9 @@ class Trainer(Generic[R, G]):
         dev: Sequence[R],
         config: FinetuneConfig,
         seed: int,
-        device: torch.device,
+        device: Device,
     ):
-        self.folder, self.task, self.model, self.config = folder, task, model.to(device), config
+        self.folder, self.task, self.model, self.config = folder, task, model.to(device.torch), config
         self.dev, self.seed, self.device = dev, seed, device
         self.examples = [example for record in task.examples(train) for example in record]
         self.dev_examples = task.examples(dev)
@@ -130,8 +131,10 @@ class Trainer(Generic[R, G]):
         labelled = sum(len(batch.targets_m) for batch in batches)
         total = 0.0
         for batch in batches:
-            here = batch.to(self.device)
-            loss = self.task.loss(self.model(here.packed, here.positions_m), here.targets_m) / labelled
+            here = batch.to(self.device.torch)
+            with self.device.autocast():
+                rows = self.model(here.packed, here.positions_m)
+            loss = self.task.loss(rows, here.targets_m) / labelled
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if not math.isfinite(total):

@@ -13,11 +13,11 @@ from typing import Any, Generic
 
 import numpy as np
 import orjson
-import torch
 
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.finetune.bootstrap import interval, mean_interval, resampled
 from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.device import Device
 from biolm.finetune.inference import outputs
 from biolm.finetune.loop import Selected, Trainer, build, score_rows
 from biolm.finetune.scorers import F64
@@ -59,7 +59,7 @@ def folder_of(out: Path, seed: int) -> Path:
 
 
 def run_seed(
-    out: Path, task: Task[R, G], lm: MaskedLM, folds: Folds[R], config: FinetuneConfig, seed: int, device: torch.device
+    out: Path, task: Task[R, G], lm: MaskedLM, folds: Folds[R], config: FinetuneConfig, seed: int, device: Device
 ) -> dict[str, Any]:
     """Train one seed, score what dev selected on the test fold, and write both; the result if that was done before.
 

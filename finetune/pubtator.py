@@ -26,10 +26,12 @@ class Dropped:
 
     Args:
         overlapping: Inside or across a longer one.
+        pieces: In several pieces.
         types: Of a type that the map of types leaves out.
     """
 
     overlapping: int = 0
+    pieces: int = 0
     types: int = 0
 
 

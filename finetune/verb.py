@@ -15,6 +15,7 @@ from biolm.core.summary import summary
 from biolm.finetune import datasets, protocol, saved, tasks
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.datasets import DataSet
+from biolm.finetune.device import choose
 from biolm.finetune.protocol import Folds, Sealed
 from biolm.finetune.task import Task
 
@@ -55,7 +56,7 @@ def _run_seeds(
     counts: dict[str, dict[str, int]],
     record: Manifest,
 ) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose(config.precision)
     folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []

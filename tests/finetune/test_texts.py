@@ -95,16 +95,17 @@ def test_predict_says_what_the_run_said_of_its_test_fold(
     tiny_model: Path, folder: Callable[[str], Path], tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     data, run = folder("classification"), tmp_path / "run"
-    finetune(tiny_model, data, run, "classification", "--columns.pair", "pair")
+    finetune(tiny_model, data, run, "classification", "--columns.pair", "pair", "--precision", "fp32")
     packed = tmp_path / "test.jsonl.gz"
     packed.write_bytes(gzip.compress((data / "test.jsonl").read_bytes()))
     out = tmp_path / "predicted.jsonl"
-    assert cli.run(["finetune", "predict", str(run), str(packed), "--out", str(out), "--text", "text", "pair"]) == 0
+    how = ["--text", "text", "pair", "--precision", "fp32"]
+    assert cli.run(["finetune", "predict", str(run), str(packed), "--out", str(out), *how]) == 0
     predicted = [orjson.loads(line) for line in out.read_bytes().splitlines()]
     said = [orjson.loads(line) for line in (run / "seed_1/predictions.jsonl").read_bytes().splitlines()]
     assert [(p["id"], p["label"]) for p in predicted] == [(s["id"], s["label"]) for s in said]
     capfdbinary.readouterr()
-    assert cli.run(["finetune", "predict", str(run), str(packed), "--text", "text", "pair"]) == 0
+    assert cli.run(["finetune", "predict", str(run), str(packed), *how]) == 0
     assert capfdbinary.readouterr().out == out.read_bytes()
     packed.write_bytes(packed.read_bytes()[:-20])
     assert cli.run(["finetune", "predict", str(run), str(packed), "--out", str(tmp_path / "x"), "--text", "text"]) == 2
