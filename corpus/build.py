@@ -36,6 +36,7 @@ from biolm.corpus.shards import TOTALS, WriteShards, codes_path, counts_path, ed
 
 STAGE = "corpus build"
 WORK = ".work"
+LISTED = 1000  # damaged records that the manifest lists one by one; all are counted
 FOLDERS = ("train", "valid", "dropped", "graph")
 
 
@@ -265,7 +266,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    return {"sources": sources, "deletes": deletes, "repeated_paragraphs": repeated, "problems": problems}
+    return {"sources": sources, "deletes": deletes, "repeated_paragraphs": repeated, "problems": problems[:LISTED]}
 
 
 def check(counts: dict[str, Any]) -> None:

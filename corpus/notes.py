@@ -92,7 +92,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
             elif field == "text" or field in self.columns:
                 raise DataError(
                     f"there is no column `{wanted[0]}` (there are: {', '.join(names[:20])})",
-                    file=file,
+                    file=self.data_folder.resolve_paths(file),
                     remedy='Name the columns with --note_columns, such as \'{"text": "note", "patient": "mrn"}\'.',
                 )
         return where

@@ -1,10 +1,10 @@
 """Parts: what one task read, on its way to the output.
 
     WORK/parts/00012/00000.jsonl.gz …   documents, in the order of the input
-    WORK/parts/00012/keys.npy           one row a document: what duplicates, versions and splits are decided by
-    WORK/parts/00012/deletes.npy        PMIDs that update files take back
-    WORK/parts/00012/bands.npy          MinHash bands, where near-duplicates are looked for
-    WORK/parts/00012/paragraphs.npy     (document, line, hash) of the longer paragraphs of notes, patient by patient
+    WORK/parts/00012/keys.bin           one row a document: what duplicates, versions and splits are decided by
+    WORK/parts/00012/deletes.bin        PMIDs that update files take back
+    WORK/parts/00012/bands.bin          MinHash bands, where near-duplicates are looked for
+    WORK/parts/00012/paragraphs.bin     (document, line, hash) of the longer paragraphs of notes, patient by patient
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from biolm.core.files import atomic_dir, write_json
 from biolm.corpus.document import DROPPED, PROBLEM, hash64
-from biolm.corpus.minhash import BANDS_KEY
+from biolm.corpus.minhash import BANDS, BANDS_KEY
 from biolm.corpus.pubmed import DELETES
 from biolm.corpus.streams import compressed
 
@@ -34,7 +34,15 @@ KEYS = np.dtype(
      ("text", "u8"), ("split", "u8"), ("set_aside", "?")]
 )  # fmt: skip
 PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("hash", "u8")])
+TABLES = {
+    "keys": KEYS,
+    "deletes": np.dtype([("row", "i8"), ("pmid", "i8")]),
+    "bands": np.dtype(("u8", BANDS)),
+    "paragraphs": PARAGRAPHS,
+}
+CHUNK = 4096  # rows held before they are written
 FEWEST = 8  # words of a paragraph of which repeats are looked for
+LISTED = 100  # damaged records of a part that are listed one by one; all are counted
 FASTEST = 1  # gzip's level: parts are read once and removed
 
 
@@ -74,11 +82,9 @@ class _Part:
         self.records: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {}
         self.problems: list[str] = []
-        self.deletes: list[tuple[int, int]] = []
-        self.keys: list[tuple[Any, ...]] = []
-        self.bands: list[npt.NDArray[np.uint64]] = []
-        self.paragraphs: list[tuple[int, int, int]] = []
+        self.deletes = self.documents = 0
         self.stack = ExitStack()
+        self.tables = {name: _Table(folder / f"{name}.bin", kind) for name, kind in TABLES.items()}
         self.file: IO[bytes] | None = None
         self.files = self.bytes = 0
 
@@ -91,23 +97,26 @@ class _Part:
     def add(self, document: Document) -> None:
         meta = document.metadata
         if DELETES in meta:
-            self.deletes += [(len(self.keys), pmid) for pmid in meta[DELETES]]
+            for pmid in meta[DELETES]:
+                self.tables["deletes"].append((self.documents, pmid))
+                self.deletes += 1
             return
         source, reason = meta["source"], meta.get(DROPPED)
         self.records[source] += 1
         if reason:
             self.dropped.setdefault(source, Counter())[reason] += 1
-            if problem := meta.get(PROBLEM):
+            if (problem := meta.get(PROBLEM)) and len(self.problems) < LISTED:
                 self.problems.append(problem)
             if not self.keep_dropped:
                 return
         version = meta.pop("version", (0, 0))
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
-            self.bands.append(bands)
+            self.tables["bands"].append(bands)
         if patient := meta.get("patient"):
             self._note_paragraphs(document, patient)
         self._write(document)
-        self.keys.append(self._key(document, version, bool(reason)))
+        self.tables["keys"].append(self._key(document, version, bool(reason)))
+        self.documents += 1
 
     def _key(self, document: Document, version: tuple[int, int], set_aside: bool) -> tuple[Any, ...]:
         meta = document.metadata
@@ -129,7 +138,7 @@ class _Part:
     def _note_paragraphs(self, document: Document, patient: str) -> None:
         for number, line in enumerate(document.text.split("\n")):
             if line.count(" ") >= FEWEST - 1:
-                self.paragraphs.append((len(self.keys), number, hash64(patient, line)))
+                self.tables["paragraphs"].append((self.documents, number, hash64(patient, line)))
 
     def _write(self, document: Document) -> None:
         if self.file is None:
@@ -144,17 +153,34 @@ class _Part:
             self.file = None
 
     def write_tables(self) -> None:
-        np.save(self.folder / "keys.npy", np.array(self.keys, dtype=KEYS))
-        np.save(self.folder / "bands.npy", np.array(self.bands, dtype=np.uint64))
-        np.save(self.folder / "paragraphs.npy", np.array(self.paragraphs, dtype=PARAGRAPHS))
-        np.save(self.folder / "deletes.npy", np.array(self.deletes, dtype=np.int64).reshape(-1, 2))
+        for table in self.tables.values():
+            table.flush()
         write_json(
             self.folder / "counts.json",
-            {"records": self.records, "dropped": self.dropped, "problems": self.problems, "deletes": len(self.deletes)},
+            {"records": self.records, "dropped": self.dropped, "problems": self.problems, "deletes": self.deletes},
         )
 
 
 def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:
     """A table of a part: `keys`, `bands`, `paragraphs` or `deletes`."""
-    found: npt.NDArray[Any] = np.load(part_folder(work, task) / f"{name}.npy", allow_pickle=False)
+    found: npt.NDArray[Any] = np.fromfile(part_folder(work, task) / f"{name}.bin", dtype=TABLES[name])
     return found
+
+
+class _Table:
+    """A file of rows of one kind; a few thousand are held at a time, however many there are."""
+
+    def __init__(self, path: Path, kind: np.dtype[Any]):
+        self.path, self.kind = path, kind
+        self.rows: list[Any] = []
+        path.touch()
+
+    def append(self, row: Any) -> None:
+        self.rows.append(row)
+        if len(self.rows) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        with self.path.open("ab") as file:
+            np.array(self.rows, dtype=self.kind.base).tofile(file)
+        self.rows = []

@@ -136,7 +136,7 @@ def test_a_killed_build_goes_on(tmp_path: Path, make: Any) -> None:
     process.wait()
     assert (parts / "00000").exists()
     assert not (tmp_path / "killed" / "train").exists()
-    done = (parts / "00000" / "keys.npy").stat().st_mtime_ns
+    done = (parts / "00000" / "keys.bin").stat().st_mtime_ns
     assert biolm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "killed")]) == 0
     assert biolm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "whole")]) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
