@@ -23,7 +23,7 @@ from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights, padded
 
 UNIT = 1000  # weights of sources are kept in thousandths
 BUFFER = 1 << 20  # bytes of text counted at a time; they need about 20 times that for a moment
-BATCH = 1 << 16  # distinct stretches between blanks that are split at a time
+BATCH = 1 << 16  # strings that are split or gathered at a time
 PARTS = 64  # of a run
 PLACE = 64  # bytes that learning needs for a byte of a distinct word, at its worst
 BLANK, BREAK = ord(" "), ord("\n")
@@ -116,7 +116,7 @@ def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Co
         folder: For the runs; it must exist, and is left to the caller to remove.
     """
     shares = [sorted(files)[i::workers] for i in range(min(workers, len(files)))]
-    room = what.memory // (2 * max(len(shares), 1))  # settling needs as much again
+    room = what.memory // (4 * max(len(shares), 1))  # adding up needs thrice as much for a moment
     tally, runs = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
         for found, written in _each(shares, what, room, folder, bar.advance):
@@ -304,9 +304,13 @@ def _write_run(path: Path, words: Columns) -> None:
 
 def _gathered(text: U8, start: I64, length: I64) -> U8:
     """Strings of a text end to end (padded)."""
-    place = np.repeat(start - (np.cumsum(length) - length), length)
-    place += np.arange(len(place))
-    return np.concatenate((text[place], np.zeros(PAD, dtype=np.uint8)))
+    found = [np.zeros(0, dtype=np.uint8)]
+    for first in range(0, len(start), BATCH):  # a place takes 16 times as much as its byte
+        begin, size = start[first : first + BATCH], length[first : first + BATCH]
+        place = np.repeat(begin - (np.cumsum(size) - size), size)
+        place += np.arange(len(place))
+        found.append(text[place])
+    return np.concatenate((*found, np.zeros(PAD, dtype=np.uint8)))
 
 
 def _read_run(path: Path) -> Run:
