@@ -79,6 +79,23 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """Values to choose from by the development score, each with each, before the seeds are run.
+
+    Args:
+        lr: Peak learning rates.
+        size: Batch sizes.
+    """
+
+    lr: tuple[float, ...] = ()
+    size: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(value <= 0 for value in (*self.lr, *self.size)):
+            raise ConfigError("values of a grid must be positive", remedy="1e-5 to 6e-5 and 16 to 64 are usual.")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tune a model on a task and score it: the development fold selects the epoch, the test fold is scored once a seed.
 
@@ -96,6 +113,9 @@ class FinetuneConfig:
         precision: Of matrix products; auto takes bf16 where the machine has it. Weights are always fp32.
         batch: Sizes.
         optim: Rates.
+        grid: Learning rates and batch sizes to choose from.
+        freeze_layers: Keep the embeddings and this many of the lowest layers as they are; 0 trains everything.
+        reinit_layers: Draw the weights of this many of the highest layers anew (Zhang et al. 2021, arXiv 2006.05987).
         columns: For tables: what each column is.
         negative: For relation: the label that says there is none.
         one_type: For ner: give every entity this type.
@@ -118,6 +138,9 @@ class FinetuneConfig:
     precision: Precision = "auto"
     batch: BatchConfig = field(default_factory=BatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    freeze_layers: int = 0
+    reinit_layers: int = 0
     columns: Columns = field(default_factory=Columns)
     negative: str = ""
     one_type: str = ""
@@ -129,8 +152,10 @@ class FinetuneConfig:
     override: bool = runtime(False)
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.seeds, self.log_every) < 1 or self.patience < 0:
+        if min(self.epochs, self.seeds, self.log_every) < 1:
             raise ConfigError("epochs, seeds and log_every must be 1 at least", remedy="Check these options.")
+        if min(self.patience, self.freeze_layers, self.reinit_layers) < 0:
+            raise ConfigError("patience, freeze_layers and reinit_layers must not be negative", remedy="0 is none.")
         for option, tasks in ONLY_FOR.items():
             if getattr(self, option) not in ("", False, Columns()) and self.task not in tasks:
                 problem = f"--{option} does not apply to the task {self.task}"

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import CheckpointError, DataError
+from biolm.core.errors import CheckpointError, ConfigError, DataError
 from biolm.core.metrics import MetricsWriter
 from biolm.core.progress import progress
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.device import Device
 from biolm.finetune.examples import Batch, epoch_steps, steps_per_epoch
 from biolm.finetune.inference import outputs
-from biolm.finetune.optim import AdamW
+from biolm.finetune.optim import AdamW, depth
 from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
 from biolm.model.encoder import MaskedLM
@@ -46,10 +46,35 @@ class Selected:
     history: list[dict[str, Any]]
 
 
-def build(task: Task[R, G], lm: MaskedLM, seed: int) -> nn.Module:
-    """The task's model, its head drawn from the seed."""
-    torch.manual_seed(rng.key(seed, "head") >> 1)
-    return task.head(lm)
+def build(task: Task[R, G], lm: MaskedLM, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
+    """The task's model with a head drawn from the seed, layers frozen and drawn anew as the configuration says.
+
+    Args:
+        task: Whose model.
+        lm: The pretrained model, taken over.
+        config: Of the run.
+        seed: This run's, if not the configuration's.
+
+    Raises:
+        ConfigError: The model has fewer layers.
+    """
+    layers: list[nn.Module] = list(lm.encoder.layers)
+    if config.freeze_layers + config.reinit_layers > len(layers):
+        problem = (
+            f"the model has {len(layers)} layers, {config.freeze_layers} to freeze and {config.reinit_layers} anew"
+        )
+        raise ConfigError(problem, remedy="Lower --freeze_layers or --reinit_layers.")
+    torch.manual_seed(rng.key(config.seed if seed is None else seed, "head") >> 1)
+    model = task.head(lm)
+    if config.reinit_layers:
+        fresh = list(MaskedLM(lm.config).encoder.layers)
+        for old, new in zip(layers[-config.reinit_layers :], fresh[-config.reinit_layers :], strict=True):
+            old.load_state_dict(new.state_dict())
+    if config.freeze_layers:
+        for name, parameter in lm.encoder.named_parameters():
+            if depth(name, len(layers)) <= config.freeze_layers:
+                parameter.requires_grad_(False)
+    return model
 
 
 class Trainer(Generic[R, G]):

@@ -68,7 +68,7 @@ def run_seed(
     folder = folder_of(out, seed)
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
-    model = build(task, lm, seed)
+    model = build(task, lm, config, seed)
     trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
     selected = trainer.train()
     model.load_state_dict(selected.tensors)

@@ -12,7 +12,7 @@ from biolm.core.cli import Verb
 from biolm.core.files import read_json, write_json
 from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
-from biolm.finetune import datasets, protocol, saved, tasks
+from biolm.finetune import datasets, grid, protocol, saved, tasks
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.datasets import DataSet
 from biolm.finetune.device import choose
@@ -58,6 +58,9 @@ def _run_seeds(
 ) -> None:
     device = choose(config.precision)
     folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
+    config, points = grid.chosen(
+        out, task, lambda: load_model(config.model).model, folds.train, folds.dev, config, device
+    )
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []
     for seed in seeds:
@@ -68,7 +71,16 @@ def _run_seeds(
     assert state is not None
     facts = {**tasks.facts(task, config.task), "seed": best}
     written = saved.write(out, loaded, state.tensors["best"], task.labels, facts)
-    scores = {"task": config.task, **protocol.combined(out, task, results), "model_seed": best, "counts": counts}
+    scores = {
+        "task": config.task,
+        **protocol.combined(out, task, results),
+        "model_seed": best,
+        "counts": counts,
+        "precision": device.precision,
+        "lr": config.optim.lr,
+        "batch_size": config.batch.size,
+        "grid": points,
+    }
     write_json(out / SCORES, scores)
     predictions = [protocol.folder_of(out, seed) / protocol.PREDICTIONS for seed in seeds]
     record.finish(out, [out / SCORES, *written, *predictions], counts)
@@ -89,6 +101,8 @@ def show(out: Path) -> None:
         rows[f"{fold} {metric}"] = f"{score[metric]:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
     low, high = scores["test"][f"{metric}_interval"]
     rows[f"test {metric}, 95% interval"] = f"{low:.4f} – {high:.4f}"
+    if scores["grid"]:
+        rows["chosen of the grid by dev"] = f"lr {scores['lr']:g}, batch {scores['batch_size']}"
     rows["seeds (epoch chosen by dev)"] = ", ".join(f"{run['seed']} ({run['epoch']})" for run in scores["runs"])
     rows["training time"] = f"{sum(run['seconds'] for run in scores['runs']):.0f} s"
     summary(f"biolm finetune → {out}", rows)

@@ -10,14 +10,16 @@ import torch
 
 from biolm.convert.load import load_model
 from biolm.core import checkpoint, cli
-from biolm.core.errors import DataError
+from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import read_json, sha256
 from biolm.finetune import loop
-from biolm.finetune.config import OptimConfig
+from biolm.finetune.config import FinetuneConfig, OptimConfig
 from biolm.finetune.iob import read_iob
-from biolm.finetune.loop import Selected
+from biolm.finetune.loop import Selected, build
+from biolm.finetune.ner import Ner
 from biolm.finetune.optim import AdamW, depth, schedule
 from biolm.finetune.protocol import Sealed
+from biolm.tokenizer import folder as tokenizer_folder
 
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--log_every", "5"]
 
@@ -223,3 +225,43 @@ def test_a_missing_fold_and_a_model_without_a_tokenizer(tiny_model: Path, toy: P
     with pytest.raises(DataError, match="damaged"):
         (tmp_path / "x.tsv.gz").write_bytes(b"no gzip")
         read_iob(tmp_path / "x.tsv.gz", "train")
+
+
+def test_a_grid_is_chosen_by_dev_without_the_test_fold(
+    tiny_model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, opened, original = tmp_path / "grid", [], Sealed.open
+
+    def counting(self: Sealed[Any], seed: int, selected: Selected) -> Any:
+        opened.append(len(list((out / "grid").glob("*.json"))))
+        return original(self, seed, selected)
+
+    monkeypatch.setattr(Sealed, "open", counting)
+    more = ["--epochs", "1", "--grid.lr", "1e-12", "3e-3", "--grid.size", "8", "16"]
+    assert cli.run(argv(tiny_model, toy, out, *more)) == 0
+    scores: dict[str, Any] = read_json(out / "scores.json")
+    assert opened == [4]
+    assert len(scores["grid"]) == 4
+    best = max(scores["grid"], key=lambda point: point["dev f1"])
+    assert (scores["lr"], scores["batch_size"]) == (best["lr"], best["size"])
+    assert best["lr"] == 3e-3
+    assert scores["dev"]["f1"] == best["dev f1"]
+
+
+def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
+    paths = {"model": "m", "task": "ner", "data": "d", "out": "o"}
+    task: Any = Ner(tokenizer_folder.load(tiny_model / "tokenizer"), ("O", "B", "I"), 32, 8)
+    config = FinetuneConfig(**paths, freeze_layers=1, reinit_layers=1)  # type: ignore[arg-type]
+    before = load_model(tiny_model).model.state_dict()
+    model = build(task, load_model(tiny_model).model, config)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[3] for name in trained if ".layers." in name} == {"1"}
+    assert not any("embedding" in name for name in trained)
+    after = model.state_dict()
+    name = "encoder.layers.{}.mlp.up.weight"
+    assert torch.equal(after[f"lm.{name.format(0)}"], before[name.format(0)])
+    assert not torch.equal(after[f"lm.{name.format(1)}"], before[name.format(1)])
+    again = build(task, load_model(tiny_model).model, config).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
+    with pytest.raises(ConfigError, match="has 2 layers"):
+        build(task, load_model(tiny_model).model, FinetuneConfig(**paths, freeze_layers=2, reinit_layers=1))  # type: ignore[arg-type]

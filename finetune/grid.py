@@ -1,0 +1,61 @@
+"""A grid of learning rates and batch sizes: one run for each point with the first seed, the best development score chosen.
+
+The test fold has no part in it. A point whose file stands is done, so an interrupted grid goes on.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from biolm.core.files import read_json, write_json
+from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.device import Device
+from biolm.finetune.loop import Trainer, build
+from biolm.finetune.task import G, R, Task
+from biolm.model.encoder import MaskedLM
+
+
+def chosen(
+    out: Path,
+    task: Task[R, G],
+    load: Callable[[], MaskedLM],
+    train: Sequence[R],
+    dev: Sequence[R],
+    config: FinetuneConfig,
+    device: Device,
+) -> tuple[FinetuneConfig, list[dict[str, Any]]]:
+    """The configuration with the best point's values, and every point's score; of equal ones the first.
+
+    Args:
+        out: The run folder; points are in `grid/`.
+        task: What is learnt.
+        load: Reads the model anew.
+        train: The training fold.
+        dev: The development fold.
+        config: Of the run.
+        device: Where to run.
+    """
+    points = list(product(config.grid.lr or [config.optim.lr], config.grid.size or [config.batch.size]))
+    if len(points) == 1:
+        return at(config, *points[0]), []
+    metric = task.scorer.metric
+    table: list[dict[str, Any]] = []
+    for lr, size in points:
+        file = out / "grid" / f"lr_{lr:g}_size_{size}.json"
+        if not file.exists():
+            folder, here = file.with_suffix(""), at(config, lr, size)
+            model = build(task, load(), here)
+            selected = Trainer(folder, task, model, train, dev, here, config.seed, device).train()
+            write_json(file, {"lr": lr, "size": size, "epoch": selected.epoch, f"dev {metric}": selected.value})
+            shutil.rmtree(folder)
+        table.append(read_json(file))
+    best = max(table, key=lambda point: point[f"dev {metric}"])
+    return at(config, best["lr"], best["size"]), table
+
+
+def at(config: FinetuneConfig, lr: float, size: int) -> FinetuneConfig:
+    """The configuration at one point."""
+    return replace(config, optim=replace(config.optim, lr=lr), batch=replace(config.batch, size=size))
