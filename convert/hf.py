@@ -76,17 +76,22 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     native, rest = to_native(table, renamed, config, weights)
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]
-        config = EncoderConfig(**{**vars(config), "type_vocab_size": 0})
+        config = replace(config, type_vocab_size=0)
     facts: dict[str, Any] = {"dtype": common_dtype(native), "architectures": raw.get("architectures")}
     facts |= {name: raw[name] for name in LABELS if name in raw}
     if not _sensible(facts.get("id2label", {})):
         raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
-    tokenizer = path if any(all((path / name).is_file() for name in found) for found in TOKENIZERS) else None
-    if tokenizer is None and (path / VOCABULARY).is_file():
-        stated = read_json(path / SETTINGS).get("do_lower_case") if (path / SETTINGS).is_file() else None
-        lower = stated if isinstance(stated, bool) else None
-        tokenizer = wordpiece.folder(path / VOCABULARY, config.max_positions, lower)
-    return Parts("hf", config, native, weights, rest, tokenizer, facts)
+    return Parts("hf", config, native, weights, rest, _tokenizer(path, config.max_positions), facts)
+
+
+def _tokenizer(path: Path, model_max_length: int) -> Path | None:
+    """The folder itself if its tokenizer is whole, or one made of `vocab.txt`; None if there is neither."""
+    if any(all((path / name).is_file() for name in names) for names in TOKENIZERS):
+        return path
+    if not (path / VOCABULARY).is_file():
+        return None
+    stated = read_json(path / SETTINGS).get("do_lower_case") if (path / SETTINGS).is_file() else None
+    return wordpiece.folder(path / VOCABULARY, model_max_length, stated if isinstance(stated, bool) else None)
 
 
 def _sensible(labels: Any) -> bool:

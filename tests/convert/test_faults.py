@@ -267,9 +267,9 @@ def test_nothing_is_written_when_the_check_fails(
     hf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A writer with a bug (two matrices swapped in layer 1) must be caught by the check."""
-    from biolm.convert import hf
+    from biolm.convert import architectures, hf
 
-    names = dict(hf.TABLE.modules)
+    names = dict(architectures.ROBERTA.table.modules)
     query, key, _ = names["encoder.layers.*.attention.qkv"]
     before = hf.from_native
 
