@@ -80,5 +80,5 @@ def joined(lines: list[str]) -> list[str]:
             )
         else:
             blocks.append(bare)
-        open_block = len(bare) >= WRAP or (bare.count("[**") > bare.count("**]"))
+        open_block = len(bare) >= WRAP or bare.count("[**") > bare.count("**]") or bool(HYPHENATED.search(bare))
     return blocks

@@ -151,8 +151,8 @@ ed.
 Brief Hospital Course: He did well."""
     found = dict(note_sections(note))
     assert list(found) == ["Note", "CHIEF COMPLAINT", "History of Present Illness", "Brief Hospital Course"]
-    assert found["History of Present Illness"][1].startswith(
-        "Mr. [**Known lastname 5**] is a 60 year old man who was seen in the emergency depart"
+    assert found["History of Present Illness"][1] == (
+        "Mr. [**Known lastname 5**] is a 60 year old man who was seen in the emergency department today, and was treated."
     )
     assert found["History of Present Illness"][-2:] == ["1. Aspirin", "2. Heparin"]
     assert found["Brief Hospital Course"] == ["Brief Hospital Course: He did well."]
