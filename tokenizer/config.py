@@ -18,7 +18,7 @@ class TrainConfig:
         vocab_size: Ids in all, special tokens included.
         lowercase: Learn an uncased vocabulary (wordpiece only).
         sources: Learn from documents of these sources only (`pubmed`, `pmc`, `notes`, `text`); all if empty.
-        weights: Source → how often its text counts, such as `{"notes": 2.5}`; 1 for the others.
+        weights: Source → how often its text counts, such as `{"notes": 2.5}`; 1 for the others; to three decimals.
         sample: Share of the documents to learn from, chosen by a hash of their ids.
         seed: Of the sample.
         min_frequency: Pairs of pieces that stand together less often are not merged (bpe and wordpiece only).
@@ -48,8 +48,8 @@ class TrainConfig:
             raise ConfigError(f"{self.kind} has no min_frequency", remedy="Leave --min_frequency out.")
         if not 0 < self.sample <= 1:
             raise ConfigError("sample is a share of the documents", remedy="Give a --sample above 0 and up to 1.")
-        if any(weight <= 0 for weight in self.weights.values()):
-            raise ConfigError("weights are above 0", remedy="Leave a source out with --sources.")
+        if any(weight < 0.001 for weight in self.weights.values()):
+            raise ConfigError("a weight is 0.001 or more", remedy="Leave a source out with --sources.")
         if self.sources and set(self.weights) - set(self.sources):
             raise ConfigError("a weight is given for a source that is left out", remedy="Name it in --sources as well.")
         if self.workers < 0 or self.memory < 16 or self.min_frequency < 1:

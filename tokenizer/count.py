@@ -7,9 +7,8 @@ words that fit the bound are kept, the most frequent first. Counts have 64 bits.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from biolm.core import rng
 from biolm.core.progress import progress
 from biolm.tokenizer import documents
 from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights, padded
+from biolm.tokenizer.pool import CONTEXT, pool
 
 UNIT = 1000  # weights of sources are kept in thousandths
 BUFFER = 1 << 20  # bytes of text counted at a time; they need about 20 times that for a moment
@@ -132,11 +132,10 @@ def _each(
     if len(shares) < 2:
         yield from (_count(share, what, room, folder / str(n), advance) for n, share in enumerate(shares))
         return
-    context = get_context("spawn")
-    read = context.Value("q", 0)
-    with ProcessPoolExecutor(len(shares), context, initializer=_start_worker, initargs=(read,)) as pool:
+    read = CONTEXT.Value("q", 0)
+    with pool(len(shares), _start_worker, read) as processes:
         waiting: set[Future[Any]] = {
-            pool.submit(_work, share, what, room, folder / str(n)) for n, share in enumerate(shares)
+            processes.submit(_work, share, what, room, folder / str(n)) for n, share in enumerate(shares)
         }
         seen = 0
         while waiting:

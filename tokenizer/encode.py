@@ -9,10 +9,9 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from biolm.core.files import atomic_dir
 from biolm.core.progress import Bar, progress
 from biolm.corpus import read
 from biolm.tokenizer import documents, folder
+from biolm.tokenizer.pool import pool
 from biolm.tokenizer.shards import STAGE, ShardWriter, id_type, map_tokens, read_index
 from biolm.tokenizer.words import END, WordTable
 
@@ -163,7 +163,7 @@ def _encode_all(config: EncodeConfig, tokenizer: folder.Tokenizer) -> tuple[dict
     done = sum(file.stat().st_size for file, part in todo if part.exists())
     with (
         progress("encode", sum(file.stat().st_size for file, _ in todo), "B", done) as bar,
-        _pool(config, tokenizer) as results,
+        _workers(config, tokenizer) as results,
     ):
         for file, part in todo:
             if not part.exists():
@@ -189,21 +189,19 @@ Work = Callable[[Iterable[Block]], Iterator[Encoded]]
 
 
 @contextmanager
-def _pool(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work]:
+def _workers(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work]:
     """Give a function that encodes blocks in order, in this process or in others; few blocks wait at any time."""
     workers = config.workers or os.cpu_count() or 1
     if workers == 1:
         encoder = Encoder(tokenizer)
         yield lambda blocks: map(encoder.encode, blocks)
         return
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config.tokenizer,)
-    ) as pool:
+    with pool(workers, _start_worker, config.tokenizer) as processes:
 
         def work(blocks: Iterable[Block]) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
             for block in blocks:
-                waiting.append(pool.submit(_work, block))
+                waiting.append(processes.submit(_work, block))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -12,7 +12,7 @@ from typing import Any
 
 from biolm.core import manifest, summary
 from biolm.core.cli import Verb
-from biolm.core.errors import DataError
+from biolm.core.errors import DataError, UserError
 from biolm.corpus import read
 from biolm.tokenizer import bert, bpe, bytelevel, folder, sentence_pieces, wordpiece
 from biolm.tokenizer.config import TrainConfig
@@ -42,20 +42,21 @@ def train(config: TrainConfig) -> None:
     made_by = manifest.read_manifest(config.docs, "corpus build")
     record = manifest.begin(config.out, STAGE, config, {"docs": made_by.fingerprint})
     if record.status != "done":
-        work = Path(config.out) / WORK
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
         try:
-            counts = _count(config, work)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        made = KINDS[config.kind][1](counts, config)
+            counts = _count(config)
+            made = KINDS[config.kind][1](counts, config)
+        except UserError:
+            (Path(config.out) / manifest.NAME).unlink()  # nothing is written yet: the next try may have other options
+            raise
         paths = folder.write(config.out, made.hf, made.settings, made.files)
         record.finish(config.out, paths, _shown(counts, config.vocab_size))
     summary.summary(f"biolm {STAGE}: {config.out}", record.counts)
 
 
-def _count(config: TrainConfig, work: Path) -> Counts:
+def _count(config: TrainConfig) -> Counts:
+    work = Path(config.out) / WORK
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
     what = What(
         split=bert.split_uncased if config.lowercase else KINDS[config.kind][0],
         starts=bytelevel.ascii_starts if config.kind == "bpe" else None,
@@ -65,7 +66,10 @@ def _count(config: TrainConfig, work: Path) -> Counts:
         seed=config.seed,
         memory=config.memory * MIB,
     )
-    counts = count(read.shards(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
+    try:
+        counts = count(read.shards(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     if not len(counts.times):
         of = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"the train split has no text{of}", file=config.docs, remedy="Give other --docs or --sources.")

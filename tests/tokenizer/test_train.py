@@ -1,6 +1,7 @@
 """`tokenizer train`: the same text gives the same bytes, and what the text cannot support is refused with both numbers."""
 
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 
 from biolm.core import cli
+from biolm.core.errors import DataError
 from biolm.core.manifest import read_manifest
 from biolm.corpus import read
 from biolm.tokenizer import bytelevel, count, documents, folder
+from biolm.tokenizer.pool import pool
 
 
 def train(docs: Path, out: Path, *more: str) -> int:
@@ -66,7 +69,7 @@ def test_sources_are_chosen_and_the_rest_counted(docs: Path, tmp_path: Path) -> 
         (("--kind", "bpee"), ("bpee",)),
         (("--lowercase",), ("bpe is always cased",)),
         (("--sample", "0"), ("share of the documents",)),
-        (("--weights", '{"pmc": -1}'), ("above 0",)),
+        (("--weights", '{"pmc": -1}'), ("0.001 or more",)),
         (("--sources", "pmc", "--weights", '{"notes": 2}'), ("left out",)),
         (("--kind", "gatortron", "--min_frequency", "3"), ("gatortron has no min_frequency",)),
         (("--kind", "wordpiece", "--vocab_size", "90000"), ("90000", "the text supports")),
@@ -138,3 +141,13 @@ def test_a_sample_is_a_share_of_the_documents_and_depends_on_the_seed(docs: Path
     assert 35 < tally.documents < 80
     assert counted(docs, tmp_path, sample=0.5)[0] == words
     assert counted(docs, tmp_path, sample=0.5, seed=2)[0] != words
+
+
+def test_another_size_may_be_tried_after_one_that_is_too_large(docs: Path, tmp_path: Path) -> None:
+    assert train(docs, tmp_path / "tok", "--vocab_size", "50001", "--workers", "1") == 2
+    assert train(docs, tmp_path / "tok", "--vocab_size", "1000", "--workers", "1") == 0
+
+
+def test_a_worker_that_the_system_ends_is_said() -> None:
+    with pytest.raises(DataError, match="ended by the system"), pool(1, int) as processes:
+        processes.submit(os._exit, 1).result()

@@ -1,0 +1,29 @@
+"""A pool of worker processes that says what happened when the system ends one of them."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+from biolm.core.errors import DataError
+
+CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this process hold
+
+
+@contextmanager
+def pool(workers: int, start: Callable[..., None], *values: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes, each of which has called `start(*values)`.
+
+    Raises:
+        DataError: One of them was ended by the system, for want of memory as a rule.
+    """
+    try:
+        with ProcessPoolExecutor(workers, CONTEXT, initializer=start, initargs=values) as executor:
+            yield executor
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of {workers} workers was ended by the system, most likely for want of memory",
+            remedy="Give fewer --workers and run the same command again.",
+        ) from None
