@@ -1,0 +1,131 @@
+"""Compressed files, tar packages and inputs: members, padding, long names, damage, order."""
+
+import gzip
+import io
+import lzma
+import tarfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biolm.core.errors import DataError
+from biolm.corpus.inputs import TASK_BYTES, Input, find, tasks
+from biolm.corpus.packages import members
+from biolm.corpus.plain import TextReader
+from biolm.corpus.streams import COMPRESSIONS, Decompressed
+
+
+def read(data: bytes, suffix: str, size: int = 1000) -> tuple[bytes, str]:
+    """All that a stream gives, and how it ends."""
+    stream, found = Decompressed(io.BytesIO(data), COMPRESSIONS[suffix]), b""
+    try:
+        while block := stream.read(size):
+            assert len(block) <= size
+            found += block
+    except (EOFError, zlib.error) as error:
+        return found, type(error).__name__
+    return found, ""
+
+
+@given(st.lists(st.binary(max_size=3000), min_size=1, max_size=4), st.integers(1, 5000))
+@settings(max_examples=60, deadline=None)
+def test_members_are_read_one_after_another(parts: list[bytes], size: int) -> None:
+    for suffix, compress in ((".gz", gzip.compress), (".xz", lzma.compress)):
+        data = b"".join(compress(part) for part in parts)
+        assert read(data, suffix, size) == (b"".join(parts), "")
+    assert read(b"".join(map(gzip.compress, parts)) + bytes(100), ".gz", size) == (b"".join(parts), "")
+
+
+@given(st.binary(min_size=1, max_size=4000), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_truncated_stream_says_so_and_gives_a_prefix(content: bytes, data: st.DataObject) -> None:
+    whole = gzip.compress(content * 20)
+    stop = data.draw(st.integers(1, len(whole) - 1))
+    found, problem = read(whole[:stop], ".gz")
+    assert problem == "EOFError"
+    assert (content * 20).startswith(found)
+
+
+def test_a_thousandfold_file_comes_in_blocks() -> None:
+    whole = gzip.compress(bytes(50_000_000))
+    assert len(whole) < 100_000
+    stream = Decompressed(io.BytesIO(whole), COMPRESSIONS[".gz"])
+    sizes = []
+    while block := stream.read(1 << 20):
+        sizes.append(len(block))
+    assert sum(sizes) == 50_000_000
+    assert max(sizes) <= 1 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_packages_of_every_kind(kind: int) -> None:
+    names = ["a.xml", f"{'folder/' * 12}b.xml" if kind == tarfile.USTAR_FORMAT else f"{'long' * 60}/b.xml", "c.xml"]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:", format=kind) as tar:
+        for i, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 700 * i
+            tar.addfile(info, io.BytesIO(bytes([65 + i]) * 700 * i))
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    buffer.seek(0)
+    found = {}
+    for name, member in members(buffer):
+        assert member is not None
+        found[name] = member.read(5000)
+    assert {name: len(content) for name, content in found.items()} == dict(zip(names, (0, 700, 1400), strict=True)) or (
+        kind == tarfile.USTAR_FORMAT and [len(content) for content in found.values()] == [0, 700, 1400]
+    )
+
+
+def test_empty_files_are_counted(tmp_path: Path) -> None:
+    from biolm.corpus.jats import JatsReader
+    from biolm.corpus.notes import NotesReader
+    from biolm.corpus.pubmed import PubMedReader
+
+    for reader, names in (
+        (PubMedReader(str(tmp_path)), ["e.xml", "e.xml.gz", "e.nbib"]),
+        (JatsReader(str(tmp_path)), ["e.nxml", "e.tar", "e.tar.gz"]),
+        (NotesReader(str(tmp_path), salt="s"), ["e.csv", "e.jsonl"]),
+        (TextReader(str(tmp_path)), ["e.jsonl", "e.csv"]),
+    ):
+        for name in names:
+            (tmp_path / name).touch()
+            (document,) = reader.read_file(name)
+            assert document.metadata["dropped"] == "damaged", name
+
+
+def test_plain_text_is_one_document_with_its_paragraphs(tmp_path: Path) -> None:
+    text = "A first line that is long enough to have been wrapped by some edi-\ntor.\n\nA second paragraph.\r\n"
+    (tmp_path / "x.txt").write_text(text)
+    (document,) = TextReader(str(tmp_path)).read_file("x.txt")
+    assert document.text == "A first line that is long enough to have been wrapped by some editor.\nA second paragraph."
+    assert document.id == "text:x.txt:0"
+
+
+def test_rows_of_other_tables_keep_their_ids(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('text,pmid,other\n"One, two.",12,x\n')
+    (document,) = TextReader(str(tmp_path)).read_file("x.csv")
+    assert document.text == "One, two."
+    assert document.metadata["pmid"] == "12"
+    assert "other" not in document.metadata
+
+
+def test_inputs_are_found_once_and_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b/1.xml", "a/2.xml.gz", "a/note.txt", "a/LICENCE"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find("pubmed", [str(tmp_path / "a"), f"{tmp_path}/*/*.xml*", str(tmp_path / "b" / "1.xml")])
+    assert [Path(item.path).name for item in found] == ["1.xml", "2.xml.gz"]
+    with pytest.raises(DataError, match="nothing by that name"):
+        find("pubmed", [str(tmp_path / "nowhere")])
+
+
+def test_small_files_share_a_task_and_sources_do_not() -> None:
+    sizes = [TASK_BYTES // 2, TASK_BYTES // 2, 1, 3 * TASK_BYTES, 1]
+    inputs = [Input("pubmed", str(i), size) for i, size in enumerate(sizes)] + [Input("pmc", "x", 1)]
+    assert [[item.path for item in job] for job in tasks(inputs)] == [["0", "1"], ["2"], ["3"], ["4"], ["x"]]
