@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one;
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -99,6 +100,9 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
