@@ -13,7 +13,7 @@ from biolm.finetune.records import Tagged
 from biolm.finetune.spans import Span
 
 ENTITY = re.compile(r"T\d+\t(?P<type>\S+) (?P<offsets>\d+ \d+(?:;\d+ \d+)*)\t(?P<mention>.*)")
-REMEDY = "Offsets count characters of the .txt file, line ends included."
+REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the .txt file, line ends included."
 
 
 def read_brat(folder: Path, dropped: Dropped) -> list[Tagged]:

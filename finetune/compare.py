@@ -125,7 +125,22 @@ def show(metric: str, compared: list[dict[str, Any]]) -> None:
             [f"{row['difference']:+.4f}", _range(row["difference_interval"]), f"{row['p']:.3f}"] if i else ["", "", ""]
         )
         table.add_row(*cells, str(row["seeds"]))
-    Console(highlight=False, markup=False, width=160).print(table)
+    console = Console(highlight=False, markup=False, width=160)
+    console.print(table)
+    kinds = list(compared[0]["types"])
+    if len(kinds) > 1:
+        console.print("\nF1 by type", _by_type(kinds, compared))
+
+
+def _by_type(kinds: list[str], compared: list[dict[str, Any]]) -> Table:
+    """Types × runs, the types that differ most between runs first."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("type", *(row["run"] for row in compared)):
+        table.add_column(column, justify="left" if column == "type" else "right")
+    values = {kind: [row["types"].get(kind, 0.0) for row in compared] for kind in kinds}
+    for kind in sorted(kinds, key=lambda kind: min(values[kind]) - max(values[kind])):
+        table.add_row(kind, *(f"{value:.4f}" for value in values[kind]))
+    return table
 
 
 def _range(ends: tuple[float, float]) -> str:

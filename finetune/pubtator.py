@@ -16,7 +16,7 @@ from biolm.finetune.records import Tagged
 from biolm.finetune.spans import Span
 
 WORD = re.compile(r"[^\W_]+|[^\s\w]|_")  # runs of letters and digits; every other mark by itself
-REMEDY = "Offsets count characters of the title, one character between, and the abstract."
+REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."
 Lines = list[tuple[int, str]]
 
 

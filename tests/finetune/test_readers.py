@@ -69,6 +69,22 @@ def test_malformed_pubtator_is_named(tmp_path: Path, text: str, where: str) -> N
     assert where in str(caught.value)
 
 
+def test_offsets_in_utf16_units_are_refused(tmp_path: Path) -> None:
+    good = "7|t|💊 aspirin\n7|a|\n7\t2\t9\taspirin\tDrug\n"
+    (record,) = read_pubtator(pubtator(tmp_path, good), Dropped())
+    assert record.characters(record.spans) == [Span(2, 9, "Drug")]
+    with pytest.raises(DataError, match=r"line 3\): the offsets do not point at the mention.\n.*UTF-16"):
+        read_pubtator(pubtator(tmp_path, good.replace("\t2\t9\t", "\t3\t10\t")), Dropped())
+
+
+def test_medqa_as_distributed(tmp_path: Path) -> None:
+    line = '{"question": "Q?", "answer": "y", "options": {"A": "x", "B": "y", "C": "z", "D": "w"}, "answer_idx": "B"}\n'
+    (tmp_path / "train.jsonl").write_text(line)
+    columns = Columns(text="question", label="answer_idx", choices=("options",))
+    (record,) = read_table(tmp_path / "train.jsonl", "train", columns, "choice")
+    assert (record.texts, record.labels) == (("Q?", "x", "y", "z", "w"), ("B",))
+
+
 def test_tables_of_three_kinds_say_the_same(tmp_path: Path) -> None:
     rows = [{"a": 'He said "no"', "b": "x, y", "l": "yes"}, {"a": "two", "b": "three", "l": "no"}]
     files = {

@@ -162,6 +162,9 @@ def test_compare_shows_differences_with_intervals(
     assert runs[1]["p"] < 0.05
     low, high = runs[1]["difference_interval"]
     assert low <= runs[1]["difference"] <= high
+    shown = capsys.readouterr().out
+    assert "F1 by type" in shown
+    assert f"{runs[1]['difference']:+.4f}" in shown
     finetune(tiny_model, folder("classification"), other, "classification", "--epochs", "1")
     assert cli.run(["finetune", "compare", str(trained), str(other)]) == 2
     assert "task or data are not those" in capsys.readouterr().err
