@@ -85,6 +85,14 @@ class Batches:
         ids_t, places_t, lengths = self._tokens(self.plan(epoch).micro_batch(index))
         if not lengths:
             return None
+        if ids_t.max() >= self.reader.vocab_size:
+            place = int(places_t[ids_t.argmax()])
+            raise DataError(
+                f"id {ids_t.max()} is beyond the vocabulary of {self.reader.vocab_size}",
+                file=self.reader.folder / f"{self.reader.split}.bin",
+                record=f"token {place}",
+                remedy="The shards are damaged or of another tokenizer: encode the documents again.",
+            )
         key = rng.key(self.seed, "mask", mask_epoch(self.mlm, epoch))
         starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
         positions_m = choose(self.mlm, places_t, starts_word_t, np.array(lengths), key)

@@ -1,5 +1,6 @@
 """A batch depends on configuration, shards, seed and step alone, holds every token once an epoch, and masks at the stated rates."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from biolm.core.errors import ConfigError
+from biolm.core.errors import ConfigError, DataError
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
 from biolm.tokenizer.shards import ShardReader
@@ -96,6 +97,18 @@ def test_masks_have_the_stated_rates_and_never_hit_specials(tiny_shards: Path) -
     assert abs(chosen / tokens - 0.3) < 4 * sigma
     assert abs(mask / chosen - 0.8) < 4 * np.sqrt(0.16 / chosen)
     assert abs(same / chosen - 0.1) < 0.01 + 4 * np.sqrt(0.09 / chosen)
+
+
+def test_an_id_beyond_the_vocabulary_is_named(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    tokens = np.memmap(shards / "train.bin", dtype=np.uint16, mode="r+")
+    place = int(np.flatnonzero(tokens > 3)[100])
+    tokens[place] = 300
+    tokens.flush()
+    made = batches(shards)
+    with pytest.raises(DataError, match=rf"train\.bin \(token {place}\): id 300 is beyond the vocabulary of 300"):
+        epoch(made, 0)
 
 
 def test_wrong_settings_are_refused() -> None:
