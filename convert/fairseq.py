@@ -23,7 +23,7 @@ from biolm.convert.parts import Parts, sane
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, write_text
-from biolm.model.config import EncoderConfig
+from biolm.model.config import EncoderConfig, Shape
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
 from biolm.tokenizer.fairseq import order, read_dict
@@ -36,30 +36,40 @@ HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
 E_ = "encoder.sentence_encoder"
 
-TABLE = Table(
-    modules={
-        "encoder.word_embeddings": (f"{E_}.embed_tokens",),
-        "encoder.position_embeddings": (f"{E_}.embed_positions",),
-        "encoder.embedding_norm": (f"{E_}.layernorm_embedding",),
-        "encoder.layers.*.attention.qkv": tuple(f"{E_}.layers.*.self_attn.{x}_proj" for x in "qkv"),
-        "encoder.layers.*.attention.out": (f"{E_}.layers.*.self_attn.out_proj",),
-        "encoder.layers.*.attention_norm": (f"{E_}.layers.*.self_attn_layer_norm",),
-        "encoder.layers.*.mlp.up": (f"{E_}.layers.*.fc1",),
-        "encoder.layers.*.mlp.down": (f"{E_}.layers.*.fc2",),
-        "encoder.layers.*.mlp_norm": (f"{E_}.layers.*.final_layer_norm",),
-        "head.dense": ("encoder.lm_head.dense",),
-        "head.norm": ("encoder.lm_head.layer_norm",),
-        "head": ("encoder.lm_head",),
-    },
-    tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
-    rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
-    behind_padding=True,
-    ignored={
-        r"encoder\.sentence_encoder\.version": lambda _: True,
-        # 0.12 allocates these for its fused inference kernels and never fills them.
-        r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)": lambda t: not t.any(),
-    },
-)
+VERSION = f"{E_}.version"  # below 2, or missing, fairseq leaves the final norm of a prenorm model out
+# 0.12 allocates these for its fused inference kernels and never fills them.
+UNUSED = r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)"
+
+
+def _table(norm: dict[str, tuple[str, ...]]) -> Table:
+    """The names of RoBERTa with its first or its last layer-norm."""
+    return Table(
+        modules={
+            "encoder.word_embeddings": (f"{E_}.embed_tokens",),
+            "encoder.position_embeddings": (f"{E_}.embed_positions",),
+            "encoder.layers.*.attention.qkv": tuple(f"{E_}.layers.*.self_attn.{x}_proj" for x in "qkv"),
+            "encoder.layers.*.attention.out": (f"{E_}.layers.*.self_attn.out_proj",),
+            "encoder.layers.*.attention_norm": (f"{E_}.layers.*.self_attn_layer_norm",),
+            "encoder.layers.*.mlp.up": (f"{E_}.layers.*.fc1",),
+            "encoder.layers.*.mlp.down": (f"{E_}.layers.*.fc2",),
+            "encoder.layers.*.mlp_norm": (f"{E_}.layers.*.final_layer_norm",),
+            "head.dense": ("encoder.lm_head.dense",),
+            "head.norm": ("encoder.lm_head.layer_norm",),
+            "head": ("encoder.lm_head",),
+            **norm,
+        },
+        tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
+        rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
+        behind_padding=True,
+        ignored={re.escape(VERSION): lambda _: True, UNUSED: lambda tensor: not tensor.any()},
+    )
+
+
+# fairseq's prenorm RoBERTa normalises what goes into each sub-layer and the output, not the embeddings: Megatron BERT's shape.
+TABLES: dict[Shape, Table] = {
+    "roberta": _table({"encoder.embedding_norm": (f"{E_}.layernorm_embedding",)}),
+    "megatron-bert": _table({"encoder.final_norm": (f"{E_}.layer_norm",)}),
+}
 
 # What `checkpoint_utils._upgrade_state_dict` asks of every checkpoint.
 HISTORY = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {"best": None}}
@@ -100,7 +110,7 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
     settings = _settings(state)
     config = encoder_config(tensors, settings, file)
-    native, rest = to_native(TABLE, tensors, config, file)
+    native, rest = to_native(TABLES[config.shape], tensors, config, file)
     facts: dict[str, Any] = {"dtype": common_dtype(native)}
     facts["settings"] = {k: settings[k] for k in (*TASK, *OPTIMISER) if isinstance(settings.get(k), (str, int, float))}
     facts |= _labels(file.parent / LABELS)
@@ -154,10 +164,14 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
     words, positions = tensors.get(f"{E_}.embed_tokens.weight"), tensors.get(f"{E_}.embed_positions.weight")
     up = tensors.get(f"{E_}.layers.0.fc1.weight")
     arch = settings.get("arch") or settings.get("_name")
-    if f"{E_}.layer_norm.weight" in tensors:
-        raise _refused(
-            file, "its layer-norms come first (prenorm)", "Only the post-LN RoBERTa can be converted so far."
-        )
+    pre_norm = f"{E_}.layer_norm.weight" in tensors
+    if pre_norm and f"{E_}.layernorm_embedding.weight" in tensors:
+        problem = "it normalises both the embeddings and what goes into each sub-layer"
+        raise _refused(file, problem, "Prenorm models can be converted without the norm on the embeddings only.")
+    version = tensors.get(VERSION, torch.ones(1)).flatten()
+    if pre_norm and (not len(version) or not version[0] >= 2):
+        problem = "it is a prenorm model of before version 2, whose final norm fairseq leaves out"
+        raise _refused(file, problem, "Load and save it with fairseq 0.12 first.")
     if words is None or positions is None or up is None or words.ndim != 2 or positions.ndim != 2 or up.ndim != 2:
         other = f" but {arch}" if isinstance(arch, str) else ""
         raise _refused(file, f"this is not fairseq's RoBERTa{other}", "BART, decoders and others cannot be converted.")
@@ -179,6 +193,7 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         attention_dropout=_number(settings.get("attention_dropout"), 0.1),
         layer_norm_eps=EPS,
         pad_token_id=PAD,
+        shape="megatron-bert" if pre_norm else "roberta",
     )
     return sane(config, file)
 
@@ -218,35 +233,18 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
 
     Raises:
-        MismatchError: The architecture, the padding id or a head is none of fairseq's.
+        MismatchError: The shape, the padding id, the norms' eps, the token types or a head are none of fairseq's.
     """
-    if parts.config.shape != "roberta":
-        raise MismatchError(
-            f"fairseq has no {parts.config.shape}",
-            file=parts.weights,
-            remedy="Convert to Hugging Face's format instead.",
-        )
-    odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
-    if odd:
-        raise MismatchError(
-            f"fairseq's RoBERTa has no head with a tensor {odd[0]}",
-            file=parts.weights,
-            remedy="Convert to Hugging Face's format instead.",
-        )
-    if parts.config.pad_token_id != PAD:
-        raise MismatchError(
-            f"the padding id is {parts.config.pad_token_id}, and fairseq's is {PAD}",
-            file=parts.weights,
-            remedy="Convert to Hugging Face's format instead.",
-        )
+    _refuse_what_fairseq_lacks(parts)
     native = dict(parts.tensors)
     types = native.pop(TYPES, None)
     if types is not None and types[0].any():
         native[POSITIONS] = native[POSITIONS] + types[0]
-    tensors = from_native(TABLE, native, parts.rest, front=PAD + 1)
+    tensors = from_native(TABLES[parts.config.shape], native, parts.rest, front=PAD + 1)
     tensors |= {name: value for name, value in parts.rest.items() if name.startswith(HEADS)}
     tensors = {name: _own(value.to(dtype)) for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
+    tensors[VERSION] = torch.tensor([3.0])
     state: dict[str, Any] = {
         "args": Namespace(**settings(parts.config)),
         "cfg": None,  # 0.10 and later make it from `args`, which every version reads
@@ -262,6 +260,22 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]
+
+
+def _refuse_what_fairseq_lacks(parts: Parts) -> None:
+    config = parts.config
+    odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
+    lacks = {
+        f"encoder of shape {config.shape}": config.shape not in TABLES,
+        f"model with {config.type_vocab_size} token types": config.type_vocab_size > 1,
+        f"layer-norm with eps {config.layer_norm_eps}": config.layer_norm_eps != EPS,
+        f"padding id {config.pad_token_id}": config.pad_token_id != PAD,
+        f"head with a tensor {odd[0] if odd else ''}": bool(odd),
+    }
+    for what, lacking in lacks.items():
+        if lacking:
+            remedy = "Convert to Hugging Face's format instead."
+            raise MismatchError(f"fairseq has no {what}", file=parts.weights, remedy=remedy)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -281,7 +295,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def settings(config: EncoderConfig) -> dict[str, Any]:
     """What fairseq needs to build the same model: the names of `roberta_base` in `fairseq/models/roberta/model.py`."""
     return {
-        "arch": "roberta_base",
+        "arch": "roberta_prenorm" if config.pre_norm else "roberta_base",
         "task": "masked_lm",
         "criterion": "masked_lm",
         "data": ".",
@@ -298,7 +312,8 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
         "encoder_layerdrop": 0.0,
         "activation_fn": "gelu",
         "pooler_activation_fn": "tanh",
-        "encoder_normalize_before": False,
+        "encoder_normalize_before": config.pre_norm,
+        "layernorm_embedding": not config.pre_norm,
         "untie_weights_roberta": False,
     }
 

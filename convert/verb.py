@@ -10,15 +10,17 @@ from torch import Tensor
 
 from biolm.convert import card, fairseq, hf, native
 from biolm.convert.agreement import Agreement, agree
+from biolm.convert.architectures import BY_SHAPE
 from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
 from biolm.convert.load import build, read_parts
-from biolm.convert.names import BIAS, WORDS
+from biolm.convert.names import BIAS, FRONT, WORDS
 from biolm.convert.parts import Kind, Parts
 from biolm.core.cli import Verb
 from biolm.core.errors import ConfigError, DataError, MismatchError
 from biolm.core.files import atomic_dir, sha256, write_json
 from biolm.core.progress import progress
 from biolm.core.summary import summary
+from biolm.model.config import EncoderConfig
 from biolm.tokenizer import folder as tokenizer_folder
 
 RECORD = "conversion.json"
@@ -69,7 +71,7 @@ def run(config: ConvertConfig) -> None:
     with atomic_dir(target) as folder:
         written = write(parts, config.to, folder, dtype)
         tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
-        left_out = sorted(name for name in parts.rest if config.to == "fairseq" and name.startswith("pooler."))
+        left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config))
         recording = record(computed(parts, dtype), parts.config, tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder))
@@ -137,6 +139,14 @@ def cut_rows(parts: Parts, rows: int) -> Parts:
     """The same model with the first `rows` of its vocabulary only."""
     cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS)}
     return replace(parts, tensors=parts.tensors | cut, config=replace(parts.config, vocab_size=rows))
+
+
+def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
+    """Whether a format stores a tensor of the `rest`."""
+    if to == "native" or name.startswith(hf.HEADS):
+        return True
+    behind_padding = to == "fairseq" or BY_SHAPE[config.shape].table.behind_padding
+    return behind_padding if name == FRONT else to == "hf" and name.startswith(tuple(BY_SHAPE[config.shape].rest))
 
 
 def write(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:

@@ -45,6 +45,12 @@ def omegaconf_golden(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def prenorm_golden(tmp_path: Path) -> Path:
+    """fairseq's prenorm RoBERTa, 108 kB."""
+    return place_golden("prenorm", tmp_path / "golden")
+
+
+@pytest.fixture
 def hf_model() -> transformers.RobertaForMaskedLM:
     """A random RoBERTa of odd sizes, with weights large enough that a swapped layer shows."""
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def test_round_trip_is_bit_equal_with_every_head(folder: Path, convert: Convert)
         assert getattr(ours, name, None) == getattr(theirs, name, None), name
 
 
-def test_fairseq_has_only_roberta(folder: Path, convert: Convert, tmp_path: Path) -> None:
+def test_fairseq_has_none_of_them(folder: Path, convert: Convert, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="fairseq has no"):
         convert(folder, "fairseq")
     assert not list(tmp_path.glob("*fairseq*"))

@@ -205,7 +205,16 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     ),
     "untied": ("not tied", lambda s: s["model"].update({"encoder.lm_head.weight": torch.ones(505, 48)})),
     "unused but filled": ("has values", lambda s: s["model"].update({f"{E_}.layers.0.fc1_bias": torch.ones(96)})),
-    "prenorm": ("prenorm", lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48)})),
+    "both norms": ("normalises both", lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48)})),
+    "no final norm": (
+        "before version 2",
+        lambda s: s["model"].update(
+            {
+                f"{E_}.layer_norm.weight": s["model"].pop(f"{E_}.layernorm_embedding.weight"),
+                f"{E_}.version": torch.ones(1),
+            }
+        ),
+    ),
     "activation": ("activation_fn is 'relu'", lambda s: setattr(s["cfg"]["model"], "activation_fn", "relu")),
     "heads": ("how many attention heads", lambda s: delattr(s["cfg"]["model"], "encoder_attention_heads")),
     "no head": ("no masked-LM head", lambda s: s["model"].pop("encoder.lm_head.dense.weight")),

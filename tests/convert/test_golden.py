@@ -18,7 +18,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 
 Convert = Callable[..., Path]
 DATA = Path(__file__).parent.parent / "data" / "convert"
-UNUSED = ("version", "in_proj_", "out_proj_", "fc1_", "fc2_")
+UNUSED = ("in_proj_", "out_proj_", "fc1_", "fc2_")
 
 
 def test_native_hidden_states_and_logits_equal_fairseqs(golden: Path) -> None:
@@ -141,6 +141,30 @@ def test_omegaconf_era_and_classification_head(omegaconf_golden: Path, convert: 
         scores = classifier(tokens, attention_mask=real.long()).logits
     assert scores.shape == (3, 3)
     torch.testing.assert_close(scores, torch.from_numpy(expected["classes"]), atol=1e-5, rtol=0)
+
+
+def test_prenorm_is_megatrons_shape(prenorm_golden: Path, convert: Convert) -> None:
+    """fairseq's `roberta_prenorm`: native, transformers' MegatronBert and back compute what fairseq did."""
+    expected = np.load(prenorm_golden.parent / "logits.npz")
+    real, tokens = ~torch.from_numpy(expected["padding_mask"]), torch.from_numpy(expected["tokens"])
+    loaded = load_model(prenorm_golden)
+    assert loaded.config.shape == "megatron-bert"
+    target = convert(prenorm_golden, "hf")
+    model = AutoModelForMaskedLM.from_pretrained(target, local_files_only=True).eval()
+    wanted = torch.from_numpy(expected["logits"])[real]
+    with torch.inference_mode():
+        hidden = loaded.model.encoder(unpad(tokens, real))
+        logits = loaded.model.logits(hidden[-1])
+        theirs = model(tokens, attention_mask=real.long()).logits[real][:, : wanted.shape[1]]
+    for i, state in enumerate(hidden[:-1]):  # fairseq lists the last one before its final norm
+        torch.testing.assert_close(state, torch.from_numpy(expected[f"hidden_{i}"])[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=0)
+    assert json.loads((target / "conversion.json").read_text())["left_out"] == ["front.position_embeddings.weight"]
+    back = torchfile.load(convert(convert(prenorm_golden, "native"), "fairseq", "back") / "model.pt")["model"]
+    before = torchfile.load(prenorm_golden / "checkpoint_best.pt")["model"]
+    assert back.keys() == before.keys(), "without its version, fairseq leaves the final norm out"
+    assert all(torch.equal(before[name], value) for name, value in back.items())
 
 
 @pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args"])

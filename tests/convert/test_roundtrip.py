@@ -81,6 +81,13 @@ def test_hf_to_fairseq_folds_the_token_type_into_the_positions(hf_folder: Path, 
     assert differences(source, target).first_above(1e-5) is None
 
 
+def test_a_norm_that_fairseq_cannot_have_is_refused(hf_folder: Path, convert: Convert) -> None:
+    config = json.loads((hf_folder / "config.json").read_text())
+    (hf_folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-12}))
+    with pytest.raises(MismatchError, match="eps 1e-12"):
+        convert(hf_folder, "fairseq")
+
+
 def test_old_bin_and_sharded_folders_give_the_same_model(
     hf_model: RobertaForMaskedLM, hf_folder: Path, tmp_path: Path
 ) -> None:
