@@ -17,6 +17,8 @@ from biolm.finetune.loop import Trainer, build
 from biolm.finetune.task import G, R, Task
 from biolm.model.encoder import MaskedLM
 
+FOLDER = "grid"
+
 
 def chosen(
     out: Path,
@@ -44,7 +46,7 @@ def chosen(
     metric = task.scorer.metric
     table: list[dict[str, Any]] = []
     for lr, size in points:
-        file = out / "grid" / f"lr_{lr:g}_size_{size}.json"
+        file = out / FOLDER / f"lr_{lr:g}_size_{size}.json"
         if not file.exists():
             folder, here = file.with_suffix(""), at(config, lr, size)
             model = build(task, load(), here)

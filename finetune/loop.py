@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import CheckpointError, ConfigError, DataError
+from biolm.core.errors import CheckpointError, DataError
 from biolm.core.metrics import MetricsWriter
 from biolm.core.progress import progress
 from biolm.finetune.config import FinetuneConfig
@@ -54,16 +54,8 @@ def build(task: Task[R, G], lm: MaskedLM, config: FinetuneConfig, seed: int | No
         lm: The pretrained model, taken over.
         config: Of the run.
         seed: This run's, if not the configuration's.
-
-    Raises:
-        ConfigError: The model has fewer layers.
     """
     layers: list[nn.Module] = list(lm.encoder.layers)
-    if config.freeze_layers + config.reinit_layers > len(layers):
-        problem = (
-            f"the model has {len(layers)} layers, {config.freeze_layers} to freeze and {config.reinit_layers} anew"
-        )
-        raise ConfigError(problem, remedy="Lower --freeze_layers or --reinit_layers.")
     torch.manual_seed(rng.key(config.seed if seed is None else seed, "head") >> 1)
     model = task.head(lm)
     if config.reinit_layers:

@@ -6,7 +6,7 @@ seed. A seed whose `result.json` stands is done and is not scored again.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Generic
@@ -15,9 +15,11 @@ import numpy as np
 import orjson
 
 from biolm.core.files import atomic_file, read_json, write_json
+from biolm.core.manifest import config_hash, digest
 from biolm.finetune.bootstrap import interval, mean_interval, resampled
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.device import Device
+from biolm.finetune.grid import FOLDER as GRID
 from biolm.finetune.inference import outputs
 from biolm.finetune.loop import Selected, Trainer, build, score_rows
 from biolm.finetune.scorers import F64
@@ -26,6 +28,7 @@ from biolm.model.encoder import MaskedLM
 
 RESULT = "result.json"
 ROWS = "test_rows.npy"
+STAMP = "stamp.json"
 PREDICTIONS = "predictions.jsonl"
 
 
@@ -93,6 +96,18 @@ def run_seed(
     }
     write_json(folder / RESULT, result)
     return result
+
+
+def clear_if_changed(out: Path, config: FinetuneConfig, inputs: dict[str, str]) -> None:
+    """Remove the seeds and the grid of another configuration or other inputs, which `--override` lets pass; more seeds change nothing.
+
+    Without this a seed that was done under the old settings would be reported as one of the new.
+    """
+    stamp = {"stamp": digest([config_hash(replace(config, seeds=1, seed=1)), inputs])}
+    if (out / STAMP).exists() and read_json(out / STAMP) != stamp:
+        for path in [*out.glob("seed_*"), *out.glob(f"{GRID}*")]:
+            shutil.rmtree(path)
+    write_json(out / STAMP, stamp)
 
 
 def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> None:

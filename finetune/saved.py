@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from biolm.convert import native
 from biolm.convert.load import Loaded, load_model
 from biolm.convert.parts import Parts
+from biolm.core.checkpoint import FOLDER
 from biolm.core.errors import DataError
 from biolm.finetune.task import Task
 from biolm.finetune.tasks import load_tokenizer, restore
+from biolm.model.config import NAME as ENCODER
 from biolm.tokenizer import folder as tokenizer_folder
 
 LM = "lm."
@@ -25,8 +27,8 @@ FACT = "finetune"
 
 def write(
     out: Path, loaded: Loaded, tensors: Mapping[str, Tensor], labels: tuple[str, ...], facts: dict[str, Any]
-) -> list[Path]:
-    """Write the model into a run folder; the files that hold it.
+) -> None:
+    """Write the model into a run folder.
 
     Args:
         out: The run folder.
@@ -50,7 +52,12 @@ def write(
     dtype = next(iter(tensors.values())).dtype
     assert loaded.tokenizer_dir is not None
     tokenizer_folder.copy(loaded.tokenizer_dir, out / native.TOKENIZER)
-    return native.write(parts, out, dtype)
+    native.write(parts, out, dtype)
+
+
+def files(out: Path) -> list[Path]:
+    """The files that hold a run folder's model."""
+    return [out / ENCODER, *sorted((out / FOLDER).rglob("*.*"))]
 
 
 def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:

@@ -30,7 +30,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
     Raises:
         ConfigError: Windows too short, or their overlap leaves nothing of them.
         DataError: The model has no tokenizer.
-        MismatchError: Windows longer than the model reads.
+        MismatchError: Windows longer than the model reads, or more layers to freeze than it has.
     """
     length = config.batch.max_length or min(LONGEST, loaded.config.max_positions)
     if length > loaded.config.max_positions:
@@ -40,6 +40,10 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
     if overlap >= length - 2 or length < SHORTEST:
         problem = f"windows of {length} tokens cannot share {overlap}, or are shorter than {SHORTEST}"
         raise ConfigError(problem, remedy="Raise --batch.max_length or lower --batch.overlap.")
+    layers, touched = loaded.config.num_hidden_layers, config.freeze_layers + config.reinit_layers
+    if touched > layers:
+        problem = f"the model has {layers} layers, fewer than the {touched} to freeze or to draw anew"
+        raise MismatchError(problem, file=config.model, remedy="Lower --freeze_layers or --reinit_layers.")
     labels = _labels(config, train)
     extra: dict[str, Any] = {} if config.task in TAGGING else {"segments": loaded.config.type_vocab_size > 1}
     if config.task == "relation":

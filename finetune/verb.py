@@ -39,6 +39,7 @@ def run(config: FinetuneConfig) -> None:
     record = manifest.begin(out, STAGE, config, inputs, override=config.override)
     if record.status != "done":
         configuration.save(config, out / "config.yaml")
+        protocol.clear_if_changed(out, config, inputs)
         counts = {fold: task.counts(records) for fold, records in data.folds.items()}
         for fold, number in shared.items():
             counts[fold]["also in train"] = number
@@ -68,9 +69,9 @@ def _run_seeds(
         results.append(protocol.run_seed(out, task, load_model(config.model).model, folds, config, seed, device))
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
-    assert state is not None
-    facts = {**tasks.facts(task, config.task), "seed": best}
-    written = saved.write(out, loaded, state.tensors["best"], task.labels, facts)
+    if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place
+        facts = {**tasks.facts(task, config.task), "seed": best}
+        saved.write(out, loaded, state.tensors["best"], task.labels, facts)
     scores = {
         "task": config.task,
         **protocol.combined(out, task, results),
@@ -83,7 +84,7 @@ def _run_seeds(
     }
     write_json(out / SCORES, scores)
     predictions = [protocol.folder_of(out, seed) / protocol.PREDICTIONS for seed in seeds]
-    record.finish(out, [out / SCORES, *written, *predictions], counts)
+    record.finish(out, [out / SCORES, *saved.files(out), *predictions], counts)
     protocol.drop_checkpoints(out, seeds)
 
 

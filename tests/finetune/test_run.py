@@ -10,7 +10,7 @@ import torch
 
 from biolm.convert.load import load_model
 from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError, DataError
+from biolm.core.errors import DataError
 from biolm.core.files import read_json, sha256
 from biolm.finetune import loop
 from biolm.finetune.config import FinetuneConfig, OptimConfig
@@ -171,6 +171,7 @@ def test_schedule() -> None:
         (["--batch.max_length", "64"], "reads 32 tokens"),
         (["--batch.overlap", "40"], "cannot share 40"),
         (["--epochs", "0"], "1 at least"),
+        (["--freeze_layers", "2", "--reinit_layers", "1"], "has 2 layers"),
         (["--model", "nowhere"], "no such file"),
         (["--data", "nowhere"], "no such folder"),
     ],
@@ -263,5 +264,19 @@ def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
     assert not torch.equal(after[f"lm.{name.format(1)}"], before[name.format(1)])
     again = build(task, load_model(tiny_model).model, config).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
-    with pytest.raises(ConfigError, match="has 2 layers"):
-        build(task, load_model(tiny_model).model, FinetuneConfig(**paths, freeze_layers=2, reinit_layers=1))  # type: ignore[arg-type]
+
+
+def test_override_starts_the_seeds_anew_but_more_seeds_go_on(
+    tiny_model: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "1")) == 0
+    first = (out / "seed_1/result.json").read_bytes()
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "1", "--seeds", "2")) == 2
+    assert "another configuration: seeds" in capsys.readouterr().err
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "1", "--seeds", "2", "--override")) == 0
+    assert (out / "seed_1/result.json").read_bytes() == first
+    assert read_json(out / "scores.json")["seeds"] == [1, 2]
+    assert cli.run(argv(tiny_model, toy, out, "--epochs", "2", "--override")) == 0
+    assert len(read_json(out / "seed_1/result.json")["history"]) == 2  # type: ignore[arg-type]
+    assert not (out / "seed_2").exists()
