@@ -38,6 +38,8 @@ def hugging_face(model: MaskedLM) -> torch.nn.Module:
             intermediate_size=c.intermediate_size,
             max_position_embeddings=c.max_positions + 2,
             type_vocab_size=1,
+            hidden_dropout_prob=c.hidden_dropout,
+            attention_probs_dropout_prob=c.attention_dropout,
         )
     )
 
@@ -68,7 +70,12 @@ def main() -> None:
     reader = ShardReader(args.shards, "train")
     batches = Batches(reader, MlmConfig(), BatchConfig(tokens=args.tokens, max_length=args.max_length), seed=0)
     shape = ModelConfig(
-        size="tiny", num_hidden_layers=args.layers, hidden_size=args.hidden, num_attention_heads=args.hidden // 64
+        size="tiny",
+        num_hidden_layers=args.layers,
+        hidden_size=args.hidden,
+        num_attention_heads=args.hidden // 64,
+        hidden_dropout=args.dropout,
+        attention_dropout=args.dropout,
     )
     ours = MaskedLM(shape.resolve(reader.vocab_size, args.max_length, reader.ids.pad)).train()
     other = hugging_face(ours).train()
@@ -103,7 +110,9 @@ def main() -> None:
     padding = 1 - tokens["biolm"] / sum(
         max(b.packed.lengths) * len(b.packed.lengths) for i in range(warm, step) for b in batches.step(i)
     )
-    print(f"{args.layers} × {args.hidden}, vocabulary {reader.vocab_size}, {device.torch} {device.precision}")
+    print(
+        f"{args.layers} × {args.hidden}, vocabulary {reader.vocab_size}, {device.torch} {device.precision}, dropout {args.dropout}"
+    )
     print(f"{torch.get_num_threads()} threads")
     print(f"padding on transformers' side: {padding:.1%} of its tokens; {step - warm} steps each")
     for name, value in speed.items():
