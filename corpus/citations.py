@@ -59,7 +59,10 @@ def without_callouts(text: str) -> str:
 
 def _mended(text: str) -> str:
     """A stretch of text around call-outs, without them."""
-    text = NUMBERS.sub("", GROUP.sub("", text)).replace(OPEN, "").replace(CLOSE, "")
+    if "(" in text or "[" in text:
+        text = GROUP.sub("", text)
+    if OPEN in text:
+        text = NUMBERS.sub("", text).replace(OPEN, "").replace(CLOSE, "")
     if not DEBRIS.search(text):
         return text
     text = OPENING.sub("", EMPTY.sub("", text))

@@ -161,7 +161,7 @@ def _ids(parent: Element, tag: str) -> dict[str, str]:
 def _links(root: Element, own: dict[str, str]) -> list[str]:
     """What the article cites, in order, each once: a reference by its PMID, else its PMCID, else its DOI."""
     found: dict[str, None] = {}
-    for reference in root.iterfind(".//ref-list//ref"):
+    for reference in root.iter("ref"):
         ids = _ids(reference, "pub-id")
         kind = next((kind for kind in ("pmid", "pmcid", "doi") if kind in ids), None)
         if kind and ids[kind] != own.get(kind):
