@@ -101,7 +101,7 @@ class FinetuneConfig:
 
     Args:
         model: Run folder, Hugging Face folder or fairseq checkpoint, with its tokenizer.
-        task: ner (IOB or PubTator files); pico (the same, scored by words); classification (one label a text or pair; yes/no/maybe
+        task: ner (IOB, PubTator or brat files); pico (the same, scored by words); classification (one label a text or pair; yes/no/maybe
             questions); relation (the same, scored by F1 without the negative class); multilabel; similarity (a number for a pair);
             choice (multiple choice).
         data: Folder of the data set: `train`, `devel` and `test` files, or PubMedQA's or MMLU's as distributed; see docs/finetune.md.
@@ -124,7 +124,7 @@ class FinetuneConfig:
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
         max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
         log_every: Steps between records of the training loss.
-        override: Go on in the run folder although the configuration, the model or the data changed.
+        override: Use the run folder although the configuration, the model or the data changed; seeds of other settings start anew.
     """
 
     model: str = field(metadata={"runtime": True})  # what the output depends on is the files' hashes, not their places
