@@ -6,8 +6,8 @@ from biolm.convert.load import load_model
 from biolm.core.cli import Verb
 from biolm.distill.config import DistillConfig
 from biolm.distill.objective import DistillObjective, Teacher
+from biolm.model.device import choose
 from biolm.pretrain import run
-from biolm.pretrain.device import choose
 from biolm.pretrain.loop import seed_weights
 from biolm.tokenizer.shards import ShardReader
 

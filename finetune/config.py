@@ -5,8 +5,9 @@ from typing import Literal
 
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
-from biolm.finetune.device import Precision
 from biolm.finetune.tables import Columns
+from biolm.model import optim
+from biolm.model.device import Precision
 
 TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
 TAGGING = ("ner", "pico")
@@ -43,39 +44,13 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """AdamW and its schedule.
-
-    Args:
-        lr: Peak learning rate; grids of the field run from 1e-5 to 6e-5, small models take more.
-        weight_decay: Not applied to biases and norms.
-        betas: Decay of the two moments.
-        eps: Adam's epsilon.
-        clip: Largest gradient norm; 0 for no limit.
-        warmup: Share of the steps over which the rate rises from 0.
-        schedule: How it falls from its peak to 0 afterwards.
-        layer_decay: Each layer's rate is that of the layer above times this; 1 for one rate (Howard and Ruder 2018).
-    """
+class OptimConfig(optim.OptimConfig):
+    """AdamW and its schedule, with fine-tuning's defaults: grids of the field run from 1e-5 to 6e-5, small models take more."""
 
     lr: float = 5e-5
-    weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    clip: float = 1.0
     warmup: float = 0.1
-    schedule: Literal["linear", "cosine"] = "linear"
-    layer_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip < 0 or not 0 <= self.warmup < 1:
-            raise ConfigError(
-                "optim.lr must be positive, clip not negative, warmup in [0, 1)",
-                remedy="Leave them out for the defaults.",
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(
-                "optim.layer_decay must lie in (0, 1]", remedy="0.8 to 0.95 are usual; 1 switches it off."
-            )
 
 
 @dataclass(frozen=True)

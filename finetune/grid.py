@@ -12,9 +12,9 @@ from typing import Any
 
 from biolm.core.files import read_json, write_json
 from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.device import Device
 from biolm.finetune.loop import Trainer, build
 from biolm.finetune.task import G, R, Task
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 
 FOLDER = "grid"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from biolm.core.progress import Bar
-from biolm.finetune.device import Device
 from biolm.finetune.examples import Example, by_length, collate
+from biolm.model.device import Device
 
 
 @torch.inference_mode()

@@ -20,13 +20,13 @@ from biolm.core.errors import CheckpointError, DataError
 from biolm.core.metrics import MetricsWriter
 from biolm.core.progress import progress
 from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.device import Device
 from biolm.finetune.examples import Batch, epoch_steps, steps_per_epoch
 from biolm.finetune.inference import outputs
-from biolm.finetune.optim import AdamW, depth
 from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
+from biolm.model.optim import AdamW, depth
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Trainer(Generic[R, G]):
         self.dev_examples = task.examples(dev)
         self.per_epoch = steps_per_epoch(self.examples, config.batch)
         layers = len(model.lm.encoder.layers)  # type: ignore[arg-type, union-attr]
-        self.optimizer = AdamW(model, layers, config.optim, self.per_epoch * config.epochs)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = AdamW(named, layers, config.optim, self.per_epoch * config.epochs)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -158,7 +159,7 @@ class Trainer(Generic[R, G]):
             raise DataError(
                 f"the loss of step {self.step + 1} is not finite", file=self.folder, remedy="Lower --optim.lr."
             )
-        rate = self.optimizer.step(self.step)
+        _, rate = self.optimizer.step(self.step)
         self.step += 1
         return total, rate
 

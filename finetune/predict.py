@@ -23,10 +23,10 @@ from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.finetune import saved
 from biolm.finetune.brat import pubtator_lines, write_brat
-from biolm.finetune.device import Precision, choose
 from biolm.finetune.inference import outputs
 from biolm.finetune.ner import Ner
 from biolm.finetune.task import Task
+from biolm.model.device import Precision, choose
 
 CHUNK = 1000  # texts read before the model runs
 QUICKEST = {

@@ -18,12 +18,12 @@ from biolm.core.files import atomic_file, read_json, write_json
 from biolm.core.manifest import config_hash, digest
 from biolm.finetune.bootstrap import interval, mean_interval, resampled
 from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.device import Device
 from biolm.finetune.grid import FOLDER as GRID
 from biolm.finetune.inference import outputs
 from biolm.finetune.loop import Selected, Trainer, build, score_rows
 from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 
 RESULT = "result.json"

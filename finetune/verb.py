@@ -15,9 +15,9 @@ from biolm.core.summary import summary
 from biolm.finetune import datasets, grid, protocol, saved, tasks
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.datasets import DataSet
-from biolm.finetune.device import choose
 from biolm.finetune.protocol import Folds, Sealed
 from biolm.finetune.task import Task
+from biolm.model.device import choose
 
 STAGE = "finetune"
 SCORES = "scores.json"

@@ -6,6 +6,8 @@ from typing import Literal
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
 from biolm.model.config import ModelConfig
+from biolm.model.device import Precision
+from biolm.model.optim import OptimConfig
 
 InitVocabulary = Literal["same", "random", "mean", "focus"]
 
@@ -66,49 +68,6 @@ class BatchConfig:
             raise ConfigError("batch.accumulation must be 1 at least", remedy="Leave it out for 1.")
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW and its schedule; the defaults are RoBERTa's but for the peak learning rate, which depends on the batch.
-
-    Args:
-        lr: Peak learning rate. RoBERTa's for batches of 4M tokens is 6e-4 (base), 4e-4 (large).
-        betas: Decay of the first and second moment.
-        eps: Added to the root of the second moment.
-        weight_decay: Decoupled; not applied to biases and norms.
-        clip: Largest norm of the gradient; 0 for no limit.
-        warmup: Share of the steps in which the rate rises linearly from 0.
-        schedule: What follows the warm-up: `linear`, `cosine` or `polynomial` decay; `constant`; `wsd` (constant, then linear decay in
-            the last `decay` of the steps, arXiv 2404.06395); `sqrt` (the same with 1 - square root of the time gone, arXiv 2405.18392).
-        final: Share of the peak that decays end at (GatorTron: 0.1).
-        decay: Share of the steps in which `wsd` and `sqrt` decay.
-        power: Of the `polynomial` decay; 1 is linear.
-    """
-
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    warmup: float = 0.06
-    schedule: Literal["linear", "cosine", "polynomial", "constant", "wsd", "sqrt"] = "linear"
-    final: float = 0.0
-    decay: float = 0.1
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ConfigError("optim.lr must be positive", remedy="Try 5e-4.")
-        if not (0 <= self.final <= 1 and 0 < self.decay <= 1 and self.power > 0):
-            raise ConfigError(
-                "optim.final lies in [0, 1], optim.decay in (0, 1], and optim.power is positive",
-                remedy="The defaults are 0, 0.1 and 1.",
-            )
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pretrain a masked-LM encoder on token shards.
@@ -145,7 +104,7 @@ class PretrainConfig:
     mlm: MlmConfig = field(default_factory=MlmConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     eval_mask_rate: float = 0.15
     eval_every: int = runtime(1000)
     eval_tokens: int = 0

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.device import Device
 from biolm.pretrain.objective import Totals, mlm_terms
 from biolm.tokenizer.shards import ShardReader
 

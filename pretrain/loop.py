@@ -19,13 +19,13 @@ from biolm.core.checkpoint import Checkpoint
 from biolm.core.errors import CheckpointError, DataError
 from biolm.core.metrics import MetricsWriter
 from biolm.core.progress import progress
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
+from biolm.model.optim import AdamW
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.device import Device
 from biolm.pretrain.evaluate import Evaluator, HeldOut
 from biolm.pretrain.objective import Objective, Totals
-from biolm.pretrain.optim import AdamW
 
 
 @dataclass
@@ -76,7 +76,8 @@ class Trainer:
         self.model, self.objective = model.to(device.torch), objective.to(device.torch)
         self.batches, self.evaluator = batches, evaluator
         own = {f"objective.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
-        self.optimizer = AdamW({**dict(model.named_parameters()), **own}, config.optim, config.steps)
+        named = {**dict(model.named_parameters()), **own}
+        self.optimizer = AdamW(named, model.config.num_hidden_layers, config.optim, config.steps)
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.started = time.monotonic()
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record of the training loss

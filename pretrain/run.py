@@ -10,10 +10,10 @@ from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import read_json, write_json
 from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
+from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM, parameter_count
 from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.device import choose
 from biolm.pretrain.evaluate import Evaluator
 from biolm.pretrain.loop import Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective

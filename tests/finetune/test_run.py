@@ -17,8 +17,8 @@ from biolm.finetune.config import FinetuneConfig, OptimConfig
 from biolm.finetune.iob import read_iob
 from biolm.finetune.loop import Selected, build
 from biolm.finetune.ner import Ner
-from biolm.finetune.optim import AdamW, depth, schedule
 from biolm.finetune.protocol import Sealed
+from biolm.model.optim import AdamW, depth, schedule
 from biolm.tokenizer import folder as tokenizer_folder
 
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--log_every", "5"]
@@ -147,7 +147,7 @@ def test_patience_stops_early(tiny_model: Path, toy: Path, tmp_path: Path) -> No
 
 def test_layer_decay_lowers_the_rate_towards_the_embeddings(tiny_model: Path) -> None:
     model = torch.nn.ModuleDict({"lm": load_model(tiny_model).model, "classifier": torch.nn.Linear(32, 3)})
-    optimizer = AdamW(model, 2, OptimConfig(lr=1.0, layer_decay=0.5, warmup=0), steps=10)
+    optimizer = AdamW(dict(model.named_parameters()), 2, OptimConfig(lr=1.0, layer_decay=0.5, warmup=0), steps=10)
     names = {id(p): name for name, p in model.named_parameters()}
     for group in optimizer.inner.param_groups:
         for p in group["params"]:

@@ -1,4 +1,4 @@
-"""Where and in which precision a head and its encoder are computed: as pretraining chooses it, whose room this one may not import."""
+"""Where and in which precision the arithmetic runs."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Device:
     """A device and the precision of its matrix products; weights and optimiser are always fp32."""
 
     torch: torch.device
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16"]
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context that forward passes run in."""
@@ -30,10 +30,15 @@ def choose(precision: Precision) -> Device:
         ConfigError: bf16 was asked for on a GPU that lacks it (V100 and older).
     """
     if torch.cuda.is_available():
-        device, native = torch.device("cuda"), torch.cuda.get_device_capability() >= (8, 0)
+        native = torch.cuda.get_device_capability() >= (8, 0)
         if precision == "bf16" and not native:
-            raise ConfigError(f"{torch.cuda.get_device_name()} has no bf16", remedy="Give --precision fp32.")
+            name = torch.cuda.get_device_name()
+            raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp32.")
+        device = torch.device("cuda")
     else:
         features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.8
-        device, native = torch.device("cpu"), bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-    return Device(device, ("bf16" if native else "fp32") if precision == "auto" else precision)
+        native = bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+        device = torch.device("cpu")
+    if precision == "auto":
+        return Device(device, "bf16" if native else "fp32")
+    return Device(device, precision)

@@ -10,8 +10,7 @@ from transformers import (
 )
 
 from biolm.core.errors import CheckpointError, ConfigError
-from biolm.pretrain.config import OptimConfig
-from biolm.pretrain.optim import AdamW, schedule
+from biolm.model.optim import AdamW, OptimConfig, schedule
 
 STEPS, WARM = 200, 20
 
@@ -64,7 +63,7 @@ def test_biases_and_norms_are_not_decayed_and_the_update_is_torchs() -> None:
     model, twin = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     twin.load_state_dict(model.state_dict())
     config = OptimConfig(lr=0.1, weight_decay=0.5, clip=0, warmup=0, schedule="constant")
-    optimizer = AdamW(dict(model.named_parameters()), config, 10)
+    optimizer = AdamW(dict(model.named_parameters()), 0, config, 10)
     groups = [
         {"params": [twin[0].weight], "weight_decay": 0.5},
         {"params": [twin[0].bias, *twin[1].parameters()], "weight_decay": 0.0},
@@ -83,7 +82,7 @@ def test_biases_and_norms_are_not_decayed_and_the_update_is_torchs() -> None:
 
 def test_missing_moments_are_named() -> None:
     model = nn.Linear(2, 2)
-    optimizer = AdamW(dict(model.named_parameters()), OptimConfig(), 10)
+    optimizer = AdamW(dict(model.named_parameters()), 0, OptimConfig(), 10)
     with pytest.raises(CheckpointError, match="weight"):
         optimizer.load({}, 3)
 

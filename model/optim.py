@@ -1,0 +1,150 @@
+"""AdamW with the field's parameter groups, its schedules, and its state under parameter names, for every room that trains."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from biolm.core.errors import CheckpointError, ConfigError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule; the defaults are RoBERTa pretraining's but for the peak learning rate, which depends on the batch.
+
+    Args:
+        lr: Peak learning rate: RoBERTa's on batches of 4M tokens is 6e-4 (base) or 4e-4 (large), fine-tuning's 1e-5 to 6e-5.
+        betas: Decay of the first and second moment.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled; not applied to biases and norms.
+        clip: Largest norm of the gradient; 0 for no limit.
+        warmup: Share of the steps in which the rate rises linearly from 0.
+        schedule: What follows the warm-up: `linear`, `cosine` or `polynomial` decay; `constant`; `wsd` (constant, then linear decay in
+            the last `decay` of the steps, arXiv 2404.06395); `sqrt` (the same with 1 - square root of the time gone, arXiv 2405.18392).
+        final: Share of the peak that decays end at (GatorTron: 0.1).
+        decay: Share of the steps in which `wsd` and `sqrt` decay.
+        power: Of the `polynomial` decay; 1 is linear.
+        layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
+    """
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    warmup: float = 0.06
+    schedule: Literal["linear", "cosine", "polynomial", "constant", "wsd", "sqrt"] = "linear"
+    final: float = 0.0
+    decay: float = 0.1
+    power: float = 1.0
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.clip < 0:
+            raise ConfigError(
+                "optim.lr must be positive, optim.clip not negative", remedy="Leave them out for the defaults."
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                "optim.layer_decay must lie in (0, 1]", remedy="0.8 to 0.95 are usual; 1 switches it off."
+            )
+        if not (0 <= self.final <= 1 and 0 < self.decay <= 1 and self.power > 0):
+            raise ConfigError(
+                "optim.final lies in [0, 1], optim.decay in (0, 1], and optim.power is positive",
+                remedy="The defaults are 0, 0.1 and 1.",
+            )
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
+
+
+class AdamW:
+    """torch's fused AdamW over named parameters; biases and norms (one-dimensional tensors) are not decayed.
+
+    Args:
+        named: Parameter name → parameter; `layers.N` in a name says how deep it sits.
+        layers: Transformer layers.
+        config: Rates and moments.
+        steps: Optimiser steps of the whole run, which the schedule is stretched over.
+    """
+
+    def __init__(self, named: Mapping[str, nn.Parameter], layers: int, config: OptimConfig, steps: int):
+        self.named, self.config, self.steps = dict(named), config, steps
+        groups: dict[
+            tuple[float, float], list[nn.Parameter]
+        ] = {}  # of the same settings: the fused kernel runs once for each
+        for name, p in self.named.items():
+            scale = config.layer_decay ** (layers + 1 - depth(name, layers))
+            groups.setdefault((scale, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+        self.inner = torch.optim.AdamW(
+            [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()],
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            fused=True,
+        )
+
+    def step(self, step: int) -> tuple[float, float]:
+        """Update after `step` earlier updates and clear the gradients; the gradient's norm and the head's learning rate."""
+        rate = self.config.lr * schedule(step, self.steps, self.config)
+        for group in self.inner.param_groups:
+            group["lr"] = rate * group["scale"]
+        norm = nn.utils.clip_grad_norm_(self.named.values(), self.config.clip or math.inf)
+        self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+        return float(norm), rate
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments by `<moment>.<parameter>`."""
+        state = self.inner.state
+        return {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in MOMENTS}
+
+    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Restore moments after `step` updates.
+
+        Raises:
+            CheckpointError: A parameter's moments are missing.
+        """
+        for name, parameter in self.named.items():
+            if any(f"{m}.{name}" not in tensors for m in MOMENTS):
+                raise CheckpointError(
+                    f"the optimizer's state lacks {name}",
+                    remedy="Start a new run with --init and this checkpoint's model.",
+                )
+            self.inner.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                **{m: tensors[f"{m}.{name}"].to(parameter) for m in MOMENTS},
+            }
+
+
+def depth(name: str, layers: int) -> int:
+    """How far above the embeddings a parameter sits: 0 for these, N + 1 for layer N, `layers` + 1 for the head."""
+    if match := re.search(r"\blayers\.(\d+)\.", name):
+        return int(match[1]) + 1
+    return 0 if "embedding" in name else layers + 1
+
+
+def schedule(step: int, steps: int, config: OptimConfig) -> float:
+    """The share of the peak rate for the update that follows `step` others, of `steps` in all."""
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
+    last = max(0.0, 1 - (steps - step) / max(config.decay * steps, 1))  # share of the last phase that is over
+    shapes: dict[str, float] = {
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "polynomial": (1 - done) ** config.power,
+        "constant": 1.0,
+        "wsd": 1 - last,
+        "sqrt": 1 - math.sqrt(last),
+    }
+    shape = shapes[config.schedule]
+    return shape if config.schedule == "constant" else config.final + (1 - config.final) * shape
