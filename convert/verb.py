@@ -17,7 +17,7 @@ from biolm.convert.names import BIAS, FRONT, WORDS
 from biolm.convert.parts import Kind, Parts
 from biolm.core.cli import Verb
 from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.core.files import atomic_dir, sha256, write_json
+from biolm.core.files import atomic_dir, read_json, sha256, write_json
 from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.model.config import EncoderConfig
@@ -181,7 +181,16 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
     else:
         place.mkdir(exist_ok=True)
         tokenizer_folder.copy(parts.tokenizer_dir, place)
+        bound_length(place / "tokenizer_config.json", parts.config.max_positions)
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
+
+
+def bound_length(settings: Path, max_positions: int) -> None:
+    """State a `model_max_length` that the model has positions for: a longer one lets long texts through to an index error."""
+    stated = read_json(settings) if settings.exists() else {}
+    length = stated.get("model_max_length")
+    if not isinstance(length, (int, float)) or length > max_positions:
+        write_json(settings, stated | {"model_max_length": max_positions})
 
 
 def written_model(to: Kind, folder: Path) -> Computes:

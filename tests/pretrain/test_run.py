@@ -111,6 +111,7 @@ def test_padded_rows_never_enter_the_vocabulary(tiny_shards: Path, tmp_path: Pat
     assert (state["head.bias"][300:] == -1e4).all()
     assert cli.run(["convert", str(run), str(out), "--to", "hf", "--rows", "cut"]) == 0
     assert load_file(out / "model.safetensors")["roberta.embeddings.word_embeddings.weight"].shape[0] == 300
+    assert read_json(out / "tokenizer_config.json")["model_max_length"] == 32, "no more than the model has positions"
 
 
 @pytest.mark.parametrize(
