@@ -4,7 +4,7 @@ Sources: transformers' `modeling_*.py` and `configuration_*.py` of the four. RoB
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,23 +164,19 @@ BERT = Architecture(
     demands=BERT_DEMANDS,
 )
 
-MEGATRON = Architecture(
+MEGATRON = replace(
+    BERT,
     model_type="megatron-bert",
     shape="megatron-bert",
     masked_lm="MegatronBertForMaskedLM",
-    table=Table(
+    table=replace(
+        BERT.table,
         modules={
             **_bert_layers("bert", ("attention.ln", "ln")),
             "encoder.final_norm": ("bert.encoder.ln",),
             **BERT_HEAD,
         },
-        tied=BERT_TIED,
-        rest=BERT_REST,
-        ignored=BUFFERS,
     ),
-    rest=BERT_BACK,
-    keys=BERT_KEYS,
-    demands=BERT_DEMANDS,
 )
 
 MODERN = Architecture(

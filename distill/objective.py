@@ -49,7 +49,8 @@ class DistillObjective(Objective):
         hidden_th = model.encoder(batch.packed)[-1]
         logits_mv = model.logits(hidden_th[batch.positions_m])
         mlm = mlm_terms(logits_mv, batch.labels_m, totals)
-        kl = soft_cross_entropy(logits_mv, teacher_mv, self.config.temperature) / totals.masked
+        v = min(logits_mv.shape[1], teacher_mv.shape[1])  # either may have silent rows behind the vocabulary
+        kl = soft_cross_entropy(logits_mv[:, :v], teacher_mv[:, :v], self.config.temperature) / totals.masked
         terms = {"mlm": mlm["loss"], "accuracy": mlm["accuracy"], "kl": kl}
         loss = self.config.mlm * mlm["loss"] + self.config.kl * kl
         if self.config.hidden:

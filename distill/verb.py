@@ -19,6 +19,7 @@ def distill(config: DistillConfig) -> None:
     loaded = load_model(config.teacher)
     reader = ShardReader(config.shards, "train")
     run.require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.teacher, reader)
+    run.require_positions(loaded.config.max_positions, config.teacher, config.batch.max_length)
     student = run.initial_model(config, reader)
     record = run.start(config, STAGE, reader, student, {"teacher": loaded.sha256})
     if record.status == "done":

@@ -48,17 +48,26 @@ def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
         model.silence(reader.vocab_size)
         return model
     loaded = load_model(config.init)
-    if loaded.config.max_positions < config.batch.max_length:
-        raise MismatchError(
-            f"the model has {loaded.config.max_positions} positions, sequences up to {config.batch.max_length} tokens",
-            file=config.init,
-            remedy=f"Give --batch.max_length {loaded.config.max_positions}.",
-        )
+    require_positions(loaded.config.max_positions, config.init, config.batch.max_length)
     if config.init_vocabulary == "same":
         require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
         return loaded.model
     seed_weights(config.seed)
     return renew(loaded, config, reader)
+
+
+def require_positions(max_positions: int, model: str, max_length: int) -> None:
+    """Refuse a model that is too short for the sequences.
+
+    Raises:
+        MismatchError: It has fewer positions than a sequence may have tokens.
+    """
+    if max_positions < max_length:
+        raise MismatchError(
+            f"the model has {max_positions} positions, sequences up to {max_length} tokens",
+            file=model,
+            remedy=f"Give --batch.max_length {max_positions}.",
+        )
 
 
 def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:

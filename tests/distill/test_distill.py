@@ -157,3 +157,40 @@ def test_a_teacher_with_another_vocabulary_is_refused(
     assert cli.run([*learn, "--out", str(tmp_path / "run")]) == 2
     assert "the model's tokenizer is not that of" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_silent_rows_of_either_side_do_not_matter(runs: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    """Rows padded to a round number differ between teacher and student; the vocabulary is the same."""
+    learn = [
+        "distill",
+        "--shards",
+        str(tiny_shards),
+        *SMALL,
+        *STUDENT,
+        "--steps",
+        "5",
+        "--teacher",
+        str(runs / "teacher"),
+    ]
+    assert cli.run([*learn, "--out", str(tmp_path / "plain")]) == 0
+    assert cli.run([*learn, "--out", str(tmp_path / "padded"), "--model.pad_vocab_to", "64"]) == 0
+    assert read_json(tmp_path / "padded" / "result.json")["step"] == 5
+
+
+def test_a_teacher_too_short_for_the_sequences_is_refused(
+    runs: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn = [
+        "distill",
+        "--shards",
+        str(tiny_shards),
+        *STUDENT,
+        "--teacher",
+        str(runs / "teacher"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    capsys.readouterr()
+    assert cli.run([*learn, "--batch.max_length", "64"]) == 2
+    assert "the model has 32 positions, sequences up to 64 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
