@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,15 +134,15 @@ def _check_keys(argv: list[str], known: dict[str, Any]) -> None:
             _check_yaml(Path(value or (argv[i + 1] if i + 1 < len(argv) else "")), known)
 
 
-def _check_yaml(path: Path, known: dict[str, Any]) -> None:
+@contextmanager
+def yaml_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Say what is wrong with a YAML file, and on which line, as the user's mistake."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        yield
     except OSError as error:
-        raise ConfigError(
-            f"cannot read it ({error.strerror})", file=path, remedy="Give a YAML file to --config."
-        ) from None
+        raise ConfigError(f"cannot read it ({error.strerror})", file=path, remedy=remedy) from None
     except UnicodeDecodeError:
-        raise ConfigError("this is not UTF-8 text", file=path, remedy="Give a YAML file to --config.") from None
+        raise ConfigError("this is not UTF-8 text", file=path, remedy=remedy) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else None
@@ -149,6 +150,11 @@ def _check_yaml(path: Path, known: dict[str, Any]) -> None:
         raise ConfigError(
             f"this is not valid YAML: {problem}", file=path, record=line, remedy="Mend that line."
         ) from None
+
+
+def _check_yaml(path: Path, known: dict[str, Any]) -> None:
+    with yaml_errors(path, "Give a YAML file to --config."):
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     if root is None:
         return
     if not isinstance(root, yaml.MappingNode):

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from biolm.core.cli import VERBS
+from biolm.core.config import yaml_errors
 from biolm.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -130,16 +131,9 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
 
 def _load(file: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
     """The recipe twice: as nodes, which know their lines, and as values."""
-    try:
+    with yaml_errors(file, "Give a recipe in YAML."):
         text = file.read_text(encoding="utf-8")
         node, raw = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except UnicodeDecodeError:
-        raise ConfigError("this is not UTF-8 text", file=file, remedy="Give a recipe in YAML.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark else None
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError(f"this is not valid YAML: {problem}", file=file, record=line, remedy="Mend it.") from None
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(
             "a recipe is a mapping with `stages`", file=file, remedy="`biolm launch plan demo` shows one."
