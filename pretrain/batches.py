@@ -4,7 +4,7 @@ Nothing here has state that a checkpoint would have to hold: any process can mak
 the same tokens, order and masks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,16 +31,26 @@ class Batch:
         packed: Sequences with masks in place.
         positions_m: Flat positions to predict, int64, ascending.
         labels_m: The original ids there.
+        epoch: Which pass over the shards it belongs to, from 0; never repeated, whatever the curriculum.
+        index: Which micro-batch of that epoch it is, from 0. With the epoch it names the micro-batch of a run.
+        places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.
     """
 
     packed: Packed
     positions_m: Tensor
     labels_m: Tensor
+    epoch: int = 0
+    index: int = 0
+    places_m: I64 | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same micro-batch on another device."""
-        positions_m = self.positions_m.to(device, non_blocking=True)
-        return Batch(self.packed.to(device), positions_m, self.labels_m.to(device, non_blocking=True))
+        return replace(
+            self,
+            packed=self.packed.to(device),
+            positions_m=self.positions_m.to(device, non_blocking=True),
+            labels_m=self.labels_m.to(device, non_blocking=True),
+        )
 
 
 class Batches:
@@ -100,7 +110,8 @@ class Batches:
         pieces = (1 + max(special.bos, special.pad, special.eos, special.unk), self.reader.vocab_size - 1)
         corrupted_t = corrupt(self.mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
         packed = Packed(torch.from_numpy(corrupted_t), tuple(lengths))
-        return Batch(packed, torch.from_numpy(positions_m), torch.from_numpy(ids_t[positions_m]))
+        labels_m = torch.from_numpy(ids_t[positions_m])
+        return Batch(packed, torch.from_numpy(positions_m), labels_m, epoch, index, places_t[positions_m])
 
     def _tokens(self, numbers: I64) -> tuple[I64, I64, list[int]]:
         """Token ids with `<s>` and `</s>`, each token's place in the shard (-1 for the two), and lengths."""

@@ -57,6 +57,15 @@ def test_a_step_is_a_pure_function(tiny_shards: Path) -> None:
             assert torch.equal(a.labels_m, b.labels_m)
 
 
+def test_a_batch_knows_its_name_and_where_its_labels_stand(tiny_shards: Path) -> None:
+    made = batches(tiny_shards, accumulation=2)
+    step = made.steps_per_epoch + 1
+    for i, batch in enumerate(made.step(step)):
+        assert (batch.epoch, batch.index) == (1, 2 + i)
+        assert batch.places_m is not None
+        assert batch.labels_m.tolist() == made.reader.tokens[batch.places_m].tolist()
+
+
 def test_accumulation_regroups_the_same_micro_batches(tiny_shards: Path) -> None:
     pairs = (
         (batches(tiny_shards, tokens=n), batches(tiny_shards, tokens=n, accumulation=4)) for n in range(256, 1024, 8)
