@@ -18,6 +18,7 @@ ONLY_FOR = {
     "one_type": TAGGING,
     "groups": TAGGING,
     "repair_tags": TAGGING,
+    "crf": TAGGING,
     "class_weights": ("classification", "relation"),
 }
 
@@ -95,6 +96,7 @@ class FinetuneConfig:
         negative: For relation: the label that says there is none.
         one_type: For ner: give every entity this type.
         groups: For ner on PubTator files of UMLS types: the semantic groups' file (SemGroups.txt) to map types to groups with.
+        crf: For ner and pico: score rows of labels by a linear-chain CRF with learnt transitions instead of each word by itself.
         class_weights: For classification and relation: weigh each label's loss by the inverse of its frequency.
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
         max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
@@ -120,6 +122,7 @@ class FinetuneConfig:
     negative: str = ""
     one_type: str = ""
     groups: str = ""
+    crf: bool = False
     class_weights: bool = False
     repair_tags: bool = False
     max_shared: float = 0.02

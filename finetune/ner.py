@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biolm.core.errors import ConfigError
+from biolm.finetune.crf import CrfClassifier, negative_log_likelihood
 from biolm.finetune.examples import Example
 from biolm.finetune.heads import TokenClassifier
 from biolm.finetune.pubtator import tagged
@@ -37,12 +38,14 @@ class Tagger:
         labels: Tags, from `labels_of` the training fold.
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
+        crf: Whether the labels of neighbouring words depend on each other.
     """
 
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     max_length: int
     overlap: int
+    crf: bool = False
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -81,10 +84,12 @@ class Tagger:
 
     def head(self, lm: MaskedLM) -> TokenClassifier:
         """See `Task`."""
-        return TokenClassifier(lm, len(self.labels))
+        return (CrfClassifier if self.crf else TokenClassifier)(lm, len(self.labels))
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
-        """Cross-entropy, summed."""
+        """Cross-entropy of words, or of whole rows for a CRF, summed."""
+        if self.crf:
+            return negative_log_likelihood(outputs_mk, targets_m)
         return F.cross_entropy(outputs_mk.float(), targets_m, reduction="sum")
 
     def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Tagged:

@@ -15,7 +15,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import Tokenizer
 
 LONGEST = 512
-EXTRA = ("segments", "negative")  # fields of some tasks that prediction needs
+EXTRA = ("segments", "negative", "crf")  # fields of some tasks that prediction needs
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
@@ -45,7 +45,8 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
         problem = f"the model has {layers} layers, fewer than the {touched} to freeze or to draw anew"
         raise MismatchError(problem, file=config.model, remedy="Lower --freeze_layers or --reinit_layers.")
     labels = _labels(config, train)
-    extra: dict[str, Any] = {} if config.task in TAGGING else {"segments": loaded.config.type_vocab_size > 1}
+    tagging = config.task in TAGGING
+    extra: dict[str, Any] = {"crf": config.crf} if tagging else {"segments": loaded.config.type_vocab_size > 1}
     if config.task == "relation":
         extra["negative"] = config.negative
     if config.class_weights:

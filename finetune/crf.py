@@ -1,0 +1,93 @@
+"""A linear-chain conditional random field over the words of each window (Lafferty et al. 2001), with learnt transitions.
+
+The score of a row of labels is the sum of its words' logits and of a learnt number for each pair of neighbouring labels. Windows are
+chains of their own: no transition reaches from one to the next. Shape suffixes: m words of all windows, b windows, l words of
+the longest, k labels.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from biolm.finetune.heads import TokenClassifier
+from biolm.model.encoder import MaskedLM
+from biolm.model.packed import Packed
+
+# Adam moves a weight by about the learning rate a step. Transitions start at 0 and end near ±3, so at fine-tuning's rates they need longer steps.
+STRIDE = 100.0
+
+Combine = Callable[[Tensor, int], Tensor]
+
+
+class CrfClassifier(TokenClassifier):
+    """A token classifier whose labels depend on their neighbours.
+
+    Args:
+        lm: The pretrained model.
+        labels: Number of labels.
+    """
+
+    def __init__(self, lm: MaskedLM, labels: int):
+        super().__init__(lm, labels)
+        self.transitions = nn.Parameter(torch.zeros(labels, labels))
+
+    def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
+        """In training the chain's log-probabilities [m, k, k] (see `conditionals`), else its max-marginals [m, k], whose largest
+        labels are the best row."""
+        logits_mk = super().forward(packed, positions_m).float()
+        ends = torch.tensor(packed.lengths).cumsum(0)
+        owner_m = torch.searchsorted(ends, positions_m.cpu(), right=True)
+        words = [n for n in torch.bincount(owner_m, minlength=len(ends)).tolist() if n]
+        transitions_kk = self.transitions.float() * STRIDE
+        return (conditionals if self.training else max_marginals)(logits_mk, transitions_kk, words)
+
+
+def conditionals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int]) -> Tensor:
+    """log P(label j | label i before) at every word: [m, i, j]; for a window's first word the same for every i.
+
+    Their sum along a row of labels is its log-probability under the field.
+    """
+    logits_blk, real_bl = _padded(logits_mk, lengths)
+    rest_blk = _backward(logits_blk, real_bl, transitions_kk, torch.logsumexp)
+    here_blk = logits_blk + rest_blk
+    first_bk = here_blk[:, 0].log_softmax(-1)
+    k = logits_mk.shape[-1]
+    later = transitions_kk + here_blk[:, 1:, None, :] - rest_blk[:, :-1, :, None]  # [b, l - 1, k, k]
+    return torch.cat([first_bk[:, None, None, :].expand(-1, 1, k, -1), later], dim=1)[real_bl]
+
+
+def max_marginals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int]) -> Tensor:
+    """The score of the best row of labels that has label j at a word: [m, j]. The best of each word together are the Viterbi row."""
+    logits_blk, real_bl = _padded(logits_mk, lengths)
+    rest_blk = _backward(logits_blk, real_bl, transitions_kk, torch.amax)
+    done_bk = logits_blk[:, 0]
+    found = [done_bk]
+    for logits_bk in logits_blk.unbind(1)[1:]:
+        done_bk = logits_bk + (done_bk[:, :, None] + transitions_kk).amax(1)
+        found.append(done_bk)
+    return (torch.stack(found, dim=1) + rest_blk)[real_bl]
+
+
+def negative_log_likelihood(conditionals_mkk: Tensor, labels_m: Tensor) -> Tensor:
+    """Of the given labels, summed; before a window's first word any label will do."""
+    before_m = labels_m.roll(1)
+    return -conditionals_mkk[torch.arange(len(labels_m), device=labels_m.device), before_m, labels_m].sum()
+
+
+def _padded(logits_mk: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Windows side by side [b, l, k], and which places are words [b, l]."""
+    real = [torch.ones(n, dtype=torch.bool, device=logits_mk.device) for n in lengths]
+    return pad_sequence(list(logits_mk.split(lengths)), batch_first=True), pad_sequence(real, batch_first=True)
+
+
+def _backward(logits_blk: Tensor, real_bl: Tensor, transitions_kk: Tensor, combine: Combine) -> Tensor:
+    """What comes behind each word, combined over all its labels: [b, l, k], 0 behind a window's last word."""
+    rest_bk = torch.zeros_like(logits_blk[:, 0])
+    found = [rest_bk]
+    for logits_bk, real_b in zip(reversed(logits_blk.unbind(1)), reversed(real_bl.unbind(1)), strict=True):
+        behind_bk = combine(transitions_kk + (logits_bk + rest_bk)[:, None, :], -1)
+        rest_bk = torch.where(real_b[:, None], behind_bk, 0.0)
+        found.append(rest_bk)
+    return torch.stack(found[-2::-1], dim=1)
