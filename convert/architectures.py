@@ -74,6 +74,8 @@ class Architecture:
         model_type: As `config.json` names it.
         shape: The native shape that computes the same.
         masked_lm: The class with the masked-LM head.
+        base: The class of the encoder alone, which stores its tensors without the prefix.
+        prefix: Under which the other classes store the encoder.
         table: Its tensors' names.
         rest: Neutral prefix of a tensor that is carried along → the class's.
         keys: Field of the native configuration → key of `config.json`.
@@ -84,6 +86,8 @@ class Architecture:
     model_type: str
     shape: Shape
     masked_lm: str
+    base: str
+    prefix: str
     table: Table
     rest: Mapping[str, str]
     keys: Mapping[str, str]
@@ -117,15 +121,21 @@ BERT_TIED = {
     "cls.predictions.decoder.weight": "encoder.word_embeddings.weight",
     "cls.predictions.decoder.bias": "head.bias",
 }
-CLASSIFIER = {r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1"}
+CLASSIFIER = {
+    r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1",
+    r"qa_outputs": "qa_outputs",
+}
 BERT_REST = {r"bert\.pooler\.dense": "pooler.dense", r"cls\.seq_relationship": "seq_relationship", **CLASSIFIER}
-BERT_BACK = {"pooler.": "bert.pooler.", "seq_relationship.": "cls.seq_relationship."}
+QA_BACK = {"qa_outputs.": "qa_outputs."}
+BERT_BACK = {"pooler.": "bert.pooler.", "seq_relationship.": "cls.seq_relationship.", **QA_BACK}
 BUFFERS = {r"(roberta|bert)\.embeddings\.(position_ids|token_type_ids)": lambda _: True}
 
 ROBERTA = Architecture(
     model_type="roberta",
     shape="roberta",
     masked_lm="RobertaForMaskedLM",
+    base="RobertaModel",
+    prefix="roberta.",
     table=Table(
         modules={
             **_bert_layers("roberta", POST_NORMS),
@@ -139,7 +149,7 @@ ROBERTA = Architecture(
         ignored=BUFFERS,
         behind_padding=True,
     ),
-    rest={"pooler.": "roberta.pooler."},
+    rest={"pooler.": "roberta.pooler.", **QA_BACK},
     keys=BERT_KEYS,
     demands=BERT_DEMANDS,
     pad=1,
@@ -149,6 +159,8 @@ BERT = Architecture(
     model_type="bert",
     shape="bert",
     masked_lm="BertForMaskedLM",
+    base="BertModel",
+    prefix="bert.",
     table=Table(
         modules={
             **_bert_layers("bert", POST_NORMS),
@@ -169,6 +181,7 @@ MEGATRON = replace(
     model_type="megatron-bert",
     shape="megatron-bert",
     masked_lm="MegatronBertForMaskedLM",
+    base="MegatronBertModel",
     table=replace(
         BERT.table,
         modules={
@@ -183,6 +196,8 @@ MODERN = Architecture(
     model_type="modernbert",
     shape="modernbert",
     masked_lm="ModernBertForMaskedLM",
+    base="ModernBertModel",
+    prefix="model.",
     table=Table(
         modules={
             "encoder.word_embeddings": ("model.embeddings.tok_embeddings",),
@@ -199,9 +214,12 @@ MODERN = Architecture(
             "head": ("decoder",),
         },
         tied={"decoder.weight": "encoder.word_embeddings.weight"},
-        rest=CLASSIFIER,
+        rest={
+            r"head\.(dense|norm)": r"prediction_head.\1",
+            **CLASSIFIER,
+        },  # its classifiers have the head without a decoder
     ),
-    rest={},
+    rest={"prediction_head.": "head.", **QA_BACK},
     keys=MODERN_KEYS,
     demands=MODERN_DEMANDS,
 )
@@ -271,11 +289,10 @@ def _every(raw: Mapping[str, Any]) -> int:
 
 
 def keys(config: EncoderConfig) -> dict[str, Any]:
-    """`config.json` for a native configuration, without what depends on tokenizer and number type."""
+    """`config.json` for a native configuration, without what depends on heads, tokenizer and number type."""
     architecture = BY_SHAPE[config.shape]
     front = config.pad_token_id + 1 if architecture.table.behind_padding else 0
     found = {
-        "architectures": [architecture.masked_lm],
         "model_type": architecture.model_type,
         "max_position_embeddings": config.max_positions + front,
         **{key: getattr(config, field) for field, key in architecture.keys.items()},

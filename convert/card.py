@@ -14,7 +14,13 @@ from biolm.core.manifest import flatten
 from biolm.core.summary import shown
 
 NAME = "README.md"
-HEADER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["masked-lm", "biomedical"]}
+USES = {
+    "fill-mask": "from transformers import pipeline\n\n"
+    'fill = pipeline("fill-mask", model="path/to/this/folder")\nfill("The patient was given <mask>.")',
+    "feature-extraction": "from transformers import AutoModel, AutoTokenizer\n\n"
+    'tokenizer, model = (c.from_pretrained("path/to/this/folder") for c in (AutoTokenizer, AutoModel))\n'
+    'model(**tokenizer("The patient was given aspirin.", return_tensors="pt")).last_hidden_state',
+}
 HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
 
 
@@ -26,24 +32,29 @@ def write(folder: Path, parts: Parts, record: Mapping[str, Any]) -> None:
         parts: The source.
         record: The content of `conversion.json`.
     """
-    write_text(folder / NAME, f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n\n{body(parts, record)}")
+    header = {"library_name": "transformers", "pipeline_tag": _task(parts), "tags": ["masked-lm", "biomedical"]}
+    write_text(folder / NAME, f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body(parts, record)}")
+
+
+def _task(parts: Parts) -> str:
+    return "fill-mask" if parts.has_head else "feature-extraction"
 
 
 def body(parts: Parts, record: Mapping[str, Any]) -> str:
     """The card below its header, in Markdown."""
-    config = parts.config
+    config, logits = parts.config, record["max_difference_logits"]
     sizes = {
-        "architecture": f"{config.shape} encoder with a masked-LM head",
+        "architecture": f"{config.shape} encoder with{'' if parts.has_head else 'out'} a masked-LM head",
         "layers": config.num_hidden_layers,
         "hidden size": config.hidden_size,
         "attention heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
         "longest sequence (tokens)": config.max_positions,
-        "parameters": sum(math.prod(shape) for shape in shapes(config).values()),
+        "parameters": sum(math.prod(shape) for shape in shapes(config, parts.has_head).values()),
     }
     check = {
         "converted from": record["source_kind"],
-        "largest difference of logits": f"{record['max_difference_logits']:.2e}",
+        "largest difference of logits": "no head" if logits is None else f"{logits:.2e}",
         "largest difference of hidden states": f"{max(record['max_difference_hidden']):.2e}",
         "texts compared": record["texts"],
         "tokenizers agree on": "{equal} of {sentences} sentences".format(**record["tokenizer_agreement"]),
@@ -52,10 +63,9 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
     }
     training = _training(parts.facts)
     parts_of_card = [
-        "# Masked language model\n",
+        "# Masked language model\n" if parts.has_head else "# Encoder\n",
         _table(sizes),
-        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
-        'fill = pipeline("fill-mask", model="path/to/this/folder")\nfill("The patient was given <mask>.")\n```\n',
+        f"## Use\n\n```python\n{USES[_task(parts)]}\n```\n",
         "## Training\n\n"
         + (_table(training) if training else "The source of this conversion does not say how it was trained.\n"),
         "## Conversion\n\nThe weights were converted by biolm and compared with their source, each computed by its own code.\n\n"

@@ -33,8 +33,8 @@ class Computes(Protocol):
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens of a batch."""
 
-    def head(self) -> nn.Module:
-        """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]."""
+    def head(self) -> nn.Module | None:
+        """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
 
 
 class TiedHead(nn.Module):
@@ -52,29 +52,30 @@ class TiedHead(nn.Module):
 class Ours:
     """The native model."""
 
-    def __init__(self, model: MaskedLM):
-        self.model = model
+    def __init__(self, model: MaskedLM, has_head: bool):
+        self.model, self.has_head = model, has_head
 
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """See `Computes`."""
         return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
 
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Module | None:
         """See `Computes`."""
-        return TiedHead(self.model)
+        return TiedHead(self.model) if self.has_head else None
 
 
 class HuggingFace:
     """transformers' own class for a folder, loaded with its own reader, on right-padded batches."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, has_head: bool):
         import transformers
 
         said = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
         architecture = architectures.of(read_json(folder / "config.json"), folder)
-        loaded: Any = getattr(transformers, architecture.masked_lm).from_pretrained(
+        self.has_head = has_head
+        loaded: Any = getattr(transformers, architecture.masked_lm if has_head else architecture.base).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
         )
         transformers.utils.logging.set_verbosity(said)
@@ -89,8 +90,10 @@ class HuggingFace:
         out = self.model.base_model(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
         return [state_blh[real_bl] for state_blh in (*out.hidden_states[:-1], out.last_hidden_state)]
 
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Module | None:
         """See `Computes`."""
+        if not self.has_head:
+            return None
         if hasattr(self.model, "lm_head"):
             return self.model.lm_head  # type: ignore[no-any-return]
         return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
@@ -109,7 +112,7 @@ class Recording:
 
     batches: list[list[list[int]]]
     hidden: list[list[Tensor]]
-    head: nn.Module
+    head: nn.Module | None
     known: int
 
 
@@ -138,22 +141,27 @@ class Differences:
 
     Args:
         hidden: Largest difference after the embeddings and after each layer.
-        logits: Largest difference of the logits.
+        logits: Largest difference of the logits; None if either has no masked-LM head.
         texts: Sequences compared.
         tokens: Real tokens in them.
     """
 
     hidden: list[float]
-    logits: float = 0.0
+    logits: float | None = None
     texts: int = 0
     tokens: int = 0
+
+    @property
+    def said(self) -> str:
+        """The logits' difference, for a summary."""
+        return "no masked-LM head" if self.logits is None else f"{self.logits:.2e}"
 
     def first_above(self, tolerance: float) -> str | None:
         """The name of the first layer that differs by more than the tolerance (or by NaN)."""
         for i, value in enumerate(self.hidden):
             if not value <= tolerance:
                 return f"layer {i}" if i else "the embeddings"
-        return None if self.logits <= tolerance else "the head"
+        return None if self.logits is None or self.logits <= tolerance else "the head"
 
     def demand(self, tolerance: float, file: Path) -> None:
         """Refuse a conversion that changed the model.
@@ -163,7 +171,7 @@ class Differences:
         """
         where = self.first_above(tolerance)
         if where:
-            worst = max([*self.hidden, self.logits])
+            worst = max([*self.hidden, self.logits or 0.0])
             raise ConversionError(
                 f"the first difference above {tolerance:g} is in {where} (largest of all: {worst:.3g}); nothing was written",
                 file=file,
@@ -181,8 +189,9 @@ def compare(a: Recording, model: Computes) -> Differences:
             theirs = model.hidden(group)
             for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
                 found.hidden[i] = _worse(found.hidden[i], x, y)
-            for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
-                found.logits = _worse_logits(found.logits, a.head(x), head(y), a.known)
+            if a.head and head:
+                for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
+                    found.logits = _worse_logits(found.logits or 0.0, a.head(x), head(y), a.known)
             found.texts += len(group)
             found.tokens += len(ours[0])
             bar.advance(len(ours[0]))

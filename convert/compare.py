@@ -36,9 +36,7 @@ def run(config: CompareConfig) -> None:
     a, b = load_model(config.a), load_model(config.b)
     found = differences(a, b)
     rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(found.hidden)}
-    summary(
-        f"biolm convert check: {a.kind} and {b.kind}", {**rows, "logits": f"{found.logits:.2e}", "texts": found.texts}
-    )
+    summary(f"biolm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, "texts": found.texts})
     where = found.first_above(config.tolerance)
     if where:
         raise ConversionError(
@@ -63,7 +61,8 @@ def differences(a: Loaded, b: Loaded) -> Differences:
     small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
     place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)
     tokenizer = tokenizer_folder.load(place) if place else None
-    return compare(record(Ours(small.model), small.config, tokenizer), Ours(large.model))
+    recording = record(Ours(small.model, small.has_head), small.config, tokenizer)
+    return compare(recording, Ours(large.model, large.has_head))
 
 
 VERB = Verb(

@@ -267,6 +267,7 @@ def _refuse_what_fairseq_lacks(parts: Parts) -> None:
     odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
     lacks = {
         f"encoder of shape {config.shape}": config.shape not in TABLES,
+        "encoder without a masked-LM head": not parts.has_head,
         f"model with {config.type_vocab_size} token types": config.type_vocab_size > 1,
         f"layer-norm with eps {config.layer_norm_eps}": config.layer_norm_eps != EPS,
         f"padding id {config.pad_token_id}": config.pad_token_id != PAD,

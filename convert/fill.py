@@ -48,11 +48,13 @@ def run(config: FillConfig) -> None:
     """Fill every mask; print a table and, with `out`, write JSON.
 
     Raises:
-        DataError: The model has no tokenizer.
+        DataError: The model has no tokenizer, or no masked-LM head.
     """
     loaded = load_model(config.model)
     if loaded.tokenizer_dir is None:
         raise DataError("this model has no tokenizer", file=config.model, remedy="Put its tokenizer's files beside it.")
+    if not loaded.has_head:
+        raise DataError("this model has no masked-LM head", file=config.model, remedy="Give a masked language model.")
     tokenizer = tokenizer_folder.load(loaded.tokenizer_dir)
     filled: list[dict[str, Any]] = [
         {"text": text, "fills": fills}

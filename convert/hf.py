@@ -33,6 +33,8 @@ TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will 
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
 LABELS = ("id2label", "label2id", "problem_type")
+LAST = (".out_proj.bias", ".classifier.bias")
+WITH_HEAD = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 
 
 def detect(path: Path) -> bool:
@@ -71,9 +73,12 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
         CheckpointError: Another architecture, or tensors that do not fit it.
     """
     config = encoder_config(raw, path / CONFIG)
-    table = architectures.BY_SHAPE[config.shape].table
-    renamed = {re.sub(r"LayerNorm\.(gamma|beta)$", _leaf, name): value for name, value in tensors.items()}
-    native, rest = to_native(table, renamed, config, weights)
+    architecture = architectures.BY_SHAPE[config.shape]
+    alone = not any(name.startswith(architecture.prefix) for name in tensors)
+    prefix = architecture.prefix if alone else ""
+    renamed = {prefix + re.sub(r"LayerNorm\.(gamma|beta)$", _leaf, name): value for name, value in tensors.items()}
+    has_head = _names_head(raw) or architecture.table.foreign(BIAS)[0] in renamed
+    native, rest = to_native(architecture.table, renamed, config, weights, has_head)
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]
         config = replace(config, type_vocab_size=0)
@@ -81,7 +86,13 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     facts |= {name: raw[name] for name in LABELS if name in raw}
     if not _sensible(facts.get("id2label", {})):
         raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
-    return Parts("hf", config, native, weights, rest, _tokenizer(path, config.max_positions), facts)
+    return Parts("hf", config, native, weights, rest, _tokenizer(path, config.max_positions), facts, has_head)
+
+
+def _names_head(raw: Mapping[str, Any]) -> bool:
+    """Whether `config.json` names a class with a masked-LM head; one that is missing then is a fault."""
+    stated = raw.get("architectures")
+    return isinstance(stated, list) and any(str(name).endswith(WITH_HEAD) for name in stated)
 
 
 def _tokenizer(path: Path, model_max_length: int) -> Path | None:
@@ -181,20 +192,24 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
     embedding, and a bias that keeps them from being predicted.
     """
-    table = architectures.BY_SHAPE[parts.config.shape].table
-    front = parts.config.pad_token_id + 1 if table.behind_padding else 0
+    architecture = architectures.BY_SHAPE[parts.config.shape]
+    front = parts.config.pad_token_id + 1 if architecture.table.behind_padding else 0
     native = dict(parts.tensors)
     tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
     extra = max(0, tokenizer.vocab_size + tokenizer.outside - parts.config.vocab_size) if tokenizer else 0
     if tokenizer and extra:
-        words, bias = native[WORDS], native[BIAS]
+        words = native[WORDS]
         native[WORDS] = torch.cat([words, words[tokenizer.ids.unk].expand(extra, -1)])
-        native[BIAS] = torch.cat([bias, bias.new_full((extra,), SILENT)])
+        if parts.has_head:
+            native[BIAS] = torch.cat([native[BIAS], native[BIAS].new_full((extra,), SILENT)])
     if not parts.config.type_vocab_size and parts.config.shape != "modernbert":
         native[TYPES] = torch.zeros(1, parts.config.hidden_size)
-    tensors = from_native(table, native, parts.rest, front) | _rest(parts)
+    tensors = from_native(architecture.table, native, parts.rest, front) | _rest(parts)
+    if all(name.startswith(architecture.prefix) for name in tensors):
+        tensors = {name.removeprefix(architecture.prefix): value for name, value in tensors.items()}
     config = replace(parts.config, vocab_size=len(native[WORDS]))
-    write_json(folder / CONFIG, architectures.keys(config) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype))
+    stated = architectures.keys(config) | _classes(parts) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype)
+    write_json(folder / CONFIG, stated)
     with atomic_file(folder / SAFETENSORS) as tmp:
         save_tensors(tmp, {name: value.to(dtype) for name, value in tensors.items()}, {"format": "pt"})
     return [folder / CONFIG, folder / SAFETENSORS]
@@ -224,9 +239,18 @@ def _rest(parts: Parts) -> dict[str, Tensor]:
     }
 
 
+def _classes(parts: Parts) -> dict[str, list[str]]:
+    """The class for the model: the one with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
+    architecture = architectures.BY_SHAPE[parts.config.shape]
+    if parts.has_head:
+        return {"architectures": [architecture.masked_lm]}
+    stated = parts.facts.get("architectures")
+    return {"architectures": stated if parts.rest and isinstance(stated, list) else [architecture.base]}
+
+
 def _labels(parts: Parts) -> dict[str, Any]:
-    """The classes' names; where the source has none, their numbers, from which transformers knows how many there are."""
-    rows = next((len(value) for name, value in parts.rest.items() if name.endswith(".out_proj.bias")), 0)
+    """The labels' names; where the source has none, their numbers, from which transformers knows how many there are."""
+    rows = next((len(value) for name, value in parts.rest.items() if name.endswith(LAST)), 0)
     stated = {name: parts.facts[name] for name in LABELS if name in parts.facts}
     return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
 

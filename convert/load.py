@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from biolm.convert import archive, deepspeed, fairseq, hf, megatron, native, tensorflow
+from biolm.convert.names import BIAS, HEAD, shapes
 from biolm.convert.parts import Parts, SourceKind
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
@@ -22,7 +23,7 @@ class Loaded:
     """A model, ready to compute with.
 
     Args:
-        model: In float32, evaluation mode, on the CPU.
+        model: In float32, evaluation mode, on the CPU. If the source has no masked-LM head, the model's is new, the same every time.
         config: Its shape.
         kind: The format that it was read from.
         tokenizer_dir: The folder of its tokenizer, if there is one.
@@ -30,6 +31,7 @@ class Loaded:
         sha256: Of the file that holds the weights (of several, the first).
         facts: What else the source says: training settings, labels, dtype.
         rest: Tensors of the source that the model does not have, under neutral names (see `convert.names`).
+        has_head: Whether the source has a masked-LM head. Without one, only `model.encoder` is worth anything.
     """
 
     model: MaskedLM
@@ -40,6 +42,7 @@ class Loaded:
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
     rest: dict[str, Tensor] = field(default_factory=dict)
+    has_head: bool = True
 
 
 def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
@@ -119,12 +122,23 @@ def load_model(path: str | Path) -> Loaded:
         sha256=sha256(parts.weights),
         facts=parts.facts,
         rest=parts.rest,
+        has_head=parts.has_head,
     )
 
 
 def build(config: EncoderConfig, tensors: dict[str, Tensor]) -> MaskedLM:
-    """The model around the given tensors, which it takes over without a copy where they are float32 already."""
+    """The model around the given tensors, taken over without a copy where they are float32 already; if they have no head, with a new one."""
     with torch.device("meta"):
         model = MaskedLM(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    head = {} if BIAS in tensors else new_head(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in (tensors | head).items()}, strict=True, assign=True)
     return model.eval()
+
+
+def new_head(config: EncoderConfig) -> dict[str, Tensor]:
+    """An untrained masked-LM head, initialised as `MaskedLM` does it, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    head = {name: torch.zeros(shape) for name, shape in shapes(config).items() if name.startswith(HEAD)}
+    head["head.norm.weight"].fill_(1)
+    head["head.dense.weight"].normal_(std=config.initializer_range, generator=generator)
+    return head

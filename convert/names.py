@@ -22,7 +22,7 @@ from biolm.model.encoder import MaskedLM
 Tensors = dict[str, Tensor]
 
 WORDS = "encoder.word_embeddings.weight"
-BIAS = "head.bias"
+HEAD, BIAS = "head.", "head.bias"
 POSITIONS = "encoder.position_embeddings.weight"
 TYPES = "encoder.token_type_embeddings.weight"
 FRONT = "front.position_embeddings.weight"
@@ -55,14 +55,15 @@ class Table:
         return [f"{name.replace('*', number)}.{leaf}" for name in self.modules[pattern]]
 
 
-def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the native model, without making it."""
+def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the native model, or of its encoder alone, without making it."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in MaskedLM(config).state_dict().items()}
+        state = MaskedLM(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if has_head or not name.startswith(HEAD)}
 
 
 def to_native(
-    table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path
+    table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path, has_head: bool = True
 ) -> tuple[Tensors, Tensors]:
     """Translate a format's tensors; the native ones and the rest.
 
@@ -71,6 +72,7 @@ def to_native(
         tensors: Everything that the checkpoint holds.
         config: Which tensors there must be, and their shapes.
         file: The checkpoint, for messages.
+        has_head: Whether there must be a masked-LM head.
 
     Raises:
         CheckpointError: A tensor is missing, surplus, of a wrong shape, or not equal to the one it should repeat.
@@ -78,11 +80,11 @@ def to_native(
     left = dict(tensors)
     native: Tensors = {}
     rest: Tensors = {}
-    for name, shape in shapes(config).items():
+    for name, shape in shapes(config, has_head).items():
         names = table.foreign(name)
         absent = [n for n in names if n not in left]
         if absent:
-            what = "it has no masked-LM head: " if name.startswith("head.") else ""
+            what = "it has no masked-LM head: " if name.startswith(HEAD) else ""
             problem = f"{what}the tensor {absent[0]} is missing"
             raise _refused(file, problem, "The checkpoint is incomplete or of another kind.")
         parts = [left.pop(n) for n in names]

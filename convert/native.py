@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert.names import common_dtype, shapes
+from biolm.convert.names import HEAD, common_dtype, shapes
 from biolm.convert.parts import Parts
 from biolm.core import checkpoint
 from biolm.core.errors import CheckpointError
@@ -61,7 +61,8 @@ def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
         CheckpointError: They are not those of `encoder.json`.
     """
     config = EncoderConfig.load(run)
-    expected = shapes(config)
+    has_head = any(name.startswith(HEAD) for name in tensors)
+    expected = shapes(config, has_head)
     odd = [name for name in sorted(expected.keys() | tensors.keys()) if _shape(tensors, name) != expected.get(name)]
     if odd:
         raise CheckpointError(
@@ -71,7 +72,8 @@ def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
         )
     tokenizer = run / TOKENIZER
     facts = {**_facts(run), "dtype": common_dtype(tensors)}
-    return Parts("native", config, dict(tensors), file, {}, tokenizer if tokenizer.is_dir() else None, facts)
+    place = tokenizer if tokenizer.is_dir() else None
+    return Parts("native", config, dict(tensors), file, {}, place, facts, has_head)
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:

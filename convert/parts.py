@@ -54,11 +54,12 @@ class Parts:
     Args:
         kind: The format that it was read from.
         config: The encoder's shape.
-        tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file.
+        tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file; without those of `head.` if there is none.
         rest: Tensors that the native model does not have, under neutral names (see `convert.names`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
+        has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
     """
 
     kind: SourceKind
@@ -68,3 +69,4 @@ class Parts:
     rest: dict[str, Tensor] = field(default_factory=dict)
     tokenizer_dir: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    has_head: bool = True

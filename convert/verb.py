@@ -75,7 +75,7 @@ def run(config: ConvertConfig) -> None:
         left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config))
         recording = record(computed(parts, dtype), parts.config, tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
-        differences = compare(recording, written_model(config.to, folder))
+        differences = compare(recording, written_model(config.to, folder, parts.has_head))
         agreement = agree(tokenizer, config.to, folder)
         differences.demand(TOLERANCE, source)
         agreement.demand(source)
@@ -89,7 +89,7 @@ def run(config: ConvertConfig) -> None:
             "from": parts.kind,
             "to": config.to,
             "texts compared": differences.texts,
-            "largest difference of logits": f"{differences.logits:.2e}",
+            "largest difference of logits": differences.said,
             "largest difference of hidden states": f"{max(differences.hidden):.2e}",
             "tensors left out": len(left_out),
             "sentences on which tokenizers agree": agreement.said,
@@ -138,7 +138,7 @@ def prepared(parts: Parts, config: ConvertConfig) -> Parts:
 
 def cut_rows(parts: Parts, rows: int) -> Parts:
     """The same model with the first `rows` of its vocabulary only."""
-    cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS)}
+    cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS) if name in parts.tensors}
     return replace(parts, tensors=parts.tensors | cut, config=replace(parts.config, vocab_size=rows))
 
 
@@ -193,12 +193,12 @@ def bound_length(settings: Path, max_positions: int) -> None:
         write_json(settings, stated | {"model_max_length": max_positions})
 
 
-def written_model(to: Kind, folder: Path) -> Computes:
+def written_model(to: Kind, folder: Path, has_head: bool) -> Computes:
     """The target as a model, read from the files just written, by transformers where it can."""
     if to == "hf":
-        return HuggingFace(folder)
+        return HuggingFace(folder, has_head)
     parts = read_parts(folder)
-    return Ours(build(parts.config, parts.tensors))
+    return Ours(build(parts.config, parts.tensors), parts.has_head)
 
 
 def computed(parts: Parts, dtype: torch.dtype) -> Computes:
@@ -207,8 +207,9 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     If another number type was asked for, its weights are rounded first: that loss was wished, and is no fault of the conversion.
     """
     if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and str(dtype) == f"torch.{parts.facts['dtype']}":
-        return HuggingFace(parts.weights.parent)
-    return Ours(build(parts.config, {name: tensor.to(dtype) for name, tensor in parts.tensors.items()}))
+        return HuggingFace(parts.weights.parent, parts.has_head)
+    model = build(parts.config, {name: tensor.to(dtype) for name, tensor in parts.tensors.items()})
+    return Ours(model, parts.has_head)
 
 
 def accounted(
