@@ -91,15 +91,15 @@ class AdamW:
             fused=True,
         )
 
-    def step(self, step: int) -> tuple[float, float]:
-        """Update after `step` earlier updates and clear the gradients; the gradient's norm and the head's learning rate."""
+    def step(self, step: int) -> tuple[Tensor, float]:
+        """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
         rate = self.config.lr * schedule(step, self.steps, self.config)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["scale"]
         norm = nn.utils.clip_grad_norm_(self.named.values(), self.config.clip or math.inf)
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
-        return float(norm), rate
+        return norm, rate
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments by `<moment>.<parameter>`."""

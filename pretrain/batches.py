@@ -43,6 +43,15 @@ class Batch:
     index: int = 0
     places_m: I64 | None = None
 
+    def pin(self) -> "Batch":
+        """The same micro-batch in page-locked memory, from which a GPU copies by itself."""
+        ids_t, types_t = self.packed.input_ids_t.pin_memory(), self.packed.token_type_ids_t
+        types_t = None if types_t is None else types_t.pin_memory()
+        packed = Packed(ids_t, self.packed.lengths, types_t)
+        return replace(
+            self, packed=packed, positions_m=self.positions_m.pin_memory(), labels_m=self.labels_m.pin_memory()
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """The same micro-batch on another device."""
         return replace(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
@@ -25,7 +26,23 @@ from biolm.model.optim import AdamW
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.evaluate import Evaluator, HeldOut
+from biolm.pretrain.loader import Loader
 from biolm.pretrain.objective import Objective, Totals
+
+
+@dataclass
+class Unread:
+    """Figures of a micro-batch that have not been read from the device yet.
+
+    Args:
+        step: The optimiser step, from 1.
+        batch: The micro-batch, in words.
+        terms: Name → scalar.
+    """
+
+    step: int
+    batch: str
+    terms: dict[str, Tensor]
 
 
 @dataclass
@@ -37,6 +54,7 @@ class Outcome:
         tokens: Real tokens trained on.
         seconds: Wall time of the run, over all its parts up to their last checkpoints.
         tokens_per_second: Of this process's part; 0 if nothing was left to do.
+        data_wait: Share of this process's time that the loop waited for batches, from 0 to 1.
         valid: The last evaluation, or None without a held-out split.
     """
 
@@ -44,6 +62,7 @@ class Outcome:
     tokens: int
     seconds: float
     tokens_per_second: float
+    data_wait: float
     valid: HeldOut | None
 
 
@@ -82,6 +101,8 @@ class Trainer:
         self.started = time.monotonic()
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record of the training loss
         self.window_steps = 0
+        self.unread: list[Unread] = []  # figures still on the device: reading one makes the host wait for it
+        self.loss = math.nan  # of the last step that was read
 
     def train(self) -> Outcome:
         """Run the steps that are left."""
@@ -92,12 +113,13 @@ class Trainer:
         with (
             MetricsWriter(self.run, self.done) as metrics,
             progress(self.what, self.config.steps, "steps", self.done) as bar,
+            Loader(self._load, self.done, self.config.steps) as loader,
         ):
             while self.done < self.config.steps:
-                loss = self._step()
-                bar.advance(1, note=f"loss {loss:.3f}")
+                self._step(loader.take())
+                bar.advance(1, note=f"loss {self.loss:.3f}")
                 if self.done % self.config.log_every == 0:
-                    self._log(metrics, tokens_before)
+                    self._log(metrics, tokens_before, loader.waited)
                 if self.done % self.config.eval_every == 0 or self.done == self.config.steps:
                     valid = self._evaluate(metrics)
                 if self.done % self.config.save_every == 0 or self.done == self.config.steps:
@@ -105,43 +127,67 @@ class Trainer:
         seconds = time.monotonic() - self.started
         if valid is None and self.evaluator is not None:
             valid = self.evaluator(self.model, self.device)
-        return Outcome(
-            self.done, self.tokens, self.seconds + seconds, (self.tokens - tokens_before) / max(seconds, 1e-9), valid
-        )
+        speed = (self.tokens - tokens_before) / max(seconds, 1e-9)
+        wait = loader.waited / max(seconds, 1e-9)
+        return Outcome(self.done, self.tokens, self.seconds + seconds, speed, wait, valid)
 
-    def _step(self) -> float:
-        """One optimiser step; its loss."""
-        batches = self.batches.step(self.done)
+    def _load(self, step: int) -> list[Batch]:
+        """A step's micro-batches, where a copy to the device need not wait."""
+        batches = self.batches.step(step)
+        return [batch.pin() for batch in batches] if self.device.torch.type == "cuda" else batches
+
+    def _step(self, batches: list[Batch]) -> None:
+        """One optimiser step."""
         totals = Totals.of(batches)
         torch.manual_seed(rng.key(self.config.seed, "dropout", self.done) >> 1)
-        sums: dict[str, float] = defaultdict(float)
         for batch in batches:
-            for name, value in self._backward(batch.to(self.device.torch), totals).items():
-                sums[name] += value
-        if not math.isfinite(sums["loss"]):
-            raise DataError(
-                f"the loss of step {self.done + 1} is not finite",
-                file=self.run,
-                remedy="Lower --optim.lr or give --precision fp32; the last checkpoint is whole.",
-            )
-        sums["gradient_norm"], sums["learning_rate"] = self.optimizer.step(self.done)
-        for name, value in sums.items():
-            self.window[name] += value
+            terms = self._backward(batch.to(self.device.torch), totals)
+            self.unread.append(Unread(self.done + 1, f"micro-batch {batch.index} of epoch {batch.epoch}", terms))
+        norm, rate = self.optimizer.step(self.done)
+        self.unread.append(Unread(self.done + 1, "its gradient", {"gradient_norm": norm}))
+        self.window["learning_rate"] += rate
         self.window_steps += 1
         self.done += 1
         self.tokens += totals.tokens
-        return sums["loss"]
 
-    def _backward(self, batch: Batch, totals: Totals) -> dict[str, float]:
+    def _backward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         with self.device.autocast():
             terms = self.objective(self.model, batch, totals)
         terms["loss"].backward()
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
-    def _log(self, metrics: MetricsWriter, tokens_before: int) -> None:
+    def _read(self) -> None:
+        """Bring the figures of the last steps to the host and add them up.
+
+        Raises:
+            DataError: A loss is not finite; nothing of it has been saved.
+        """
+        if not self.unread:
+            return
+        values = iter(torch.stack([value.float() for one in self.unread for value in one.terms.values()]).tolist())
+        losses: dict[int, float] = defaultdict(float)
+        for one in self.unread:
+            for name in one.terms:
+                value = next(values)
+                self.window[name] += value
+                if name == "loss":
+                    losses[one.step] += value
+                    if not math.isfinite(value):
+                        raise DataError(
+                            f"the loss of step {one.step} is not finite ({one.batch})",
+                            file=self.run,
+                            remedy="Lower --optim.lr or give --precision fp32; the last checkpoint is whole.",
+                        )
+        self.loss = losses[self.unread[-1].step]
+        self.unread.clear()
+
+    def _log(self, metrics: MetricsWriter, tokens_before: int, waited: float) -> None:
+        self._read()
         means = {name: value / self.window_steps for name, value in self.window.items()}
-        speed = (self.tokens - tokens_before) / (time.monotonic() - self.started)
-        metrics.write(self.done, "train", {**means, "tokens": self.tokens, "tokens_per_second": round(speed, 1)})
+        seconds = time.monotonic() - self.started
+        speed, wait = (self.tokens - tokens_before) / seconds, waited / seconds
+        figures = {"tokens": self.tokens, "tokens_per_second": round(speed, 1), "data_wait": round(wait, 4)}
+        metrics.write(self.done, "train", {**means, **figures})
         self.window.clear()
         self.window_steps = 0
 
@@ -153,6 +199,7 @@ class Trainer:
         return valid
 
     def _checkpoint(self) -> Checkpoint:
+        self._read()
         tensors = {
             "model": self.model.state_dict(),
             "objective": {n: p for n, p in self.objective.named_parameters() if p.requires_grad},

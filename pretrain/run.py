@@ -119,6 +119,7 @@ def train(
         "parameters": parameter_count(model),
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens_per_second,
+        "data_wait": outcome.data_wait,
         "device": str(device.torch),
         "precision": device.precision,
         "valid": None if outcome.valid is None else asdict(outcome.valid),
@@ -142,6 +143,7 @@ def show(stage: str, run: Path) -> None:
         "tokens": result["tokens"],
         "passes over the shards": result["epochs"],
         "tokens per second": round(float(str(result["tokens_per_second"]))),
+        "share of time waiting for batches": result["data_wait"],
         "device and precision": f"{result['device']} {result['precision']}",
     }
     if isinstance(valid, dict):
