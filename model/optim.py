@@ -93,13 +93,31 @@ class AdamW:
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
+        norm = self.norm()
+        return norm, self.update(step, norm)
+
+    def norm(self, scale: float = 1.0) -> Tensor:
+        """Divide the gradients by `scale`, which their losses were multiplied by, and give their norm, still on its device."""
+        grads = [p.grad for p in self.named.values() if p.grad is not None]
+        if scale != 1:
+            torch._foreach_mul_(grads, 1 / scale)
+        norm = nn.utils.get_total_norm(grads)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]  # a sharded model's
+
+    def update(self, step: int, norm: Tensor) -> float:
+        """Clip gradients of this norm, update after `step` earlier updates and clear the gradients; the head's rate."""
         rate = self.config.lr * schedule(step, self.steps, self.config)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["scale"]
-        norm = nn.utils.clip_grad_norm_(self.named.values(), self.config.clip or math.inf)
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(self.named.values(), self.config.clip, norm)
         self.inner.step()
+        self.clear()
+        return rate
+
+    def clear(self) -> None:
+        """Forget the gradients."""
         self.inner.zero_grad(set_to_none=True)
-        return norm, rate
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments by `<moment>.<parameter>`."""
