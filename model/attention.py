@@ -1,25 +1,56 @@
 """Attention over packed sequences: no token sees another document, and padding is not computed where that can be avoided.
 
-On CPU a loop of fused attention, one sequence at a time, is the fastest of what was measured (16 sequences, 2,980 tokens, forward and
-backward, fp32: loop 118 ms, padded with mask 261, dense block-diagonal mask 483, nested tensors 1,986); sequences of one length go
-through in a single call. On a GPU with a variable-length kernel (compute capability 8.0, 16-bit) that is used, else the
-padded form, which every GPU has.
+One meaning, several kernels, equal in a parity test; which is best depends on the device, the precision and whether there is dropout:
+
+| kernel | what it is | when `auto` takes it |
+|---|---|---|
+| `blocks` | `model.attention_cpu`, sequence by sequence | CPU, 16-bit or with dropout |
+| `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout, and sequences too long for `blocks` |
+| `flash` | flash-attn's variable-length kernel | GPU of compute capability 8.0 or later, 16-bit, where that package is installed |
+| `varlen` | torch's own variable-length kernel | the same without the package, if there is no dropout |
+| `padded` | torch's fused attention (memory-efficient on a V100) on padded rows and a mask | every other GPU |
+| `flex` | torch's FlexAttention with a block mask, compiled; no dropout | never: give it by name |
 """
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biolm.core.errors import ConfigError
+from biolm.model.attention_cpu import packed_attention
 from biolm.model.packed import Packed, pad
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch < 2.10
     varlen_attn = None  # type: ignore[assignment]
+try:
+    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # an extra that has to be compiled for the GPU at hand
+    flash_attn_varlen_func = None
+
+Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
+
+LONGEST_BLOCK = 1024  # tokens; the probabilities of `blocks` grow with the square of the length
+
+Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 
 
 def attention(
-    q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, packed: Packed, dropout: float, window: int | None = None
+    q_tnd: Tensor,
+    k_tnd: Tensor,
+    v_tnd: Tensor,
+    packed: Packed,
+    dropout: float,
+    window: int | None = None,
+    kernel: Kernel = "auto",
 ) -> Tensor:
     """Scaled dot-product attention within each sequence: [t, n, d].
 
@@ -28,27 +59,64 @@ def attention(
         packed: Where sequences begin.
         dropout: Probability of dropping an attention weight; 0 outside training.
         window: Tokens on each side that a token sees; None for all of its sequence.
+        kernel: One that `check` has passed.
     """
     if window is not None and packed.max_seqlen <= window + 1:
         window = None
-    if len(set(packed.lengths)) == 1:
-        return _equal(q_tnd, k_tnd, v_tnd, len(packed.lengths), dropout, window)
-    if q_tnd.device.type == "cpu":
-        return _loop(q_tnd, k_tnd, v_tnd, packed, dropout, window)
-    if varlen_attn is not None and dropout == 0 and _has_varlen_kernel(q_tnd):
-        cu, longest = packed.cu_seqlens, packed.max_seqlen
-        sides = (-1, -1) if window is None else (window, window)
-        out = varlen_attn(q_tnd, k_tnd, v_tnd, cu, cu, longest, longest, window_size=sides)
-        assert isinstance(out, Tensor)
-        return out
-    return padded(q_tnd, k_tnd, v_tnd, packed, dropout, window)
+    if kernel == "auto":
+        kernel = pick(q_tnd.device, q_tnd.dtype, dropout, packed.max_seqlen)
+        if q_tnd.device.type == "cuda" and window is None and len(set(packed.lengths)) == 1:
+            return _equal((q_tnd, k_tnd, v_tnd), packed, dropout)
+    return KERNELS[kernel]((q_tnd, k_tnd, v_tnd), packed, dropout, window)
 
 
-def _has_varlen_kernel(x: Tensor) -> bool:
-    return x.dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(x.device) >= (8, 0)
+def pick(device: torch.device, dtype: torch.dtype, dropout: float, longest: int) -> Kernel:
+    """The kernel that `auto` stands for.
+
+    Args:
+        device: Where it runs.
+        dtype: Of queries, keys and values.
+        dropout: On attention weights.
+        longest: Tokens of the longest sequence.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device.type == "cpu":
+        return "blocks" if (half or dropout) and longest <= LONGEST_BLOCK else "loop"
+    if half and _capability(device) >= (8, 0):
+        if flash_attn_varlen_func is not None:
+            return "flash"
+        if varlen_attn is not None and dropout == 0:
+            return "varlen"
+    return "padded"
 
 
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
+def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: float) -> None:
+    """Refuse a kernel that cannot run here.
+
+    Raises:
+        ConfigError: It needs another device, precision or package, or has no dropout.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    gpu = device.type == "cuda" and half and _capability(device) >= (8, 0)
+    problems = {
+        "blocks": [] if device.type == "cpu" else ["runs on a CPU only"],
+        "flash": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
+        + ([] if flash_attn_varlen_func else ["needs the package flash-attn"]),
+        "varlen": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
+        + (["needs torch 2.10"] if varlen_attn is None else [])
+        + (["has no dropout"] if dropout else []),
+        "flex": ["has no dropout"] if dropout else [],
+    }.get(kernel, [])
+    if problems:
+        raise ConfigError(f"attention kernel {kernel} {problems[0]}", remedy="Leave --attention at auto.")
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def band(length: int, window: int | None, device: torch.device) -> Tensor | None:
     """Which pairs of positions see each other, [l, l], or None for all."""
     if window is None or length <= window + 1:
         return None
@@ -56,39 +124,92 @@ def _band(length: int, window: int | None, device: torch.device) -> Tensor | Non
     return (position[:, None] - position).abs() <= window
 
 
-def _equal(q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, b: int, dropout: float, window: int | None) -> Tensor:
-    t, n, d = q_tnd.shape
-    q, k, v = (x.view(b, t // b, n, d).transpose(1, 2) for x in (q_tnd, k_tnd, v_tnd))
-    band = _band(t // b, window, q.device)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout)
-    return out.transpose(1, 2).reshape(t, n, d)
+def _equal(rows: Rows, packed: Packed, dropout: float) -> Tensor:
+    """Sequences of one length, in a single call without any mask."""
+    b, (t, n, d) = len(packed.lengths), rows[0].shape
+    q, k, v = (x.view(b, t // b, n, d).transpose(1, 2) for x in rows)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).reshape(t, n, d)
 
 
-def _loop(q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    rows = (
-        x.transpose(0, 1)[None] for x in (q_tnd, k_tnd, v_tnd)
-    )  # fused attention wants four dimensions: [1, n, t, d]
-    split = [torch.split(row, list(packed.lengths), dim=2) for row in rows]
-    bands = (_band(length, window, q_tnd.device) for length in packed.lengths)
+def _blocks(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    return packed_attention(*rows, packed.lengths, dropout, window)
+
+
+def _loop(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    heads = (x.transpose(0, 1)[None] for x in rows)  # fused attention wants four dimensions: [1, n, t, d]
+    split = [torch.split(row, list(packed.lengths), dim=2) for row in heads]
+    bands = (band(length, window, rows[0].device) for length in packed.lengths)
     parts = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout)
-        for q, k, v, band in zip(*split, bands, strict=True)
+        F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        for q, k, v, seen in zip(*split, bands, strict=True)
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
-def padded(
-    q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, packed: Packed, dropout: float, window: int | None = None
-) -> Tensor:
-    """The same by padding and a mask, for devices without a variable-length kernel."""
-    q, k, v = (pad(x, packed.lengths).transpose(1, 2) for x in (q_tnd, k_tnd, v_tnd))  # [b, n, l, d]
-    lengths_b = torch.tensor(packed.lengths, device=q.device)
-    real_bl = torch.arange(packed.max_seqlen, device=q.device) < lengths_b[:, None]
+def _padded(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    longest, device = packed.max_seqlen, rows[0].device
+    q, k, v = (pad(x, packed.lengths).transpose(1, 2) for x in rows)  # [b, n, l, d]
+    lengths_b = torch.tensor(packed.lengths, device=device)
+    real_bl = torch.arange(longest, device=device) < lengths_b[:, None]
     seen = real_bl[:, None, None, :]
-    band = _band(packed.max_seqlen, window, q.device)
-    if band is not None:
-        seen = seen & band | torch.eye(
-            packed.max_seqlen, dtype=torch.bool, device=q.device
-        )  # padding sees itself: no empty row
+    near = band(longest, window, device)
+    if near is not None:  # padding sees itself: no empty row
+        seen = seen & near | torch.eye(longest, dtype=torch.bool, device=device)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
     return out.transpose(1, 2)[real_bl]
+
+
+def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    assert varlen_attn is not None
+    assert not dropout
+    cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
+    sides = (-1, -1) if window is None else (window, window)
+    out = varlen_attn(*rows, cu_seqlens, cu_seqlens, longest, longest, window_size=sides)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _flash(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
+    sides = (-1, -1) if window is None else (window, window)
+    out = flash_attn_varlen_func(*rows, cu_seqlens, cu_seqlens, longest, longest, dropout_p=dropout, window_size=sides)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _flex(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    assert not dropout
+    mask = _flex_mask(packed.lengths, window, rows[0].device)
+    run = torch.compile(flex_attention) if rows[0].device.type == "cuda" else flex_attention
+    q, k, v = (x.transpose(0, 1)[None] for x in rows)
+    out = run(q, k, v, block_mask=mask)
+    assert isinstance(out, Tensor)
+    return out[0].transpose(0, 1)
+
+
+@lru_cache(maxsize=4)
+def _flex_mask(lengths: tuple[int, ...], window: int | None, device: torch.device) -> "BlockMask":
+    """Made once a micro-batch and window, for all layers."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    counts = torch.tensor(lengths, device=device)
+    document_t = torch.arange(len(lengths), device=device).repeat_interleave(counts)
+
+    def seen(_b: Tensor, _n: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        same = document_t[query] == document_t[key]
+        return same if window is None else same & ((query - key).abs() <= window)
+
+    return create_block_mask(seen, None, None, sum(lengths), sum(lengths), device=str(device))
+
+
+KERNELS: dict[str, Callable[[Rows, Packed, float, int | None], Tensor]] = {
+    "blocks": _blocks,
+    "loop": _loop,
+    "flash": _flash,
+    "varlen": _varlen,
+    "padded": _padded,
+    "flex": _flex,
+}
+assert {"auto", *KERNELS} == set(get_args(Kernel))

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.model.attention import attention
+from biolm.model.attention import Kernel, attention
 from biolm.model.config import EncoderConfig
+from biolm.model.dropout import Dropout
 from biolm.model.packed import Packed
 from biolm.model.rotary import rotary_table, rotate
 
@@ -34,6 +35,7 @@ class Attention(nn.Module):
             config.attention_dropout,
         )
         self.window = window
+        self.kernel: Kernel = "auto"
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
@@ -42,7 +44,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x_th).view(len(x_th), 3, self.heads, self.head_size).unbind(1)  # each [t, n, d]
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        mixed = attention(q, k, v, packed, self.dropout if self.training else 0.0, self.window)
+        mixed = attention(q, k, v, packed, self.dropout if self.training else 0.0, self.window, self.kernel)
         return self.out(mixed.reshape(x_th.shape))  # type: ignore[no-any-return]
 
 
@@ -76,7 +78,7 @@ class Layer(nn.Module):
         self.attention_norm = nn.Identity() if config.shape == "modernbert" and index == 0 else norm(config)
         self.mlp = FeedForward(config)
         self.mlp_norm = norm(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
         """[t, h] → [t, h]."""
@@ -98,7 +100,7 @@ class Encoder(nn.Module):
         self.position_embeddings = None if config.rotary else nn.Embedding(config.max_positions, size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
         self.embedding_norm = None if config.shape == "megatron-bert" else norm(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.final_norm = norm(config) if config.pre_norm else None
 
@@ -112,6 +114,11 @@ class Encoder(nn.Module):
         if self.final_norm is not None:
             hidden[-1] = self.final_norm(hidden[-1])
         return hidden
+
+    def use_attention(self, kernel: Kernel) -> None:
+        """Compute attention with this kernel from now on; `attention.check` tells whether it can run."""
+        for layer in self.layers:
+            layer.attention.kernel = kernel  # type: ignore[union-attr]
 
     def _embed(self, packed: Packed, positions_t: Tensor) -> Tensor:
         x_th = self.word_embeddings(packed.input_ids_t)

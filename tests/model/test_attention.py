@@ -1,0 +1,138 @@
+"""Every attention kernel that this machine has means the same: a plain softmax within each sequence and its window."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from biolm.core.errors import ConfigError
+from biolm.model import attention as module
+from biolm.model.attention import LONGEST_BLOCK, attention, check, pick
+from biolm.model.dropout import dropout
+from biolm.model.packed import Packed
+
+CPU = torch.device("cpu")
+ON_CPU: list[module.Kernel] = ["auto", "blocks", "loop", "padded", "flex"]
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """Over all tokens, with everything else masked."""
+    sequence = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
+    place = packed.position_ids_t
+    seen = (sequence[:, None] == sequence) & ((place[:, None] - place).abs() <= (99 if window is None else window))
+    scores = torch.einsum("tnd,snd->nts", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("nts,snd->tnd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+
+
+def packed_of(lengths: list[int]) -> Packed:
+    return Packed(torch.zeros(sum(lengths), dtype=torch.int64), tuple(lengths))
+
+
+@pytest.mark.parametrize("kernel", ON_CPU)
+@settings(deadline=None, max_examples=15)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), window=st.none() | st.integers(0, 6))
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_kernels_agree_with_a_plain_softmax(kernel: module.Kernel, lengths: list[int], window: int | None) -> None:
+    torch.manual_seed(sum(lengths))
+    q, k, v = torch.randn(3, sum(lengths), 2, 4)
+    packed = packed_of(lengths)
+    expected = plain(q, k, v, packed, window)
+    torch.testing.assert_close(attention(q, k, v, packed, 0.0, window, kernel), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("kernel", ["blocks", "loop", "padded"])
+def test_gradients_agree_with_a_plain_softmax(kernel: module.Kernel, window: int | None) -> None:
+    torch.manual_seed(0)
+    packed, weight = packed_of([5, 1, 7]), torch.randn(13, 2, 4)
+    leaves = [torch.randn(13, 2, 4, requires_grad=True) for _ in range(3)]
+    expected = torch.autograd.grad((plain(*leaves, packed, window) * weight).sum(), leaves)
+    mine = torch.autograd.grad((attention(*leaves, packed, 0.0, window, kernel) * weight).sum(), leaves)
+    for a, b in zip(mine, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_of_blocks_removes_its_share_and_keeps_the_mean(dtype: torch.dtype) -> None:
+    """With equal scores and values of one, an output is the share of probabilities kept, over 1 - p."""
+    torch.manual_seed(0)
+    length, p = 256, 0.1
+    zeros, ones = torch.zeros(length, 4, 8, dtype=dtype), torch.ones(length, 4, 8, dtype=dtype)
+    out = attention(zeros, zeros, ones, packed_of([length]), p, kernel="blocks").float()
+    assert out.mean() == pytest.approx(1, abs=0.004)
+    assert out[:, :, 0].std() == pytest.approx((p / (1 - p) / length) ** 0.5, rel=0.15)
+
+
+def test_dropout_of_blocks_has_the_gradient_of_its_own_mask() -> None:
+    """By finite differences, the mask held by the seed."""
+    packed = packed_of([4, 3])
+
+    def out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return attention(q, k, v, packed, 0.4, kernel="blocks")
+
+    torch.manual_seed(1)
+    leaves = [torch.randn(7, 2, 4, requires_grad=True) for _ in range(3)]
+    weight, step = torch.randn(7, 2, 4), 1e-2
+    grads = torch.autograd.grad((out(*leaves) * weight).sum(), leaves)
+    for which, at in itertools.product(range(3), [(0, 0, 1), (3, 1, 2), (6, 0, 3)]):
+        moved = [[x.detach().clone() for x in leaves] for _ in range(2)]
+        moved[0][which][at] += step
+        moved[1][which][at] -= step
+        high, low = ((out(*rows) * weight).sum() for rows in moved)
+        assert float(grads[which][at]) == pytest.approx(float(high - low) / (2 * step), abs=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_zeroes_its_share_scales_the_rest_and_masks_the_gradient(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.full((1000, 64), 2.0, dtype=dtype, requires_grad=True)
+    y = dropout(x, 0.1)
+    kept = y != 0
+    assert float(kept.float().mean()) == pytest.approx(0.9, abs=0.005)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / 0.9))
+    y.backward(torch.ones_like(y))
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.9, 0.0).to(dtype))
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, 0.1), y), "a seed fixes the mask"
+
+
+def test_auto_takes_blocks_for_half_precision_or_dropout_and_the_fused_kernel_for_long_sequences() -> None:
+    assert pick(CPU, torch.bfloat16, 0.0, 512) == "blocks"
+    assert pick(CPU, torch.float32, 0.1, 512) == "blocks"
+    assert pick(CPU, torch.float32, 0.0, 512) == "loop"
+    assert pick(CPU, torch.bfloat16, 0.0, LONGEST_BLOCK + 1) == "loop"
+
+
+@pytest.mark.parametrize(
+    ("capability", "flash", "rate", "expected"),
+    [
+        ((9, 0), True, 0.1, "flash"),
+        ((9, 0), False, 0.0, "varlen"),
+        ((9, 0), False, 0.1, "padded"),
+        ((7, 0), True, 0.0, "padded"),
+    ],
+)
+def test_the_choice_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], flash: bool, rate: float, expected: str
+) -> None:
+    monkeypatch.setattr(module, "_capability", lambda device: capability)
+    monkeypatch.setattr(module, "flash_attn_varlen_func", (lambda: None) if flash else None)
+    monkeypatch.setattr(module, "varlen_attn", lambda: None)
+    assert pick(torch.device("cuda"), torch.float16, rate, 512) == expected
+
+
+@pytest.mark.parametrize("kernel", ["flash", "varlen"])
+def test_a_kernel_that_cannot_run_here_is_refused(kernel: module.Kernel) -> None:
+    with pytest.raises(ConfigError, match=f"{kernel} needs a GPU"):
+        check(kernel, CPU, torch.bfloat16, 0.0)
+
+
+def test_flex_has_no_dropout() -> None:
+    with pytest.raises(ConfigError, match="no dropout"):
+        check("flex", CPU, torch.float32, 0.1)
+    check("blocks", CPU, torch.float32, 0.1)
