@@ -1,26 +1,32 @@
 """Checkpoints of a run: safetensors and JSON in `checkpoints/step_N/`, never a pickle.
 
 A checkpoint is written beside its place, flushed, hashed and renamed, so it is whole or absent. Reading verifies the hashes and
-falls back to the one before, with a word, when the newest is damaged.
+falls back to the one before, with a word, when the newest is damaged. A group of tensors is one file, or one for every rank that wrote
+its own rows (`model-00002-of-00008.safetensors`); a reader gets the whole tensors either way.
 """
 
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from biolm.core.errors import CheckpointError
 from biolm.core.files import atomic_dir, read_json, sha256, write_json
 
 FOLDER = "checkpoints"
+STATE = "state.json"
+PART = re.compile(r"(?P<group>.+?)(-\d{5}-of-\d{5})?\.safetensors")
+
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Checkpoint:
     """
 
     step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: Groups
     state: Mapping[str, Any]
 
 
@@ -49,19 +55,68 @@ def path_of(run: str | Path, step: int) -> Path:
     return Path(run) / FOLDER / f"step_{step}"
 
 
-def save(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and remove all but the last `keep`; its folder."""
+class Rows(Mapping[str, Tensor]):
+    """The tensors of one or more safetensors files; one whose rows lie in several is put together when it is asked for.
+
+    Args:
+        files: By rank.
+    """
+
+    def __init__(self, files: list[Path]):
+        self.files = [safe_open(file, "pt") for file in files]
+        self.places: dict[str, list[int]] = {}
+        for number, file in enumerate(self.files):
+            for name in file.keys():  # noqa: SIM118 it is no dictionary
+                self.places.setdefault(name, []).append(number)
+
+    def __getitem__(self, name: str) -> Tensor:
+        parts = [self.files[number].get_tensor(name) for number in self.places[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def save(run: str | Path, checkpoint: Checkpoint, keep: int, every: int = 0) -> Path:
+    """Write a checkpoint and remove all but the last `keep` and those of every `every` steps; its folder."""
     path = path_of(run, checkpoint.step)
     with atomic_dir(path) as tmp:
-        hashes = {}
-        for group, tensors in checkpoint.tensors.items():
-            file = tmp / f"{group}.safetensors"
-            save_tensors(file, tensors)
-            hashes[file.name] = sha256(file)
-        write_json(tmp / "state.json", {"step": checkpoint.step, "sha256": hashes, **checkpoint.state})
-    for step in steps(run)[:-keep]:
-        shutil.rmtree(path_of(run, step))
+        write_state(tmp, checkpoint, write_groups(tmp, checkpoint.tensors))
+    prune(run, keep, every)
     return path
+
+
+def write_groups(folder: Path, tensors: Groups, rank: int = 0, ranks: int = 1) -> dict[str, str]:
+    """Write tensors, or a rank's rows of them; file → SHA-256."""
+    hashes = {}
+    for group, named in tensors.items():
+        file = folder / (f"{group}-{rank + 1:05}-of-{ranks:05}.safetensors" if ranks > 1 else f"{group}.safetensors")
+        save_tensors(file, named)
+        hashes[file.name] = sha256(file)
+    return hashes
+
+
+def write_state(folder: Path, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> None:
+    """Write the file without which a folder is no checkpoint, so it comes last."""
+    write_json(folder / STATE, {"step": checkpoint.step, "sha256": hashes, **checkpoint.state})
+
+
+def prune(run: str | Path, keep: int, every: int = 0) -> None:
+    """Remove all checkpoints but the last `keep` and those of every `every` steps (0: none of them)."""
+    for step in steps(run)[:-keep]:
+        if not every or step % every:
+            remove(run, step)
+
+
+def remove(run: str | Path, step: int) -> None:
+    """Remove a checkpoint, such that a process killed in the middle of it leaves nothing that looks like one."""
+    path = path_of(run, step)
+    gone = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -75,32 +130,35 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Read one checkpoint and verify its hashes.
+def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
+    """Read one checkpoint; its tensors are read when they are asked for.
+
+    Args:
+        path: Its folder.
+        verify: Compare the files with their hashes; other ranks may rely on the first having done it.
 
     Raises:
         CheckpointError: It is missing or damaged.
     """
     path = Path(path)
-    state = read_json(path / "state.json", remedy="Give a checkpoint folder that `biolm pretrain` wrote.")
-    tensors = {}
+    state = read_json(path / STATE, remedy="Give a checkpoint folder that `biolm pretrain` wrote.")
     hashes = state.pop("sha256", None)
     step = state.pop("step", None)
     if not isinstance(hashes, dict) or not isinstance(step, int):
         raise CheckpointError("state.json lacks its step or its hashes", file=path, remedy="Use an earlier checkpoint.")
-    for name, digest in hashes.items():
+    files: dict[str, list[Path]] = {}
+    for name, digest in sorted(hashes.items()):
         file = path / Path(name).name
-        if not file.is_file() or sha256(file) != digest:
+        if not file.is_file() or (verify and sha256(file) != digest):
             raise CheckpointError(
                 "a file is missing or its hash differs", file=file, remedy="Use an earlier checkpoint."
             )
-        try:
-            tensors[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"not a safetensors file ({error})", file=file, remedy="Use an earlier one."
-            ) from None
-    return Checkpoint(step=step, tensors=tensors, state=state)
+        part = PART.fullmatch(file.name)
+        files.setdefault(part["group"] if part else file.stem, []).append(file)
+    try:
+        return Checkpoint(step, {group: Rows(parts) for group, parts in files.items()}, state)
+    except SafetensorError as error:
+        raise CheckpointError(f"not a safetensors file ({error})", file=path, remedy="Use an earlier one.") from None
 
 
 def load_latest(run: str | Path) -> Checkpoint | None:

@@ -68,6 +68,18 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     fsync_path(path.parent)
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left under a folder; a folder that was just being replaced gets its old content back."""
+    for old in Path(folder).rglob(".*.old"):
+        place = old.with_name(old.name[1:].rsplit(".", 2)[0])
+        if place.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(place)
+    for tmp in Path(folder).rglob(".*.tmp"):
+        shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_file(path) as tmp:

@@ -1,0 +1,134 @@
+"""Checkpoints written by a thread while the training goes on.
+
+The loop waits only until its tensors are copied to the host's memory (and for the save before, if that is still under way). On several
+ranks each may write its own rows: they meet in one folder, by files alone, and rank 0 renames it when every part is there.
+"""
+
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from biolm.core import checkpoint
+from biolm.core.checkpoint import Checkpoint, Groups
+from biolm.core.files import fsync_path, read_json, write_json
+
+LOOK = 0.02  # seconds between looks for the other ranks' parts
+
+
+class Saver:
+    """Writes checkpoints of one run, one at a time.
+
+    Args:
+        run: The run folder.
+        keep: How many of the last checkpoints to keep.
+        every: Keep those of every so many steps too; 0 for none.
+        rank: Whose rows are written here.
+        ranks: How many ranks write rows; 1 if rank 0 writes whole tensors.
+        token: The same word on all ranks and another in every run of the program: names the folder that they meet in.
+        patience: Seconds that rank 0 waits for the others' parts.
+    """
+
+    def __init__(
+        self, run: Path, keep: int, every: int, rank: int = 0, ranks: int = 1, token: str = "0", patience: float = 1800
+    ):
+        self.run, self.keep, self.every = run, keep, every
+        self.rank, self.ranks, self.token, self.patience = rank, ranks, token, patience
+        self.host: dict[tuple[str, str], Tensor] = {}  # the copies, reused: fresh memory costs more than the copying
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        self.stalled = 0.0  # seconds that the loop was held up
+
+    def save(self, made: Checkpoint, *, wait: bool = False) -> None:
+        """Write a checkpoint; its tensors may change as soon as this returns.
+
+        Args:
+            made: What to write.
+            wait: Return only when it is in its place.
+
+        Raises:
+            OSError: This save or the one before failed; the checkpoints before are whole.
+        """
+        start = time.perf_counter()
+        self.finish()
+        copied = Checkpoint(made.step, self._copy(made.tensors), made.state)
+        self.thread = threading.Thread(target=self._work, args=(copied,), name="saver")
+        self.thread.start()
+        if wait:
+            self.finish()
+        self.stalled += time.perf_counter() - start
+
+    def check(self) -> None:
+        """Raise what the thread met, once."""
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def finish(self) -> None:
+        """Wait for the save that is under way, and raise what it met."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        self.check()
+
+    def _copy(self, groups: Groups) -> Groups:
+        return {group: {n: self._onto_host((group, n), t) for n, t in named.items()} for group, named in groups.items()}
+
+    def _onto_host(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        held = self.host.get(key)
+        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
+            held = self.host[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return held.copy_(tensor.detach())
+
+    def _work(self, made: Checkpoint) -> None:
+        try:
+            if self.ranks == 1:
+                checkpoint.save(self.run, made, self.keep, self.every)
+            else:
+                self._save_part(made)
+        except BaseException as error:  # it belongs to the loop
+            self.error = error
+
+    def _save_part(self, made: Checkpoint) -> None:
+        path = checkpoint.path_of(self.run, made.step)
+        tmp = path.with_name(f".{path.name}.{self.token}.tmp")
+        tmp.mkdir(parents=True, exist_ok=True)
+        hashes = checkpoint.write_groups(tmp, made.tensors, self.rank, self.ranks)
+        for name in hashes:
+            fsync_path(tmp / name)
+        write_json(tmp / f"part_{self.rank}.json", hashes)
+        if self.rank == 0:
+            self._put_in_place(made, path, tmp)
+
+    def _put_in_place(self, made: Checkpoint, path: Path, tmp: Path) -> None:
+        """Wait for all parts, list their hashes, and make the folder a checkpoint."""
+        parts = [tmp / f"part_{rank}.json" for rank in range(self.ranks)]
+        deadline = time.monotonic() + self.patience
+        while not all(part.exists() for part in parts):
+            if time.monotonic() > deadline:
+                late = next(rank for rank, part in enumerate(parts) if not part.exists())
+                raise TimeoutError(f"rank {late} did not write its part of checkpoint {made.step}")
+            time.sleep(LOOK)
+        hashes = {name: str(digest) for part in parts for name, digest in read_json(part).items()}
+        for part in parts:
+            part.unlink()
+        checkpoint.write_state(tmp, made, hashes)
+        if path.exists():
+            checkpoint.remove(self.run, made.step)
+        tmp.rename(path)
+        fsync_path(path.parent)
+        checkpoint.prune(self.run, self.keep, self.every)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        elif self.thread is not None:
+            self.thread.join()
