@@ -53,6 +53,7 @@ setup(
     extras_require={
         "deepspeed": ["deepspeed>=0.16", "ninja"],
         "ray": ["ray>=2.40"],
+        "pos": ["spacy>=3.7"],
         # fairseq cannot share our environment: the command `biolm-fairseq-env` makes one of its own with virtualenv (docs/fairseq.md).
         "fairseq-env": ["virtualenv>=20"],
         "dev": [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ from biolm.core.progress import Bar, progress
 from biolm.corpus import read
 from biolm.tokenizer import documents, folder
 from biolm.tokenizer.pool import pool
-from biolm.tokenizer.shards import STAGE, ShardWriter, id_type, map_tokens, read_index
+from biolm.tokenizer.pos import PosTable, Spacy, Tagger
+from biolm.tokenizer.shards import POS, STAGE, ShardWriter, id_type, map_tokens, read_index
 from biolm.tokenizer.words import END, WordTable
 
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
@@ -44,12 +46,14 @@ class EncodeConfig:
         docs: Folder of documents (`biolm corpus build`).
         tokenizer: Tokenizer folder (`biolm tokenizer train`, or Hugging Face's).
         out: Folder of shards to write.
+        pos: spaCy pipeline (name or folder) whose Universal POS tags are written beside the tokens; none if empty.
         workers: Processes that encode; 0 takes one a core.
     """
 
     docs: str
     tokenizer: str
     out: str = field(metadata={"runtime": True})
+    pos: str = ""
     workers: int = runtime(0)
 
 
@@ -69,13 +73,20 @@ class Encoded(NamedTuple):
     doc_starts: npt.NDArray[np.int64]
     segment_starts: npt.NDArray[np.int64]
     docs: bytes
+    pos: npt.NDArray[np.uint8] | None
 
 
 class Encoder:
-    """Encodes blocks of documents; each worker has one."""
+    """Encodes blocks of documents; each worker has one.
 
-    def __init__(self, tokenizer: folder.Tokenizer):
+    Args:
+        tokenizer: Gives the ids.
+        tagger: Gives the parts of speech, if they are wanted.
+    """
+
+    def __init__(self, tokenizer: folder.Tokenizer, tagger: Tagger | None):
         self.table = WordTable(tokenizer)
+        self.pos = PosTable(tagger, tokenizer) if tagger else None
         self.splits = tokenizer.splits_at_blanks
         self.dtype = id_type(tokenizer.vocab_size)
 
@@ -83,12 +94,15 @@ class Encoder:
         """Encode a block: every sentence with its closing id, and a closing id alone behind every document."""
         items, waiting = 0, list[str]()
         ids, sizes, docs = list[npt.NDArray[Any]](), list[npt.NDArray[Any]](), list[bytes]()
+        tags = list[npt.NDArray[np.uint8]]()
         doc_starts, segment_starts = list[int](), list[int]()
 
         def flush() -> None:
             found, lengths = self.table.encode(waiting)
             ids.append(found.astype(self.dtype))
             sizes.append(lengths)
+            if self.pos is not None:
+                tags.append(self.pos.tags(waiting))
             waiting.clear()
 
         for number, line in enumerate(block.lines, start=block.first):
@@ -117,16 +131,17 @@ class Encoder:
             doc_starts=np.array(doc_starts, dtype=np.int64),
             segment_starts=np.array(segment_starts, dtype=np.int64),
             docs=b"".join(line + b"\n" for line in docs),
+            pos=np.concatenate(tags) if self.pos is not None else None,
         )
 
 
 _encoder: Encoder | None = None
 
 
-def _start_worker(tokenizer: str) -> None:
+def _start_worker(tokenizer: str, pos: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     global _encoder  # noqa: PLW0603 (a worker process has one encoder for its lifetime)
-    _encoder = Encoder(folder.load(tokenizer))
+    _encoder = Encoder(folder.load(tokenizer), Spacy(pos) if pos else None)
 
 
 def _work(block: Block) -> Encoded:
@@ -139,38 +154,44 @@ def encode(config: EncodeConfig) -> None:
 
     Raises:
         DataError: Documents or tokenizer cannot be read, or there are no documents.
+        ConfigError: There is no such tagger.
     """
     made_by = manifest.read_manifest(config.docs, "corpus build")
     tokenizer = folder.load(config.tokenizer)
+    tagger = Spacy(config.pos) if config.pos else None
     inputs = {"docs": made_by.fingerprint, "tokenizer": tokenizer.fingerprint}
+    inputs |= {"pos": tagger.name} if tagger else {}
     record = manifest.begin(config.out, STAGE, config, inputs)
     if record.status != "done":
         if not read.shards(config.docs, "train"):
             raise DataError("the train split has no files", file=config.docs, remedy="Give a folder of documents.")
-        counts, paths = _encode_all(config, tokenizer)
+        counts, paths = _encode_all(config, tokenizer, tagger)
         record.finish(config.out, paths, counts)
         shutil.rmtree(Path(config.out) / PARTS, ignore_errors=True)
     rows = {f"{split}: {name}": value for split in read.SPLITS for name, value in record.counts[split].items()}
     summary.summary(f"biolm {STAGE}: {config.out}", rows)
 
 
-def _encode_all(config: EncodeConfig, tokenizer: folder.Tokenizer) -> tuple[dict[str, Any], list[Path]]:
+def _encode_all(
+    config: EncodeConfig, tokenizer: folder.Tokenizer, tagger: Tagger | None
+) -> tuple[dict[str, Any], list[Path]]:
     out = Path(config.out)
     parts = {
         split: [(file, _part(out, split, file)) for file in read.shards(config.docs, split)] for split in read.SPLITS
     }
     todo = [pair for pairs in parts.values() for pair in pairs]
+    new = partial(ShardWriter, dtype=id_type(tokenizer.vocab_size), pos=tagger is not None)
     done = sum(file.stat().st_size for file, part in todo if part.exists())
     with (
         progress("encode", sum(file.stat().st_size for file, _ in todo), "B", done) as bar,
-        _workers(config, tokenizer) as results,
+        _workers(config, tokenizer, tagger) as results,
     ):
         for file, part in todo:
             if not part.exists():
-                _encode_file(file, part, tokenizer, results, bar)
+                _encode_file(file, part, new, results, bar)
     counts, paths = {}, []
     for split, pairs in parts.items():
-        writer = _join(out / split, [part for _, part in pairs], id_type(tokenizer.vocab_size))
+        writer = _join(new(out / split), [part for _, part in pairs])
         counts[split] = _counts(writer, tokenizer)
         paths += writer.paths
     folder.copy(config.tokenizer, out / "tokenizer")
@@ -189,14 +210,14 @@ Work = Callable[[Iterable[Block]], Iterator[Encoded]]
 
 
 @contextmanager
-def _workers(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work]:
+def _workers(config: EncodeConfig, tokenizer: folder.Tokenizer, tagger: Tagger | None) -> Iterator[Work]:
     """Give a function that encodes blocks in order, in this process or in others; few blocks wait at any time."""
     workers = config.workers or os.cpu_count() or 1
     if workers == 1:
-        encoder = Encoder(tokenizer)
+        encoder = Encoder(tokenizer, tagger)
         yield lambda blocks: map(encoder.encode, blocks)
         return
-    with pool(workers, _start_worker, config.tokenizer) as processes:
+    with pool(workers, _start_worker, config.tokenizer, config.pos) as processes:
 
         def work(blocks: Iterable[Block]) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
@@ -210,8 +231,8 @@ def _workers(config: EncodeConfig, tokenizer: folder.Tokenizer) -> Iterator[Work
         yield work
 
 
-def _encode_file(file: Path, part: Path, tokenizer: folder.Tokenizer, work: Work, bar: Bar) -> None:
-    with atomic_dir(part) as tmp, ShardWriter(tmp / "part", id_type(tokenizer.vocab_size)) as writer:
+def _encode_file(file: Path, part: Path, new: Callable[[Path], ShardWriter], work: Work, bar: Bar) -> None:
+    with atomic_dir(part) as tmp, new(tmp / "part") as writer:
         for encoded in work(_blocks(file, bar)):
             writer.append(*encoded)
 
@@ -234,19 +255,20 @@ def _blocks(path: Path, bar: Bar) -> Iterator[Block]:
         bar.advance(path.stat().st_size - seen)
 
 
-def _join(prefix: Path, parts: list[Path], dtype: np.dtype[Any]) -> ShardWriter:
+def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:
     """Write the parts of a split as one; the writer, closed."""
-    with ShardWriter(prefix, dtype) as writer:
+    with writer:
         for part in parts:
             source = part / "part"
-            _, sizes = read_index(source.with_suffix(".idx"))
+            dtype, sizes = read_index(source.with_suffix(".idx"))
             doc_starts, segment_starts = (
                 np.load(source.with_suffix(f".{name}.npy"), allow_pickle=False)[:-1]
                 for name in ("doc_index", "segments")
             )
             with source.with_suffix(".docs.jsonl.gz").open("rb") as file:
                 docs = b"".join(documents.lines(file))
-            writer.append(map_tokens(source.with_suffix(".bin"), dtype), sizes, doc_starts, segment_starts, docs)
+            pos = np.load(source.with_suffix(POS), mmap_mode="r", allow_pickle=False) if writer.has_pos else None
+            writer.append(map_tokens(source.with_suffix(".bin"), dtype), sizes, doc_starts, segment_starts, docs, pos)
     return writer
 
 

@@ -83,6 +83,11 @@ class Tokenizer:
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._known(encoding.ids) for encoding in encodings]
 
+    def starts(self, texts: Sequence[str]) -> list[list[int]]:
+        """For every id that `encode_batch` gives, the character of its text that its piece begins with."""
+        encodings = self._encoder.encode_batch(list(texts), add_special_tokens=False)
+        return [[start for start, _ in encoding.offsets] for encoding in encodings]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens are written by their names."""
         return self.hf.decode([int(i) for i in ids], skip_special_tokens=False)

@@ -5,6 +5,7 @@ of items (uint64), their sizes (int32 each) and byte offsets (int64 each), littl
 `fairseq/data/indexed_dataset.py`, class `MMapIndexedDataset`.
 """
 
+import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,9 +38,11 @@ CODES: Mapping[int, npt.DTypeLike] = {
     10: np.uint64,
 }
 STAGE = "tokenizer encode"
+POS = ".pos.npy"
 DOCS_LEVEL = 6  # gzip level of docs.jsonl.gz
 REMEDY = "Make the shards again with `biolm tokenizer encode`."
 
+U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
@@ -55,15 +58,17 @@ class ShardWriter:
     Args:
         prefix: Folder and split, such as `SHARDS/train`.
         dtype: From `id_type`.
+        pos: Write the parts of speech as well.
     """
 
-    def __init__(self, prefix: Path, dtype: np.dtype[Any]):
-        self.prefix, self.dtype = prefix, dtype
+    def __init__(self, prefix: Path, dtype: np.dtype[Any], pos: bool = False):
+        self.prefix, self.dtype, self.has_pos = prefix, dtype, pos
         prefix.parent.mkdir(parents=True, exist_ok=True)
         self.paths = [
             prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx", ".doc_index.npy", ".segments.npy")
         ]
         self.paths.append(prefix.with_name(prefix.name + ".docs.jsonl.gz"))
+        self.paths += [prefix.with_name(prefix.name + POS)] if pos else []
 
     def __enter__(self) -> "ShardWriter":
         self.sizes: list[I32] = []
@@ -75,9 +80,21 @@ class ShardWriter:
         self.docs = self.stack.enter_context(
             compressed(self.stack.enter_context(atomic_file(self.paths[4])), DOCS_LEVEL)
         )
+        self.pos = None
+        for path in self.paths[5:]:
+            self.pos = self.stack.enter_context(self.stack.enter_context(atomic_file(path)).open("wb"))
+            self.pos.write(_npy_header(0))
         return self
 
-    def append(self, tokens: npt.NDArray[Any], sizes: I32, doc_starts: I64, segment_starts: I64, docs: bytes) -> None:
+    def append(
+        self,
+        tokens: npt.NDArray[Any],
+        sizes: I32,
+        doc_starts: I64,
+        segment_starts: I64,
+        docs: bytes,
+        pos: U8 | None = None,
+    ) -> None:
         """Append whole documents.
 
         Args:
@@ -86,8 +103,13 @@ class ShardWriter:
             doc_starts: [documents] first item of each document, counted from the first item here.
             segment_starts: [segments] first item of each segment, likewise.
             docs: Their lines for `docs.jsonl.gz`.
+            pos: [tokens] the part of speech of each, if they are written.
         """
         assert int(sizes.sum()) == len(tokens)
+        assert (self.pos is None) == (pos is None)
+        if self.pos is not None and pos is not None:
+            assert len(pos) == len(tokens)
+            self.pos.write(pos.data)
         self.bin.write(np.ascontiguousarray(tokens, dtype=self.dtype).data)
         self.docs.write(docs)
         self.sizes.append(sizes)
@@ -98,10 +120,13 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sizes = np.concatenate([*self.sizes, np.zeros(0, dtype=np.int32)])
+        if self.pos is not None:
+            self.pos.seek(0)
+            self.pos.write(_npy_header(int(sizes.sum(dtype=np.int64))))
         self.stack.__exit__(kind, error, trace)
         if kind is not None:
             return
-        sizes = np.concatenate([*self.sizes, np.zeros(0, dtype=np.int32)])
         with atomic_file(self.paths[1]) as tmp, tmp.open("wb") as file:
             code = next(code for code, dtype in CODES.items() if np.dtype(dtype) == self.dtype)
             file.write(HEADER.pack(MAGIC, VERSION, code, len(sizes)))
@@ -163,12 +188,29 @@ class ShardReader:
         """[segments + 1] the first item of every segment, then the number of items."""
         return self._starts(".segments.npy")
 
-    def _starts(self, ending: str) -> I64:
+    @cached_property
+    def pos(self) -> U8 | None:
+        """[tokens] the part of speech of every token, numbered as `biolm.tokenizer.pos.UPOS` from 1 on, 0 for none; a read-only
+        memory map. None if the shards were made without `--pos`.
+        """
+        if self.split + POS not in self.manifest.outputs:
+            return None
+        tags = self._array(POS)
+        if tags.dtype != np.uint8 or tags.shape != self.tokens.shape:
+            problem = f"it is not the {len(self.tokens)} numbers of one byte that its .bin has tokens"
+            raise DataError(problem, file=self._file(POS), remedy=REMEDY)
+        return tags
+
+    def _array(self, ending: str) -> npt.NDArray[Any]:
         path = self._file(ending)
         try:
-            starts: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise DataError(f"this is not a NumPy array ({error})", file=path, remedy=REMEDY) from None
+        return array
+
+    def _starts(self, ending: str) -> I64:
+        path, starts = self._file(ending), self._array(ending)
         if starts.dtype != np.int64 or starts.ndim != 1 or not len(starts) or starts[-1] != len(self):
             raise DataError(f"it does not end with the {len(self)} items of its .idx", file=path, remedy=REMEDY)
         if starts[0] != 0 or (np.diff(starts) <= 0).any():
@@ -243,6 +285,13 @@ def map_tokens(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if not path.stat().st_size:
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _npy_header(count: int) -> bytes:
+    """What stands in front of so many bytes in a `.npy` file; it is as long for any count."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+    return file.getvalue()
 
 
 def _offsets(sizes: I32) -> I64:
