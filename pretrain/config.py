@@ -50,11 +50,16 @@ class BatchConfig:
         tokens: Tokens of a micro-batch on average, `<s>` and `</s>` included; the largest holds up to one sequence more.
         accumulation: Micro-batches of one step, over all processes.
         max_length: Longest sequence in tokens, `<s>` and `</s>` included.
+        form: A sequence is whole sentences of one `document`; or `full` of them, across documents with a `</s>` between (both
+            arXiv 1907.11692); or `pairs` of segments for one of the pair objectives.
+        short_seq_prob: Share of documents whose pairs are shorter, of a random length (0.1 in BERT).
     """
 
     tokens: int = 8192
     accumulation: int = 1
     max_length: int = 512
+    form: Literal["document", "full", "pairs"] = "document"
+    short_seq_prob: float = 0.1
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
@@ -66,6 +71,98 @@ class BatchConfig:
             )
         if self.accumulation < 1:
             raise ConfigError("batch.accumulation must be 1 at least", remedy="Leave it out for 1.")
+        if not 0 <= self.short_seq_prob <= 1:
+            raise ConfigError("batch.short_seq_prob must lie between 0 and 1", remedy="0.1 is BERT's.")
+
+
+PairKind = Literal["nsp", "sop", "drp"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the losses that are summed; at most one of the three that tell pairs of segments apart.
+
+    Args:
+        mlm: Masked language modelling.
+        nsp: Next-sentence prediction: does B continue A, or is it from another document (Devlin et al. 2019, arXiv 1810.04805)?
+        sop: Sentence-order prediction: are A and B in order or swapped (Lan et al. 2020, arXiv 1909.11942)?
+        drp: Document-relation prediction: is B contiguous, from a random document, or from one that cites A's or is cited by it
+            (Yasunaga et al. 2022, arXiv 2203.15827)?
+    """
+
+    mlm: float = 1.0
+    nsp: float = 0.0
+    sop: float = 0.0
+    drp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mlm <= 0 or min(self.nsp, self.sop, self.drp) < 0:
+            raise ConfigError("objective.mlm must be positive, and no weight negative", remedy="1.0 each is BERT's.")
+        if sum(weight > 0 for weight in (self.nsp, self.sop, self.drp)) > 1:
+            raise ConfigError(
+                "objective.nsp, objective.sop and objective.drp need pairs of different kinds", remedy="Choose one."
+            )
+
+    @property
+    def pair(self) -> PairKind | None:
+        """The pair objective, if there is one."""
+        kinds: tuple[PairKind, ...] = ("nsp", "sop", "drp")
+        return next((kind for kind in kinds if getattr(self, kind) > 0), None)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stage before the last one, which `batch` describes; what is left out is `batch`'s.
+
+    Args:
+        share: Of all steps.
+        steps: Its steps, instead of a share.
+        max_length: Longest sequence in tokens, `<s>` and `</s>` included.
+        tokens: Tokens of a micro-batch on average.
+        accumulation: Micro-batches of one step, over all processes.
+    """
+
+    share: float | None = None
+    steps: int | None = None
+    max_length: int | None = None
+    tokens: int | None = None
+    accumulation: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.steps is None):
+            raise ConfigError("a stage of the curriculum has either a share or steps", remedy="Give it one of the two.")
+        if not 0 < (self.share or 0.5) < 1 or (self.steps or 1) < 1:
+            raise ConfigError(
+                "a stage's share lies between 0 and 1, its steps are 1 at least", remedy="BERT's first stage has 0.9."
+            )
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """How the sources of the shards are mixed; without any of it every sequence is read once an epoch.
+
+    Args:
+        by: What a source is: the `source` of its documents (pubmed, pmc, notes, text), or a `folder` of shards, named as it is given.
+        weights: Source → share of the tokens, relative to the others'; every source needs one, 0 leaves it out.
+        temperature: Shares are proportional to tokens^(1/T): 1 as they are, large ones all equal (arXiv 1907.05019).
+    """
+
+    by: Literal["source", "folder"] = "source"
+    weights: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 1:
+            raise ConfigError("mix.temperature must be 1 at least", remedy="2 to 5 are usual; 1 mixes nothing.")
+        if self.weights and self.temperature != 1:
+            raise ConfigError("mix.weights and mix.temperature exclude each other", remedy="Leave one of them out.")
+        if self.weights and (min(self.weights.values()) < 0 or max(self.weights.values()) == 0):
+            raise ConfigError("mix.weights must not be negative, nor all be 0", remedy="Only their ratios count.")
+
+    @property
+    def active(self) -> bool:
+        """Whether any source is read more or less often than another."""
+        return bool(self.weights) or self.temperature != 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +170,7 @@ class PretrainConfig:
     """Pretrain a masked-LM encoder on token shards.
 
     Args:
-        shards: Folder that `biolm tokenizer encode` wrote.
+        shards: Folder that `biolm tokenizer encode` wrote, or several of one tokenizer.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         steps: Optimiser steps in all.
         seed: Fixes initial weights, order, masks and dropout.
@@ -81,8 +178,11 @@ class PretrainConfig:
         init_vocabulary: Its vocabulary must be the `same` as the shards', or its embeddings are moved to theirs: shared pieces are
             copied and others composed by `mean` or `focus` (docs/log.md has figures); `random` starts all rows anew.
         model: Shape of a model that starts from random weights.
+        objective: What is minimised.
         mlm: What is masked.
         batch: What one step sees.
+        curriculum: Stages before that, of shorter sequences or smaller batches, in order: `[{share: 0.9, max_length: 128}]`.
+        mix: How sources are mixed.
         optim: How the weights move.
         precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
@@ -94,15 +194,18 @@ class PretrainConfig:
         override: Go on in the run folder although the configuration or the shards changed.
     """
 
-    shards: str
+    shards: list[str] | str
     out: str = field(metadata={"runtime": True})
     steps: int = 100_000
     seed: int = 0
     init: str | None = None
     init_vocabulary: InitVocabulary = "same"
     model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     mlm: MlmConfig = field(default_factory=MlmConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    curriculum: list[StageConfig] = field(default_factory=list)
+    mix: MixConfig = field(default_factory=MixConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: Precision = "auto"
     eval_mask_rate: float = 0.15
@@ -113,7 +216,16 @@ class PretrainConfig:
     log_every: int = runtime(20)
     override: bool = runtime(False)
 
+    @property
+    def folders(self) -> list[str]:
+        """The folders of shards."""
+        return [self.shards] if isinstance(self.shards, str) else self.shards
+
     def __post_init__(self) -> None:
+        if not self.folders:
+            raise ConfigError("shards names no folder", remedy="Give one that `biolm tokenizer encode` wrote.")
+        if len(self.folders) == 1:  # one folder is the same configuration whether it is given as a list or not
+            object.__setattr__(self, "shards", self.folders[0])
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 at least", remedy=f"Give a positive --{name}.")
@@ -121,3 +233,8 @@ class PretrainConfig:
             raise ConfigError("init_vocabulary needs a model to take embeddings from", remedy="Give one with --init.")
         if not 0 < self.eval_mask_rate < 1:
             raise ConfigError("eval_mask_rate must lie between 0 and 1", remedy="0.15 makes models comparable.")
+        if (self.batch.form == "pairs") != (self.objective.pair is not None):
+            raise ConfigError(
+                "batch.form pairs and a pair objective go together",
+                remedy="Give --batch.form pairs with --objective.nsp, sop or drp, or none of them.",
+            )

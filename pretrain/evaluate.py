@@ -10,7 +10,7 @@ from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
 from biolm.pretrain.objective import Totals, mlm_terms
-from biolm.tokenizer.shards import ShardReader
+from biolm.pretrain.shards import Shards
 
 EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
 
@@ -40,15 +40,16 @@ class Evaluator:
     """Evaluates on one split.
 
     Args:
-        reader: The held-out shards.
+        shards: The held-out ones.
         batch: Sizes of micro-batches.
         mask_rate: Share of tokens to predict.
         max_tokens: Stop after this many tokens; 0 for all.
     """
 
-    def __init__(self, reader: ShardReader, batch: BatchConfig, mask_rate: float, max_tokens: int):
+    def __init__(self, shards: Shards, batch: BatchConfig, mask_rate: float, max_tokens: int):
         sizes = BatchConfig(tokens=batch.tokens, max_length=batch.max_length)
-        self.batches = Batches(reader, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
+        self.shards = shards
+        self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
         self.max_tokens = max_tokens or math.inf
 
     def __call__(self, model: MaskedLM, device: Device) -> HeldOut:

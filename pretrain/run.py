@@ -6,7 +6,7 @@ from pathlib import Path
 from biolm.convert.load import load_model
 from biolm.core import config as configuration
 from biolm.core import manifest
-from biolm.core.errors import DataError, MismatchError
+from biolm.core.errors import MismatchError
 from biolm.core.files import read_json, write_json
 from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
@@ -17,25 +17,25 @@ from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.evaluate import Evaluator
 from biolm.pretrain.loop import Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective
+from biolm.pretrain.shards import Shards, held_out
 from biolm.pretrain.vocabulary import renew
 from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.shards import ShardReader
 
 RESULT = "result.json"
 
 
-def start(config: PretrainConfig, stage: str, reader: ShardReader, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
+def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
     """Begin or continue the run folder, once all that can be refused has been: its manifest."""
     run = Path(config.out)
     record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
     configuration.save(config, run / "config.yaml")
     model.config.save(run)
     if not (run / "tokenizer").exists():
-        tokenizer_folder.copy(Path(config.shards) / "tokenizer", run / "tokenizer")
+        tokenizer_folder.copy(Path(config.folders[0]) / "tokenizer", run / "tokenizer")
     return record
 
 
-def initial_model(config: PretrainConfig, reader: ShardReader) -> MaskedLM:
+def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
     """A model with seeded random weights, or the one named by `init`, its embeddings moved to the shards' vocabulary if that is asked for.
 
     Raises:
@@ -70,7 +70,7 @@ def require_positions(max_positions: int, model: str, max_length: int) -> None:
         )
 
 
-def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: ShardReader) -> None:
+def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: Shards) -> None:
     """Refuse a model whose token ids mean something else than the shards'.
 
     Raises:
@@ -90,7 +90,7 @@ def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: 
 def train(
     config: PretrainConfig,
     record: Manifest,
-    reader: ShardReader,
+    reader: Shards,
     model: MaskedLM,
     objective: Objective,
     teacher: MaskedLM | None = None,
@@ -123,7 +123,7 @@ def train(
         "device": str(device.torch),
         "precision": device.precision,
         "valid": None if outcome.valid is None else asdict(outcome.valid),
-        "unigram_entropy": _unigram_entropy(reader),
+        "unigram_entropy": None if evaluator is None else evaluator.shards.unigram_entropy,
     }
     if teacher is not None and evaluator is not None:
         result["teacher"] = asdict(evaluator(teacher, device))
@@ -154,15 +154,5 @@ def show(stage: str, run: Path) -> None:
 
 
 def _evaluator(config: PretrainConfig) -> Evaluator | None:
-    if not (Path(config.shards) / "valid.idx").exists():
-        return None
-    reader = ShardReader(config.shards, "valid")
-    try:
-        return Evaluator(reader, config.batch, config.eval_mask_rate, config.eval_tokens)
-    except DataError:  # a held-out split without a single token
-        return None
-
-
-def _unigram_entropy(reader: ShardReader) -> object:
-    splits = reader.manifest.counts
-    return splits.get("valid", {}).get("unigram_entropy")
+    shards = held_out(config.folders)
+    return None if shards is None else Evaluator(shards, config.batch, config.eval_mask_rate, config.eval_tokens)

@@ -6,14 +6,14 @@ from biolm.core.cli import Verb
 from biolm.pretrain import run
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.objective import MlmObjective
-from biolm.tokenizer.shards import ShardReader
+from biolm.pretrain.shards import Shards
 
 STAGE = "pretrain"
 
 
 def pretrain(config: PretrainConfig) -> None:
     """Pretrain, or go on with, one model."""
-    reader = ShardReader(config.shards, "train")
+    reader = Shards(config.folders, "train")
     model = run.initial_model(config, reader)
     record = run.start(config, STAGE, reader, model, {})
     if record.status == "done":

@@ -8,14 +8,14 @@ from biolm.core.errors import MismatchError
 from biolm.model.encoder import MaskedLM
 from biolm.model.transfer import MOST_TOKENS, Overlap, focus_weights, mean_weights, transfer
 from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.shards import Shards
 from biolm.tokenizer import folder
 from biolm.tokenizer.folder import Tokenizer
-from biolm.tokenizer.shards import ShardReader
 
 ROLES = ("bos", "pad", "eos", "unk", "mask")
 
 
-def renew(loaded: Loaded, config: PretrainConfig, reader: ShardReader) -> MaskedLM:
+def renew(loaded: Loaded, config: PretrainConfig, reader: Shards) -> MaskedLM:
     """A loaded model over the shards' vocabulary, by `config.init_vocabulary` (see `model.transfer`).
 
     Raises:

@@ -1,0 +1,155 @@
+"""One or several folders of token shards, read as one: their items, documents and tokens stand end to end."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biolm.core.errors import DataError, MismatchError
+from biolm.core.manifest import digest
+from biolm.tokenizer.folder import SpecialIds, Tokenizer
+from biolm.tokenizer.shards import ShardReader
+
+I64 = npt.NDArray[np.int64]
+
+
+class Tokens:
+    """The token rows of several folders as one row that arrays of places and slices can be taken from; nothing is copied before.
+
+    Args:
+        rows: One for each folder.
+    """
+
+    def __init__(self, rows: Sequence[npt.NDArray[Any]]):
+        self.rows = rows
+        self.bounds = _starts([len(row) for row in rows])
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def __getitem__(self, places: I64 | slice) -> I64:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        if len(self.rows) == 1:
+            return self.rows[0][places].astype(np.int64)
+        row_of, ids = np.searchsorted(self.bounds, places, side="right") - 1, np.empty(len(places), np.int64)
+        for i in np.unique(row_of):
+            here = row_of == i
+            ids[here] = self.rows[i][places[here] - self.bounds[i]]
+        return ids
+
+
+class Shards:
+    """One split of one or several folders.
+
+    Args:
+        folders: What `biolm tokenizer encode` wrote, with one tokenizer.
+        split: `train` or `valid`.
+
+    Raises:
+        MismatchError: Two of them are of different tokenizers.
+        DataError: A file is missing or damaged.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], split: str):
+        self.split = split
+        self.readers = [ShardReader(folder, split) for folder in folders]
+        self.tokenizer: Tokenizer = self.readers[0].tokenizer
+        self.folder = self.readers[0].folder
+        for other in self.readers[1:]:
+            if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
+                raise MismatchError(
+                    f"its tokenizer is not that of {self.folder}",
+                    file=other.folder,
+                    remedy="Encode the documents of both with one tokenizer.",
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def ids(self) -> SpecialIds:
+        """The tokenizer's special ids."""
+        return self.tokenizer.ids
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any byte of the shards, and with the order of the folders."""
+        prints = [reader.fingerprint for reader in self.readers]
+        return prints[0] if len(prints) == 1 else digest(prints)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """[tokens] ids of all items."""
+        return Tokens([np.asarray(reader.tokens) for reader in self.readers])
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """[items] tokens of every item, with its `</s>`."""
+        return np.concatenate([reader.sizes for reader in self.readers])
+
+    @cached_property
+    def doc_index(self) -> I64:
+        """[documents + 1] the first item of every document, then the number of items."""
+        return self._joined([reader.doc_index for reader in self.readers])
+
+    @cached_property
+    def segments(self) -> I64:
+        """[segments + 1] the first item of every segment (section), then the number of items."""
+        return self._joined([reader.segments for reader in self.readers])
+
+    def _joined(self, starts: Sequence[I64]) -> I64:
+        """Lists of first items that each end with the number of items, as one such list."""
+        before = _starts([len(reader) for reader in self.readers])
+        return np.concatenate([part[:-1] + n for part, n in zip(starts, before, strict=False)] + [before[-1:]])
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """`id`, `source` and `links` of every document, in order."""
+        return chain.from_iterable(reader.documents() for reader in self.readers)
+
+    def where(self, place: int) -> tuple[Path, int]:
+        """The file that a token stands in, and its place there."""
+        bounds = self.tokens.bounds
+        i = int(np.searchsorted(bounds, place, side="right")) - 1
+        return self.readers[i].folder / f"{self.split}.bin", place - int(bounds[i])
+
+    @property
+    def unigram_entropy(self) -> float:
+        """Of the tokens' own frequencies, without `</s>`, in nats: what a model that sees no context can reach."""
+        counts = sum(np.bincount(row, minlength=self.vocab_size) for row in self.tokens.rows if len(row))
+        counts = np.delete(counts, self.ids.eos)
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+
+def held_out(folders: Sequence[str | Path]) -> Shards | None:
+    """The held-out split of those folders that have one with tokens in it; None if none has."""
+    found = [folder for folder in folders if (Path(folder) / "valid.idx").exists()]
+    found = [folder for folder in found if (ShardReader(folder, "valid").sizes > 1).any()]
+    return Shards(found, "valid") if found else None
+
+
+def check_ids(shards: Shards, ids_t: I64, places_t: I64) -> None:
+    """Refuse ids that the tokenizer does not know.
+
+    Raises:
+        DataError: One is beyond the vocabulary; its file and place are named.
+    """
+    if len(ids_t) and ids_t.max() >= shards.vocab_size:
+        file, place = shards.where(int(places_t[ids_t.argmax()]))
+        raise DataError(
+            f"id {ids_t.max()} is beyond the vocabulary of {shards.vocab_size}",
+            file=file,
+            record=f"token {place}",
+            remedy="The shards are damaged or of another tokenizer: encode the documents again.",
+        )
+
+
+def _starts(sizes: Sequence[int]) -> I64:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
