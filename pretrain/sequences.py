@@ -1,9 +1,10 @@
 """From sentences in shards to training sequences, and from sequences to micro-batches: both planned from lengths alone.
 
-A sequence is a run of whole sentences of one document, as long as fits (RoBERTa's DOC-SENTENCES); only a sentence that is longer than
-a sequence is cut. No token is left out. A micro-batch is a run of sequences in the epoch's order. The number of micro-batches is
-the same in every epoch, so a step's micro-batches follow from its number by division; their sizes differ by a sequence at most,
-which costs nothing where nothing is padded.
+A sequence is a run of whole sentences, as long as fits: of one document (RoBERTa's DOC-SENTENCES), or across documents with one `</s>`
+between two (its FULL-SENTENCES; Liu et al. 2019, arXiv 1907.11692, section 4.2); or a pair of such runs (`pretrain.pairs`). Only a
+sentence that is longer than a sequence is cut. No token is left out. A micro-batch is a run of sequences in the epoch's order. The
+number of micro-batches is the same in every epoch, so a step's micro-batches follow from its number by division; their sizes
+differ by a sequence at most, which costs nothing where nothing is padded.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,62 @@ from biolm.core import rng
 
 I64 = npt.NDArray[np.int64]
 
-SPECIALS = 2  # <s> and </s> around every sequence
+SPECIALS = 2  # <s> and </s> around a sequence that is no pair
+NO_LABEL = -100  # what torch's cross-entropy passes over
+
+
+@dataclass(frozen=True)
+class Units:
+    """What sequences are put together from: sentences, cut where they are longer than a sequence; those without tokens are left out.
+
+    Args:
+        start: Place of the first token in the shard's flat token row, [units].
+        length: Tokens, without `</s>`, [units].
+        document: Number of the document, [units].
+        bounds: First unit of every document, then the number of units, [documents + 1].
+        separators: Place of the `</s>` behind every document that has tokens.
+    """
+
+    start: I64
+    length: I64
+    document: I64
+    bounds: I64
+    separators: I64
+
+    @property
+    def stop(self) -> I64:
+        """Place behind the last token, [units]."""
+        return self.start + self.length
+
+    @property
+    def document_end(self) -> I64:
+        """First unit of the next document, [units]."""
+        end: I64 = self.bounds[self.document + 1]
+        return end
+
+
+def cut(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> Units:
+    """Cut what is too long.
+
+    Args:
+        sizes: Tokens of every item (sentence) with its `</s>`, [items].
+        doc_index: First item of every document, [documents + 1].
+        longest: Most tokens of a unit.
+    """
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    pieces = -(-(sizes.astype(np.int64) - 1) // longest)
+    before = np.concatenate([[0], np.cumsum(pieces)])
+    item = np.repeat(np.arange(len(sizes)), pieces)
+    done = longest * (np.arange(before[-1]) - before[item])  # tokens of the item that stand in earlier units
+    bounds = before[doc_index]
+    units = np.diff(bounds)
+    return Units(
+        start=offsets[item] + done,
+        length=np.minimum(sizes[item] - 1 - done, longest),
+        document=np.repeat(np.arange(len(units)), units),
+        bounds=bounds,
+        separators=offsets[doc_index[1:]][units > 0] - 1,
+    )
 
 
 @dataclass(frozen=True)
@@ -23,52 +79,53 @@ class Sequences:
     """Where each sequence's tokens stand in a shard's flat token row.
 
     Args:
-        start: First token, [sequences].
-        stop: Behind the last token, [sequences]; `</s>` of the sentences in between are inside and are dropped when read.
-        length: Tokens without any `</s>`, [sequences].
+        start: First token of each segment, [sequences, segments]; there are two segments in pairs, else one.
+        stop: Behind its last token; `</s>` of the sentences in between are inside. A second segment that is not there stops at its start.
+        tokens: Tokens as the model reads them, special ones included, [sequences].
+        labels: What kind of pair each one is (see `pretrain.pairs`), or NO_LABEL, [sequences].
+        separators: Places of the `</s>` that stay where they are inside a segment, ascending.
     """
 
     start: I64
     stop: I64
-    length: I64
+    tokens: I64
+    labels: I64
+    separators: I64
 
     def __len__(self) -> int:
-        return len(self.start)
+        return len(self.tokens)
 
 
-def form_sequences(sizes: npt.NDArray[np.integer], doc_index: I64, max_length: int) -> Sequences:
-    """Cut documents into sequences of whole sentences.
-
-    All documents advance together, one sequence a round, so the work is vectorised and takes as many rounds as the longest document
-    has sequences.
+def single(units: Units, max_length: int, *, across: bool) -> Sequences:
+    """Sequences of one segment.
 
     Args:
-        sizes: Tokens of every item (sentence) with its `</s>`, [items].
-        doc_index: First item of every document, [documents + 1].
-        max_length: Longest sequence in tokens, specials included.
+        units: No longer than `max_length` allows.
+        max_length: Longest sequence in tokens, special ones included.
+        across: Whether a sequence goes on into the next document, with a `</s>` between.
     """
-    body = max_length - SPECIALS
-    real = np.concatenate([[0], np.cumsum(sizes - 1, dtype=np.int64)])  # tokens without </s> before item i
-    raw = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    at, end = real[doc_index[:-1]], real[doc_index[1:]]
-    pieces: list[tuple[I64, I64]] = []
-    while len(at):
-        alive = at < end
-        at, end = at[alive], end[alive]
-        limit = np.minimum(at + body, end)
-        boundary = real[np.searchsorted(real, limit, side="right") - 1]
-        cut = np.where(boundary > at, boundary, limit)  # a sentence longer than a sequence is cut at the limit
-        pieces.append((at, cut))
-        at = cut
-    first = np.concatenate([a for a, _ in pieces]) if pieces else np.zeros(0, np.int64)
-    last = np.concatenate([b for _, b in pieces]) if pieces else np.zeros(0, np.int64)
-    order = np.argsort(first, kind="stable")
-    first, last = first[order], last[order]
-    item = np.searchsorted(real, first, side="right") - 1
-    last_item = np.searchsorted(real, last - 1, side="right") - 1
+    opens = np.diff(units.document, prepend=0) > 0  # a document that is not the first one
+    reached = np.cumsum(units.length + (opens if across else 0))
+    begun = reached - units.length
+    after = np.searchsorted(reached, begun + max_length - SPECIALS, side="right")
+    first = chain(after if across else np.minimum(after, units.document_end))
+    last = np.concatenate([first[1:], [len(reached)]])[: len(first)] - 1
     return Sequences(
-        start=raw[item] + first - real[item], stop=raw[last_item] + last - real[last_item], length=last - first
+        start=units.start[first, None],
+        stop=units.stop[last, None],
+        tokens=reached[last] - begun[first] + SPECIALS,
+        labels=np.full(len(first), NO_LABEL),
+        separators=units.separators if across else units.separators[:0],
     )
+
+
+def chain(after: I64) -> I64:
+    """The units at which sequences begin, where one that begins at unit i is followed by one at `after[i]`."""
+    found, at, following = [], 0, np.ascontiguousarray(after, dtype=np.int64).data
+    while at < len(after):
+        found.append(at)
+        at = following[at]
+    return np.array(found, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -90,15 +147,14 @@ class EpochPlan:
 
 def micro_batches_per_epoch(sequences: Sequences, tokens: int, accumulation: int) -> int:
     """A multiple of `accumulation` such that micro-batches hold `tokens` tokens (specials included) or a little less on average."""
-    total = int(sequences.length.sum()) + SPECIALS * len(sequences)
-    wanted = accumulation * -(-total // (tokens * accumulation))
+    wanted = accumulation * -(-int(sequences.tokens.sum()) // (tokens * accumulation))
     return max(accumulation, wanted)
 
 
 def plan_epoch(sequences: Sequences, micro_batches: int, seed: int, epoch: int) -> EpochPlan:
     """Shuffle the sequences and cut the row into micro-batches of nearly equal token counts."""
     order = rng.permutation(rng.key(seed, "order", epoch), len(sequences))
-    reached = np.cumsum(sequences.length[order] + SPECIALS)
+    reached = np.cumsum(sequences.tokens[order])
     targets = np.arange(1, micro_batches) * (reached[-1] / micro_batches)
     inner = np.searchsorted(reached, targets, side="left") + 1
     return EpochPlan(order, np.concatenate([[0], np.minimum(inner, len(order)), [len(order)]]))

@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.pretrain.sequences import SPECIALS, form_sequences, micro_batches_per_epoch, plan_epoch
+from biolm.pretrain.rows import NOWHERE, Row, lay_out
+from biolm.pretrain.sequences import SPECIALS, Sequences, cut, micro_batches_per_epoch, plan_epoch, single
+from biolm.tokenizer.folder import SpecialIds
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=8)
+IDS = SpecialIds(bos=0, pad=1, eos=2, unk=3, mask=4)
 
 
 def shard(documents: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -17,33 +20,61 @@ def shard(documents: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(sizes, np.int32), index.astype(np.int64)
 
 
-@given(DOCUMENTS, st.integers(8, 24))
-def test_every_token_is_in_exactly_one_sequence(documents: list[list[int]], max_length: int) -> None:
-    sizes, doc_index = shard(documents)
-    sequences = form_sequences(sizes, doc_index, max_length)
-    raw_end = np.cumsum(sizes)
-    is_eos = np.zeros(raw_end[-1], bool)
-    is_eos[raw_end - 1] = True
-    seen = np.zeros(raw_end[-1], int)
-    doc_of = np.repeat(np.arange(len(documents)), [sum(d) + len(d) + 1 for d in documents])
-    for start, stop, length in zip(sequences.start, sequences.stop, sequences.length, strict=True):
-        seen[start:stop] += 1
-        assert length == (~is_eos[start:stop]).sum() <= max_length - SPECIALS
-        assert doc_of[start] == doc_of[stop - 1]
-    assert (seen[~is_eos] == 1).all()
+def tokens(documents: list[list[int]]) -> np.ndarray:
+    """The token row of `shard`; a token's id is 5 + the number of its document."""
+    ids = [[*[5 + d] * n, IDS.eos] for d, document in enumerate(documents) for n in [*document, 0]]
+    return np.concatenate(ids).astype(np.uint16)
+
+
+def formed(documents: list[list[int]], max_length: int, *, across: bool = False) -> Sequences:
+    return single(cut(*shard(documents), max_length - SPECIALS), max_length, across=across)
+
+
+def read(documents: list[list[int]], sequences: Sequences, segments: bool = True) -> Row:
+    return lay_out(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments)
+
+
+@given(DOCUMENTS, st.integers(8, 24), st.booleans())
+def test_every_token_is_in_exactly_one_sequence(documents: list[list[int]], max_length: int, across: bool) -> None:
+    row = read(documents, sequences := formed(documents, max_length, across=across))
+    raw = tokens(documents)
+    assert np.array_equal(row.places_t[row.places_t != NOWHERE], np.flatnonzero(raw != IDS.eos))
+    assert (row.ids_t[row.places_t != NOWHERE] == raw[raw != IDS.eos]).all()
+    assert np.array_equal(row.lengths, sequences.tokens)
+    assert (row.lengths <= max_length).all()
+    for ids in np.split(row.ids_t, np.cumsum(row.lengths)[:-1]) if len(row.lengths) else []:
+        assert ids[0] == IDS.bos
+        assert ids[-1] == IDS.eos
+        inner, ends = ids[1:-1], np.flatnonzero(ids[1:-1] == IDS.eos)
+        if not across:
+            assert len(set(inner)) == 1
+        # An end stands inside where a document with tokens follows another, and nowhere else.
+        assert np.array_equal(np.flatnonzero(np.diff(inner[inner != IDS.eos])) + 1 + np.arange(len(ends)), ends)
 
 
 def test_sentences_stay_whole_where_they_fit() -> None:
-    sizes, doc_index = shard([[4, 5, 3, 20, 2]])
-    sequences = form_sequences(sizes, doc_index, max_length=12)  # 10 tokens a sequence
-    assert sequences.length.tolist() == [9, 3, 10, 10, 2]
+    sequences = formed([[4, 5, 3, 20, 2]], max_length=12)  # 10 tokens a sequence
+    assert (sequences.tokens - SPECIALS).tolist() == [9, 3, 10, 10, 2]
+
+
+def test_full_sentences_go_on_into_the_next_document() -> None:
+    """RoBERTa's FULL-SENTENCES: an extra separator between documents, none where a sequence begins or ends."""
+    documents = [[4, 3], [2], [0], [5, 1]]
+    row = read(documents, formed(documents, max_length=12, across=True))
+    assert row.ids_t.tolist() == [0, 5, 5, 5, 5, 5, 5, 5, 2, 6, 6, 2, 0, 8, 8, 8, 8, 8, 8, 2]
+
+
+def test_full_sentences_fill_sequences_better_than_documents() -> None:
+    documents = [[n % 23 + 1, n % 7 + 3] for n in range(500)]
+    apart, across = (formed(documents, 64, across=flag) for flag in (False, True))
+    assert across.tokens.mean() > 0.85 * 64 > 0.5 * 64 > apart.tokens.mean()
 
 
 @given(DOCUMENTS, st.integers(30, 90), st.integers(1, 3), st.integers(0, 3))
 def test_an_epoch_uses_every_sequence_once(
     documents: list[list[int]], tokens: int, accumulation: int, epoch: int
 ) -> None:
-    sequences = form_sequences(*shard(documents), max_length=16)
+    sequences = formed(documents, max_length=16)
     if not len(sequences):
         return
     count = micro_batches_per_epoch(sequences, tokens, accumulation)
@@ -51,11 +82,11 @@ def test_an_epoch_uses_every_sequence_once(
     plan = plan_epoch(sequences, count, seed=3, epoch=epoch)
     parts = [plan.micro_batch(i) for i in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(sequences)))
-    assert max(int(sequences.length[p].sum()) + SPECIALS * len(p) for p in parts) <= tokens + 16
+    assert max(int(sequences.tokens[p].sum()) for p in parts) <= tokens + 16
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
-    sequences = form_sequences(*shard([[9]] * 200), max_length=16)
+    sequences = formed([[9]] * 200, max_length=16)
     plans = [plan_epoch(sequences, 10, seed, epoch).order.tolist() for seed, epoch in [(1, 0), (1, 0), (1, 1), (2, 0)]]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2] != plans[3] != plans[0]
@@ -63,9 +94,9 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 @pytest.mark.parametrize("tokens", [64, 128, 1000])
 def test_micro_batches_are_nearly_equal(tokens: int) -> None:
-    sequences = form_sequences(*shard([[n % 14 + 1] for n in range(2000)]), max_length=16)
+    sequences = formed([[n % 14 + 1] for n in range(2000)], max_length=16)
     count = micro_batches_per_epoch(sequences, tokens, 1)
     plan = plan_epoch(sequences, count, seed=0, epoch=0)
-    held = [int(sequences.length[p].sum()) + SPECIALS * len(p) for p in map(plan.micro_batch, range(count))]
+    held = [int(sequences.tokens[p].sum()) for p in map(plan.micro_batch, range(count))]
     assert max(held) - min(held) <= 2 * 16
     assert np.mean(held) <= tokens

@@ -1,0 +1,41 @@
+"""Which sequences an epoch has, by `batch.form` and the pair objective; a pure function of configuration, shards, seed and epoch."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from biolm.core.errors import DataError
+from biolm.pretrain.config import BatchConfig, PairKind
+from biolm.pretrain.pairs import Pairs, longest_unit, read_links
+from biolm.pretrain.rows import pair_specials
+from biolm.pretrain.sequences import SPECIALS, Sequences, cut, single
+from biolm.pretrain.shards import Shards
+
+Former = Callable[[int], Sequences]  # key of seed and epoch → sequences
+
+
+def former(reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: bool) -> Former:
+    """How sequences are formed for a key; only pairs are others under each key.
+
+    Args:
+        reader: The split's shards.
+        batch: Form and lengths.
+        pair: The pair objective, if `batch.form` says pairs.
+        segments: Whether the model has token types, which decides on a pair's special tokens.
+
+    Raises:
+        DataError: There are no tokens, or fewer documents than pairs need.
+    """
+    specials = SPECIALS if pair is None else pair_specials(segments)
+    longest = batch.max_length - SPECIALS if pair is None else longest_unit(batch.max_length, specials)
+    units = cut(reader.sizes, reader.doc_index, longest)
+    documents = int(np.count_nonzero(np.diff(units.bounds)))
+    if not documents:
+        raise DataError("the shards hold no tokens", file=reader.folder, remedy="Encode a larger corpus.")
+    if pair is None:
+        sequences = single(units, batch.max_length, across=batch.form == "full")
+        return lambda _: sequences
+    if documents < 2 and pair != "sop":
+        raise DataError(f"{pair} needs two documents", file=reader.folder, remedy="Encode a larger corpus.")
+    links = read_links(reader.documents(), np.diff(units.bounds) > 0) if pair == "drp" else None
+    return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links)

@@ -1,0 +1,198 @@
+"""Pairs of segments for next-sentence, sentence-order and document-relation prediction.
+
+After `create_pretraining_data.py` of google-research/bert: a document's sentences are gathered up to the target length, and the chunk is
+cut at a random sentence into A and the rest. With B from elsewhere, the rest opens the next chunk. Two things differ, so that no
+token is lost. BERT adds the sentence that reaches the target, then truncates; here a chunk ends before a sentence that does not
+fit. And A and B hold half of the room at least, as sentences longer than that are cut. Only tokens of a B from elsewhere are read twice.
+
+- NSP: B is the rest, or with equal probability from a random other document; a chunk of one sentence has the latter only.
+- SOP: B is the rest, and with probability 0.5 the two are swapped; a chunk of one sentence is a single segment without a label.
+- DRP: B is, each with the same probability, the rest, from a random other document, or from a linked one (citing or cited), which is
+  drawn with probability ∝ 1 / in-degree. Where one of the three does not exist, the others share its part.
+
+All choices are hashes of (key, place in the shard).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biolm.core import rng
+from biolm.pretrain.config import PairKind
+from biolm.pretrain.sequences import I64, NO_LABEL, SPECIALS, Sequences, Units, chain
+
+# BERT's, ALBERT's and Hugging Face's numbers; LinkBERT's are not published.
+NEXT, RANDOM, LINKED = 0, 1, 2
+IN_ORDER, SWAPPED = 0, 1
+CLASSES: Mapping[PairKind, int] = {"nsp": 2, "sop": 2, "drp": 3}
+DRAWS = 8  # of a first sentence for a B from elsewhere, until one fits; then it is cut
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which documents of a split cite each other, in both directions.
+
+    Args:
+        bounds: Where each document's neighbours begin, [documents + 1].
+        targets: The neighbours' numbers, [links].
+        reached: Running sum of 1 / in-degree of the neighbours, with a 0 in front, [links + 1].
+    """
+
+    bounds: I64
+    targets: I64
+    reached: npt.NDArray[np.float64]
+
+    def draw(self, documents: I64, chance: npt.NDArray[np.float64]) -> I64:
+        """A neighbour of each document, all of which have one, with probability ∝ 1 / in-degree."""
+        low, high = self.reached[self.bounds[documents]], self.reached[self.bounds[documents + 1]]
+        at = np.searchsorted(self.reached, low + chance * (high - low), side="right") - 1
+        found: I64 = self.targets[np.clip(at, self.bounds[documents], self.bounds[documents + 1] - 1)]
+        return found
+
+
+def read_links(documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bool_]) -> Links:
+    """The links of a split.
+
+    An article that nobody here cites, but that cites another, counts as cited once.
+
+    Args:
+        documents: `id` and `links` of each, in order.
+        usable: Whether a document has tokens; links from and to others are left out.
+    """
+    number: dict[str, int] = {}
+    named: list[list[str]] = []
+    for document in documents:
+        number[document["id"]] = len(named)
+        named.append(document["links"])
+    pairs = {(i, number[link]) for i, links in enumerate(named) for link in links if link in number}
+    edges = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+    edges = edges[(edges[:, 0] != edges[:, 1]) & usable[edges].all(1)]
+    degree = np.maximum(np.bincount(edges[:, 1], minlength=len(named)), 1)
+    both = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
+    bounds = np.searchsorted(both[:, 0], np.arange(len(named) + 1))
+    return Links(bounds, both[:, 1], np.concatenate([[0], np.cumsum(1 / degree[both[:, 1]])]))
+
+
+def longest_unit(max_length: int, specials: int) -> int:
+    """Most tokens of a sentence in a pair: half of the room, so that the other segment has some."""
+    return (max_length - specials) // 2
+
+
+class Pairs:
+    """Makes the pairs of a split, anew for every key.
+
+    Args:
+        units: Of the split, no longer than `longest_unit`; of two documents at least.
+        kind: The objective.
+        max_length: Longest sequence in tokens, special ones included.
+        specials: Special tokens of a pair.
+        short_seq_prob: Share of documents whose target length is drawn uniformly from 2 on.
+        links: For `drp`.
+    """
+
+    def __init__(
+        self, units: Units, kind: PairKind, max_length: int, specials: int, short_seq_prob: float, links: Links | None
+    ):
+        self.units, self.kind, self.specials = units, kind, specials
+        self.room, self.short_seq_prob, self.links = max_length - specials, short_seq_prob, links
+        self.before = np.concatenate([[0], np.cumsum(units.length)])  # tokens in front of each unit
+        self.documents = np.flatnonzero(np.diff(units.bounds))  # those that have tokens
+
+    def __call__(self, key: int) -> Sequences:
+        """The pairs under one key, of a seed and an epoch."""
+        units, here = self.units, np.arange(len(self.units.length))
+        target = self._targets(key)[units.document]
+
+        # The chunk that would begin at each unit: where it stops, where A does, and what the pair is.
+        stop = self._gather(here, target)
+        cuts = rng.uniform(rng.key(key, "cut"), units.start) * (stop - here - 1)
+        split = here + 1 + np.floor(cuts).astype(np.int64)
+        label = self._labels(stop - here > 1, key)
+        elsewhere = (label != NEXT) & (self.kind != "sop")
+
+        first = chain(np.where(elsewhere, split, stop))
+        a_stop, b_first, b_stop, outside = split[first], split[first], stop[first], elsewhere[first]
+        chosen = first[outside]
+        b_first[outside] = self._draw(chosen, split[chosen], label[chosen], key)
+        rest = target[chosen] - self._tokens(chosen, split[chosen])
+        b_stop[outside] = self._gather(b_first[outside], rest)
+        return self._sequences((first, a_stop), (b_first, b_stop), label[first])
+
+    def _targets(self, key: int) -> I64:
+        """Tokens to gather in each document, [documents]."""
+        documents = np.arange(len(self.units.bounds) - 1)
+        short = rng.uniform(rng.key(key, "short"), documents) < self.short_seq_prob
+        return np.where(short, rng.integers(rng.key(key, "target"), documents, 2, self.room + 1), self.room)
+
+    def _gather(self, first: I64, tokens: I64) -> I64:
+        """The unit behind the last one that fits, from each first unit on and in its document; there is one at least."""
+        fitting = np.searchsorted(self.before, self.before[first] + tokens, side="right") - 1
+        found: I64 = np.minimum(np.maximum(fitting, first + 1), self.units.document_end[first])
+        return found
+
+    def _tokens(self, first: I64, stop: I64) -> I64:
+        """Tokens of runs of units."""
+        found: I64 = self.before[stop] - self.before[first]
+        return found
+
+    def _labels(self, parted: npt.NDArray[np.bool_], key: int) -> I64:
+        """What each chunk is made into, [units], each possibility with the same probability.
+
+        Args:
+            parted: Whether the chunk has more than one unit.
+            key: As above.
+        """
+        chance = rng.uniform(rng.key(key, "label"), self.units.start)
+        if self.kind == "sop":
+            return np.where(parted, np.where(chance < 0.5, IN_ORDER, SWAPPED), NO_LABEL)
+        possible = [parted, np.ones_like(parted)]
+        if self.links is not None:
+            possible.append((np.diff(self.links.bounds) > 0)[self.units.document])
+        rank = np.cumsum(possible, axis=0) - 1
+        wanted = np.floor(chance * (rank[-1] + 1)).astype(np.int64)
+        found: I64 = np.argmax((rank == wanted) & possible, axis=0)
+        return found
+
+    def _draw(self, first: I64, stop: I64, label: I64, key: int) -> I64:
+        """The first unit of a B from elsewhere: another document, then a sentence of it that fits behind A if one is found.
+
+        Args:
+            first: First unit of A; `stop` is behind its last.
+            stop: See there.
+            label: RANDOM or LINKED.
+            key: As above.
+        """
+        place, own = self.units.start[first], self.units.document[first]
+        other = rng.integers(rng.key(key, "document"), place, 0, len(self.documents) - 1)
+        document = self.documents[other + (other >= np.searchsorted(self.documents, own))]
+        linked = label == LINKED
+        if self.links is not None:
+            document[linked] = self.links.draw(own[linked], rng.uniform(rng.key(key, "link"), place[linked]))
+        low, units = self.units.bounds[document], np.diff(self.units.bounds)[document]
+        room = self.room - self._tokens(first, stop)
+        found = low
+        for draw in range(DRAWS):
+            chance = rng.uniform(rng.key(key, "sentence", draw), place)
+            drawn = low + np.floor(chance * units).astype(np.int64)
+            found = np.where((self.units.length[found] <= room) & (draw > 0), found, drawn)
+        return found
+
+    def _sequences(self, a: tuple[I64, I64], b: tuple[I64, I64], labels: I64) -> Sequences:
+        """Runs of units, as (first, stop), in places of the shard; a B that does not fit is one unit, and is cut."""
+        a_tokens, b_tokens = self._tokens(*a), self._tokens(*b)
+        fitting = np.minimum(b_tokens, self.room - a_tokens)
+        there = b_tokens > 0
+        b_start = np.where(
+            there, self.units.start[np.minimum(b[0], len(self.units.start) - 1)], self.units.stop[a[1] - 1]
+        )
+        b_stop = np.where(there, self.units.stop[b[1] - 1] - (b_tokens - fitting), b_start)
+        start = np.stack([self.units.start[a[0]], b_start], axis=1)
+        stop = np.stack([self.units.stop[a[1] - 1], b_stop], axis=1)
+        if self.kind == "sop":
+            swapped = labels == SWAPPED
+            start[swapped], stop[swapped] = start[swapped, ::-1], stop[swapped, ::-1]
+        tokens = a_tokens + fitting + np.where(there, self.specials, SPECIALS)
+        return Sequences(start, stop, tokens, labels, self.units.separators[:0])
