@@ -18,10 +18,10 @@ I64 = npt.NDArray[np.int64]
 
 
 class Tokens:
-    """The token rows of several folders as one row that arrays of places and slices can be taken from; nothing is copied before.
+    """One number for each token of several folders, as one row that arrays of places and slices can be taken from, as int64.
 
     Args:
-        rows: One for each folder.
+        rows: Of each folder, on disk until they are looked at.
     """
 
     def __init__(self, rows: Sequence[npt.NDArray[Any]]):
@@ -88,6 +88,12 @@ class Shards:
     def tokens(self) -> Tokens:
         """[tokens] ids of all items."""
         return Tokens([np.asarray(reader.tokens) for reader in self.readers])
+
+    @cached_property
+    def pos(self) -> Tokens | None:
+        """[tokens] the part of speech of every token, as `ShardReader.pos` has it; None if a folder has none."""
+        rows = [reader.pos for reader in self.readers]
+        return None if any(row is None for row in rows) else Tokens([row for row in rows if row is not None])
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int32]:
