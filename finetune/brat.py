@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from biolm.core.errors import DataError
+from biolm.finetune.dropped import Dropped
 from biolm.finetune.iob import read_text
-from biolm.finetune.pubtator import Dropped, tagged, without_overlap
+from biolm.finetune.pubtator import tagged, without_overlap
 from biolm.finetune.records import Tagged
 from biolm.finetune.spans import Span
 

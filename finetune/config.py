@@ -17,6 +17,7 @@ ONLY_FOR = {
     "negative": ("relation",),
     "one_type": TAGGING,
     "groups": TAGGING,
+    "st21pv": TAGGING,
     "repair_tags": TAGGING,
     "crf": TAGGING,
     "class_weights": ("classification", "relation"),
@@ -97,6 +98,7 @@ class FinetuneConfig:
         one_type: For ner: give every entity this type.
         groups: For ner on PubTator files of UMLS types: the semantic groups' file (SemGroups.txt) to map types to groups with.
         crf: For ner and pico: score rows of labels by a linear-chain CRF with learnt transitions instead of each word by itself.
+        st21pv: For ner on MedMentions: keep the 21 types of its subset ST21pv, which stand for those below them; named by --groups' file.
         class_weights: For classification and relation: weigh each label's loss by the inverse of its frequency.
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
         max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
@@ -122,6 +124,7 @@ class FinetuneConfig:
     negative: str = ""
     one_type: str = ""
     groups: str = ""
+    st21pv: bool = False
     crf: bool = False
     class_weights: bool = False
     repair_tags: bool = False

@@ -15,7 +15,7 @@ from biolm.finetune.heads import TokenClassifier
 from biolm.model.encoder import MaskedLM
 from biolm.model.packed import Packed
 
-# Adam moves a weight by about the learning rate a step. Transitions start at 0 and end near ±3, so at fine-tuning's rates they need longer steps.
+# Adam moves a weight by about the learning rate a step: too little for transitions, which start at 0 and end near ±3.
 STRIDE = 100.0
 
 Combine = Callable[[Tensor, int], Tensor]
@@ -79,7 +79,7 @@ def negative_log_likelihood(conditionals_mkk: Tensor, labels_m: Tensor) -> Tenso
 def _padded(logits_mk: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """Windows side by side [b, l, k], and which places are words [b, l]."""
     real = [torch.ones(n, dtype=torch.bool, device=logits_mk.device) for n in lengths]
-    return pad_sequence(list(logits_mk.split(lengths)), batch_first=True), pad_sequence(real, batch_first=True)
+    return pad_sequence(list(torch.split(logits_mk, lengths)), batch_first=True), pad_sequence(real, batch_first=True)
 
 
 def _backward(logits_blk: Tensor, real_bl: Tensor, transitions_kk: Tensor, combine: Combine) -> Tensor:

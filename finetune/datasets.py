@@ -1,23 +1,23 @@
 """A data set's folder → its three folds; and what must not be: an empty fold, labels unseen in training, training texts in the test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import sha256
-from biolm.finetune import qa
+from biolm.finetune import folds, layouts, medmentions
 from biolm.finetune.brat import read_brat
 from biolm.finetune.config import TAGGING, FinetuneConfig
-from biolm.finetune.iob import read_iob, read_text
-from biolm.finetune.pubtator import Dropped, read_pubtator
+from biolm.finetune.dropped import Dropped
+from biolm.finetune.iob import read_iob
+from biolm.finetune.pubtator import read_pubtator
 from biolm.finetune.records import Labelled, Tagged
 from biolm.finetune.spans import UNTYPED, tag_type
 from biolm.finetune.tables import ENDINGS as TABLES
-from biolm.finetune.tables import read_table
+from biolm.finetune.tables import Columns, read_table
 
-NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid"), "test": ("test",)}
 IOB, PUBTATOR = (".tsv",), (".txt", ".pubtator")
 
 
@@ -60,89 +60,83 @@ def read(config: FinetuneConfig) -> DataSet:
     return data
 
 
-def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each fold: `train.tsv`, or the one file in `train/`; `.gz` may follow.
+def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet | None:
+    """The folds of a published layout; a tenth of the training documents selects where it has no development fold."""
+    layout = layouts.of(folder, config.task, types) if config.columns == Columns() else None
+    if layout is None:
+        return None
+    files, reader = layout
+    dropped = Dropped()
+    found = {fold: list(reader(paths, fold, dropped)) for fold, paths in files.items()}
+    if "dev" not in found:
+        found["train"], found["dev"] = folds.hold_out(found["train"])
+    origin = {fold: _place(files.get(fold, files["train"]), folder) for fold in folds.NAMES}
+    every = list(dict.fromkeys(path for paths in files.values() for path in paths))
+    return DataSet(every, {fold: found[fold] for fold in folds.NAMES}, origin, dropped.notes())
 
-    Raises:
-        DataError: One of the three is missing, or not alone.
-    """
-    found = {}
-    all_endings = [ending + packed for ending in endings for packed in ("", ".gz")]
-    for fold, names in NAMES.items():
-        files = [folder / f"{name}{ending}" for name in names for ending in all_endings]
-        inside = [p for name in names if (folder / name).is_dir() for p in sorted((folder / name).iterdir())]
-        here = [file for file in files if file.is_file()] + [p for p in inside if p.name.endswith(tuple(all_endings))]
-        if len(here) != 1:
-            problem = "there are several" if here else "there is no"
-            tried = " or ".join(file.name for file in here) or f"{names[0]} file ({', '.join(endings)}, also in gzip)"
-            raise DataError(f"{problem} {tried}", file=folder, remedy="Put one file for each fold there.")
-        found[fold] = here[0]
-    return found
+
+def _place(paths: Sequence[Path], folder: Path) -> Path:
+    """What to name in a message: the file, or the folder of several."""
+    return paths[0] if len(paths) == 1 else folder
+
+
+def _types(config: FinetuneConfig) -> Mapping[str, str] | None:
+    """The map of types that --groups and --st21pv ask for."""
+    groups = Path(config.groups) if config.groups else None
+    if config.st21pv:
+        return medmentions.st21pv(groups)
+    return medmentions.semantic_groups(groups) if groups else None
 
 
 def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
+    types = _types(config)
+    data = _read_published(folder, config, types) or _read_tags(folder, config, types)
+    if config.one_type:
+        data.folds = {fold: [record.with_type(config.one_type) for record in data.folds[fold]] for fold in data.folds}
+    if config.groups:
+        data.files.append(Path(config.groups))
+    return data
+
+
+def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
+    """IOB files, PubTator's, or folders of brat's."""
     dropped = Dropped()
-    groups = read_groups(Path(config.groups)) if config.groups else None
     brat = _brat_folders(folder)
-    origin = brat or find(folder, IOB + PUBTATOR)
-    if groups is not None and not all(path.name.removesuffix(".gz").endswith(PUBTATOR) for path in origin.values()):
-        raise ConfigError("--groups is for PubTator files", remedy="Leave it out.")
-    folds = {}
+    origin = brat or folds.find(folder, IOB + PUBTATOR)
+    if types is not None and not all(_is_pubtator(path) for path in origin.values()):
+        raise ConfigError("--groups and --st21pv are for PubTator files", remedy="Leave them out.")
+    found: dict[str, Any] = {}
     for fold, path in origin.items():
         if brat:
-            records = read_brat(path, dropped)
-        elif path.name.removesuffix(".gz").endswith(PUBTATOR):
-            records = read_pubtator(path, dropped, groups)
+            found[fold] = read_brat(path, dropped)
+        elif _is_pubtator(path):
+            found[fold] = read_pubtator(path, dropped, types)
         else:
-            records = read_iob(path, fold, repair=config.repair_tags)
-        folds[fold] = [record.with_type(config.one_type) for record in records] if config.one_type else records
-    notes = {
-        "overlapping entities left out": dropped.overlapping,
-        "entities in pieces left out": dropped.pieces,
-        "entities of other types left out": dropped.types,
-    }
+            found[fold] = read_iob(path, fold, repair=config.repair_tags)
     files = [p for path in origin.values() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    extra = [Path(config.groups)] if config.groups else []
-    return DataSet([*files, *extra], folds, origin, {name: n for name, n in notes.items() if n})
+    return DataSet(files, found, origin, dropped.notes())
+
+
+def _is_pubtator(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(PUBTATOR)
 
 
 def _brat_folders(folder: Path) -> dict[str, Path] | None:
     """The folder of each fold, if all three are there with `.ann` files in them."""
     found = {}
-    for fold, names in NAMES.items():
+    for fold, names in folds.NAMES.items():
         here = [folder / name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.ann"))]
         if len(here) == 1:
             found[fold] = here[0]
-    return found if len(found) == len(NAMES) else None
-
-
-def read_groups(path: Path) -> Mapping[str, str]:
-    """UMLS semantic type → its group's abbreviation, from `SemGroups.txt` (`ACTI|Activities & Behaviors|T052|Activity`).
-
-    Raises:
-        DataError: A line with another number of fields.
-    """
-    if not path.is_file():
-        raise DataError("there is no such file", file=path, remedy="Give UMLS's SemGroups.txt.")
-    groups = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        fields = line.split("|")
-        if len(fields) != 4:
-            raise DataError("four fields were expected", file=path, record=f"line {number}", remedy="Give UMLS's file.")
-        groups[fields[2]] = fields[0]
-    return groups
+    return found if len(found) == len(folds.NAMES) else None
 
 
 def _read_labelled(folder: Path, config: FinetuneConfig) -> DataSet:
-    if config.task == "classification" and (questions := qa.pubmedqa_files(folder)):
-        origin = {"train": questions["questions"], "dev": questions["questions"], "test": questions["test ids"]}
-        return DataSet(list(questions.values()), qa.read_pubmedqa(questions), origin)
-    if config.task == "choice" and (subjects := qa.mmlu_files(folder)):
-        folds = {fold: qa.read_mmlu(files) for fold, files in subjects.items()}
-        return DataSet([f for files in subjects.values() for f in files], folds, dict.fromkeys(folds, folder))
-    files = find(folder, TABLES)
-    folds = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
-    return DataSet(list(files.values()), folds, files)
+    if data := _read_published(folder, config, None):
+        return data
+    files = folds.find(folder, TABLES)
+    found = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
+    return DataSet(list(files.values()), found, files)
 
 
 def labels_in(record: Tagged | Labelled) -> set[str]:

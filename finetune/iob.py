@@ -34,6 +34,17 @@ def read_iob(path: Path, fold: str, *, repair: bool = False) -> list[Tagged]:
     return [_record(f"{fold}:{number}", tokens) for number, tokens in enumerate(sentences, start=1)]
 
 
+def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
+    """A sentence whose words and tags are at hand; stray `I-` tags begin an entity, as for conlleval.
+
+    Raises:
+        DataError: A word is empty or a tag is none.
+    """
+    for word, tag, line in tokens:
+        _check_line(path, line, (word, tag), 2)
+    return _record(name, tokens)
+
+
 def read_text(path: Path) -> str:
     """A whole UTF-8 file, unpacked if it is gzip.
 

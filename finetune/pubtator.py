@@ -6,11 +6,11 @@ entity begins and ends at a word's border, so no annotation is lost; of entities
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from biolm.core.errors import DataError
+from biolm.finetune.dropped import Dropped
 from biolm.finetune.iob import read_text
 from biolm.finetune.records import Tagged
 from biolm.finetune.spans import Span
@@ -20,34 +20,25 @@ REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the ti
 Lines = list[tuple[int, str]]
 
 
-@dataclass
-class Dropped:
-    """Annotations that IOB tags cannot hold.
-
-    Args:
-        overlapping: Inside or across a longer one.
-        pieces: In several pieces.
-        types: Of a type that the map of types leaves out.
-    """
-
-    overlapping: int = 0
-    pieces: int = 0
-    types: int = 0
-
-
-def read_pubtator(path: Path, dropped: Dropped, types: Mapping[str, str] | None = None) -> list[Tagged]:
+def read_pubtator(
+    path: Path, dropped: Dropped, types: Mapping[str, str] | None = None, only: Set[str] | None = None
+) -> list[Tagged]:
     """Read one file; a document that occurs twice (NCBI-disease has one) is read once.
 
     Args:
         path: The file, also in gzip.
         dropped: Where to count what is left out.
-        types: Type in the file → type of the entity; what is absent is left out. Without it types are taken as they are.
+        types: Type in the file → type of the entity; what is absent is left out. Without it types are taken as they are. Of several
+            types parted by commas (MedMentions) the first that is mapped counts.
+        only: Ids of the documents to read; left out, all are.
 
     Raises:
         DataError: A malformed line, or offsets that do not point at their mention.
     """
     found: dict[str, Tagged] = {}
     for lines in _documents(path):
+        if only is not None and lines[0][1].partition("|")[0] not in only:
+            continue
         record = _document(path, lines, dropped, types)
         found.setdefault(record.id, record)
     return list(found.values())
@@ -75,7 +66,8 @@ def _document(path: Path, lines: Lines, dropped: Dropped, types: Mapping[str, st
     text = f"{head} {rest[0][1].removeprefix(f'{name}|a|')}"
     spans = [_annotation(path, number, line, name, text) for number, line in rest[1:]]
     if types is not None:
-        kept = [Span(s.start, s.stop, types[s.type]) for s in spans if s.type in types]
+        named = [(s, next((types[t] for t in s.type.split(",") if t in types), "")) for s in spans]
+        kept = [Span(s.start, s.stop, kind) for s, kind in named if kind]
         dropped.types += len(spans) - len(kept)
         spans = kept
     flat = without_overlap(spans)

@@ -1,54 +1,98 @@
-"""Readers of question answering as it is distributed: PubMedQA's labelled set and MMLU's subjects."""
+"""Readers of question answering as it is distributed: PubMedQA, BioASQ's yes/no questions, MedQA-USMLE and MMLU's subjects; and MedNLI."""
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from biolm.core import rng
 from biolm.core.errors import DataError
+from biolm.finetune.dropped import Dropped
 from biolm.finetune.iob import read_text
 from biolm.finetune.records import Labelled
-from biolm.finetune.tables import letters_of
+from biolm.finetune.tables import Columns, letters_of, read_table
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
 PUBMEDQA_TEST = "test_ground_truth.json"
-DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out, too
+PUBMEDQA_FOLDS = {"train": "pqal_fold0/train_set.json", "dev": "pqal_fold0/dev_set.json", "test": "test_set.json"}
+BIOASQ = {"train": "*train*.json", "dev": "*dev*.json", "test": "*golden*.json"}
 ANSWERS = ("yes", "no", "maybe")
 MMLU = {"train": "val", "dev": "dev", "test": "test"}
 
 
-def pubmedqa_files(folder: Path) -> dict[str, Path] | None:
+def find_pubmedqa(folder: Path) -> dict[str, list[Path]] | None:
     """The labelled set and the official test ids, if the folder has them."""
     found = [folder / name for name in PUBMEDQA if (folder / name).is_file()]
     ids = folder / PUBMEDQA_TEST
-    return {"questions": found[0], "test ids": ids} if found and ids.is_file() else None
+    return {fold: [found[0], ids] for fold in ("train", "test")} if found and ids.is_file() else None
 
 
-def read_pubmedqa(files: dict[str, Path]) -> dict[str, list[Labelled]]:
-    """Question and abstract without its conclusion, answered yes, no or maybe; test is the official 500 ids.
+def read_pubmedqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """Question and abstract without its conclusion, answered yes, no or maybe; test is the official 500 ids, train the others.
 
-    Of the others a tenth, drawn by a fixed seed, selects; their published cross-validation folds depend on an old Python's shuffling.
+    The published cross-validation folds of the latter depend on an old Python's shuffling.
 
     Raises:
         DataError: A file is malformed, or a test id is not among the questions or answered otherwise there.
     """
-    questions, test = _object(files["questions"]), _object(files["test ids"])
+    questions, test = (_object(path) for path in paths)
     odd = [name for name, answer in test.items() if questions.get(name, {}).get("final_decision") != answer]
     if odd:
-        problem = f"{len(odd)} test ids are not in {files['questions'].name}, or answered otherwise there"
-        raise DataError(problem, file=files["test ids"], record=odd[0], remedy="Use the two files of one release.")
-    records = {name: _question(files["questions"], name, entry) for name, entry in sorted(questions.items())}
-    rest = [record for name, record in records.items() if name not in test]
-    order = rng.permutation(rng.key(0, "pubmedqa"), len(rest)).tolist()
-    held = set(order[: len(rest) // DEV_SHARE])
-    return {
-        "train": [record for i, record in enumerate(rest) if i not in held],
-        "dev": [record for i, record in enumerate(rest) if i in held],
-        "test": [records[name] for name in sorted(test)],
-    }
+        problem = f"{len(odd)} test ids are not in {paths[0].name}, or answered otherwise there"
+        raise DataError(problem, file=paths[1], record=odd[0], remedy="Use the two files of one release.")
+    wanted = test.keys() if fold == "test" else questions.keys() - test.keys()
+    return [_question(paths[0], name, questions[name]) for name in sorted(wanted)]
+
+
+def find_pubmedqa_folds(folder: Path) -> dict[str, list[Path]] | None:
+    """The three files that PubMedQA's own script makes, as BLURB keeps them."""
+    found = {fold: [folder / name] for fold, name in PUBMEDQA_FOLDS.items()}
+    return found if all(path.is_file() for (path,) in found.values()) else None
+
+
+def read_pubmedqa_fold(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """One of these.
+
+    Raises:
+        DataError: A file is malformed.
+    """
+    return [_question(path, name, entry) for path in paths for name, entry in _object(path).items()]
+
+
+def find_bioasq(folder: Path) -> dict[str, list[Path]] | None:
+    """BioASQ's training file and golden test batches (`7B1_golden.json` …), anywhere below."""
+    found = {fold: sorted(folder.rglob(pattern)) for fold, pattern in BIOASQ.items()}
+    return {fold: files for fold, files in found.items() if files} if found["train"] and found["test"] else None
+
+
+def read_bioasq(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """The yes/no questions, each with its snippets.
+
+    Raises:
+        DataError: A file has no questions, or a question lacks its text, its snippets or its answer.
+    """
+    return [record for path in paths for record in _bioasq(path)]
+
+
+def _bioasq(path: Path) -> Iterator[Labelled]:
+    questions = _object(path).get("questions")
+    if not isinstance(questions, list):
+        raise DataError("it has no list of questions", file=path, remedy="Use BioASQ's own files.")
+    for number, entry in enumerate(questions, start=1):
+        if not isinstance(entry, dict) or entry.get("type") == "yesno":
+            try:
+                texts = (str(entry["body"]), " ".join(str(snippet["text"]) for snippet in entry["snippets"]))
+                answer = str(entry["exact_answer"]).lower()
+                name = str(entry["id"])
+            except (KeyError, TypeError):
+                where = f"question {number}"
+                problem = "a field of this question is missing"
+                raise DataError(problem, file=path, record=where, remedy="Use BioASQ's own files.") from None
+            if answer not in ("yes", "no"):
+                raise DataError("the answer is not yes or no", file=path, record=name, remedy="Use BioASQ's own files.")
+            yield Labelled(name, texts, (answer,))
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -76,20 +120,20 @@ def _question(path: Path, name: str, entry: Any) -> Labelled:
     return Labelled(name, texts, (answer,))
 
 
-def mmlu_files(folder: Path) -> dict[str, list[Path]] | None:
+def find_mmlu(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each fold, if the folder has subjects of MMLU (`<subject>_{dev,val,test}.csv`): val trains, dev selects."""
     found = {fold: sorted(folder.glob(f"*_{name}.csv")) for fold, name in MMLU.items()}
     return found if all(found.values()) else None
 
 
-def read_mmlu(files: list[Path]) -> list[Labelled]:
+def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
     """Questions with four choices from files without a head line: question, four choices, the right one's letter.
 
     Raises:
         DataError: A line with another number of fields or another letter.
     """
     records = []
-    for path in files:
+    for path in paths:
         reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
         for number, row in enumerate(reader, start=1):
             if len(row) != 6 or row[5] not in letters_of(4):
@@ -97,3 +141,40 @@ def read_mmlu(files: list[Path]) -> list[Labelled]:
                 raise DataError(problem, file=path, record=f"line {reader.line_num}", remedy="Mend that line.")
             records.append(Labelled(f"{path.stem}:{number}", tuple(row[:5]), (row[5],), line=reader.line_num))
     return records
+
+
+MEDQA = Columns(text="question", label="answer_idx", choices=("options",))
+MEDNLI = Columns(text="sentence1", pair="sentence2", label="gold_label", id="pairID")
+
+
+def find_medqa(folder: Path) -> dict[str, list[Path]] | None:
+    """MedQA-USMLE's questions with four choices, if the folder has them under their own names."""
+    return _named(folder, "phrases_no_exclude_{}.jsonl")
+
+
+def read_medqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """One fold.
+
+    Raises:
+        DataError: A line lacks a field.
+    """
+    return [record for path in paths for record in read_table(path, fold, MEDQA, "choice")]
+
+
+def find_mednli(folder: Path) -> dict[str, list[Path]] | None:
+    """MedNLI's three files, if the folder has them under their own names."""
+    return _named(folder, "mli_{}_v1.jsonl")
+
+
+def read_mednli(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """One fold.
+
+    Raises:
+        DataError: A line lacks a field.
+    """
+    return [record for path in paths for record in read_table(path, fold, MEDNLI, "classification")]
+
+
+def _named(folder: Path, name: str) -> dict[str, list[Path]] | None:
+    found = {fold: [folder / name.format(fold)] for fold in ("train", "dev", "test")}
+    return found if all(path.is_file() for (path,) in found.values()) else None

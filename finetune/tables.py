@@ -92,7 +92,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         for line, raw in enumerate(text.split("\n"), start=1):
             if raw.strip():
-                yield line, _json(path, line, raw)
+                yield line, json_object(path, line, raw)
         return
     csv.field_size_limit(len(text) + 1)  # a document may be longer than the module's 128 KiB
     stream = io.StringIO(text, newline="")
@@ -113,7 +113,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         ) from None
 
 
-def _json(path: Path, line: int, raw: str) -> Mapping[str, Any]:
+def json_object(path: Path, line: int, raw: str) -> Mapping[str, Any]:
+    """A line of JSON.
+
+    Raises:
+        DataError: It is no object.
+    """
     try:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -127,7 +132,7 @@ def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: C
     texts = [str(row[column]) for column in (columns.text, columns.pair) if column]
     label = row.get(columns.label)
     if task == "similarity":
-        return Labelled(name, tuple(texts), value=_number(path, line, label), line=line)
+        return Labelled(name, tuple(texts), value=number(path, line, label), line=line)
     if task == "multilabel":
         several = label if isinstance(label, list) else str(label or "").split(columns.separator)
         labels = tuple(sorted({str(one).strip() for one in several} - {""}))
@@ -165,7 +170,12 @@ def _choices(row: Mapping[str, Any], columns: Columns) -> list[str]:
     return [str(value) for value in values]
 
 
-def _number(path: Path, line: int, label: Any) -> float:
+def number(path: Path, line: int, label: Any) -> float:
+    """A label that is a similarity.
+
+    Raises:
+        DataError: It is no finite number.
+    """
     try:
         value = float(label)
     except (TypeError, ValueError):

@@ -11,7 +11,8 @@ from biolm.core import cli
 from biolm.core.errors import DataError
 from biolm.core.files import read_json
 from biolm.finetune.brat import pubtator_lines, read_brat, write_brat
-from biolm.finetune.pubtator import Dropped, read_pubtator, tagged
+from biolm.finetune.dropped import Dropped
+from biolm.finetune.pubtator import read_pubtator, tagged
 from biolm.finetune.spans import Span
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from biolm.core.errors import ConfigError, DataError
 from biolm.finetune import qa
-from biolm.finetune.datasets import find, read_groups
-from biolm.finetune.pubtator import Dropped, read_pubtator, tagged, without_overlap
+from biolm.finetune.dropped import Dropped
+from biolm.finetune.folds import find, hold_out
+from biolm.finetune.medmentions import semantic_groups
+from biolm.finetune.pubtator import read_pubtator, tagged, without_overlap
 from biolm.finetune.spans import Span
 from biolm.finetune.tables import Columns, read_table
 
@@ -135,7 +137,7 @@ def test_columns_need_names() -> None:
         Columns(text="")
 
 
-def qa_folder(tmp_path: Path, entries: int = 30) -> dict[str, Path]:
+def qa_folder(tmp_path: Path, entries: int = 30) -> dict[str, list[Path]]:
     questions = {
         str(i): {"QUESTION": f"Is {i} odd?", "CONTEXTS": ["One.", "Two."], "final_decision": "yes" if i % 2 else "no"}
         for i in range(entries)
@@ -143,13 +145,15 @@ def qa_folder(tmp_path: Path, entries: int = 30) -> dict[str, Path]:
     (tmp_path / "ori_pqal.json.gz").write_bytes(gzip.compress(orjson.dumps(questions)))
     test = {str(i): "yes" if i % 2 else "no" for i in range(10)}
     (tmp_path / "test_ground_truth.json").write_bytes(orjson.dumps(test))
-    files = qa.pubmedqa_files(tmp_path)
+    files = qa.find_pubmedqa(tmp_path)
     assert files is not None
     return files
 
 
 def test_pubmedqa_keeps_its_official_test_ids(tmp_path: Path) -> None:
-    folds = qa.read_pubmedqa(qa_folder(tmp_path))
+    files = qa_folder(tmp_path)
+    folds = {fold: qa.read_pubmedqa(paths, fold, Dropped()) for fold, paths in files.items()}
+    folds["train"], folds["dev"] = hold_out(folds["train"])  # type: ignore[assignment]
     assert {r.id for r in folds["test"]} == {str(i) for i in range(10)}
     assert {fold: len(records) for fold, records in folds.items()} == {"train": 18, "dev": 2, "test": 10}
     assert len({r.id for records in folds.values() for r in records}) == 30
@@ -158,21 +162,21 @@ def test_pubmedqa_keeps_its_official_test_ids(tmp_path: Path) -> None:
 
 def test_pubmedqa_with_other_answers_is_refused(tmp_path: Path) -> None:
     files = qa_folder(tmp_path)
-    files["test ids"].write_bytes(orjson.dumps({"3": "maybe"}))
+    files["test"][1].write_bytes(orjson.dumps({"3": "maybe"}))
     with pytest.raises(DataError, match="answered otherwise"):
-        qa.read_pubmedqa(files)
+        qa.read_pubmedqa(files["train"], "train", Dropped())
 
 
 def test_mmlu(tmp_path: Path) -> None:
     for name in ("val", "dev", "test"):
         (tmp_path / f"anatomy_{name}.csv").write_text(f'"Which, {name}?",a,b,c,d,C\n')
-    files = qa.mmlu_files(tmp_path)
+    files = qa.find_mmlu(tmp_path)
     assert files is not None
-    (record,) = qa.read_mmlu(files["test"])
+    (record,) = qa.read_mmlu(files["test"], "test", Dropped())
     assert (record.texts, record.labels) == (("Which, test?", "a", "b", "c", "d"), ("C",))
     (tmp_path / "anatomy_test.csv").write_text("Which?,a,b,c,d,E\n")
     with pytest.raises(DataError, match="line 1"):
-        qa.read_mmlu(files["test"])
+        qa.read_mmlu(files["test"], "test", Dropped())
 
 
 def test_a_fold_may_be_a_folder_but_only_one_file(tmp_path: Path) -> None:
@@ -195,9 +199,9 @@ def test_published_counts() -> None:
         records = read_pubtator(path, dropped)
         assert len(records) == documents
         assert sum(len(r.spans) for r in records) + dropped.overlapping == mentions
-    groups = read_groups(SHARED / "semgroups/SemGroups_2018.txt")
+    groups = semantic_groups(SHARED / "semgroups/SemGroups_2018.txt")
     medmentions = read_pubtator(SHARED / "medmentions_sample/med_mentions.txt", Dropped(), groups)
     assert {s.type for r in medmentions for s in r.spans} <= set(groups.values())
-    files = qa.pubmedqa_files(SHARED / "pubmedqa")
+    files = qa.find_pubmedqa(SHARED / "pubmedqa")
     assert files is not None
-    assert len(qa.read_pubmedqa(files)["test"]) == 500
+    assert len(qa.read_pubmedqa(files["test"], "test", Dropped())) == 500

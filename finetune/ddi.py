@@ -1,0 +1,60 @@
+"""Reader of the DDI corpus (SemEval 2013, task 9): XML files of sentences with drugs, and whether each pair of them interacts.
+
+A record is a pair; its label is `DDI-` and the kind of interaction, or `DDI-false`, as in BLURB. The corpus has no development
+fold: BLURB's is had by moving the files that it lists into `dev/`, else a tenth of the documents is held out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lxml import etree
+
+from biolm.core.errors import DataError
+from biolm.finetune import folds
+from biolm.finetune.dropped import Dropped
+from biolm.finetune.pairs import marked
+from biolm.finetune.records import Labelled
+from biolm.finetune.safe_xml import read_xml
+from biolm.finetune.spans import Span
+
+NONE = "DDI-false"
+REMEDY = "Use the corpus' own files."
+
+
+def find(folder: Path) -> dict[str, list[Path]] | None:
+    """The XML files of each fold (`Train/`, `Test/`), if the folder has such."""
+    return folds.folders(folder, {}, "*.xml")
+
+
+def read(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
+    """Read one fold.
+
+    Raises:
+        DataError: A sentence without text, a pair of unknown drugs, or offsets outside the sentence.
+    """
+    return [
+        record for path in paths for sentence in read_xml(path).iter("sentence") for record in _pairs(path, sentence)
+    ]
+
+
+def _pairs(path: Path, sentence: etree._Element) -> Iterator[Labelled]:
+    text, document = sentence.get("text", ""), sentence.get("id", "").rpartition(".")[0]
+    drugs = {entity.get("id"): _span(path, entity, text) for entity in sentence.iter("entity")}
+    for pair in sentence.iter("pair"):
+        name, ends = pair.get("id", ""), (pair.get("e1"), pair.get("e2"))
+        kind = pair.get("type") if pair.get("ddi") == "true" else "false"
+        if kind is None or not drugs.keys() >= set(ends):
+            problem = "a pair names a drug that its sentence lacks, or an interaction of no kind"
+            raise DataError(problem, file=path, record=name, remedy=REMEDY)
+        shown = marked(text, (drugs[ends[0]], drugs[ends[1]]), both="DRUG-DRUG")
+        yield Labelled(name, (shown,), (f"DDI-{kind}",), document=document)
+
+
+def _span(path: Path, entity: etree._Element, text: str) -> Span:
+    """From its first character to its last (which the corpus counts in), over the gaps of a drug in several pieces."""
+    ends = [int(number) for number in re.findall(r"\d+", entity.get("charOffset", ""))]
+    if len(ends) < 2 or not ends[0] <= ends[-1] < len(text):
+        problem = "the offsets lie outside the sentence"
+        raise DataError(problem, file=path, record=entity.get("id", ""), remedy=REMEDY)
+    return Span(ends[0], ends[-1] + 1, "DRUG")

@@ -1,0 +1,64 @@
+"""The files of each fold in a data set's folder, and a development fold for data sets that are published without one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from biolm.core import rng
+from biolm.core.errors import DataError
+from biolm.finetune.records import Labelled, Tagged
+
+NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid"), "test": ("test",)}
+DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out
+
+
+def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """The file of each fold: `train.tsv`, or the one file in `train/`; `.gz` may follow.
+
+    Raises:
+        DataError: One of the three is missing, or not alone.
+    """
+    found = {}
+    all_endings = [ending + packed for ending in endings for packed in ("", ".gz")]
+    for fold, names in NAMES.items():
+        files = [folder / f"{name}{ending}" for name in names for ending in all_endings]
+        inside = [p for name in names if (folder / name).is_dir() for p in sorted((folder / name).iterdir())]
+        here = [file for file in files if file.is_file()] + [p for p in inside if p.name.endswith(tuple(all_endings))]
+        if len(here) != 1:
+            problem = "there are several" if here else "there is no"
+            tried = " or ".join(file.name for file in here) or f"{names[0]} file ({', '.join(endings)}, also in gzip)"
+            raise DataError(f"{problem} {tried}", file=folder, remedy="Put one file for each fold there.")
+        found[fold] = here[0]
+    return found
+
+
+def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dict[str, list[Path]] | None:
+    """Files below the folder of each fold, at any depth; None unless train and test have some.
+
+    Args:
+        folder: The data set's.
+        more: Published names of folds' folders, beside the usual ones; case does not matter.
+        pattern: Of the files' names.
+    """
+    found: dict[str, list[Path]] = {}
+    for fold, names in NAMES.items():
+        wanted = {*names, *more.get(fold, ())}
+        roots = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in wanted]
+        files = [file for root in roots for file in sorted(root.rglob(pattern))]
+        if files:
+            found[fold] = files
+    return found if {"train", "test"} <= found.keys() else None
+
+
+def hold_out(
+    records: Sequence[Tagged] | Sequence[Labelled],
+) -> tuple[list[Tagged | Labelled], list[Tagged | Labelled]]:
+    """What stays for training, and a tenth of the documents, drawn by a fixed seed, to select by; no document is in both."""
+    documents = sorted({_document(record) for record in records})
+    order = rng.permutation(rng.key(0, "dev"), len(documents)).tolist()
+    held = {documents[i] for i in order[: -(-len(documents) // DEV_SHARE)]}
+    train = [record for record in records if _document(record) not in held]
+    return train, [record for record in records if _document(record) in held]
+
+
+def _document(record: Tagged | Labelled) -> str:
+    return (record.document if isinstance(record, Labelled) else "") or record.id

@@ -1,0 +1,70 @@
+"""The ways in which data sets are published, told apart by the names of a folder's files; what is none of them is tables or tags."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from biolm.finetune import blurb_files, chemprot, ddi, i2b2, medmentions, qa
+from biolm.finetune.dropped import Dropped
+
+Files = Mapping[str, Sequence[Path]]
+Types = Mapping[str, str] | None
+TAGGING = ("ner", "pico")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout.
+
+    Args:
+        tasks: What its labels are for.
+        find: Folder → the files of `train`, `test` and, where there is one, `dev`; None if the folder is not in this layout.
+        read: Files of a fold, the fold's name and where to count what is left out → its records.
+    """
+
+    tasks: tuple[str, ...]
+    find: Callable[[Path], Files | None]
+    read: Callable[[Sequence[Path], str, Dropped], Sequence[Any]]
+
+
+LAYOUTS = (
+    Layout(("classification",), qa.find_pubmedqa, qa.read_pubmedqa),
+    Layout(("classification",), qa.find_pubmedqa_folds, qa.read_pubmedqa_fold),
+    Layout(("classification",), qa.find_bioasq, qa.read_bioasq),
+    Layout(("classification",), qa.find_mednli, qa.read_mednli),
+    Layout(("choice",), qa.find_mmlu, qa.read_mmlu),
+    Layout(("choice",), qa.find_medqa, qa.read_medqa),
+    Layout(("relation",), chemprot.find, chemprot.read),
+    Layout(("relation",), ddi.find, ddi.read),
+    Layout(("relation",), i2b2.find_relations, i2b2.read_relations),
+    Layout(
+        ("classification", "relation", "multilabel", "similarity"), blurb_files.find_tables, blurb_files.read_tables
+    ),
+    Layout(
+        ("classification", "relation", "multilabel", "similarity", "choice"),
+        blurb_files.find_lines,
+        blurb_files.read_lines,
+    ),
+    Layout(TAGGING, blurb_files.find_lines, blurb_files.read_tagged_lines),
+    Layout(TAGGING, i2b2.find_concepts, i2b2.read_concepts),
+    Layout(TAGGING, i2b2.find_xml, i2b2.read_markup),
+)
+
+
+def of(
+    folder: Path, task: str, types: Types
+) -> tuple[Files, Callable[[Sequence[Path], str, Dropped], Sequence[Any]]] | None:
+    """The files of a folder's folds and what reads them, if it is in a published layout of the task.
+
+    Args:
+        folder: The data set's.
+        task: Of the run.
+        types: For MedMentions: type in the file → type of the entity.
+    """
+    known = Layout(TAGGING, medmentions.find, partial(medmentions.read, types=types))
+    for layout in (known, *LAYOUTS):
+        if task in layout.tasks and (files := layout.find(folder)):
+            return files, layout.read
+    return None
