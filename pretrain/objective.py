@@ -1,13 +1,19 @@
 """What the loop minimises. Distillation brings its own objective; the loop knows only this interface."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch
+from biolm.pretrain.config import ObjectiveConfig
+from biolm.pretrain.pairs import CLASSES
+from biolm.pretrain.sequences import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -17,16 +23,19 @@ class Totals:
     Args:
         masked: Predicted positions.
         tokens: Real tokens.
+        pairs: Pairs with a label.
     """
 
     masked: int
     tokens: int
+    pairs: int = 1
 
     @staticmethod
     def of(batches: list[Batch]) -> "Totals":
         """Count a step's micro-batches."""
         masked = sum(len(batch.labels_m) for batch in batches)
-        return Totals(max(masked, 1), sum(len(batch.packed.input_ids_t) for batch in batches))
+        pairs = sum(int((b.pair_labels_b != NO_LABEL).sum()) for b in batches if b.pair_labels_b is not None)
+        return Totals(max(masked, 1), sum(len(batch.packed.input_ids_t) for batch in batches), max(pairs, 1))
 
 
 class Objective(nn.Module, ABC):
@@ -41,13 +50,75 @@ class Objective(nn.Module, ABC):
         """
 
 
-class MlmObjective(Objective):
-    """Cross-entropy at the masked positions (arXiv 1810.04805)."""
+class Pooler(nn.Module):
+    """What a pair is known by: tanh of a dense layer on the first token's state (Devlin et al. 2019)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_bh: Tensor) -> Tensor:
+        """[b, h] → [b, h]."""
+        return torch.tanh(self.dense(hidden_bh))
+
+
+class PretrainObjective(Objective):
+    """The masked-LM loss, and that of a pair objective, each by its weight.
+
+    Pooler and classifier are the objective's, not the model's: they are saved beside it, and `convert` carries them as Hugging Face's
+    `bert.pooler` and `cls.seq_relationship`.
+
+    Args:
+        config: Weights.
+        encoder: Shape of the model.
+    """
+
+    def __init__(self, config: ObjectiveConfig, encoder: EncoderConfig):
+        super().__init__()
+        self.config = config
+        if config.pair is not None:
+            self.pooler = Pooler(encoder.hidden_size)
+            self.seq_relationship = nn.Linear(encoder.hidden_size, CLASSES[config.pair])
+            for layer in (self.pooler.dense, self.seq_relationship):
+                nn.init.normal_(layer.weight, std=encoder.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+    def take(self, rest: Mapping[str, Tensor]) -> list[str]:
+        """Start from another model's pooler and classifier (`Loaded.rest`); the names of the tensors that it has and that fit."""
+        own = dict(self.named_parameters())
+        found = [name for name, tensor in rest.items() if name in own and own[name].shape == tensor.shape]
+        with torch.no_grad():
+            for name in found:
+                own[name].copy_(rest[name])
+        return found
 
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
-        """See `Objective.forward`."""
-        logits_mv = model(batch.packed, batch.positions_m)
-        return mlm_terms(logits_mv, batch.labels_m, totals)
+        """See `Objective.forward`; `accuracy` is that at masked positions, and each part's own loss goes by the part's name."""
+        hidden_th = model.encoder(batch.packed)[-1]
+        terms = mlm_terms(model.logits(hidden_th[batch.positions_m]), batch.labels_m, totals)
+        loss = self.config.mlm * terms["loss"]
+        if self.config.pair is None:
+            return {**terms, "loss": loss}
+        parts = self.pair_terms(hidden_th, batch, totals)
+        weight: float = getattr(self.config, self.config.pair)
+        return {**terms, **parts, "mlm": terms["loss"], "loss": loss + weight * parts[self.config.pair]}
+
+    def pair_terms(self, hidden_th: Tensor, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """Cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.
+
+        Args:
+            hidden_th: Last hidden states.
+            batch: With labels of pairs.
+            totals: What the sums are divided by.
+        """
+        kind, labels_b = self.config.pair, batch.pair_labels_b
+        assert kind is not None
+        assert labels_b is not None
+        first_b = batch.packed.cu_seqlens[:-1].long()
+        scores_bc = self.seq_relationship(self.pooler(hidden_th[first_b])).float()
+        loss = F.cross_entropy(scores_bc, labels_b, ignore_index=NO_LABEL, reduction="sum")
+        right = (scores_bc.detach().argmax(-1) == labels_b).sum()
+        return {kind: loss / totals.pairs, f"{kind}_accuracy": right / totals.pairs}
 
 
 def mlm_terms(logits_mv: Tensor, labels_m: Tensor, totals: Totals) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM, parameter_count
 from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.evaluate import Evaluator, PairEvaluator
 from biolm.pretrain.loop import Trainer, deterministic, seed_weights
-from biolm.pretrain.objective import Objective
+from biolm.pretrain.objective import Objective, PretrainObjective
 from biolm.pretrain.shards import Shards, held_out
 from biolm.pretrain.vocabulary import renew
 from biolm.tokenizer import folder as tokenizer_folder
@@ -108,8 +108,9 @@ def train(
     deterministic()
     run = Path(config.out)
     device = choose(config.precision)
-    batches = Batches(reader, config.mlm, config.batch, config.seed)
-    evaluator = _evaluator(config)
+    segments = model.config.type_vocab_size > 1
+    batches = Batches(reader, config.mlm, config.batch, config.seed, config.objective.pair, segments)
+    evaluator = _evaluator(config, objective, segments)
     outcome = Trainer(run, model, objective, batches, evaluator, config, device, f"biolm {record.stage}").train()
     passes = outcome.tokens / batches.tokens_per_epoch
     result = {
@@ -149,10 +150,17 @@ def show(stage: str, run: Path) -> None:
     if isinstance(valid, dict):
         rows["held-out loss (nats)"] = valid["loss"]
         rows["held-out masked accuracy"] = valid["accuracy"]
+        rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
         rows["held-out unigram entropy (nats)"] = entropy
     summary(f"biolm {stage} → {run}", rows)
 
 
-def _evaluator(config: PretrainConfig) -> Evaluator | None:
+def _evaluator(config: PretrainConfig, objective: Objective, segments: bool) -> Evaluator | None:
     shards = held_out(config.folders)
-    return None if shards is None else Evaluator(shards, config.batch, config.eval_mask_rate, config.eval_tokens)
+    if shards is None:
+        return None
+    size = (config.eval_mask_rate, config.eval_tokens)
+    pairs = None
+    if isinstance(objective, PretrainObjective) and objective.config.pair is not None:
+        pairs = PairEvaluator(shards, config.batch, *size, objective, segments)
+    return Evaluator(shards, config.batch, *size, pairs)

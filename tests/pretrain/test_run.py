@@ -18,7 +18,7 @@ from biolm.core.files import read_json
 from biolm.core.metrics import read_metrics
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch
-from biolm.pretrain.objective import MlmObjective, Totals
+from biolm.pretrain.objective import PretrainObjective, Totals
 
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--save_every", "10"]
@@ -81,12 +81,12 @@ def comparable(run: Path) -> list[dict[str, object]]:
 def test_a_loss_that_is_not_finite_names_its_step_and_batch(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def forward(self: MlmObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         terms = plain(self, model, batch, totals)
         return {**terms, "loss": terms["loss"] * (math.nan if (batch.epoch, batch.index) == (0, 27) else 1)}
 
-    plain, run = MlmObjective.forward, tmp_path / "run"
-    monkeypatch.setattr(MlmObjective, "forward", forward)
+    plain, run = PretrainObjective.forward, tmp_path / "run"
+    monkeypatch.setattr(PretrainObjective, "forward", forward)
     assert cli.run(argv(tiny_shards, run, 20, "--batch.accumulation", "2")) == 2
     said = capsys.readouterr().err
     assert "the loss of step 14 is not finite (micro-batch 27 of epoch 0)" in said
