@@ -1,14 +1,47 @@
-"""The configuration of `biolm distill`: pretraining's, a teacher, and the weights of the losses."""
+"""The configuration of `biolm distill`: pretraining's, a teacher, how the student starts, and the weights of the losses."""
 
+import re
 from dataclasses import dataclass, field
+from typing import Literal
 
+from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
-from biolm.pretrain.config import PretrainConfig
+from biolm.distill.layers import check_map
+from biolm.distill.losses import Distance
+from biolm.distill.relations import Kind
+from biolm.pretrain.config import ObjectiveConfig, PretrainConfig
+
+Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
+
+NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
+RAMP = re.compile(rf"({NUMBER})\.\.({NUMBER})")
+
+
+def weight_at(weight: Weight, share: float) -> float:
+    """A weight after a share of the run's steps, from 0 to 1."""
+    if not isinstance(weight, str):
+        return weight
+    start, end = _ends(weight)
+    return start + (end - start) * share
+
+
+def largest(weight: Weight) -> float:
+    """The most that a weight comes to."""
+    return max(weight_at(weight, 0), weight_at(weight, 1))
+
+
+def _ends(weight: str) -> tuple[float, float]:
+    match = RAMP.fullmatch(weight)
+    if match is None:
+        raise ConfigError(
+            f"`{weight}` is no weight", remedy="Give a number, or two such as 5..1 for a linear change over the run."
+        )
+    return float(match[1]), float(match[2])
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the parts of the loss.
+    """Weights of the parts of the loss, each a number or `a..b` for a linear change from a to b over the run; 0 leaves a part out.
 
     The defaults are DistilBioBERT's (Rohanian et al. 2023, github.com/nlpie-research/Compact-Biomedical-Transformers), a stand-in for
     bio-lm's, which are not published: `hidden` 0 gives its distill model's parts, above 0 those of distill-align.
@@ -17,21 +50,47 @@ class LossConfig:
         kl: Of the soft cross-entropy with the teacher at masked positions.
         temperature: What both predictions are softened by.
         mlm: Of the masked-LM loss.
-        hidden: Of the alignment of last hidden states at all tokens, through a learned projection where widths differ.
+        hidden: Of the alignment of hidden states at all tokens, through a learned projection where widths differ.
+        layers: Which hidden states: `last`; `uniform` for every student layer, evenly spread over the teacher's; or pairs of student and
+            teacher layers such as 1:2,2:4, counted from 1.
+        distance: Of hidden states and embeddings: `cosine` (DistilBERT) or `mse` (TinyBERT).
+        embeddings: Of the alignment of the embeddings' outputs, through a projection of their own.
+        relations: Of the attention relations of the student's last layer and one of the teacher's.
+        relation: `minilm` (query-key and value-value) or `minilmv2` (query-query, key-key, value-value).
+        relation_heads: Heads to cut queries, keys and values into; 0 for as many as the student has.
+        relation_layer: The teacher's layer, counted from 1; 0 for the last, as MiniLM takes it (MiniLMv2 takes the 21st of 24).
     """
 
-    kl: float = 5.0
+    kl: Weight = 5.0
     temperature: float = 2.0
-    mlm: float = 2.0
-    hidden: float = 1.0
+    mlm: Weight = 2.0
+    hidden: Weight = 1.0
+    layers: str = "last"
+    distance: Distance = "cosine"
+    embeddings: Weight = 0.0
+    relations: Weight = 0.0
+    relation: Kind = "minilmv2"
+    relation_heads: int = 0
+    relation_layer: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.kl, self.mlm, self.hidden) < 0 or self.kl + self.hidden == 0:
+        taught = [self.kl, self.hidden, self.embeddings, self.relations]
+        ends = [weight_at(weight, share) for weight in [*taught, self.mlm] for share in (0, 1)]
+        if min(ends) < 0 or not any(largest(weight) for weight in taught):
             raise ConfigError(
                 "a part that involves the teacher needs a positive weight", remedy="Raise loss.kl or loss.hidden."
             )
         if self.temperature <= 0:
             raise ConfigError("loss.temperature must be positive", remedy="Take 2.")
+        if min(self.relation_heads, self.relation_layer) < 0:
+            raise ConfigError(
+                "loss.relation_heads and loss.relation_layer are counts", remedy="Leave them out for the defaults."
+            )
+        check_map(self.layers, "loss.layers")
+
+    def uses(self, part: str) -> bool:
+        """Whether a part has a weight above 0 at any time."""
+        return largest(getattr(self, part)) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +98,59 @@ class DistillConfig(PretrainConfig):
     """Distil a teacher into a student on token shards; all options of `biolm pretrain` hold for the student.
 
     Args:
-        teacher: The model to learn from (run folder, Hugging Face folder or fairseq checkpoint), with the shards' vocabulary.
+        teacher: The model to learn from (run folder, Hugging Face folder or fairseq checkpoint), or several, whose predictions are
+            averaged. May be left out with a cache.
+        cache: A folder that `biolm distill cache` wrote: the teacher's answers are read from it instead of computed.
+        vocabulary: The teacher's must be the `same` as the shards'; or it has another one and only hidden states are learnt, averaged
+            over each of the text's `words`.
+        start: Initial weights, unless `init` names a model: from `scratch`, or the `teacher`'s, some of its layers and, where the student
+            is narrower, a part of their width.
+        start_layers: The teacher's layers that a student with `start: teacher` takes: `every` takes the first of each k layers
+            (DistilBERT), `uniform` the last of each k, and pairs such as 1:1,2:4 are taken as they are.
+        start_width: How a narrower student is cut out: `important` keeps the coordinates, heads and neurons with the largest weights
+            (weight subcloning, Samragh et al. 2023, arXiv 2312.09299), `svd` the widest directions of the embeddings.
+        teacher_compile: Compile the teacher's forward pass with torch.compile, which costs a minute and pays on a GPU.
         loss: What is learnt from it.
     """
 
-    teacher: str
+    teacher: list[str] | str = ""
+    cache: str = ""
+    vocabulary: Literal["same", "words"] = "same"
+    start: Literal["scratch", "teacher"] = "scratch"
+    start_layers: str = "every"
+    start_width: Literal["important", "svd"] = "important"
+    teacher_compile: bool = runtime(False)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.teacher, str):  # one way to write it, so that flag and YAML have one hash
+            object.__setattr__(self, "teacher", [self.teacher] if self.teacher else [])
+        if self.objective != ObjectiveConfig():
+            raise ConfigError("a student learns by --loss, not by --objective", remedy="Weight the parts by --loss.")
+        if not self.teachers and not self.cache:
+            raise ConfigError("there is no teacher", remedy="Give one or more with --teacher, or a --cache.")
+        if self.start == "teacher" and (self.init is not None or not self.teachers):
+            raise ConfigError(
+                "start: teacher takes the weights of --teacher, and of nothing else",
+                remedy="Give --init or --start teacher, and with the latter a --teacher.",
+            )
+        if self.start_layers != "every":
+            check_map(self.start_layers, "start_layers")
+        beyond_words = any(self.loss.uses(part) for part in ("kl", "embeddings", "relations")) or self.cache
+        if self.vocabulary == "words" and beyond_words:
+            raise ConfigError(
+                "a teacher with another vocabulary can be aligned on words by its hidden states only",
+                remedy="Give --loss.kl 0, and no embeddings, relations or cache.",
+            )
+        if self.cache and any(self.loss.uses(part) for part in ("embeddings", "relations")):
+            raise ConfigError(
+                "a cache holds predictions and hidden states, not what embeddings and relations are learnt from",
+                remedy="Leave out --cache, or loss.embeddings and loss.relations.",
+            )
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers' paths."""
+        assert isinstance(self.teacher, list)
+        return self.teacher

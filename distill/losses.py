@@ -1,27 +1,109 @@
-"""Distillation losses, each a mean over what it is taken on. Shape suffixes: see `biolm.model.packed`; s student, u teacher width."""
+"""Distillation losses, each a sum over the positions or tokens it is taken on.
 
+Shape suffixes: see `biolm.model.packed`; u teacher width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biolm.distill.targets import Targets
 
-def soft_cross_entropy(student_mv: Tensor, teacher_mv: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) of softened predictions, × T², summed over the m positions (Hinton et al. 2015, arXiv 1503.02531).
+Distance = Literal["cosine", "mse"]
+
+BLOCK = 1 << 18  # logits worked on at a time: as float32 they fit a core's cache
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How the two losses of a prediction are weighted.
 
     Args:
-        student_mv: Logits.
-        teacher_mv: Logits over the same vocabulary.
-        temperature: T; the factor T² keeps the gradient's size independent of it.
+        kl: Of the soft cross-entropy.
+        mlm: Of the masked-LM loss.
+        temperature: T, which the soft one's predictions are softened by; its value is multiplied by T², so that the gradient's size
+            does not depend on it (Hinton et al. 2015, arXiv 1503.02531).
     """
-    student = F.log_softmax(student_mv.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_mv.float() / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
+
+    kl: float
+    mlm: float
+    temperature: float
 
 
-def cosine_distance(student_tu: Tensor, teacher_tu: Tensor) -> Tensor:
-    """1 - cosine of hidden states, summed over the t tokens (DistilBERT's alignment, Sanh et al. 2019, arXiv 1910.01108).
+class _Predictions(torch.autograd.Function):
+    """Both losses and their gradient in one pass over blocks of rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_mv: Tensor, labels_m: Tensor, targets: Targets | None, weighting: Weighting
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        temperature = weighting.temperature
+        kl, mlm, right = (torch.zeros((), device=logits_mv.device) for _ in range(3))
+        # bf16 has float32's range; a gradient in fp16 would lose its small values before they are scaled
+        dtype = torch.bfloat16 if logits_mv.dtype == torch.bfloat16 else torch.float32
+        gradient_mv = torch.empty_like(logits_mv, dtype=dtype)
+        size = max(1, BLOCK // logits_mv.shape[1])
+        for start in range(0, len(logits_mv), size):
+            rows = slice(start, start + size)
+            labels_m1 = labels_m[rows, None]
+            log_q_mv = F.log_softmax(logits_mv[rows].float(), dim=-1)
+            at_label_m1 = log_q_mv.gather(1, labels_m1)
+            mlm -= at_label_m1.sum()
+            right += (at_label_m1[:, 0] == log_q_mv.amax(1)).sum()
+            block_mv = torch.zeros_like(log_q_mv)
+            if weighting.mlm:
+                torch.exp(log_q_mv, out=block_mv)
+                block_mv.scatter_add_(1, labels_m1, torch.full_like(at_label_m1, -1.0)).mul_(weighting.mlm)
+            if targets is not None:
+                soft_mv = log_q_mv if temperature == 1 else F.log_softmax(log_q_mv / temperature, dim=-1)
+                value, slope_mv = targets.divergence(rows, soft_mv)
+                kl += value * temperature**2
+                block_mv.add_(slope_mv, alpha=weighting.kl * temperature)
+            gradient_mv[rows] = block_mv
+        ctx.gradient_mv = gradient_mv
+        ctx.mark_non_differentiable(kl, mlm, right)
+        return weighting.kl * kl + weighting.mlm * mlm, kl, mlm, right
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.gradient_mv * slope, None, None, None
+
+
+def prediction_losses(
+    logits_mv: Tensor, labels_m: Tensor, targets: Targets | None, weighting: Weighting
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weighted sum of soft cross-entropy and masked-LM loss, and its parts.
+
+    Autograd's own way keeps several float32 matrices [m, v] of each loss and walks through main memory for each; here a block's
+    loss and gradient are done while it is in the cache (docs/log.md has the figures).
+
+    Args:
+        logits_mv: The student's.
+        labels_m: The masked tokens.
+        targets: The teacher's softened predictions; None where no soft cross-entropy is wanted.
+        weighting: Of the sum.
+
+    Returns:
+        The sum, which alone has a gradient; KL(teacher ‖ student) × T², the masked-LM loss (nats) and the number of right predictions,
+        each summed over the m positions.
+    """
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _Predictions.apply(logits_mv, labels_m, targets, weighting)  # type: ignore[no-untyped-call]
+    return result
+
+
+def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
+    """How far hidden states are apart, summed over the t tokens.
 
     Args:
         student_tu: The student's states, projected to the teacher's width where they differ.
         teacher_tu: The teacher's states.
+        kind: `cosine` is 1 - cosine, from 0 to 2 a token (DistilBERT, Sanh et al. 2019, arXiv 1910.01108); `mse` the mean square
+            over the width (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
     """
-    return (1 - F.cosine_similarity(student_tu.float(), teacher_tu.float(), dim=-1)).sum()
+    student_tu, teacher_tu = student_tu.float(), teacher_tu.float()
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(student_tu, teacher_tu, dim=-1)).sum()
+    return (student_tu - teacher_tu).square().mean(-1).sum()

@@ -1,60 +1,165 @@
 """Distillation as an objective of pretrain's loop.
 
-The teacher reads the same masked batch, in inference mode, with its head on the masked positions only. Nothing of it is trained or
-saved; the projection between the two widths is both.
+The teachers read the same masked micro-batch (or read it when their cache was written). Nothing of them is trained or saved; the
+projections between different widths are both.
 """
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from biolm.distill.config import LossConfig
-from biolm.distill.losses import cosine_distance, soft_cross_entropy
+from biolm.core.errors import ConfigError
+from biolm.distill.config import LossConfig, weight_at
+from biolm.distill.layers import layer_map, require_no_deeper
+from biolm.distill.losses import Weighting, distance, prediction_losses
+from biolm.distill.relations import QKV, captured, relation_distance
+from biolm.distill.teacher import Answerer, Answers, View, Wanted
+from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch
-from biolm.pretrain.objective import Objective, Totals, mlm_terms
+from biolm.pretrain.objective import Objective, Totals
+
+EMBEDDINGS = (0, 0)
 
 
-class Teacher:
-    """A frozen model. Not a module: an objective that holds it neither trains, moves nor saves it."""
+class Alignment(nn.Module):
+    """What a student's states are compared with in one teacher, and the projections that takes.
 
-    def __init__(self, model: MaskedLM, device: torch.device):
-        self.model = model.to(device).eval().requires_grad_(False)
+    Args:
+        student: Shape of the student.
+        teacher: Shape of the teacher.
+        config: What is aligned.
+        source: Where the teacher came from, for errors.
 
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Last hidden states [t, u] and logits [m, v] at the masked positions."""
-        hidden_tu = self.model.encoder(batch.packed)[-1]
-        return hidden_tu, self.model.logits(hidden_tu[batch.positions_m])
+    Raises:
+        MismatchError: The student is deeper, or a layer is missing.
+        ConfigError: The relation heads do not divide a width.
+    """
+
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
+        super().__init__()
+        depths = student.num_hidden_layers, teacher.num_hidden_layers
+        require_no_deeper(*depths, source)
+        self.layers = layer_map(config.layers, *depths, "loss.layers", source) if config.uses("hidden") else []
+        self.pairs = [*self.layers, *([EMBEDDINGS] if config.uses("embeddings") else [])]
+        apart = student.hidden_size != teacher.hidden_size
+        self.projections = nn.ModuleDict(
+            {f"{a}_{b}": nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for a, b in self.pairs}
+            if apart
+            else {}
+        )
+        self.heads = config.relation_heads or student.num_attention_heads
+        self.relation_layer = None
+        if config.uses("relations"):
+            self.relation_layer = config.relation_layer or teacher.num_hidden_layers
+            _require_relations(self.relation_layer, self.heads, student, teacher, source)
+
+    def wanted(self, predictions: bool) -> Wanted:
+        """What the teacher is asked for."""
+        return Wanted(predictions, tuple(theirs for _, theirs in self.pairs), self.relation_layer)
+
+    def between(self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, config: LossConfig) -> Tensor:
+        """The distance of one pair of layers, summed over the tokens."""
+        ours, theirs = pair
+        name, student_th = f"{ours}_{theirs}", hidden[ours]
+        projected_tu = self.projections[name](student_th) if name in self.projections else student_th
+        return distance(projected_tu, view.hidden[theirs], config.distance)
+
+
+def _require_relations(
+    layer: int, heads: int, student: EncoderConfig, teacher: EncoderConfig, source: str | Path
+) -> None:
+    if layer > teacher.num_hidden_layers:
+        raise ConfigError(
+            f"loss.relation_layer is {layer}, and the teacher has {teacher.num_hidden_layers} layers",
+            file=source,
+            remedy="Leave it out for the last.",
+        )
+    if student.hidden_size % heads or teacher.hidden_size % heads:
+        raise ConfigError(
+            f"{heads} relation heads do not divide the student's width {student.hidden_size} "
+            f"and the teacher's {teacher.hidden_size}",
+            file=source,
+            remedy="Give --loss.relation_heads a number that divides both.",
+        )
 
 
 class DistillObjective(Objective):
-    """Weighted sum of soft cross-entropy, masked-LM loss and hidden-state alignment.
+    """Weighted sum of soft cross-entropy, masked-LM loss, alignment of hidden states and embeddings, and attention relations.
 
     Args:
-        teacher: Answers for every batch.
-        student_width: Hidden size of the student.
+        teachers: Answer for every micro-batch.
+        student: Shape of the student.
         config: Weights.
+        vocab_size: Pieces of the vocabulary; rows of the student behind it are silent and left out.
+        share: The share of the run, from 0 to 1, that is over before a micro-batch: what weights are scheduled by.
+        sources: Where the teachers came from, for errors.
     """
 
-    def __init__(self, teacher: Teacher, student_width: int, config: LossConfig):
+    def __init__(
+        self,
+        teachers: Answerer,
+        student: EncoderConfig,
+        config: LossConfig,
+        vocab_size: int,
+        share: Callable[[Batch], float],
+        sources: Sequence[str | Path],
+    ):
         super().__init__()
-        self.teacher, self.config = teacher, config
-        width = teacher.model.config.hidden_size
-        aligned = config.hidden > 0 and width != student_width
-        self.projection = nn.Linear(student_width, width, bias=False) if aligned else None
+        self.teachers, self.config, self.vocab_size, self.share = teachers, config, vocab_size, share
+        pairs = zip(teachers.configs, sources, strict=True)
+        self.alignments = nn.ModuleList(Alignment(student, teacher, config, source) for teacher, source in pairs)
+        self.predicts = config.uses("kl") or config.uses("mlm")
 
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
-        """See `Objective.forward`; the parts are reported unweighted as `kl`, `mlm` and `hidden`."""
-        teacher_tu, teacher_mv = self.teacher(batch)
-        hidden_th = model.encoder(batch.packed)[-1]
-        logits_mv = model.logits(hidden_th[batch.positions_m])
-        mlm = mlm_terms(logits_mv, batch.labels_m, totals)
-        v = min(logits_mv.shape[1], teacher_mv.shape[1])  # either may have silent rows behind the vocabulary
-        kl = soft_cross_entropy(logits_mv[:, :v], teacher_mv[:, :v], self.config.temperature) / totals.masked
-        terms = {"mlm": mlm["loss"], "accuracy": mlm["accuracy"], "kl": kl}
-        loss = self.config.mlm * mlm["loss"] + self.config.kl * kl
-        if self.config.hidden:
-            projected_tu = hidden_th if self.projection is None else self.projection(hidden_th)
-            terms["hidden"] = cosine_distance(projected_tu, teacher_tu) / totals.tokens
-            loss = loss + self.config.hidden * terms["hidden"]
+        """See `Objective.forward`; the parts are reported unweighted, by their names in `LossConfig`."""
+        alignments: list[Alignment] = list(self.alignments)  # type: ignore[arg-type]
+        answers = self.teachers(batch, [a.wanted(self.config.uses("kl")) for a in alignments])
+        with ExitStack() as stack:
+            kept: list[QKV] = []
+            if self.config.uses("relations"):
+                kept = stack.enter_context(captured(model.encoder, model.config.num_hidden_layers))
+            hidden = model.encoder(batch.packed)
+        share = self.share(batch)
+        terms: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=hidden[-1].device)
+        if self.predicts:
+            logits_mv = model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size]
+            weighting = Weighting(
+                weight_at(self.config.kl, share), weight_at(self.config.mlm, share), self.config.temperature
+            )
+            weighted, kl, mlm, right = prediction_losses(logits_mv, batch.labels_m, answers.targets, weighting)
+            loss = weighted / totals.masked
+            terms |= {"mlm": mlm / totals.masked, "accuracy": right / totals.masked}
+            terms |= {"kl": kl / totals.masked} if answers.targets is not None else {}
+        for name, value in self._alignment(alignments, answers, hidden, kept, batch).items():
+            terms[name] = value / (totals.tokens * len(alignments))
+            loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
         return {"loss": loss, **terms}
+
+    def _alignment(
+        self,
+        alignments: Sequence[Alignment],
+        answers: Answers,
+        hidden: Sequence[Tensor],
+        kept: Sequence[QKV],
+        batch: Batch,
+    ) -> dict[str, Tensor]:
+        """Hidden states (a mean over pairs of layers), embeddings and relations, summed over tokens and teachers."""
+        sums: dict[str, Tensor] = {}
+
+        def add(name: str, value: Tensor) -> None:
+            sums[name] = sums[name] + value if name in sums else value
+
+        for alignment, view in zip(alignments, answers.views, strict=True):
+            for pair in alignment.layers:
+                add("hidden", alignment.between(pair, hidden, view, self.config) / len(alignment.layers))
+            if self.config.uses("embeddings"):
+                add("embeddings", alignment.between(EMBEDDINGS, hidden, view, self.config))
+            if view.qkv is not None:
+                lengths, kind = batch.packed.lengths, self.config.relation
+                add("relations", relation_distance(kept[0], view.qkv, lengths, alignment.heads, kind))
+        return sums

@@ -1,4 +1,4 @@
-"""Distillation: the losses equal their formulas, the teacher is left alone, and a student learns from it."""
+"""Distillation: the objective is its parts' sum, the teacher is left alone, and a student learns from it."""
 
 import shutil
 from pathlib import Path
@@ -8,84 +8,136 @@ import torch
 import torch.nn.functional as F
 
 from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import read_json
+from biolm.core.errors import ConfigError, MismatchError
+from biolm.core.files import read_json, write_json
 from biolm.core.metrics import read_metrics
-from biolm.distill.config import LossConfig
-from biolm.distill.losses import cosine_distance, soft_cross_entropy
-from biolm.distill.objective import DistillObjective, Teacher
-from biolm.model.config import EncoderConfig
+from biolm.distill.config import DistillConfig, LossConfig, weight_at
+from biolm.distill.objective import DistillObjective
+from biolm.distill.relations import captured, relation_distance
+from biolm.distill.teacher import Teachers
+from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.model.packed import pack
 from biolm.pretrain.batches import Batch
+from biolm.pretrain.config import ObjectiveConfig
 from biolm.pretrain.objective import Totals
 
-TEACHER = ["--model.num_hidden_layers", "2", "--model.hidden_size", "48", "--model.num_attention_heads", "2"]
-STUDENT = ["--model.num_hidden_layers", "1", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
-SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1"]
+CPU = Device(torch.device("cpu"), "fp32")
+TOTALS = Totals(masked=3, tokens=9)
 
 
-def model(width: int) -> MaskedLM:
-    torch.manual_seed(width)
-    shape = EncoderConfig(
-        vocab_size=50, hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    return MaskedLM(shape)
-
-
-def batch() -> Batch:
-    return Batch(pack([[0, 5, 6, 7, 2], [0, 8, 9, 2]]), torch.tensor([1, 3, 6]), torch.tensor([4, 9, 30]))
-
-
-def test_soft_cross_entropy_is_kl_times_t_squared() -> None:
+def objective_of(config: LossConfig, student: MaskedLM, *teachers: MaskedLM, share: float = 0.0) -> DistillObjective:
     torch.manual_seed(0)
-    student, teacher = torch.randn(2, 3, 50)
-    p, q = F.softmax(teacher / 2, -1), F.softmax(student / 2, -1)
-    expected = 4 * (p * (p / q).log()).sum()
-    torch.testing.assert_close(soft_cross_entropy(student, teacher, 2.0), expected)
-    assert soft_cross_entropy(teacher, teacher, 2.0).abs() < 1e-5
+    answerer = Teachers(teachers, CPU, 50, config.temperature)
+    return DistillObjective(answerer, student.config, config, 50, lambda batch: share, ["teacher"] * len(teachers))
 
 
-def test_cosine_distance_counts_from_0_to_2_a_token() -> None:
-    x = torch.randn(5, 8)
-    assert cosine_distance(x, 3 * x).abs() < 1e-5
-    torch.testing.assert_close(cosine_distance(x, -x), torch.tensor(10.0))
-
-
-def test_the_objective_is_the_weighted_sum_of_its_parts_and_trains_its_projection() -> None:
-    student, teacher = model(16), Teacher(model(24), torch.device("cpu"))
-    weights = LossConfig(kl=3, temperature=2, mlm=0.5, hidden=7)
-    objective = DistillObjective(teacher, 16, weights)
-    terms = objective(student, batch(), Totals(masked=3, tokens=9))
+def test_the_objective_is_the_weighted_sum_of_its_parts_and_trains_its_projection(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    student, teacher = make_model(16), make_model(24)
+    objective = objective_of(LossConfig(kl=3, temperature=2, mlm=0.5, hidden=7), student, teacher)
+    terms = objective(student, batch, TOTALS)
     expected = 3 * terms["kl"] + 0.5 * terms["mlm"] + 7 * terms["hidden"]
     torch.testing.assert_close(terms["loss"], expected)
     terms["loss"].backward()
-    assert objective.projection is not None
-    assert objective.projection.weight.grad is not None
-    assert all(p.grad is not None for p in student.parameters())
-    assert all(p.grad is None for p in teacher.model.parameters())
-    assert [name for name, _ in objective.named_parameters()] == ["projection.weight"]
+    assert all(p.grad is not None for p in [*student.parameters(), *objective.parameters()])
+    assert all(p.grad is None for p in teacher.parameters())
+    assert [name for name, _ in objective.named_parameters()] == ["alignments.0.projections.2_2.weight"]
 
 
-def test_equal_widths_need_no_projection_and_the_same_model_has_nothing_to_learn() -> None:
-    student = model(24).eval()
-    objective = DistillObjective(Teacher(model(24), torch.device("cpu")), 24, LossConfig())
-    assert objective.projection is None
-    terms = objective(student, batch(), Totals(masked=3, tokens=9))
-    assert terms["kl"].abs() < 1e-5
-    assert terms["hidden"].abs() < 1e-5
+def test_every_part_by_hand(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    """All parts at once against plain torch on both models' states."""
+    student, teacher = make_model(16).eval(), make_model(24).eval()
+    config = LossConfig(kl=1, mlm=1, hidden=1, layers="1:2,2:1", distance="mse", embeddings=1, relations=1)
+    objective = objective_of(config, student, teacher)
+    terms = objective(student, batch, TOTALS)
+    with torch.no_grad(), captured(student.encoder, 2) as ours, captured(teacher.encoder, 2) as theirs:
+        s, t = student.encoder(batch.packed), teacher.encoder(batch.packed)
+    project = dict(objective.alignments[0].projections.items())  # type: ignore[operator, union-attr]
+    hidden = [F.mse_loss(project[f"{a}_{b}"](s[a]), t[b]) for a, b in ((1, 2), (2, 1))]
+    torch.testing.assert_close(terms["hidden"], sum(hidden) / 2)
+    torch.testing.assert_close(terms["embeddings"], F.mse_loss(project["0_0"](s[0]), t[0]))
+    relations = relation_distance(ours[0], theirs[0], (5, 4), 2, "minilmv2") / 9
+    torch.testing.assert_close(terms["relations"], relations)
+    torch.testing.assert_close(terms["loss"], sum(terms[n] for n in ("kl", "mlm", "hidden", "embeddings", "relations")))
 
 
-def test_shares_of_micro_batches_add_up_to_the_whole() -> None:
-    student = model(16).eval()
-    objective = DistillObjective(Teacher(model(24), torch.device("cpu")), 16, LossConfig())
+def test_two_teachers_of_different_widths(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    """Predictions are averaged, states aligned with each through a projection of its own."""
+    student = make_model(16).eval()
+    config = LossConfig(kl=0, mlm=0, hidden=1)
+    both = objective_of(config, student, make_model(24), make_model(32))
+    assert [name for name, _ in both.named_parameters()] == [f"alignments.{i}.projections.2_2.weight" for i in range(2)]
+    value = both(student, batch, TOTALS)["hidden"]
+    parts = []
+    for i, width in enumerate((24, 32)):
+        alone = objective_of(config, student, make_model(width))
+        alone.alignments[0].load_state_dict(both.alignments[i].state_dict())
+        parts.append(alone(student, batch, TOTALS)["hidden"])
+    torch.testing.assert_close(value, sum(parts) / 2)
+
+
+def test_equal_widths_need_no_projection_and_the_same_model_has_nothing_to_learn(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    student = make_model(24).eval()
+    objective = objective_of(LossConfig(embeddings=1, relations=1), student, make_model(24))
+    assert not list(objective.parameters())
+    terms = objective(student, batch, TOTALS)
+    for name in ("kl", "hidden", "embeddings", "relations"):
+        assert terms[name].abs() < 1e-5
+
+
+def test_shares_of_micro_batches_add_up_to_the_whole(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    student = make_model(16).eval()
+    objective = objective_of(LossConfig(embeddings=1, relations=1), student, make_model(24))
     first = Batch(pack([[0, 5, 6, 7, 2]]), torch.tensor([1, 3]), torch.tensor([4, 9]))
     second = Batch(pack([[0, 8, 9, 2]]), torch.tensor([1]), torch.tensor([30]))
     totals = Totals.of([first, second])
     parts = [objective(student, b, totals) for b in (first, second)]
-    whole = objective(student, batch(), totals)
+    whole = objective(student, batch, totals)
     for name, value in whole.items():
         torch.testing.assert_close(parts[0][name] + parts[1][name], value)
+
+
+def test_weights_change_linearly_over_the_run(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    assert [weight_at("5..1", share) for share in (0, 0.5, 1)] == [5, 3, 1]
+    assert weight_at(2.0, 0.7) == 2
+    student, teacher = make_model(16).eval(), make_model(24)
+    config = LossConfig(kl="4..0", mlm="0..2", hidden=0)
+    for share in (0.0, 0.25, 1.0):
+        terms = objective_of(config, student, teacher, share=share)(student, batch, TOTALS)
+        torch.testing.assert_close(terms["loss"], 4 * (1 - share) * terms["kl"] + 2 * share * terms["mlm"])
+
+
+def test_a_layer_map_that_names_a_missing_layer_is_refused(make_model) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(
+        MismatchError, match="layer 2 with the teacher's layer 9, but the student has 2 layers and the teacher 2"
+    ):
+        objective_of(LossConfig(layers="2:9"), make_model(16), make_model(24))
+    with pytest.raises(ConfigError, match="is no layer map"):
+        LossConfig(layers="2-9")
+    with pytest.raises(MismatchError, match="the student has 2 layers, this teacher only 1"):
+        objective_of(LossConfig(), make_model(16), make_model(24, layers=1))
+    with pytest.raises(ConfigError, match="relation_layer is 3, and the teacher has 2"):
+        objective_of(LossConfig(relations=1, relation_layer=3), make_model(16), make_model(24))
+    with pytest.raises(ConfigError, match="5 relation heads do not divide the student's width 16 and the teacher's 24"):
+        objective_of(LossConfig(relations=1, relation_heads=5), make_model(16), make_model(24))
+
+
+def test_options_that_contradict_each_other_are_refused() -> None:
+    where = {"shards": "shards", "out": "out"}
+    with pytest.raises(ConfigError, match="there is no teacher"):
+        DistillConfig(**where)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="not by --objective"):
+        DistillConfig(**where, teacher="a", objective=ObjectiveConfig(sop=1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="start: teacher takes the weights"):
+        DistillConfig(**where, teacher="a", init="b", start="teacher")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="by its hidden states only"):
+        DistillConfig(**where, teacher="a", vocabulary="words")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a cache holds predictions"):
+        DistillConfig(**where, cache="c", loss=LossConfig(relations=1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="is no weight"):
+        LossConfig(kl="much")
+    with pytest.raises(ConfigError, match="are counts"):
+        LossConfig(relation_heads=-1)
 
 
 def test_weights_without_a_teacher_are_refused() -> None:
@@ -96,15 +148,22 @@ def test_weights_without_a_teacher_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(
+    teacher_run: Path, distill_words: list[str], student_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A teacher, a student of it, and the same student alone."""
     folder = tmp_path_factory.mktemp("runs")
-    common = ["--shards", str(tiny_shards), *SMALL]
-    assert cli.run(["pretrain", *common, *TEACHER, "--steps", "150", "--out", str(folder / "teacher")]) == 0
-    learn = ["distill", *common, *STUDENT, "--steps", "60", "--teacher", str(folder / "teacher")]
+    (folder / "teacher").symlink_to(teacher_run)
+    common = [*distill_words, *student_words, "--steps", "60"]
+    learn = ["distill", *common, "--teacher", str(teacher_run)]
     assert cli.run([*learn, "--out", str(folder / "student"), "--save_every", "20"]) == 0
-    assert cli.run(["pretrain", *common, *STUDENT, "--steps", "60", "--out", str(folder / "alone")]) == 0
+    assert cli.run(["pretrain", *common, "--out", str(folder / "alone")]) == 0
     return folder
+
+
+@pytest.fixture
+def learn(teacher_run: Path, distill_words: list[str], student_words: list[str]) -> list[str]:
+    return ["distill", *distill_words, *student_words, "--teacher", str(teacher_run)]
 
 
 def test_the_student_learns_what_the_teacher_says(runs: Path) -> None:
@@ -117,7 +176,7 @@ def test_the_student_learns_what_the_teacher_says(runs: Path) -> None:
     assert result["tokens"] == read_json(runs / "alone" / "result.json")["tokens"]
 
 
-def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, tiny_shards: Path, tmp_path: Path) -> None:
+def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, learn: list[str], tmp_path: Path) -> None:
     """Take the finished run back to its first kept checkpoint, as a killed process would leave it."""
     run = tmp_path / "student"
     shutil.copytree(runs / "student", run)
@@ -125,18 +184,7 @@ def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, tiny_sh
     shutil.rmtree(checkpoint.path_of(run, 60))
     manifest = run / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
-    learn = [
-        "distill",
-        "--shards",
-        str(tiny_shards),
-        *SMALL,
-        *STUDENT,
-        "--steps",
-        "60",
-        "--teacher",
-        str(runs / "teacher"),
-    ]
-    assert cli.run([*learn, "--out", str(run), "--save_every", "20"]) == 0
+    assert cli.run([*learn, "--steps", "60", "--out", str(run), "--save_every", "20"]) == 0
     again = checkpoint.load_latest(run)
     assert again is not None
     assert expected is not None
@@ -147,50 +195,66 @@ def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, tiny_sh
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(
-    runs: Path, tiny_docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_docs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer, shards = tmp_path / "tokenizer", tmp_path / "shards"
     docs = ["--docs", str(tiny_docs)]
     assert cli.run(["tokenizer", "train", *docs, "--vocab_size", "290", "--out", str(tokenizer)]) == 0
     assert cli.run(["tokenizer", "encode", *docs, "--tokenizer", str(tokenizer), "--out", str(shards)]) == 0
-    learn = ["distill", "--shards", str(shards), *SMALL, *STUDENT, "--steps", "5", "--teacher", str(runs / "teacher")]
-    assert cli.run([*learn, "--out", str(tmp_path / "run")]) == 2
-    assert "the model's tokenizer is not that of" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert cli.run([*learn, "--shards", str(shards), "--steps", "5", "--out", str(tmp_path / "run")]) == 2
+    assert "the shards have 290 pieces, this teacher 300" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
-def test_silent_rows_of_either_side_do_not_matter(runs: Path, tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_of_the_same_size_in_another_order_is_refused(
+    runs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(runs / "teacher", teacher)
+    for file in (teacher / "tokenizer").iterdir():
+        if file.name != "tokenizer.json":
+            file.unlink()
+    state = read_json(teacher / "tokenizer" / "tokenizer.json")
+    vocab = state["model"]["vocab"]  # type: ignore[index, call-overload]
+    by_id = {i: piece for piece, i in vocab.items()}
+    vocab[by_id[10]], vocab[by_id[11]] = 11, 10
+    write_json(teacher / "tokenizer" / "tokenizer.json", state)
+    assert cli.run([*learn, "--teacher", str(teacher), "--steps", "5", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"id 10 is {by_id[10]!r} in the shards and {by_id[11]!r} in this teacher" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_silent_rows_of_either_side_do_not_matter(learn: list[str], tmp_path: Path) -> None:
     """Rows padded to a round number differ between teacher and student; the vocabulary is the same."""
-    learn = [
-        "distill",
-        "--shards",
-        str(tiny_shards),
-        *SMALL,
-        *STUDENT,
-        "--steps",
-        "5",
-        "--teacher",
-        str(runs / "teacher"),
-    ]
-    assert cli.run([*learn, "--out", str(tmp_path / "plain")]) == 0
-    assert cli.run([*learn, "--out", str(tmp_path / "padded"), "--model.pad_vocab_to", "64"]) == 0
-    assert read_json(tmp_path / "padded" / "result.json")["step"] == 5
+    for name, words in (("plain", []), ("padded", ["--model.pad_vocab_to", "64"])):
+        assert cli.run([*learn, *words, "--steps", "5", "--log_every", "1", "--out", str(tmp_path / name)]) == 0
+    metrics = [[r["kl"] for r in read_metrics(tmp_path / n) if r["split"] == "train"] for n in ("plain", "padded")]
+    assert metrics[0][0] == pytest.approx(
+        metrics[1][0], rel=0.05
+    )  # other rows, other random weights: not the same numbers
 
 
 def test_a_teacher_too_short_for_the_sequences_is_refused(
-    runs: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = [
-        "distill",
-        "--shards",
-        str(tiny_shards),
-        *STUDENT,
-        "--teacher",
-        str(runs / "teacher"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    capsys.readouterr()
-    assert cli.run([*learn, "--batch.max_length", "64"]) == 2
+    assert cli.run([*learn, "--batch.max_length", "64", "--out", str(tmp_path / "run")]) == 2
     assert "the model has 32 positions, sequences up to 64 tokens" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_deeper_student_is_refused(learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*learn, "--model.num_hidden_layers", "3", "--out", str(tmp_path / "run")]) == 2
+    assert "the student has 3 layers, this teacher only 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_teachers_all_parts_and_a_student_made_of_the_first(runs: Path, learn: list[str], tmp_path: Path) -> None:
+    """The command takes several teachers, a schedule, every part, and starts from the teacher's own layers."""
+    teachers = ["--teacher", str(runs / "teacher"), str(runs / "student")]
+    parts = ["--loss.kl", "5..1", "--loss.embeddings", "0.5", "--loss.relations", "1", "--loss.relation", "minilm"]
+    words = [*learn, *teachers, *parts, "--start", "teacher", "--steps", "4", "--log_every", "1"]
+    assert cli.run([*words, "--out", str(tmp_path / "run")]) == 0
+    last = [r for r in read_metrics(tmp_path / "run") if r["split"] == "train"][-1]
+    expected = 1 * last["kl"] + 2 * last["mlm"] + last["hidden"] + 0.5 * last["embeddings"] + last["relations"]
+    assert last["loss"] == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,65 @@
+"""Which layer of the teacher a layer of the student looks at; layers are counted from 1, and 0 is the embeddings' output."""
+
+import re
+from pathlib import Path
+
+from biolm.core.errors import ConfigError, MismatchError
+
+CUSTOM = re.compile(r"\d+:\d+(,\d+:\d+)*")
+
+
+def check_map(text: str, option: str) -> None:
+    """Refuse a text that is no layer map.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if text not in ("uniform", "last") and not CUSTOM.fullmatch(text):
+        raise ConfigError(
+            f"{option} `{text}` is no layer map",
+            remedy="Give `uniform`, `last`, or pairs of student and teacher layers such as 1:2,2:4,3:6.",
+        )
+
+
+def layer_map(text: str, student: int, teacher: int, option: str, source: str | Path) -> list[tuple[int, int]]:
+    """Pairs of a student's and a teacher's layer, ascending.
+
+    Args:
+        text: `last`; `uniform`, student layer i with teacher layer i × teacher / student, rounded (TinyBERT, Jiao et al. 2020, arXiv
+            1909.10351); or pairs such as `1:2,2:4`.
+        student: Layers of the student.
+        teacher: Layers of the teacher, not fewer.
+        option: Where the text was given, for errors.
+        source: The teacher's folder, for errors.
+
+    Raises:
+        MismatchError: A layer is missing.
+    """
+    if text == "last":
+        return [(student, teacher)]
+    if text == "uniform":
+        return [(i, round(i * teacher / student)) for i in range(1, student + 1)]
+    pairs = sorted((int(a), int(b)) for a, b in (pair.split(":") for pair in text.split(",")))
+    for ours, theirs in pairs:
+        if ours > student or theirs > teacher:
+            raise MismatchError(
+                f"{option} pairs the student's layer {ours} with the teacher's layer {theirs}, "
+                f"but the student has {student} layers and the teacher {teacher}",
+                file=source,
+                remedy="Name layers that both have.",
+            )
+    return pairs
+
+
+def require_no_deeper(student: int, teacher: int, source: str | Path) -> None:
+    """Refuse a student with more layers than its teacher.
+
+    Raises:
+        MismatchError: It has more.
+    """
+    if student > teacher:
+        raise MismatchError(
+            f"the student has {student} layers, this teacher only {teacher}",
+            file=source,
+            remedy="Give the student fewer layers by --model.num_hidden_layers, or a deeper teacher.",
+        )

@@ -1,0 +1,227 @@
+"""A student's initial weights out of its teacher's: some of the layers, and where the student is narrower, a part of every width.
+
+The residual stream is cut by one matrix R [h, H] in all layers, so that what one layer writes the next still reads: every weight
+that reads the stream is multiplied by Rᵀ, every weight that writes it by R. R either picks coordinates, those with the largest weights
+(weight subcloning, Samragh et al. 2023, arXiv 2312.09299), which layer-norms leave as they are, or turns the stream into the widest
+directions of the word embeddings (truncated SVD), of which layer-norms only keep the diagonal. Heads, the coordinates inside
+a head, and feed-forward neurons are picked by their weights in either case. docs/log.md has figures.
+
+Shape suffixes: H teacher's and h student's width, n heads, d head size, i feed-forward neurons.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from biolm.convert.load import Loaded
+from biolm.core.errors import MismatchError
+from biolm.distill.config import DistillConfig
+from biolm.distill.layers import layer_map, require_no_deeper
+from biolm.model.config import EncoderConfig
+from biolm.model.encoder import MaskedLM
+from biolm.pretrain.loop import seed_weights
+from biolm.pretrain.shards import Shards
+
+Tensors = dict[str, Tensor]
+WORDS = "encoder.word_embeddings.weight"
+
+
+def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> MaskedLM:
+    """A student made of parts of its teacher.
+
+    Args:
+        teacher: Over the shards' vocabulary.
+        config: The student's shape, which layers it takes and how widths are cut.
+        reader: The shards.
+
+    Raises:
+        MismatchError: The student is of another shape, deeper or wider.
+    """
+    wanted = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
+    _require_smaller(wanted, teacher)
+    student = replace(
+        wanted,
+        max_positions=teacher.config.max_positions,
+        type_vocab_size=teacher.config.type_vocab_size,
+        layer_norm_eps=teacher.config.layer_norm_eps,
+    )
+    layers = taken_layers(
+        config.start_layers, student.num_hidden_layers, teacher.config.num_hidden_layers, str(teacher.source)
+    )
+    tensors = {name: tensor.detach() for name, tensor in teacher.model.state_dict().items()}
+    tensors = cut_width(_with_layers(tensors, layers), teacher.config, student, config.start_width)
+    seed_weights(config.seed)  # of rows behind the vocabulary
+    model = MaskedLM(student)
+    own = model.state_dict()
+    for name in (WORDS, "head.bias"):
+        rows = own[name].clone()
+        rows[: reader.vocab_size] = tensors[name][: reader.vocab_size]
+        tensors[name] = rows
+    model.load_state_dict(tensors)
+    model.silence(reader.vocab_size)
+    return model
+
+
+def _require_smaller(student: EncoderConfig, teacher: Loaded) -> None:
+    require_no_deeper(student.num_hidden_layers, teacher.config.num_hidden_layers, teacher.source)
+    if student.shape != teacher.config.shape:
+        raise MismatchError(
+            f"the student's shape is {student.shape}, this teacher's {teacher.config.shape}",
+            file=teacher.source,
+            remedy=f"Give --model.shape {teacher.config.shape}, or --start scratch.",
+        )
+    if student.rotary and student.head_size != teacher.config.head_size:
+        raise MismatchError(
+            f"the student's heads are {student.head_size} wide, this teacher's {teacher.config.head_size}, and rotary positions "
+            "turn a head as a whole",
+            file=teacher.source,
+            remedy="Give the student heads of the same width by --model.num_attention_heads, or --start scratch.",
+        )
+    for name in ("hidden_size", "num_attention_heads", "head_size", "intermediate_size"):
+        ours, theirs = getattr(student, name), getattr(teacher.config, name)
+        if ours > theirs:
+            raise MismatchError(
+                f"the student's {name} is {ours}, this teacher's only {theirs}",
+                file=teacher.source,
+                remedy="Give a smaller student by the options of --model, or --start scratch.",
+            )
+
+
+def taken_layers(text: str, student: int, teacher: int, source: str) -> list[int]:
+    """The teacher's layer, counted from 1, for each layer of the student.
+
+    Raises:
+        MismatchError: A layer is missing, or a student's layer is left without one.
+    """
+    if text == "every":
+        return [(i * teacher) // student + 1 for i in range(student)]
+    found = dict(layer_map(text, student, teacher, "start_layers", source))
+    missing = [i for i in range(1, student + 1) if not found.get(i)]
+    if missing:
+        raise MismatchError(
+            f"start_layers `{text}` gives the student's layer {missing[0]} of {student} no layer of the teacher's {teacher}",
+            file=source,
+            remedy="Name one for every layer of the student, or `every` or `uniform`.",
+        )
+    return [found[i] for i in range(1, student + 1)]
+
+
+def _with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> Tensors:
+    """Everything but the layers, and these layers in this order."""
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
+    for i, layer in enumerate(layers):
+        front = f"encoder.layers.{layer - 1}."
+        kept |= {
+            name.replace(front, f"encoder.layers.{i}."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(front)
+        }
+    return kept
+
+
+def cut_width(tensors: Tensors, teacher: EncoderConfig, student: EncoderConfig, how: str) -> Tensors:
+    """The same layers at the student's widths; the tensors as they are where the widths are equal.
+
+    Args:
+        tensors: A model of the teacher's widths and the student's layers.
+        teacher: The widths that are cut.
+        student: The widths to cut to.
+        how: `important` or `svd`: which R.
+    """
+    r_hh = _residual(tensors, student.hidden_size, how)
+    cut: Tensors = {}
+    for name, tensor in tensors.items():
+        if ".layers." not in name:
+            cut[name] = _outside(name, tensor, r_hh)
+    for i in range(student.num_hidden_layers):
+        front = f"encoder.layers.{i}."
+        layer = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
+        cut |= {front + name: tensor.contiguous() for name, tensor in _layer(layer, teacher, student, r_hh).items()}
+    return cut
+
+
+def _residual(tensors: Tensors, width: int, how: str) -> Tensor:
+    """R [h, H]."""
+    words_vh = tensors[WORDS].float()
+    full = words_vh.shape[1]
+    if width == full:
+        return torch.eye(full)
+    if how == "svd":
+        values, vectors = torch.linalg.eigh(words_vh.T @ words_vh)  # right singular vectors, rising
+        widest: Tensor = vectors[:, values.argsort(descending=True)[:width]].T
+        return widest
+    importance: Tensor = _unit(words_vh.square().sum(0))
+    for name, tensor in tensors.items():
+        if name.endswith(("qkv.weight", "up.weight")):
+            importance = importance + _unit(tensor.square().sum(0))
+        elif name.endswith(("out.weight", "down.weight")):
+            importance = importance + _unit(tensor.square().sum(1))
+    return torch.eye(full)[_most(importance, width)]
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.sum()
+
+
+def _most(importance: Tensor, count: int) -> Tensor:
+    """Indices of the largest, ascending."""
+    return importance.topk(count).indices.sort().values
+
+
+def _norm_or_bias(tensor: Tensor, name: str, r_hh: Tensor) -> Tensor:
+    """A vector over the stream: what multiplies it (a norm's weight) keeps its diagonal, what is added is mapped."""
+    return r_hh.square() @ tensor if name.endswith("norm.weight") else r_hh @ tensor
+
+
+def _outside(name: str, tensor: Tensor, r_hh: Tensor) -> Tensor:
+    """Embeddings, final norm and head."""
+    if name == "head.bias":
+        return tensor
+    if name == "head.dense.weight":
+        return r_hh @ tensor @ r_hh.T
+    return _norm_or_bias(tensor, name, r_hh) if tensor.ndim == 1 else tensor @ r_hh.T
+
+
+def _layer(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig, r_hh: Tensor) -> Tensors:
+    rows = _attention_rows(layer, teacher, student)
+    inner = teacher.hidden_size
+    qkv_rows = torch.cat([rows["qk"], rows["qk"] + inner, rows["v"] + 2 * inner])
+    neurons = _neurons(layer, teacher, student)
+    up_rows = torch.cat([neurons, neurons + teacher.intermediate_size]) if teacher.shape == "modernbert" else neurons
+    cut: Tensors = {}
+    for name, tensor in layer.items():
+        part = name.rpartition(".")[0]
+        if part in ("attention.qkv", "mlp.up"):
+            kept = tensor[qkv_rows if part == "attention.qkv" else up_rows]
+            cut[name] = kept @ r_hh.T if kept.ndim == 2 else kept
+        elif tensor.ndim == 2:
+            cut[name] = r_hh @ tensor[:, rows["v"] if part == "attention.out" else neurons]
+        else:
+            cut[name] = _norm_or_bias(tensor, name, r_hh)
+    scale = (student.head_size / teacher.head_size) ** 0.25  # of queries and keys each: scores are divided by √d
+    for name in ("attention.qkv.weight", "attention.qkv.bias"):
+        if name in cut and scale != 1:
+            cut[name] = cut[name].clone()
+            cut[name][: 2 * student.hidden_size] *= scale
+    return cut
+
+
+def _attention_rows(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig) -> dict[str, Tensor]:
+    """Which rows of queries and keys, and of values, are kept: whole heads first, then coordinates inside each head."""
+    n, d = teacher.num_attention_heads, teacher.head_size
+    q, k, v = layer["attention.qkv.weight"].square().sum(1).view(3, n, d).unbind()
+    out = layer["attention.out.weight"].square().sum(0).view(n, d)
+    heads = _most((v.sum(1) * out.sum(1)), student.num_attention_heads)
+    rows = {}
+    for name, importance in (("qk", q * k), ("v", v * out)):
+        kept = torch.stack([_most(importance[head], student.head_size) for head in heads])
+        rows[name] = (heads[:, None] * d + kept).flatten()
+    return rows
+
+
+def _neurons(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig) -> Tensor:
+    up = layer["mlp.up.weight"].square().sum(1).view(-1, teacher.intermediate_size).sum(0)
+    down = layer["mlp.down.weight"].square().sum(0)
+    return _most(up * down, student.intermediate_size)
