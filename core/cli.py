@@ -1,7 +1,8 @@
 """The `biolm` command: find the verb, parse its configuration, run it, and say errors in one or two lines.
 
 Rooms are named here as text and imported when their verb is called, so that `core` depends on no room and `--help` is quick.
-Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one; 130 interrupted.
+Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one; 130 interrupted; 75 stopped by a signal or a lost
+process: run the same command again.
 """
 
 import errno
@@ -97,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
         config = configuration.parse(verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example)
         verb.run(config)
     except UserError as error:
-        return _say(prog, str(error), verbose)
+        return _say(prog, str(error), verbose, error.exit_code)
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
         return 130
@@ -118,11 +119,11 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _say(prog: str, message: str, verbose: bool) -> int:
+def _say(prog: str, message: str, verbose: bool, code: int = 2) -> int:
     if verbose:
         traceback.print_exc()
     print(f"{prog}: {message}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _usage(argv: list[str]) -> int:

@@ -18,6 +18,8 @@ class UserError(ValueError):
         remedy: What to do about it, as an imperative sentence.
     """
 
+    exit_code = 2
+
     def __init__(self, problem: str, *, file: str | Path | None = None, record: str | int | None = None, remedy: str):
         self.problem, self.file, self.record, self.remedy = problem, file, record, remedy
         where = "" if file is None else f"{file}: " if record is None else f"{file} ({record}): "
@@ -46,6 +48,12 @@ class MismatchError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of an unknown kind."""
+
+
+class TemporaryError(UserError):
+    """A run that was asked to stop, or lost a process: nothing is wrong with it, and the same command goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h, for schedulers that requeue by exit code
 
 
 class UnsafeFileError(UserError):

@@ -4,6 +4,7 @@ After a resume, records past the checkpoint are cut off, so that the file of an 
 (but for wall-clock figures).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,12 +43,13 @@ class MetricsWriter:
         self.file = (run / NAME).open("ab")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Record the values of one step: `split` is `train` or `valid`, each value a finite number or NaN."""
+    def write(self, step: int, split: str, values: Mapping[str, float | str]) -> None:
+        """Record the values of one step: `split` is `train`, `valid` or `guard`; words are left out of TensorBoard."""
         self.file.write(orjson.dumps({"step": step, "split": split, **values}, option=orjson.OPT_APPEND_NEWLINE))
         self.file.flush()
         for name, value in values.items():
-            self.board.add_scalar(f"{name}/{split}", value, step)
+            if not isinstance(value, str):
+                self.board.add_scalar(f"{name}/{split}", value, step)
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -9,6 +9,7 @@ from biolm.model.config import ModelConfig
 from biolm.model.device import Precision
 from biolm.model.optim import OptimConfig
 
+EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
 InitVocabulary = Literal["same", "random", "mean", "focus"]
 
 
@@ -165,6 +166,29 @@ class MixConfig:
         return bool(self.weights) or self.temperature != 1
 
 
+@dataclass(frozen=True)
+class GuardConfig:
+    """Steps that do not move the weights, and when the run goes back.
+
+    Args:
+        spike: A gradient this many times as long as usual is left out; 0 leaves out only those that are not finite.
+        patience: After so many bad steps in a row the run goes back to the last checkpoint before them, and steps over their batches.
+        rewinds: How often it may do so before it is given up.
+    """
+
+    spike: float = 20.0
+    patience: int = 10
+    rewinds: int = 3
+
+    def __post_init__(self) -> None:
+        if self.spike != 0 and self.spike <= 1:
+            raise ConfigError("guard.spike must be above 1", remedy="10 to 50 leave ordinary steps alone; 0 is off.")
+        if self.patience < 1 or self.rewinds < 0:
+            raise ConfigError(
+                "guard.patience must be 1 at least, guard.rewinds not negative", remedy="10 and 3 are the defaults."
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pretrain a masked-LM encoder on token shards.
@@ -185,11 +209,16 @@ class PretrainConfig:
         mix: How sources are mixed.
         optim: How the weights move.
         precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
+        guard: What is done about bad steps.
+        engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
+            shares out weights and moments; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
+        timeout: Seconds after which a rank that the others wait for is given up and named.
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
         eval_every: Steps between evaluations on the held-out split; one is always done at the end.
         eval_tokens: Held-out tokens to evaluate on; 0 for all.
         save_every: Steps between checkpoints; one is always written at the end.
-        keep: Checkpoints to keep.
+        keep: Checkpoints to keep, the last ones.
+        keep_every: Keep those of every so many steps too; 0 for none.
         log_every: Steps between records of the training loss.
         override: Go on in the run folder although the configuration or the shards changed.
     """
@@ -208,11 +237,15 @@ class PretrainConfig:
     mix: MixConfig = field(default_factory=MixConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: Precision = "auto"
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    engine: EngineName = field(default="torch", metadata={"runtime": True})
+    timeout: float = runtime(1800.0)
     eval_mask_rate: float = 0.15
     eval_every: int = runtime(1000)
     eval_tokens: int = 0
     save_every: int = runtime(1000)
     keep: int = runtime(2)
+    keep_every: int = runtime(0)
     log_every: int = runtime(20)
     override: bool = runtime(False)
 

@@ -1,0 +1,130 @@
+"""What a run says while it trains: records in `metrics.jsonl`, the progress bar, and a word about ranks that hold the others up.
+
+Only rank 0 says anything. Figures are summed between records; the sums are part of a checkpoint, so that a resumed run writes the
+same records.
+"""
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from biolm.core.metrics import MetricsWriter
+from biolm.core.progress import Bar, progress
+from biolm.pretrain.share import FINGERPRINT
+
+SLOW = 1.5  # a rank that takes this many times as long as the others' median is named
+SLOW_RECORDS = 3  # in so many records running
+
+
+class Recorder:
+    """Metrics and progress of one process's part of a run.
+
+    Args:
+        run: The run folder.
+        what: The verb, as the progress bar shows it.
+        steps: Of the whole run.
+        speaks: Whether this is rank 0.
+    """
+
+    def __init__(self, run: Path, what: str, steps: int, speaks: bool):
+        self.run, self.what, self.steps, self.speaks = run, what, steps, speaks
+        self.window: dict[str, float] = defaultdict(float)  # sums since the last record
+        self.window_steps = self.fingerprint = 0
+        self.slow = (0, 0)  # the slowest rank, and in how many records running
+        self.waited, self.started, self.tokens_before = 0.0, time.monotonic(), 0
+        self.metrics: MetricsWriter | None = None
+        self.bar: Bar | None = None
+        self.open, self.shown = ExitStack(), ExitStack()
+
+    def begin(self, step: int, tokens: int) -> None:
+        """Start recording after `step` steps and `tokens` tokens."""
+        self.started, self.tokens_before = time.monotonic(), tokens
+        if self.speaks:
+            self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
+            self.bar = self.shown.enter_context(progress(self.what, self.steps, "steps", step))
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.open.close()
+        self.shown.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since recording began."""
+        return time.monotonic() - self.started
+
+    def step(self, figures: dict[str, float], fingerprint: int) -> None:
+        """Count a step that moved the weights."""
+        for name, value in figures.items():
+            self.window[name] += value
+        self.window_steps += 1
+        self.saw(fingerprint)
+        if self.bar is not None:
+            self.bar.advance(1, note=f"loss {figures['loss']:.3f}")
+
+    def saw(self, fingerprint: int) -> None:
+        """Count a step's batches, whether or not it moved the weights."""
+        self.fingerprint = (self.fingerprint + fingerprint) & FINGERPRINT
+
+    def log(self, step: int, tokens: int, busy: list[float]) -> None:
+        """Write the means since the last record.
+
+        Args:
+            step: Steps done.
+            tokens: Tokens of the whole run.
+            busy: Seconds that each rank computed by itself in the last step.
+        """
+        if self.metrics is not None:
+            means = {name: value / max(self.window_steps, 1) for name, value in self.window.items()}
+            speed, wait = (tokens - self.tokens_before) / self.seconds, self.waited / self.seconds
+            rates = {"tokens": tokens, "tokens_per_second": round(speed, 1), "data_wait": round(wait, 4)}
+            seen = {"batches": f"{self.fingerprint:016x}"}
+            self.metrics.write(step, "train", {**means, **rates, **self._slowest(busy), **seen})
+        self.window.clear()
+        self.window_steps = self.fingerprint = 0
+
+    def _slowest(self, busy: list[float]) -> dict[str, float]:
+        if len(busy) == 1:
+            return {}
+        rank = max(range(len(busy)), key=lambda r: busy[r])
+        ratio = busy[rank] / max(statistics.median(b for r, b in enumerate(busy) if r != rank), 1e-9)
+        self.slow = (rank, self.slow[1] + 1 if rank == self.slow[0] and ratio >= SLOW else int(ratio >= SLOW))
+        if self.slow[1] == SLOW_RECORDS:
+            print(f"{self.what}: rank {rank} takes {ratio:.1f} times as long as the others", file=sys.stderr)
+        return {"slowest_rank": rank, "slowest_ratio": round(ratio, 3)}
+
+    def valid(self, step: int, figures: dict[str, float]) -> None:
+        """Write an evaluation."""
+        if self.metrics is not None:
+            self.metrics.write(step, "valid", figures)
+
+    def event(self, step: int, what: str, figures: dict[str, float]) -> None:
+        """Write and say what a guard did."""
+        if self.metrics is not None:
+            self.metrics.write(step, "guard", {"event": what, **figures})
+            print(f"{self.what}: step {step}: {what}", file=sys.stderr)
+
+    def go_back(self, step: int) -> None:
+        """Take back all records after `step`."""
+        if self.metrics is not None:
+            self.open.close()
+            self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"window": dict(self.window), "window_steps": self.window_steps, "fingerprint": self.fingerprint}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.window.clear()
+        self.window.update(state["window"])
+        self.window_steps, self.fingerprint = state["window_steps"], state["fingerprint"]
