@@ -14,11 +14,12 @@ from torch import Tensor
 
 from biolm.core import rng
 from biolm.model.packed import Packed
-from biolm.pretrain.config import BatchConfig, MlmConfig, PairKind
+from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
 from biolm.pretrain.forms import former
 from biolm.pretrain.masking import choose, corrupt, mask_epoch
+from biolm.pretrain.mixture import Epoch, Mixture, Sources
 from biolm.pretrain.rows import lay_out
-from biolm.pretrain.sequences import EpochPlan, Sequences, micro_batches_per_epoch, plan_epoch
+from biolm.pretrain.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
 from biolm.pretrain.shards import Shards, check_ids
 
 I64 = npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class Batch:
         labels_m: The original ids there.
         epoch: Which pass over the shards it belongs to, from 0; never repeated, whatever the curriculum.
         index: Which micro-batch of that epoch it is, from 0. With the epoch it names the micro-batch of a run.
+        step: Which optimiser step it belongs to, from 0.
         places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.
         pair_labels_b: What kind of pair each sequence is (`pretrain.pairs`), NO_LABEL for none; None where there are no pairs.
     """
@@ -43,6 +45,7 @@ class Batch:
     labels_m: Tensor
     epoch: int = 0
     index: int = 0
+    step: int = 0
     places_m: I64 | None = None
     pair_labels_b: Tensor | None = None
 
@@ -71,7 +74,7 @@ class Batch:
 
 
 class Batches:
-    """The micro-batches of one split.
+    """The micro-batches of one split, of sequences of one length: a stage of a run (see `pretrain.curriculum`), or all of it.
 
     Args:
         reader: The split's shards.
@@ -80,6 +83,9 @@ class Batches:
         seed: Of order and masks.
         pair: The pair objective, if there is one.
         segments: Whether the model has token types, which decides on a pair's special tokens.
+        mix: How sources are mixed.
+        first_step: Of the stage.
+        first_epoch: Of the stage: the epochs before it belong to earlier ones.
     """
 
     def __init__(
@@ -90,55 +96,80 @@ class Batches:
         seed: int,
         pair: PairKind | None = None,
         segments: bool = False,
+        mix: MixConfig | None = None,
+        first_step: int = 0,
+        first_epoch: int = 0,
     ):
         self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
-        self.form = former(reader, batch, pair, segments)
+        self.first_step, self.first_epoch = first_step, first_epoch
+        form = former(reader, batch, pair, segments)
+        # With static masks, pairs come round again with them.
+        self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
+        self.mixture = Mixture(self.form, Sources.read(reader, mix.by), mix, seed) if mix and mix.active else None
         self.plan = lru_cache(maxsize=2)(self._plan)
-        self.sequences = lru_cache(maxsize=2)(self._sequences)
-        self.per_epoch = micro_batches_per_epoch(self.sequences(0), batch.tokens, batch.accumulation)
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)
 
-    def _sequences(self, epoch: int) -> Sequences:
-        """Those of one epoch; with static masks, pairs come round again with them."""
-        return self.form(rng.key(self.seed, "pairs", mask_epoch(self.mlm, epoch)))
+    def _epoch(self, epoch: int) -> Epoch:
+        if self.mixture is not None:
+            return self.mixture(epoch)
+        sequences = self.form(epoch)
+        return Epoch(sequences, np.full(len(sequences), epoch))
 
     def _plan(self, epoch: int) -> EpochPlan:
-        return plan_epoch(self.sequences(epoch), self.per_epoch, self.seed, epoch)
+        return plan_epoch(self.epoch(epoch).sequences, self.per_epoch, self.seed, epoch)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens of one pass, special ones of sequences included; with pairs, of the first pass, and the others are about as long."""
-        return int(self.sequences(0).tokens.sum())
+        """Tokens of one epoch, special ones of sequences included; with pairs, of the first one, and the others are about as long."""
+        return int(self.epoch(0).sequences.tokens.sum())
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass."""
+        """Optimiser steps of one epoch."""
         return self.per_epoch // self.batch.accumulation
+
+    def names(self, step: int) -> list[tuple[int, int]]:
+        """Epoch and index of each micro-batch of an optimiser step, counted from 0."""
+        first = (step - self.first_step) * self.batch.accumulation
+        numbers = (divmod(first + i, self.per_epoch) for i in range(self.batch.accumulation))
+        return [(self.first_epoch + epoch, index) for epoch, index in numbers]
 
     def step(self, step: int) -> list[Batch]:
         """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
-        first = step * self.batch.accumulation
-        made = [self.micro_batch(*divmod(first + i, self.per_epoch)) for i in range(self.batch.accumulation)]
+        made = [self.micro_batch(*name) for name in self.names(step)]
         return [batch for batch in made if batch is not None]
+
+    def passes(self, step: int) -> dict[str, float]:
+        """How often this stage has read each mixed source before a step."""
+        if self.mixture is None:
+            return {}
+        epoch, index = self.names(step)[0]
+        plan = self.plan(epoch)
+        return self.mixture.passes_read(self.epoch(epoch), epoch - self.first_epoch, plan.order[: plan.bounds[index]])
 
     def micro_batch(self, epoch: int, index: int) -> Batch | None:
         """One micro-batch of an epoch, or None where the corpus has fewer sequences than micro-batches."""
-        sequences, numbers = self.sequences(epoch), self.plan(epoch).micro_batch(index)
+        sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)
         if not len(numbers):
             return None
         row = lay_out(sequences, numbers, self.reader.tokens, self.reader.tokenizer.ids, self.segments)
         ids_t, places_t = row.ids_t, row.places_t
         check_ids(self.reader, ids_t, places_t)
-        key = rng.key(self.seed, "mask", mask_epoch(self.mlm, epoch))
+        # A token is masked by its place and the pass over its source, so two copies of a sequence in a batch are masked apart.
+        reading_t = np.repeat(mask_epoch(self.mlm, self.epoch(epoch).passes[numbers]), row.lengths)
+        draws_t = np.where(places_t < 0, places_t, places_t + reading_t * len(self.reader.tokens))
+        key = rng.key(self.seed, "mask")
         starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
-        positions_m = choose(self.mlm, places_t, starts_word_t, row.lengths, key)
+        positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key)
         special = self.reader.tokenizer.ids
         pieces = (1 + max(special.bos, special.pad, special.eos, special.unk), self.reader.vocab_size - 1)
-        corrupted_t = corrupt(self.mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
+        corrupted_t = corrupt(self.mlm, ids_t, positions_m, draws_t, key, special.mask, pieces)
         types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
         packed = Packed(torch.from_numpy(corrupted_t), tuple(row.lengths.tolist()), types_t)
         labels_m = torch.from_numpy(ids_t[positions_m])
         paired = sequences.start.shape[1] > 1
         pair_labels_b = torch.from_numpy(sequences.labels[numbers]) if paired else None
-        return Batch(
-            packed, torch.from_numpy(positions_m), labels_m, epoch, index, places_t[positions_m], pair_labels_b
-        )
+        step = self.first_step + ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
+        places_m = places_t[positions_m]
+        return Batch(packed, torch.from_numpy(positions_m), labels_m, epoch, index, step, places_m, pair_labels_b)

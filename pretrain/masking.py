@@ -4,6 +4,8 @@ Whole words: Devlin et al.'s later BERT models. N-grams of words: Megatron-LM's 
 duplication factor, and a largest number of predictions: BERT's original data creation, as Bio_ClinicalBERT was trained.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,13 +14,14 @@ from biolm.pretrain.config import MlmConfig
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+N = TypeVar("N", int, I64)
 
 LONGEST_NGRAM = 3
 NGRAM_SHARES = np.array([1 / n for n in range(1, LONGEST_NGRAM + 1)]) / sum(1 / n for n in range(1, LONGEST_NGRAM + 1))
 
 
-def mask_epoch(config: MlmConfig, epoch: int) -> int:
-    """The number that stands for an epoch in the masks' keys: static masks come round again."""
+def mask_epoch(config: MlmConfig, epoch: N) -> N:
+    """The numbers that stand for epochs in the masks' draws: static masks come round again."""
     return epoch % config.static_masks if config.static_masks else epoch
 
 

@@ -11,14 +11,14 @@ import torch
 from biolm.core.errors import ConfigError, DataError
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.tokenizer.shards import ShardReader
+from biolm.pretrain.shards import Shards
 
 
 def batches(
     shards: Path, *, tokens: int = 256, accumulation: int = 1, seed: int = 5, mlm: MlmConfig | None = None
 ) -> Batches:
     sizes = BatchConfig(tokens=tokens, accumulation=accumulation, max_length=32)
-    return Batches(ShardReader(shards, "train"), mlm or MlmConfig(), sizes, seed)
+    return Batches(Shards([shards], "train"), mlm or MlmConfig(), sizes, seed)
 
 
 def original(batch: Batch) -> list[int]:
@@ -40,7 +40,7 @@ def test_an_epoch_holds_every_token_once(tiny_shards: Path) -> None:
         starts = batch.packed.cu_seqlens[:-1].long()
         assert (batch.packed.input_ids_t[starts] == ids.bos).all()
         assert max(batch.packed.lengths) <= 32
-    stored = Counter(made.reader.tokens.tolist())
+    stored = Counter(made.reader.tokens[:].tolist())
     for special in (ids.bos, ids.eos):
         seen.pop(special)
         stored.pop(special, None)
@@ -61,7 +61,7 @@ def test_a_batch_knows_its_name_and_where_its_labels_stand(tiny_shards: Path) ->
     made = batches(tiny_shards, accumulation=2)
     step = made.steps_per_epoch + 1
     for i, batch in enumerate(made.step(step)):
-        assert (batch.epoch, batch.index) == (1, 2 + i)
+        assert (batch.epoch, batch.index, batch.step) == (1, 2 + i, step)
         assert batch.places_m is not None
         assert batch.labels_m.tolist() == made.reader.tokens[batch.places_m].tolist()
 

@@ -1,0 +1,121 @@
+"""Mixing sources: the stated shares of tokens, each sequence once a pass, nothing but (configuration, shards, seed, step)."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biolm.core.errors import ConfigError, DataError
+from biolm.pretrain.config import MixConfig
+from biolm.pretrain.mixture import Mixture, Sources, shares
+from biolm.pretrain.sequences import Sequences
+from biolm.pretrain.shards import Shards
+
+
+def made(counts: dict[str, int], seed: int = 0) -> tuple[Sequences, Sources]:
+    """So many sequences of each source, of one document each and random lengths, the sources in turn shuffled together."""
+    random, names = np.random.default_rng(seed), sorted(counts)
+    of = random.permutation(np.repeat(np.arange(len(names)), [counts[name] for name in names]))
+    length = random.integers(5, 60, len(of))
+    bounds = np.concatenate([[0], np.cumsum(length)])
+    nothing = np.zeros(0, np.int64)
+    sequences = Sequences(bounds[:-1, None], bounds[1:, None], length + 2, np.full(len(of), -100), nothing)
+    return sequences, Sources(names, of, bounds)
+
+
+def mixture(counts: dict[str, int], config: MixConfig, seed: int = 0) -> tuple[Mixture, Sequences, Sources]:
+    sequences, sources = made(counts)
+    return Mixture(lambda _: sequences, sources, config, seed), sequences, sources
+
+
+COUNTS = {"notes": 300, "pmc": 900, "pubmed": 2000}
+
+
+@pytest.mark.parametrize(
+    ("config", "stated"),
+    [
+        (MixConfig(weights={"notes": 2, "pmc": 1, "pubmed": 1}), [0.5, 0.25, 0.25]),
+        (MixConfig(weights={"notes": 0, "pmc": 3, "pubmed": 1}), [0, 0.75, 0.25]),
+        (MixConfig(temperature=2), None),
+    ],
+)
+def test_epochs_have_the_stated_shares_of_tokens(config: MixConfig, stated: list[float] | None) -> None:
+    mixed, sequences, sources = mixture(COUNTS, config)
+    natural = np.bincount(sources.of(sequences), sequences.tokens)
+    wanted = np.array(stated) if stated else np.sqrt(natural) / np.sqrt(natural).sum()
+    tokens = np.zeros(3)
+    for epoch in range(8):
+        read = mixed(epoch).sequences
+        of_epoch = np.bincount(sources.of(read), read.tokens, 3)
+        tokens += of_epoch
+        assert abs(of_epoch.sum() / natural.sum() - 1) < 0.03
+    assert np.abs(tokens / tokens.sum() - wanted).max() < 0.005
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
+def test_a_source_is_read_whole_before_any_of_it_again(one: int, two: int, seed: int) -> None:
+    mixed, _, sources = mixture({"a": 17, "b": 40}, MixConfig(weights={"a": one, "b": two}), seed)
+    read: list[Counter[int]] = [Counter(), Counter()]
+    for epoch in range(7):
+        now = mixed(epoch)
+        for start, of, number in zip(now.sequences.start[:, 0], sources.of(now.sequences), now.passes, strict=True):
+            assert read[of][int(start)] == number, "passes are numbered as they come"
+            read[of][int(start)] += 1
+    for source, size in zip(read, (17, 40), strict=True):
+        seen = [*source.values(), *[0] * (size - len(source))]
+        assert max(seen) - min(seen) <= 1
+
+
+def test_the_order_depends_on_seed_and_pass_only() -> None:
+    config = MixConfig(weights={"notes": 1, "pmc": 1, "pubmed": 1})
+    again = [mixture(COUNTS, config, seed)[0](3).sequences.start for seed in (1, 1, 2)]
+    assert (again[0] == again[1]).all()
+    assert (again[0] != again[2]).any()
+
+
+def test_passes_read_are_those_of_the_sequences() -> None:
+    mixed, sequences, sources = mixture(COUNTS, MixConfig(weights={"notes": 2, "pmc": 1, "pubmed": 1}))
+    sizes, read = np.bincount(sources.of(sequences)), np.zeros(3)
+    for epoch in range(3):
+        now = mixed(epoch)
+        half = np.random.default_rng(0).permutation(len(now.sequences))[: len(now.sequences) // 2]
+        counted = read + np.bincount(sources.of(now.sequences)[half], minlength=3)
+        found = mixed.passes_read(now, epoch, half)
+        assert list(found.values()) == pytest.approx(counted / sizes, rel=0.01, abs=0.01)
+        read += np.bincount(sources.of(now.sequences), minlength=3)
+
+
+def test_sources_are_named_as_their_documents_have_them(tiny_shards: Path) -> None:
+    both = Shards([tiny_shards, tiny_shards], "train")
+    assert Sources.read(both, "source").names == ["text"]
+    by_folder = Sources.read(Shards([tiny_shards], "train"), "folder")
+    assert by_folder.names == [str(tiny_shards)]
+    assert by_folder.bounds[-1] == len(both.tokens) / 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "tokens", "said"),
+    [
+        ({"notes": 1.0, "pmd": 1.0}, {"notes": 9, "pubmed": 9}, "no source pmd"),
+        ({"notes": 1.0}, {"notes": 9, "pubmed": 9}, "pubmed has no weight"),
+        ({"notes": 1.0, "pubmed": 1.0}, {"notes": 0, "pubmed": 9}, "notes holds no tokens"),
+        ({}, {"notes": 0, "pubmed": 9}, "notes holds no tokens"),
+    ],
+)
+def test_sources_that_are_missing_or_empty_are_refused(
+    weights: dict[str, float], tokens: dict[str, int], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        shares(tokens, MixConfig(weights=weights, temperature=1 if weights else 2))
+
+
+def test_wrong_settings_are_refused() -> None:
+    for settings_ in ({"temperature": 0.5}, {"weights": {"a": -1.0}}, {"weights": {"a": 0.0}}):
+        with pytest.raises(ConfigError):
+            MixConfig(**settings_)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="exclude"):
+        MixConfig(weights={"a": 1}, temperature=2)
