@@ -1,123 +1,133 @@
-"""A pretraining step of ours against Hugging Face's on the same documents, in one run: real tokens a second and their ratio.
+"""A pretraining step of ours against Hugging Face's Trainer and fairseq-train: real tokens a second and peak memory, in one run.
 
-    python benchmarks/pretrain.py SHARDS [--layers 4 --hidden 256 --seconds 20]
+    python benchmarks/pretrain.py SHARDS [--size base --precision bf16 --text full]
+    python benchmarks/pretrain.py SHARDS --table       # every case of the table in docs/log.md, over an hour on two cores
 
-Hugging Face's side is what `run_mlm.py --line_by_line` does: RobertaForMaskedLM on right-padded batches of the same sequences, logits
-at every position, dynamic masks. Both sides use the same precision, optimiser, threads and real tokens a step; they take turns,
-step by step, so that a change of the machine's load meets both.
+Each side is a process of its own with its own memory, and they take turns step by step, so that a change of the machine's load
+meets all. Hugging Face's side is what `run_mlm.py` builds: `Trainer`, `DataCollatorForLanguageModeling`, `RobertaForMaskedLM`; with
+`--text full` blocks of 512 tokens, its default; with `documents` one document a row (`--line_by_line`), padded to the batch's longest.
+Ours masks, packs and steps inside the same clock. fairseq, where its environment is found (docs/fairseq.md), runs whole before and after: it
+cannot be halted between steps, and has no bf16 on a CPU.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
 
 import torch
-from torch import Tensor
+from sides import SIDES, Case, Result
 
-from biolm.model.config import ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pad
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.device import choose
-from biolm.pretrain.objective import MlmObjective, Totals
-from biolm.tokenizer.shards import ShardReader
+from biolm.model.config import SIZES
+
+FULL_TABLE = [
+    (size, layers, precision, text)
+    for size, layers in (("base", 12), ("base", 6))
+    for precision in ("bf16", "fp32")
+    for text in ("full", "pubmed", "notes")
+]
 
 
-def hugging_face(model: MaskedLM) -> torch.nn.Module:
-    """Their model of the same shape."""
-    from transformers import RobertaConfig, RobertaForMaskedLM
+class Side:
+    """One side's process, halted between steps."""
 
-    c = model.config
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.hidden_size,
-            num_hidden_layers=c.num_hidden_layers,
-            num_attention_heads=c.num_attention_heads,
-            intermediate_size=c.intermediate_size,
-            max_position_embeddings=c.max_positions + 2,
-            type_vocab_size=1,
-            hidden_dropout_prob=c.hidden_dropout,
-            attention_probs_dropout_prob=c.attention_dropout,
+    def __init__(self, name: str, case: Case):
+        self.name, self.results = name, list[Result]()
+        command = [sys.executable, str(Path(__file__).with_name("sides.py")), name, json.dumps(vars(case))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self) -> Result:
+        """Let it do one optimiser step."""
+        to, back = self.process.stdin, self.process.stdout
+        assert to is not None
+        assert back is not None
+        print("step", file=to, flush=True)
+        self.results.append(self._answer(back))
+        return self.results[-1]
+
+    def _answer(self, back: IO[str]) -> Result:
+        for line in back:
+            if line.startswith("RESULT "):
+                return Result(**json.loads(line.removeprefix("RESULT ")))
+        sys.exit(f"{self.name} ended with {self.process.wait()}")
+
+    def end(self) -> None:
+        """Let it go."""
+        self.process.kill()
+        self.process.wait()
+
+
+def compare(case: Case, repeats: int, warm: int) -> dict[str, tuple[float, float]]:
+    """Side → median real tokens a second, peak memory in GB."""
+    sides = [Side(name, case) for name in SIDES]
+    for _ in range(warm + repeats):
+        for side in sides:
+            side.step()
+    for side in sides:
+        side.end()
+    return {
+        side.name: (
+            statistics.median(r.tokens / r.seconds for r in side.results[warm:]),
+            max(r.peak_gb for r in side.results),
         )
+        for side in sides
+    }
+
+
+def matrix_rate(precision: str) -> float:
+    """FLOP a second of the feed-forward's product, 2,048 × 768 × 3,072, the best of 10."""
+    from time import perf_counter
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, w = torch.randn(2048, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
+    best = float("inf")
+    for _ in range(10):
+        start = perf_counter()
+        torch.nn.functional.linear(x, w)
+        best = min(best, perf_counter() - start)
+    return 2 * 2048 * 768 * 3072 / best
+
+
+def report(case: Case, repeats: int, warm: int) -> None:
+    """Run one case and print its lines."""
+    found = compare(case, repeats, warm)
+    rate = matrix_rate(case.precision)
+    print(
+        f"{case.layers} × {case.hidden}, vocabulary {case.vocab_size}, {case.precision}, dropout {case.dropout}, {case.text}, "
+        f"{case.rows} rows a step, {os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads; median of {repeats} steps in turn"
     )
-
-
-def theirs(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """Loss on the padded batch."""
-    labels_t = torch.full_like(batch.packed.input_ids_t, -100)
-    labels_t[batch.positions_m] = batch.labels_m
-    lengths = batch.packed.lengths
-    mask_bl = pad(torch.ones_like(labels_t), lengths)
-    ids_bl = pad(batch.packed.input_ids_t, lengths).masked_fill(mask_bl == 0, 1)
-    labels_bl = pad(labels_t, lengths).masked_fill(mask_bl == 0, -100)
-    loss: Tensor = model(input_ids=ids_bl, attention_mask=mask_bl, labels=labels_bl).loss
-    return loss
+    for name, (speed, peak) in found.items():
+        share = case.flops_per_token() * speed / rate
+        print(f"  {name:14}{speed:10,.0f} real tokens/s   {peak:5.2f} GB   {share:5.1%} of the measured matrix product")
+    ours = found["biolm"]
+    for name, (speed, peak) in found.items():
+        if name != "biolm":
+            print(f"  ratio to {name}: {ours[0] / speed:.2f} in speed, {ours[1] / peak:.2f} in memory", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--max_length", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--size", choices=list(SIZES), default="base")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--vocab_size", type=int, default=50_048)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--text", choices=["full", "pubmed", "pmc", "notes"], default="full")
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-
-    reader = ShardReader(args.shards, "train")
-    batches = Batches(reader, MlmConfig(), BatchConfig(tokens=args.tokens, max_length=args.max_length), seed=0)
-    shape = ModelConfig(
-        size="tiny",
-        num_hidden_layers=args.layers,
-        hidden_size=args.hidden,
-        num_attention_heads=args.hidden // 64,
-        hidden_dropout=args.dropout,
-        attention_dropout=args.dropout,
-    )
-    ours = MaskedLM(shape.resolve(reader.vocab_size, args.max_length, reader.ids.pad)).train()
-    other = hugging_face(ours).train()
-    device, objective = choose("auto"), MlmObjective()
-    ours, other = ours.to(device.torch), other.to(device.torch)
-    losses: dict[str, Callable[[Batch], Tensor]] = {
-        "biolm": lambda batch: objective(ours, batch, Totals.of([batch]))["loss"],
-        "transformers": lambda batch: theirs(other, batch),
-    }
-    optimizers = {
-        name: torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        for name, model in (("biolm", ours), ("transformers", other))
-    }
-    seconds, tokens = dict.fromkeys(losses, 0.0), dict.fromkeys(losses, 0)
-    step, warm, end = 0, 3, time.monotonic() + args.seconds
-    while time.monotonic() < end or step < warm + 3:
-        batch = batches.step(step)[0].to(device.torch)
-        for name, loss in losses.items():
-            start = time.perf_counter()
-            with device.autocast():
-                value = loss(batch)
-            value.backward()
-            optimizers[name].step()
-            optimizers[name].zero_grad(set_to_none=True)
-            if device.torch.type == "cuda":
-                torch.cuda.synchronize()
-            if step >= warm:
-                seconds[name] += time.perf_counter() - start
-                tokens[name] += len(batch.packed.input_ids_t)
-        step += 1
-    speed = {name: tokens[name] / seconds[name] for name in losses}
-    padding = 1 - tokens["biolm"] / sum(
-        max(b.packed.lengths) * len(b.packed.lengths) for i in range(warm, step) for b in batches.step(i)
-    )
-    print(
-        f"{args.layers} × {args.hidden}, vocabulary {reader.vocab_size}, {device.torch} {device.precision}, dropout {args.dropout}"
-    )
-    print(f"{torch.get_num_threads()} threads")
-    print(f"padding on transformers' side: {padding:.1%} of its tokens; {step - warm} steps each")
-    for name, value in speed.items():
-        print(f"{name:14}{value:10,.0f} real tokens/s")
-    print(f"ratio         {speed['biolm'] / speed['transformers']:10.2f}")
+    layers, hidden, heads = SIZES[args.size]
+    cases = FULL_TABLE if args.table else [(args.size, args.layers or layers, args.precision, args.text)]
+    for (_, depth, precision, text), _ in itertools.product(cases, [0]):
+        case = Case(args.shards, depth, hidden, heads, args.vocab_size, precision, text, args.rows, args.dropout)
+        report(case, args.repeats, warm=2)
 
 
 if __name__ == "__main__":

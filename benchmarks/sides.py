@@ -1,0 +1,202 @@
+"""The sides of benchmarks/pretrain.py, each run as `python sides.py NAME CASE`: does one optimiser step for each line on its input."""
+
+import itertools
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from biolm.core import rng
+from biolm.model import device
+from biolm.model.config import ModelConfig
+from biolm.model.encoder import MaskedLM
+from biolm.model.optim import AdamW, OptimConfig
+from biolm.model.packed import Packed
+from biolm.tokenizer.shards import ShardReader
+
+LONGEST = 512
+LR = 1e-4
+MASK_RATE = 0.15
+
+
+@dataclass
+class Case:
+    """What all sides compute."""
+
+    shards: str
+    layers: int
+    hidden: int
+    heads: int
+    vocab_size: int
+    precision: str
+    text: str
+    rows: int
+    dropout: float
+
+    def flops_per_token(self) -> float:
+        """Of a training step: three times the forward products; the head counted at masked positions only."""
+        length = LONGEST if self.text == "full" else 256
+        layer = 2 * 12 * self.hidden**2 + 4 * length * self.hidden
+        head = MASK_RATE * 2 * (self.hidden**2 + self.hidden * self.vocab_size)
+        return 3 * (self.layers * layer + head)
+
+
+@dataclass
+class Result:
+    """One step: real tokens, seconds, and the process's peak memory so far."""
+
+    tokens: int
+    seconds: float
+    peak_gb: float
+
+
+def rows_of(case: Case, reader: ShardReader) -> list[list[int]]:
+    """Blocks of 512 tokens over all documents, or documents of one source cut at 512; `<s>` and `</s>` around each."""
+    special = reader.tokenizer.ids
+    body = LONGEST - 2
+    if case.text == "full":
+        flat = reader.tokens[: 4000 * body].astype(np.int64)
+        flat = flat[flat != special.eos]
+        bodies = [flat[i : i + body] for i in range(0, len(flat) - body, body)]
+    else:
+        starts = np.concatenate([[0], np.cumsum(reader.sizes, dtype=np.int64)])[reader.doc_index]
+        wanted = [i for i, doc in enumerate(reader.documents()) if doc["source"] == case.text]
+        bodies = [reader.tokens[starts[i] : starts[i + 1]].astype(np.int64) for i in wanted]
+        bodies = [b[b != special.eos][:body] for b in bodies]
+    rows = [[special.bos, *map(int, b), special.eos] for b in bodies if len(b) > 8]
+    order = rng.permutation(rng.key(0, "benchmark"), len(rows))
+    return [rows[i] for i in order]
+
+
+def answers(tokens: int, seconds: float) -> None:
+    """Tell the parent of one step."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print("RESULT " + json.dumps(vars(Result(tokens, seconds, peak))), flush=True)
+
+
+def biolm(case: Case) -> None:
+    """Mask, pack, forward, backward, update."""
+    from biolm.pretrain.config import MlmConfig
+    from biolm.pretrain.masking import choose, corrupt
+
+    reader = ShardReader(case.shards, "train")
+    rows, special = rows_of(case, reader), reader.tokenizer.ids
+    where = device.choose("bf16" if case.precision == "bf16" else "fp32")
+    config = ModelConfig(
+        num_hidden_layers=case.layers,
+        hidden_size=case.hidden,
+        num_attention_heads=case.heads,
+        hidden_dropout=case.dropout,
+        attention_dropout=case.dropout,
+    )
+    model = MaskedLM(config.resolve(case.vocab_size, LONGEST, special.pad)).train()
+    optimizer = AdamW(dict(model.named_parameters()), case.layers, OptimConfig(lr=LR), 10_000)
+    mlm = MlmConfig(mask_rate=MASK_RATE)
+    for step, batch in enumerate(_batches(rows, case.rows)):
+        sys.stdin.readline()
+        start = time.perf_counter()
+        lengths = tuple(map(len, batch))
+        ids_t = np.concatenate([np.array(row) for row in batch])
+        places_t = np.where(np.isin(ids_t, (special.bos, special.eos)), -1, np.arange(len(ids_t)) + step * 10**6)
+        key = rng.key(0, "mask", 0)
+        positions_m = choose(mlm, places_t, reader.tokenizer.is_word_start[ids_t], np.array(lengths), key)
+        shown_t = corrupt(mlm, ids_t, positions_m, places_t, key, special.mask, (4, reader.vocab_size - 1))
+        packed = Packed(torch.from_numpy(shown_t), lengths)
+        with where.autocast():
+            logits_mv = model(packed, torch.from_numpy(positions_m))
+        labels_m = torch.from_numpy(ids_t[positions_m])
+        torch.nn.functional.cross_entropy(logits_mv.float(), labels_m).backward()
+        optimizer.step(step)
+        answers(len(ids_t), time.perf_counter() - start)
+
+
+def transformers(case: Case) -> None:
+    """What `run_mlm.py` builds, its loop halted between steps by a callback."""
+    from torch.utils.data import Dataset
+    from transformers import (
+        AutoTokenizer,
+        DataCollatorForLanguageModeling,
+        RobertaConfig,
+        RobertaForMaskedLM,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    reader = ShardReader(case.shards, "train")
+    rows, special = rows_of(case, reader), reader.tokenizer.ids
+
+    class Rows(Dataset[dict[str, list[int]]]):
+        def __len__(self) -> int:
+            return len(rows) * 1000
+
+        def __getitem__(self, i: int) -> dict[str, list[int]]:
+            return {"input_ids": rows[i % len(rows)]}
+
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        start, step = 0.0, 0
+
+        def on_step_begin(self, *_args: object, **_kwargs: object) -> None:
+            sys.stdin.readline()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_args: object, **_kwargs: object) -> None:
+            first = self.step * case.rows
+            tokens = sum(len(rows[i % len(rows)]) for i in range(first, first + case.rows))
+            self.step += 1
+            answers(tokens, time.perf_counter() - self.start)
+
+    model = RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=case.vocab_size,
+            hidden_size=case.hidden,
+            num_hidden_layers=case.layers,
+            num_attention_heads=case.heads,
+            intermediate_size=4 * case.hidden,
+            max_position_embeddings=LONGEST + 2,
+            type_vocab_size=1,
+            pad_token_id=special.pad,
+            hidden_dropout_prob=case.dropout,
+            attention_probs_dropout_prob=case.dropout,
+        )
+    )
+
+    class InOrder(Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *_args: object, **_kwargs: object) -> torch.utils.data.Sampler[int]:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    with tempfile.TemporaryDirectory() as out:
+        arguments = TrainingArguments(
+            output_dir=out,
+            per_device_train_batch_size=case.rows,
+            learning_rate=LR,
+            max_steps=10_000,
+            bf16=case.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            report_to="none",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        collator = DataCollatorForLanguageModeling(
+            AutoTokenizer.from_pretrained(reader.folder / "tokenizer"), mlm_probability=MASK_RATE
+        )
+        InOrder(model, arguments, data_collator=collator, train_dataset=Rows(), callbacks=[Turns()]).train()
+
+
+def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
+    endless = itertools.cycle(rows)
+    while True:
+        yield list(itertools.islice(endless, size))
+
+
+SIDES: dict[str, Callable[[Case], None]] = {"biolm": biolm, "transformers": transformers}
+
+if __name__ == "__main__":
+    SIDES[sys.argv[1]](Case(**json.loads(sys.argv[2])))
