@@ -12,7 +12,7 @@ from biolm.distill.teacher import Teachers, load
 from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain import run
-from biolm.pretrain.batches import Batch, Batches
+from biolm.pretrain.batches import Batch
 from biolm.pretrain.loop import seed_weights
 from biolm.pretrain.shards import Shards
 
@@ -29,7 +29,7 @@ def distill(config: DistillConfig) -> None:
     answerer = Teachers(models, device, reader.vocab_size, config.loss.temperature, config.teacher_compile)
     seed_weights(config.seed + 1)  # the projections', drawn apart so that the student starts as it would alone
     objective = DistillObjective(
-        answerer, student.config, config.loss, reader.vocab_size, share_of_run(config, reader), config.teachers
+        answerer, student.config, config.loss, reader.vocab_size, share_of_run(config), config.teachers
     )
     hashes = {f"teacher {i}" if i else "teacher": teacher.sha256 for i, teacher in enumerate(loaded)}
     record = run.start(config, STAGE, reader, student, hashes)
@@ -46,15 +46,13 @@ def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shard
     return run.initial_model(config, reader)
 
 
-def share_of_run(config: DistillConfig, reader: Shards) -> Callable[[Batch], float]:
+def share_of_run(config: DistillConfig) -> Callable[[Batch], float]:
     """The share of the run that is over before a micro-batch."""
     weights = (config.loss.kl, config.loss.mlm, config.loss.hidden, config.loss.embeddings, config.loss.relations)
     if not any(isinstance(weight, str) for weight in weights):
         return lambda _: 0.0
-    per_epoch = Batches(reader, config.mlm, config.batch, config.seed).per_epoch
-    accumulation = config.batch.accumulation
     last = max(config.steps - 1, 1)
-    return lambda batch: (batch.epoch * per_epoch + batch.index) // accumulation / last
+    return lambda batch: batch.step / last
 
 
 VERB = Verb(

@@ -127,7 +127,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="there is no teacher"):
         DistillConfig(**where)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not by --objective"):
-        DistillConfig(**where, teacher="a", objective=ObjectiveConfig(sop=1))  # type: ignore[arg-type]
+        DistillConfig(**where, teacher="a", objective=ObjectiveConfig(mlm=2))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="start: teacher takes the weights"):
         DistillConfig(**where, teacher="a", init="b", start="teacher")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="by its hidden states only"):

@@ -1,0 +1,97 @@
+"""What distillation buys: a teacher and students with a quarter of its parameters, alone and taught, each at the same tokens, by seed.
+
+    python benchmarks/distill_show.py --pubmed FILES… --out FOLDER [--seeds 3 --steps 1500]
+
+Prints held-out loss and masked accuracy as mean ± standard deviation over seeds, as a table for docs/log.md. Run again, it goes on where it
+was. All students read the same tokens in the same order with the same masks; a seed changes initial weights, order and masks.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from biolm.core import cli
+from biolm.core.files import read_json
+
+TEACHER = ["--model.num_hidden_layers", "3", "--model.hidden_size", "192", "--model.num_attention_heads", "3"]
+STUDENT = ["--model.num_hidden_layers", "2", "--model.hidden_size", "96", "--model.num_attention_heads", "2"]
+RECIPE = (
+    "--model.size tiny --model.hidden_dropout 0 --model.attention_dropout 0 --mlm.mask_rate 0.4 --batch.tokens 1024 "
+    "--batch.max_length 64 --optim.lr 1.5e-3 --optim.warmup 0.1 --optim.schedule wsd --optim.decay 0.3 --eval_every 100000 "
+    "--eval_tokens 40000 --save_every 500 --keep 1"
+).split()
+KL = "--loss.kl 5 --loss.mlm 2 --loss.hidden 0".split()
+ARMS = {
+    "alone": [],
+    "KL": KL,
+    "KL + alignment": "--loss.kl 5 --loss.mlm 2 --loss.hidden 1".split(),
+    "MiniLMv2 + MLM": "--loss.kl 0 --loss.mlm 2 --loss.hidden 0 --loss.relations 1 --loss.relation_heads 6".split(),
+    "KL, from the teacher (important)": [*KL, "--start", "teacher", "--start_width", "important"],
+    "KL, from the teacher (svd)": [*KL, "--start", "teacher", "--start_width", "svd"],
+    "KL, from the student alone": KL,
+}
+
+
+def biolm(*words: object) -> None:
+    """Run a verb, or stop."""
+    argv = [str(word) for word in words]
+    if cli.run(argv):
+        sys.exit(f"failed: biolm {' '.join(argv)}")
+
+
+def train(out: Path, arm: str, seed: int, steps: int) -> dict[str, object]:
+    """One student's `result.json`."""
+    run = out / f"{arm.replace(' ', '_').replace(',', '')}-{seed}"
+    words = ["--shards", out / "shards", *RECIPE, *STUDENT, "--steps", steps, "--seed", seed, "--out", run]
+    if arm == "alone":
+        biolm("pretrain", *words)
+    else:
+        start = ["--init", out / f"alone-{seed}"] if arm.endswith("student alone") else []
+        biolm("distill", *words, *ARMS[arm], *start, "--teacher", out / "teacher")
+    return read_json(run / "result.json")
+
+
+def table(results: dict[str, list[dict[str, object]]]) -> None:
+    """Mean ± sd of what is there."""
+    print("\n| model | parameters | held-out loss | masked accuracy | seeds |\n|---|---|---|---|---|")
+    for name, found in results.items():
+        cells = []
+        for key, shown in (("loss", "{:.3f} ± {:.3f}"), ("accuracy", "{:.1%} ± {:.1%}")):
+            values = [float(r["valid"][key]) for r in found]  # type: ignore[index]
+            cells.append(shown.format(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
+        print(f"| {name} | {found[0]['parameters']:,} | {cells[0]} | {cells[1]} | {len(found)} |")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pubmed", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vocab_size", type=int, default=2048)
+    parser.add_argument("--teacher_steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    out: Path = args.out
+    start = time.process_time()
+    biolm("corpus", "build", "--pubmed", *args.pubmed, "--out", out / "docs")
+    docs = ["--docs", out / "docs"]
+    biolm("tokenizer", "train", *docs, "--vocab_size", args.vocab_size, "--out", out / "tokenizer")
+    biolm("tokenizer", "encode", *docs, "--tokenizer", out / "tokenizer", "--out", out / "shards")
+    teacher = ["--steps", args.teacher_steps, "--seed", 1, "--out", out / "teacher"]
+    biolm("pretrain", "--shards", out / "shards", *RECIPE, *TEACHER, *teacher)
+    results = {f"teacher ({args.teacher_steps} steps)": [read_json(out / "teacher" / "result.json")]}
+    for seed in range(1, args.seeds + 1):
+        for arm in ARMS:
+            results.setdefault(arm, []).append(train(out, arm, seed, args.steps))
+        table(results)
+    entropy = results["alone"][0]["unigram_entropy"]
+    print(
+        f"\nunigram entropy {entropy:.3f} nats; {args.steps} steps of 1,024 tokens; {time.process_time() - start:.0f} s of one core"
+    )
+
+
+if __name__ == "__main__":
+    main()
