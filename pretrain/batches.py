@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from biolm.core import rng
+from biolm.core.errors import DataError
 from biolm.model.packed import Packed
 from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
 from biolm.pretrain.forms import former
-from biolm.pretrain.masking import choose, corrupt, mask_epoch
+from biolm.pretrain.masking import choose, corrupt, mask_epoch, rate_at, wanted
 from biolm.pretrain.mixture import Epoch, Mixture, Sources
 from biolm.pretrain.rows import lay_out
 from biolm.pretrain.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
-from biolm.pretrain.shards import Shards, check_ids
+from biolm.pretrain.shards import Shards, Tokens, check_ids
 
 I64 = npt.NDArray[np.int64]
 
@@ -86,6 +87,7 @@ class Batches:
         mix: How sources are mixed.
         first_step: Of the stage.
         first_epoch: Of the stage: the epochs before it belong to earlier ones.
+        steps: Of the run, over which the masking rate may change.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class Batches:
         mix: MixConfig | None = None,
         first_step: int = 0,
         first_epoch: int = 0,
+        steps: int = 1,
     ):
         self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
-        self.first_step, self.first_epoch = first_step, first_epoch
+        self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
+        self.pos, self.wanted = self._parts_of_speech(), wanted(mlm)
         form = former(reader, batch, pair, segments)
         # With static masks, pairs come round again with them.
         self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
@@ -109,6 +113,28 @@ class Batches:
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)
+
+    def _parts_of_speech(self) -> Tokens | None:
+        """Of every token, if masks go by them.
+
+        Raises:
+            DataError: The shards have none.
+        """
+        if not self.mlm.pos:
+            return None
+        if self.reader.pos is None:
+            raise DataError(
+                "mlm.pos needs parts of speech, and the shards were encoded without",
+                file=self.reader.folder,
+                remedy="Encode the documents again with `biolm tokenizer encode --pos en_core_web_sm`.",
+            )
+        return self.reader.pos
+
+    def _may(self, places_t: I64) -> npt.NDArray[np.bool_] | None:
+        """Which tokens may be masked, where that goes by parts of speech; special tokens are never."""
+        if self.pos is None:
+            return None
+        return np.isin(self.pos[np.maximum(places_t, 0)], self.wanted)
 
     def _epoch(self, epoch: int) -> Epoch:
         if self.mixture is not None:
@@ -161,7 +187,9 @@ class Batches:
         draws_t = np.where(places_t < 0, places_t, places_t + reading_t * len(self.reader.tokens))
         key = rng.key(self.seed, "mask")
         starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
-        positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key)
+        step = self.first_step + ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
+        rate = rate_at(self.mlm, step / self.steps)
+        positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key, rate, self._may(places_t))
         special = self.reader.tokenizer.ids
         pieces = (1 + max(special.bos, special.pad, special.eos, special.unk), self.reader.vocab_size - 1)
         corrupted_t = corrupt(self.mlm, ids_t, positions_m, draws_t, key, special.mask, pieces)
@@ -170,6 +198,5 @@ class Batches:
         labels_m = torch.from_numpy(ids_t[positions_m])
         paired = sequences.start.shape[1] > 1
         pair_labels_b = torch.from_numpy(sequences.labels[numbers]) if paired else None
-        step = self.first_step + ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
         places_m = places_t[positions_m]
         return Batch(packed, torch.from_numpy(positions_m), labels_m, epoch, index, step, places_m, pair_labels_b)

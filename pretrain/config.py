@@ -8,8 +8,12 @@ from biolm.core.errors import ConfigError
 from biolm.model.config import ModelConfig
 from biolm.model.device import Precision
 from biolm.model.optim import OptimConfig
+from biolm.tokenizer.pos import UPOS
 
 EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
+# EMBO's bio-lm (github.com/source-data/soda-roberta) masks these as one set.
+POS_SETS = {"SMALL": ("DET", "CCONJ", "SCONJ", "ADP", "PRON")}
+
 InitVocabulary = Literal["same", "random", "mean", "focus"]
 
 
@@ -19,24 +23,37 @@ class MlmConfig:
 
     Args:
         mask_rate: Share of tokens to predict.
+        final_mask_rate: The same at the end of the run, reached linearly (Ankner et al. 2023, arXiv 2305.15096: 0.3 to 0.15); no change if
+            left out.
         mask_share: Of these, the share shown as `<mask>`.
         random_share: Of these, the share shown as a random token; the rest is shown as it is.
         unit: What is chosen: single tokens, whole words, or n-grams of 1 to 3 words weighted 1/n (Megatron-LM, GatorTron).
         max_predictions: Most tokens to predict in a sequence (20 at length 128 in BERT and Bio_ClinicalBERT); 0 for no limit.
         static_masks: Mask the corpus this many times and come round again, as BERT's duplication factor does (Bio_ClinicalBERT: 5); 0
             masks anew in every epoch.
+        pos: Choose among tokens of these Universal parts of speech only, `mask_rate` of them; SMALL is DET, CCONJ, SCONJ, ADP and
+            PRON (EMBO's bio-lm, which masks them all: rate and mask_share 1, random_share 0). Empty for all tokens. Needs shards encoded
+            with --pos.
     """
 
     mask_rate: float = 0.15
+    final_mask_rate: float | None = None
     mask_share: float = 0.8
     random_share: float = 0.1
     unit: Literal["token", "word", "ngram"] = "token"
     max_predictions: int = 0
     static_masks: int = 0
+    pos: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_rate < 1:
-            raise ConfigError("mlm.mask_rate must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
+        for name, rate in (("mask_rate", self.mask_rate), ("final_mask_rate", self.final_mask_rate)):
+            if rate is not None and not 0 < rate < 1 and not (rate == 1 and self.pos):
+                raise ConfigError(f"mlm.{name} must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
+        if self.pos and self.unit != "token":
+            raise ConfigError("mlm.pos chooses single tokens", remedy="Leave --mlm.unit out.")
+        for name in self.pos:
+            if name not in (*UPOS, *POS_SETS):
+                raise ConfigError(f"there is no part of speech {name}", remedy=f"Take {', '.join((*POS_SETS, *UPOS))}.")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
             raise ConfigError(
                 "mlm.mask_share and mlm.random_share must add up to 1 at most", remedy="Take 0.8 and 0.1."

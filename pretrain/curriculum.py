@@ -65,6 +65,7 @@ class Curriculum:
                 config.mix,
                 first_step,
                 first_epoch,
+                config.steps,
             )
             self.stages.append(made)
 

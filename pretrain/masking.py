@@ -1,7 +1,8 @@
 """Which tokens are predicted, and what is shown in their place: hashes of (seed, epoch, place in the shard), without any state.
 
 Whole words: Devlin et al.'s later BERT models. N-grams of words: Megatron-LM's BERT, as GatorTron was trained. Static masks with a
-duplication factor, and a largest number of predictions: BERT's original data creation, as Bio_ClinicalBERT was trained.
+duplication factor, and a largest number of predictions: BERT's original data creation, as Bio_ClinicalBERT was trained. Parts of
+speech: EMBO's bio-lm.
 """
 
 from typing import TypeVar
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from biolm.core import rng
-from biolm.pretrain.config import MlmConfig
+from biolm.pretrain.config import POS_SETS, MlmConfig
+from biolm.tokenizer.pos import ID
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -25,40 +27,64 @@ def mask_epoch(config: MlmConfig, epoch: N) -> N:
     return epoch % config.static_masks if config.static_masks else epoch
 
 
-def choose(config: MlmConfig, places_t: I64, starts_word_t: Bools, lengths: npt.NDArray[np.integer], key: int) -> I64:
+def rate_at(config: MlmConfig, done: float) -> float:
+    """The share of tokens to predict when a share `done` of the run is over; it changes linearly (arXiv 2305.15096)."""
+    final = config.mask_rate if config.final_mask_rate is None else config.final_mask_rate
+    return config.mask_rate + (final - config.mask_rate) * done
+
+
+def wanted(config: MlmConfig) -> npt.NDArray[np.int64]:
+    """Numbers of the parts of speech that tokens are chosen from, as shards hold them."""
+    names = {tag for name in config.pos for tag in POS_SETS.get(name, (name,))}
+    return np.array(sorted(ID[name] for name in names), dtype=np.int64)
+
+
+def choose(
+    config: MlmConfig,
+    places_t: I64,
+    starts_word_t: Bools,
+    lengths: npt.NDArray[np.integer],
+    key: int,
+    rate: float,
+    may_t: Bools | None = None,
+) -> I64:
     """The flat positions to predict, ascending.
 
     Args:
-        config: Rate and unit.
+        config: Unit and limit.
         places_t: Each token's place in the shard; -1 for `<s>` and `</s>`, which are never chosen.
         starts_word_t: Whether a token begins a word.
         lengths: Tokens of each sequence.
         key: Of this seed and epoch.
+        rate: Share of tokens to predict, from `rate_at`.
+        may_t: Which tokens may be chosen, where not all; with the unit `token` only.
     """
     if config.unit == "token":
-        chosen_t = rng.uniform(rng.key(key, "choose"), places_t) < config.mask_rate
+        chosen_t = rng.uniform(rng.key(key, "choose"), places_t) < rate
     else:
         first_t = starts_word_t | (places_t < 0)
         first_t[np.cumsum(lengths)[:-1]] = True
         word_of_t = np.cumsum(first_t) - 1
         places_w = places_t[first_t]  # a word is known by the place of its first token
-        chosen_t = (_words if config.unit == "word" else _ngrams)(config, places_w, key)[word_of_t]
+        chosen_t = (_words if config.unit == "word" else _ngrams)(rate, places_w, key)[word_of_t]
     chosen_t &= places_t >= 0
+    if may_t is not None:
+        chosen_t &= may_t
     if config.max_predictions:
         chosen_t = _at_most(config.max_predictions, chosen_t, places_t, lengths, key)
     return np.flatnonzero(chosen_t)
 
 
-def _words(config: MlmConfig, places_w: I64, key: int) -> Bools:
-    return rng.uniform(rng.key(key, "choose"), places_w) < config.mask_rate
+def _words(rate: float, places_w: I64, key: int) -> Bools:
+    return rng.uniform(rng.key(key, "choose"), places_w) < rate
 
 
-def _ngrams(config: MlmConfig, places_w: I64, key: int) -> Bools:
+def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
     """Words covered by n-grams of 1 to 3 words with probabilities as 1/n, each word beginning one with the same probability.
 
     An n-gram ends at the edge of its sequence, where a special token, whose place is -1, stands as a word of its own.
     """
-    begins = (rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(config.mask_rate)) & (places_w >= 0)
+    begins = (rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(rate)) & (places_w >= 0)
     size = 1 + np.searchsorted(np.cumsum(NGRAM_SHARES)[:-1], rng.uniform(rng.key(key, "size"), places_w), side="right")
     covered = begins.copy()
     open_here = begins  # whether an n-gram that began k words earlier is still whole

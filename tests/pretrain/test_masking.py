@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biolm.core import rng
+from biolm.core.errors import ConfigError
 from biolm.pretrain.config import MlmConfig
-from biolm.pretrain.masking import choose, mask_epoch, ngram_rate
+from biolm.pretrain.masking import choose, mask_epoch, ngram_rate, rate_at, wanted
+from biolm.tokenizer.pos import UPOS
 
 WORDS = 30  # in each sequence of `text`
 
@@ -32,7 +34,7 @@ def text(sequences: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 def test_the_share_of_tokens_is_the_stated_one(unit: str, rate: float) -> None:
     places, starts, lengths, _ = text(2000)
     config = MlmConfig(mask_rate=rate, unit=unit)  # type: ignore[arg-type]
-    chosen = choose(config, places, starts, lengths, rng.key(3))
+    chosen = choose(config, places, starts, lengths, rng.key(3), rate)
     # N-grams that would begin before a sequence's first word are missing: 2 words of 30 are covered a little less.
     missing = 0.012 if unit == "ngram" else 0
     units = len(places) if unit == "token" else 2000 * WORDS / 2  # words and n-grams are drawn together
@@ -45,7 +47,7 @@ def test_the_share_of_tokens_is_the_stated_one(unit: str, rate: float) -> None:
 def test_words_are_chosen_whole(unit: str) -> None:
     places, starts, lengths, words = text(50)
     chosen = np.zeros(len(places), bool)
-    chosen[choose(MlmConfig(mask_rate=0.3, unit=unit), places, starts, lengths, 7)] = True  # type: ignore[arg-type]
+    chosen[choose(MlmConfig(mask_rate=0.3, unit=unit), places, starts, lengths, 7, 0.3)] = True  # type: ignore[arg-type]
     for word in range(words.max() + 1):
         assert len(set(chosen[words == word])) == 1
 
@@ -54,7 +56,7 @@ def test_ngrams_have_the_stated_lengths() -> None:
     """At a low rate runs of chosen words are single n-grams: 1, 2 and 3 words as 6 : 3 : 2."""
     places, starts, lengths, words = text(20_000)
     covered = np.zeros(words.max() + 1, bool)
-    covered[words[choose(MlmConfig(mask_rate=0.002, unit="ngram"), places, starts, lengths, 7)]] = True
+    covered[words[choose(MlmConfig(mask_rate=0.002, unit="ngram"), places, starts, lengths, 7, 0.002)]] = True
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered.astype(int), [0]])))
     runs = edges[1::2] - edges[::2]
     shares = np.bincount(runs, minlength=4)[1:4] / len(runs)
@@ -65,7 +67,7 @@ def test_ngrams_do_not_cross_sequences() -> None:
     """A word that begins a sequence is covered only by an n-gram of its own: less often than one inside."""
     places, starts, lengths, words = text(20_000)
     covered = np.zeros(words.max() + 1, bool)
-    covered[words[choose(MlmConfig(mask_rate=0.3, unit="ngram"), places, starts, lengths, 7)]] = True
+    covered[words[choose(MlmConfig(mask_rate=0.3, unit="ngram"), places, starts, lengths, 7, 0.3)]] = True
     by_place = covered.reshape(-1, WORDS).mean(0)
     assert abs(by_place[0] - ngram_rate(0.3)) < 0.01
     assert abs(by_place[2:].mean() - 0.3) < 0.005
@@ -80,8 +82,8 @@ def test_ngram_rate_solves_its_equation(rate: float) -> None:
 
 def test_at_most_so_many_predictions() -> None:
     places, starts, lengths, _ = text(200)
-    free = choose(MlmConfig(mask_rate=0.3), places, starts, lengths, 7)
-    held = choose(MlmConfig(mask_rate=0.3, max_predictions=10), places, starts, lengths, 7)
+    free = choose(MlmConfig(mask_rate=0.3), places, starts, lengths, 7, 0.3)
+    held = choose(MlmConfig(mask_rate=0.3, max_predictions=10), places, starts, lengths, 7, 0.3)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     before, after = (np.bincount(sequence[c], minlength=len(lengths)) for c in (free, held))
     assert (after == np.minimum(before, 10)).all()
@@ -97,7 +99,44 @@ def test_masks_do_not_depend_on_the_batch() -> None:
     places, starts, lengths, _ = text(20)
     for unit in ("token", "word", "ngram"):
         config = MlmConfig(mask_rate=0.3, unit=unit)  # type: ignore[arg-type]
-        whole = set(places[choose(config, places, starts, lengths, 7)])
+        whole = set(places[choose(config, places, starts, lengths, 7, 0.3)])
         half = int(lengths[:10].sum())
-        first = set(places[choose(config, places[:half], starts[:half], lengths[:10], 7)])
+        first = set(places[choose(config, places[:half], starts[:half], lengths[:10], 7, 0.3)])
         assert first == {p for p in whole if p <= places[:half].max()}
+
+
+def test_the_rate_falls_linearly_over_the_run() -> None:
+    falling = MlmConfig(mask_rate=0.3, final_mask_rate=0.15)
+    assert [rate_at(falling, done) for done in (0, 0.5, 1)] == pytest.approx([0.3, 0.225, 0.15])
+    assert rate_at(MlmConfig(mask_rate=0.4), 0.7) == 0.4
+    places, starts, lengths, _ = text(200)
+    early, late = (set(choose(falling, places, starts, lengths, 7, rate_at(falling, done))) for done in (0, 1))
+    assert late < early, "a lower rate masks fewer of the same tokens"
+
+
+def test_parts_of_speech_are_chosen_whole_and_alone() -> None:
+    """EMBO's bio-lm: every token of the class, and no other."""
+    assert [UPOS[i - 1] for i in wanted(MlmConfig(pos=["SMALL"]))] == ["ADP", "CCONJ", "DET", "PRON", "SCONJ"]
+    assert [UPOS[i - 1] for i in wanted(MlmConfig(pos=["VERB", "SMALL", "DET"]))][-2:] == ["SCONJ", "VERB"]
+    places, starts, lengths, _ = text(200)
+    tags = np.random.default_rng(0).integers(0, 18, len(places))
+    may = np.isin(tags, wanted(MlmConfig(pos=["SMALL"])))
+    config = MlmConfig(pos=["SMALL"], mask_rate=1, mask_share=1, random_share=0)
+    chosen = choose(config, places, starts, lengths, 7, 1.0, may)
+    assert np.array_equal(chosen, np.flatnonzero(may & (places >= 0)))
+    half = choose(config, places, starts, lengths, 7, 0.5, may)
+    assert abs(len(half) / len(chosen) - 0.5) < 4 * np.sqrt(0.25 / len(chosen))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mask_rate": 1.0}, "mask_rate"),
+        ({"final_mask_rate": 0.0}, "final_mask_rate"),
+        ({"pos": ["DETERMINER"]}, "there is no part of speech DETERMINER"),
+        ({"pos": ["DET"], "unit": "word"}, "single tokens"),
+    ],
+)
+def test_what_cannot_be_masked_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        MlmConfig(**wrong)  # type: ignore[arg-type]
