@@ -1,48 +1,35 @@
-"""The one training loop: pretraining and distillation differ in the objective they give it.
+"""The one training loop: pretraining and distillation differ in the objective they give it, the machines in the engine.
 
-All of a run's state is listed in `Trainer.checkpoint`: the weights, the objective's own weights, the optimiser's moments, and a few
+All of a run's state is listed in `Trainer._checkpoint`: the weights, the objective's own weights, the optimiser's moments, and a few
 numbers. Batches, masks and dropout are functions of the step, so nothing else has to be saved, and a run that was killed ends
-with the same bits as one that was not.
+with the same bits as one that was not; on another number of processes it sees the same batches and masks.
 """
 
-import math
 import sys
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import CheckpointError, DataError
-from biolm.core.metrics import MetricsWriter
-from biolm.core.progress import progress
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import AdamW
-from biolm.pretrain.batches import Batch, Batches
+from biolm.core.errors import DataError, TemporaryError
+from biolm.core.saver import Saver
+from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.curriculum import Curriculum
+from biolm.pretrain.engines.base import Engine
+from biolm.pretrain.engines.watch import Watch, is_lost
 from biolm.pretrain.evaluate import Evaluator, HeldOut
+from biolm.pretrain.guards import Guard
 from biolm.pretrain.loader import Loader
-from biolm.pretrain.objective import Objective, Totals
-
-
-@dataclass
-class Unread:
-    """Figures of a micro-batch that have not been read from the device yet.
-
-    Args:
-        step: The optimiser step, from 1.
-        batch: The micro-batch, in words.
-        terms: Name → scalar.
-    """
-
-    step: int
-    batch: str
-    terms: dict[str, Tensor]
+from biolm.pretrain.objective import Totals
+from biolm.pretrain.recorder import Recorder
+from biolm.pretrain.share import Share, share
+from biolm.pretrain.signals import StopWish
 
 
 @dataclass
@@ -55,6 +42,8 @@ class Outcome:
         seconds: Wall time of the run, over all its parts up to their last checkpoints.
         tokens_per_second: Of this process's part; 0 if nothing was left to do.
         data_wait: Share of this process's time that the loop waited for batches, from 0 to 1.
+        save_wait: Share of this process's time that the loop waited for checkpoints, from 0 to 1.
+        guard: What the guards did.
         valid: The last evaluation, or None without a held-out split.
     """
 
@@ -63,6 +52,8 @@ class Outcome:
     seconds: float
     tokens_per_second: float
     data_wait: float
+    save_wait: float
+    guard: dict[str, Any]
     valid: HeldOut | None
 
 
@@ -71,168 +62,200 @@ class Trainer:
 
     Args:
         run: The run folder.
-        model: Initial weights; replaced by a checkpoint's if there is one.
-        objective: What is minimised; its own parameters are trained too.
+        engine: The model with its initial weights, its objective and its optimiser, on one or several processes.
         batches: The training split.
         evaluator: The held-out split, or None.
         config: Steps, rates and intervals.
-        device: Where to run.
         what: The verb, as the progress bar shows it.
     """
 
     def __init__(
         self,
         run: Path,
-        model: MaskedLM,
-        objective: Objective,
-        batches: Batches,
+        engine: Engine,
+        batches: Batches | Curriculum,
         evaluator: Evaluator | None,
         config: PretrainConfig,
-        device: Device,
         what: str,
     ):
-        self.run, self.config, self.device, self.what = run, config, device, what
-        self.model, self.objective = model.to(device.torch), objective.to(device.torch)
-        self.batches, self.evaluator = batches, evaluator
-        own = {f"objective.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
-        named = {**dict(model.named_parameters()), **own}
-        self.optimizer = AdamW(named, model.config.num_hidden_layers, config.optim, config.steps)
+        self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
+        self.config, self.what, self.world = config, what, engine.world
+        self.guard = Guard(config.guard)
+        self.recorder = Recorder(run, what, config.steps, self.world.first)
+        ranks = self.world.size if engine.sharded else 1
+        token = self.world.tell(f"{time.time_ns():x}")
+        self.saver = Saver(run, config.keep, config.keep_every, self.world.rank, ranks, token, config.timeout)
+        self.watch, self.wish = Watch(self.world, what), StopWish()
         self.done, self.tokens, self.seconds = 0, 0, 0.0
-        self.started = time.monotonic()
-        self.window: dict[str, float] = defaultdict(float)  # sums since the last record of the training loss
-        self.window_steps = 0
-        self.unread: list[Unread] = []  # figures still on the device: reading one makes the host wait for it
-        self.loss = math.nan  # of the last step that was read
+        self.save_due = self.stopping = False
+        self.valid: HeldOut | None = None
 
     def train(self) -> Outcome:
-        """Run the steps that are left."""
-        self._resume()
-        self.model.train()
-        self.objective.train()
-        self.started, tokens_before, valid = time.monotonic(), self.tokens, None
-        with (
-            MetricsWriter(self.run, self.done) as metrics,
-            progress(self.what, self.config.steps, "steps", self.done) as bar,
-            Loader(self._load, self.done, self.config.steps) as loader,
-        ):
-            while self.done < self.config.steps:
-                self._step(loader.take())
-                bar.advance(1, note=f"loss {self.loss:.3f}")
-                if self.done % self.config.log_every == 0:
-                    self._log(metrics, tokens_before, loader.waited)
-                if self.done % self.config.eval_every == 0 or self.done == self.config.steps:
-                    valid = self._evaluate(metrics)
-                if self.done % self.config.save_every == 0 or self.done == self.config.steps:
-                    checkpoint.save(self.run, self._checkpoint(), self.config.keep)
-        seconds = time.monotonic() - self.started
-        if valid is None and self.evaluator is not None:
-            valid = self.evaluator(self.model, self.device)
-        speed = (self.tokens - tokens_before) / max(seconds, 1e-9)
-        wait = loader.waited / max(seconds, 1e-9)
-        return Outcome(self.done, self.tokens, self.seconds + seconds, speed, wait, valid)
-
-    def _load(self, step: int) -> list[Batch]:
-        """A step's micro-batches, where a copy to the device need not wait."""
-        batches = self.batches.step(step)
-        return [batch.pin() for batch in batches] if self.device.torch.type == "cuda" else batches
-
-    def _step(self, batches: list[Batch]) -> None:
-        """One optimiser step."""
-        totals = Totals.of(batches)
-        torch.manual_seed(rng.key(self.config.seed, "dropout", self.done) >> 1)
-        for batch in batches:
-            terms = self._backward(batch.to(self.device.torch), totals)
-            self.unread.append(Unread(self.done + 1, f"micro-batch {batch.index} of epoch {batch.epoch}", terms))
-        norm, rate = self.optimizer.step(self.done)
-        self.unread.append(Unread(self.done + 1, "its gradient", {"gradient_norm": norm}))
-        self.window["learning_rate"] += rate
-        self.window_steps += 1
-        self.done += 1
-        self.tokens += totals.tokens
-
-    def _backward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
-        with self.device.autocast():
-            terms = self.objective(self.model, batch, totals)
-        terms["loss"].backward()
-        return {name: value.detach() for name, value in terms.items()}
-
-    def _read(self) -> None:
-        """Bring the figures of the last steps to the host and add them up.
+        """Run the steps that are left.
 
         Raises:
-            DataError: A loss is not finite; nothing of it has been saved.
+            TemporaryError: A signal came, or a rank was lost.
+            DataError: Losses or gradients are not finite however often the run goes back.
         """
-        if not self.unread:
+        self._resume()
+        self.engine.loss.train()
+        tokens_before = self.tokens
+        with self.recorder, self.saver, self.wish, self.watch:
+            self.recorder.begin(self.done, self.tokens)
+            try:
+                while self.done < self.config.steps:
+                    self._steps()
+                    if self.guard.must_go_back:
+                        self._go_back()
+                if self.valid is None:
+                    self._evaluate()
+            except RuntimeError as error:
+                if not is_lost(error):
+                    raise
+                raise self.watch.blame(error) from None
+        seconds = self.recorder.seconds
+        return Outcome(
+            self.done,
+            self.tokens,
+            self.seconds + seconds,
+            (self.tokens - tokens_before) / max(seconds, 1e-9),
+            self.recorder.waited / max(seconds, 1e-9),
+            self.saver.stalled / max(seconds, 1e-9),
+            self.guard.state(),
+            self.valid,
+        )
+
+    def _steps(self) -> None:
+        """Steps up to the last one, or up to where the run has to go back."""
+        with Loader(self._load, self.done, self.config.steps) as loader:
+            while self.done < self.config.steps and not self.guard.must_go_back:
+                waited = loader.waited
+                self._step(loader.take())
+                self.recorder.waited += loader.waited - waited
+                self._after_step()
+
+    def _load(self, step: int) -> Share:
+        """This rank's part of a step, where a copy to the device need not wait."""
+        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size)
+        return part.pin() if self.engine.device.torch.type == "cuda" else part
+
+    def _step(self, part: Share) -> None:
+        """One optimiser step, or a bad one that leaves the weights as they are."""
+        self.watch.beat()
+        *counts, fingerprint, wishes = self.world.sum([*part.totals, part.fingerprint, int(bool(self.wish.name))])
+        totals, self.stopping = Totals(*(max(count, 1) for count in counts)), wishes > 0
+        last = len(part.batches) - 1
+        sums: dict[str, Tensor] = {}
+        self.engine.begin(timed=(self.done + 1) % self.config.log_every == 0)
+        for number, (batch, weight) in enumerate(zip(part.batches, part.weights, strict=True)):
+            torch.manual_seed(rng.key(self.config.seed, "dropout", batch.epoch, batch.index) >> 1)
+            terms = self.engine.backward(batch.to(self.engine.device.torch), totals, weight, number == last)
+            for name, value in terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+        self.done += 1
+        self.tokens += totals.tokens
+        if sums:  # a step of a tiny corpus may be empty on all ranks
+            self._decide(sums, fingerprint)
+
+    def _decide(self, sums: dict[str, Tensor], fingerprint: int) -> None:
+        """Move the weights by the step's gradient, unless the guard objects.
+
+        The one place where a step waits for the device: every figure is read at once.
+        """
+        norm = self.engine.norm()
+        added = self.world.add(torch.stack([value.float() for value in sums.values()]))
+        *values, size = torch.cat([added, norm.float().reshape(1)]).tolist()
+        figures = {**dict(zip(sums, values, strict=True)), "gradient_norm": size}
+        wrong = self.guard.judge(figures["loss"], size, self.engine.scale)
+        if wrong:
+            self.engine.drop()
+            self.recorder.saw(fingerprint)
+            self.recorder.event(self.done, f"{wrong}: this step is left out", {"skipped": self.guard.skipped})
+        else:
+            figures["learning_rate"] = self.engine.update(self.done - 1)
+            self.recorder.step(figures, fingerprint)
+
+    def _after_step(self) -> None:
+        """What is due after a step: a record, an evaluation, a checkpoint, the end."""
+        if self.guard.must_go_back:
             return
-        values = iter(torch.stack([value.float() for one in self.unread for value in one.terms.values()]).tolist())
-        losses: dict[int, float] = defaultdict(float)
-        for one in self.unread:
-            for name in one.terms:
-                value = next(values)
-                self.window[name] += value
-                if name == "loss":
-                    losses[one.step] += value
-                    if not math.isfinite(value):
-                        raise DataError(
-                            f"the loss of step {one.step} is not finite ({one.batch})",
-                            file=self.run,
-                            remedy="Lower --optim.lr or give --precision fp32; the last checkpoint is whole.",
-                        )
-        self.loss = losses[self.unread[-1].step]
-        self.unread.clear()
+        config, ended = self.config, self.done == self.config.steps
+        if self.done % config.log_every == 0:
+            self.recorder.log(self.done, self.tokens, self.world.gather(self.engine.busy))
+        if ended or self.done % config.eval_every == 0:
+            self._evaluate()
+        self.save_due |= self.done % config.save_every == 0
+        self.saver.check()
+        # In the middle of bad steps nothing is saved: the run may have to go back behind them.
+        if ended or self.stopping or (self.save_due and not self.guard.streak):
+            self._save(wait=ended or self.stopping)
+        if self.stopping and not ended:
+            raise TemporaryError(
+                f"stopped by {self.wish.name or 'a signal to another rank'} after step {self.done}, which is saved",
+                remedy="The same command goes on from there.",
+            )
 
-    def _log(self, metrics: MetricsWriter, tokens_before: int, waited: float) -> None:
-        self._read()
-        means = {name: value / self.window_steps for name, value in self.window.items()}
-        seconds = time.monotonic() - self.started
-        speed, wait = (self.tokens - tokens_before) / seconds, waited / seconds
-        figures = {"tokens": self.tokens, "tokens_per_second": round(speed, 1), "data_wait": round(wait, 4)}
-        metrics.write(self.done, "train", {**means, **figures})
-        self.window.clear()
-        self.window_steps = 0
-
-    def _evaluate(self, metrics: MetricsWriter) -> HeldOut | None:
+    def _evaluate(self) -> None:
         if self.evaluator is None:
-            return None
-        valid = self.evaluator(self.model, self.device)
-        metrics.write(self.done, "valid", valid.as_metrics())
-        return valid
+            return
+        with self.engine.whole() as model:
+            self.valid = self.evaluator(model, self.engine.device)
+        self.recorder.valid(self.done, self.valid.as_metrics())
+
+    def _save(self, *, wait: bool) -> None:
+        made, self.save_due = self._checkpoint(), False
+        if self.engine.sharded or self.world.first:
+            self.saver.save(made, wait=wait)
+        if wait:
+            self.world.wait()
 
     def _checkpoint(self) -> Checkpoint:
-        self._read()
-        tensors = {
-            "model": self.model.state_dict(),
-            "objective": {n: p for n, p in self.objective.named_parameters() if p.requires_grad},
-            "optimizer": self.optimizer.tensors(),
-        }
         state = {
             "tokens": self.tokens,
-            "seconds": self.seconds + time.monotonic() - self.started,
-            "window": dict(self.window),
-            "window_steps": self.window_steps,
+            "seconds": self.seconds + self.recorder.seconds,
+            "engine": self.engine.state(),
+            "guard": self.guard.state(),
+            **self.recorder.state(),
         }
-        return Checkpoint(self.done, tensors, state)
+        return Checkpoint(self.done, self.engine.tensors(), state)
 
     def _resume(self) -> None:
-        found = checkpoint.load_latest(self.run)
-        if found is None:
-            return
-        try:
-            self.model.load_state_dict(dict(found.tensors["model"]))
-            own = dict(self.objective.named_parameters())
-            with torch.no_grad():
-                for name, tensor in found.tensors["objective"].items():
-                    own[name].copy_(tensor)
-        except (RuntimeError, KeyError) as error:
-            problem = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"the checkpoint is of another model ({problem})", file=self.run, remedy="Give another --out."
-            ) from None
-        self.optimizer.load(found.tensors["optimizer"], found.step)
+        step = self.world.tell(checkpoint.latest_whole(self.run) if self.world.first else None)
+        if step is not None:
+            found = self._load_checkpoint(step)
+            self.guard.load(found.state["guard"])
+            if self.world.first:
+                print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
+
+    def _load_checkpoint(self, step: int) -> Checkpoint:
+        found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
+        self.engine.load(found.tensors, found.state["engine"])
         self.done, self.tokens, self.seconds = found.step, found.state["tokens"], found.state["seconds"]
-        self.window.update(found.state["window"])
-        self.window_steps = found.state["window_steps"]
-        print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
+        self.recorder.load(found.state)
+        return found
+
+    def _go_back(self) -> None:
+        """Take up the last checkpoint before the bad steps, with the batches behind them."""
+        bad = self.done
+        self.saver.finish()
+        self.world.wait()
+        before = bad - self.guard.streak
+        step = self.world.tell(checkpoint.latest_whole(self.run, before) if self.world.first else None)
+        if step is None or self.guard.rewinds == self.config.guard.rewinds:
+            why = "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
+            raise DataError(
+                f"{self.guard.streak} bad steps in a row up to step {bad}, and {why}",
+                file=self.run,
+                remedy="Lower --optim.lr or give --precision fp32; metrics.jsonl says what was wrong with each step.",
+            )
+        if self.world.first:
+            for later in [s for s in checkpoint.steps(self.run) if s > step]:
+                checkpoint.remove(self.run, later)
+        found = self._load_checkpoint(step)
+        self.guard.go_back(found.state["guard"], bad - step)
+        self.recorder.go_back(step)
+        words = f"went back from step {bad} to {step}, and steps over the batches between"
+        self.recorder.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
 
 
 def seed_weights(seed: int) -> None:

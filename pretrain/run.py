@@ -12,8 +12,8 @@ from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
 from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM, parameter_count
-from biolm.pretrain.batches import Batches
 from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.evaluate import Evaluator, PairEvaluator
 from biolm.pretrain.loop import Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective, PretrainObjective
@@ -109,7 +109,7 @@ def train(
     run = Path(config.out)
     device = choose(config.precision)
     segments = model.config.type_vocab_size > 1
-    batches = Batches(reader, config.mlm, config.batch, config.seed, config.objective.pair, segments)
+    batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments)
     outcome = Trainer(run, model, objective, batches, evaluator, config, device, f"biolm {record.stage}").train()
     passes = outcome.tokens / batches.tokens_per_epoch
@@ -117,6 +117,7 @@ def train(
         "step": outcome.step,
         "tokens": outcome.tokens,
         "epochs": passes,
+        "epochs_by_source": batches.passes(outcome.step),
         "parameters": parameter_count(model),
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens_per_second,
@@ -143,6 +144,7 @@ def show(stage: str, run: Path) -> None:
         "steps": result["step"],
         "tokens": result["tokens"],
         "passes over the shards": result["epochs"],
+        **{f"passes over {name}": count for name, count in result["epochs_by_source"].items()},  # type: ignore[attr-defined]
         "tokens per second": round(float(str(result["tokens_per_second"]))),
         "share of time waiting for batches": result["data_wait"],
         "device and precision": f"{result['device']} {result['precision']}",
