@@ -1,6 +1,7 @@
 """Run folders of our own: `encoder.json`, `tokenizer/` and `checkpoints/step_N/model.safetensors` (docs/design.md).
 
-A converted model is such a folder too, with one checkpoint, `step_0`; what the model itself does not hold stands in its group `rest`.
+A converted model is such a folder too, with one checkpoint, `step_0`; what the model itself does not hold stands in its group `rest`. A run
+with a pair objective has the pooler and its classifier in the group `objective`.
 """
 
 import re
@@ -24,6 +25,10 @@ from biolm.model.config import EncoderConfig
 TOKENIZER = "tokenizer"
 RESULT = "result.json"
 REST = "rest"
+PAIRS = (
+    "pooler.",
+    "seq_relationship.",
+)  # what pretraining's pair objectives learn beside the model (`pretrain.objective`)
 FACTS = "facts"
 
 
@@ -51,7 +56,8 @@ def read(path: Path) -> Parts:
     file = checkpoint.path_of(run, found.step) / "model.safetensors"
     parts = parts_of(run, found.tensors.get("model", {}), file)
     facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
-    return replace(parts, rest=dict(found.tensors.get(REST, {})), facts=facts)
+    own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
+    return replace(parts, rest={**own, **found.tensors.get(REST, {})}, facts=facts)
 
 
 def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
