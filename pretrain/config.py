@@ -149,7 +149,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         if (self.share is None) == (self.steps is None):
             raise ConfigError("a stage of the curriculum has either a share or steps", remedy="Give it one of the two.")
-        if not 0 < (self.share or 0.5) < 1 or (self.steps or 1) < 1:
+        if (self.share is not None and not 0 < self.share < 1) or (self.steps is not None and self.steps < 1):
             raise ConfigError(
                 "a stage's share lies between 0 and 1, its steps are 1 at least", remedy="BERT's first stage has 0.9."
             )
