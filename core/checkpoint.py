@@ -162,17 +162,29 @@ def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
 
 
 def load_latest(run: str | Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or None if it has none at all.
+    """The newest whole checkpoint of a run, or None if it has none at all (see `latest_whole` for the error)."""
+    step = latest_whole(run)
+    return None if step is None else load(path_of(run, step), verify=False)
+
+
+def latest_whole(run: str | Path, most: int | None = None) -> int | None:
+    """The step of a run's newest whole checkpoint, or None if it has none at all.
+
+    Args:
+        run: The run folder.
+        most: The latest step that is wanted.
 
     Raises:
         CheckpointError: There are checkpoints and every one is damaged.
     """
-    found = steps(run)
+    found = [step for step in steps(run) if most is None or step <= most]
     for step in reversed(found):
         try:
-            return load(path_of(run, step))
+            load(path_of(run, step))
         except ValueError as error:
             print(f"checkpoint {path_of(run, step)} is damaged and is passed over: {error}", file=sys.stderr)
+        else:
+            return step
     if found:
         raise CheckpointError(
             "every checkpoint is damaged",

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from biolm.pretrain.config import GuardConfig
+from biolm.pretrain.engines.scale import LossScale
 
 MEMORY = 0.99  # weight of the past in the running mean of gradient norms
 SETTLED = 100  # steps before a norm is called large
@@ -39,21 +40,26 @@ class Guard:
     rewinds: int = 0
     shift: int = 0
 
-    def judge(self, loss: float, norm: float) -> str:
+    def judge(self, loss: float, norm: float, scale: LossScale | None) -> str:
         """What is wrong with a step, in words, or an empty string.
 
         Args:
             loss: Its mean over all ranks.
             norm: Of its gradient over all ranks, before clipping.
+            scale: What the loss was multiplied by, if the precision needs that: a gradient that overflows lowers it, and is no bad step.
         """
+        if scale is not None and math.isfinite(loss) and not math.isfinite(norm):
+            self.overflows += 1
+            scale.overflowed()
+            return f"the gradient overflows, the loss scale becomes {scale.factor:g}"
         wrong = self._wrong(loss, norm)
         self.streak = self.streak + 1 if wrong else 0
         self.skipped += bool(wrong)
+        if scale is not None and not wrong:
+            scale.good()
         if math.isfinite(loss) and math.isfinite(norm):
-            counted = min(norm, self._limit())
             self.seen += 1
-            share = max(1 / self.seen, 1 - MEMORY)
-            self.mean += share * (counted - self.mean)
+            self.mean += max(1 / self.seen, 1 - MEMORY) * (min(norm, self._limit()) - self.mean)
         return wrong
 
     def _wrong(self, loss: float, norm: float) -> str:

@@ -242,7 +242,9 @@ class Trainer:
         before = bad - self.guard.streak
         step = self.world.tell(checkpoint.latest_whole(self.run, before) if self.world.first else None)
         if step is None or self.guard.rewinds == self.config.guard.rewinds:
-            why = "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
+            why = (
+                "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
+            )
             raise DataError(
                 f"{self.guard.streak} bad steps in a row up to step {bad}, and {why}",
                 file=self.run,

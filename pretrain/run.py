@@ -1,21 +1,24 @@
 """What every training verb does around the loop: shards, run folder, weights to start from, the result and the summary."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from biolm.convert.load import load_model
+from biolm.core import checkpoint, manifest
 from biolm.core import config as configuration
-from biolm.core import manifest
-from biolm.core.errors import MismatchError
-from biolm.core.files import read_json, write_json
+from biolm.core.errors import MismatchError, UserError
+from biolm.core.files import read_json, sweep, write_json
 from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
-from biolm.model.device import choose
-from biolm.model.encoder import MaskedLM, parameter_count
+from biolm.model.encoder import MaskedLM
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.curriculum import Curriculum
+from biolm.pretrain.engines.base import Engine
+from biolm.pretrain.engines.make import make
+from biolm.pretrain.engines.world import join, place
 from biolm.pretrain.evaluate import Evaluator, PairEvaluator
-from biolm.pretrain.loop import Trainer, deterministic, seed_weights
+from biolm.pretrain.loop import Outcome, Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective, PretrainObjective
 from biolm.pretrain.shards import Shards, held_out
 from biolm.pretrain.vocabulary import renew
@@ -25,9 +28,28 @@ RESULT = "result.json"
 
 
 def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
-    """Begin or continue the run folder, once all that can be refused has been: its manifest."""
+    """Begin or continue the run folder, once all that can be refused has been: its manifest.
+
+    On several ranks the first does this, and the others hear how it went.
+    """
+    world = join(config.timeout)
+    if not world.first:
+        heard = world.tell(None)
+        if heard is None:
+            raise SystemExit(2)  # rank 0 says why
+        return Manifest(**heard)
+    try:
+        record = _start(config, stage, reader, model, inputs)
+    except UserError:
+        world.tell(None)
+        raise
+    return Manifest(**world.tell(asdict(record)))
+
+
+def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
     run = Path(config.out)
     record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
+    sweep(run)
     configuration.save(config, run / "config.yaml")
     model.config.save(run)
     if not (run / "tokenizer").exists():
@@ -107,21 +129,40 @@ def train(
     """
     deterministic()
     run = Path(config.out)
-    device = choose(config.precision)
+    engine = make(config, model, objective, join(config.timeout))
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments)
-    outcome = Trainer(run, model, objective, batches, evaluator, config, device, f"biolm {record.stage}").train()
+    outcome = Trainer(run, engine, batches, evaluator, config, f"biolm {record.stage}").train()
+    if engine.world.first:
+        _finish(config, record, engine, batches, evaluator, outcome, teacher)
+    engine.world.leave()
+
+
+def _finish(
+    config: PretrainConfig,
+    record: Manifest,
+    engine: Engine,
+    batches: Curriculum,
+    evaluator: Evaluator | None,
+    outcome: Outcome,
+    teacher: MaskedLM | None,
+) -> None:
+    run, device = Path(config.out), engine.device
     passes = outcome.tokens / batches.tokens_per_epoch
     result = {
         "step": outcome.step,
         "tokens": outcome.tokens,
         "epochs": passes,
         "epochs_by_source": batches.passes(outcome.step),
-        "parameters": parameter_count(model),
+        "parameters": engine.parameters,
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens_per_second,
         "data_wait": outcome.data_wait,
+        "save_wait": outcome.save_wait,
+        "engine": config.engine,
+        "processes": engine.world.size,
+        "guard": outcome.guard,
         "device": str(device.torch),
         "precision": device.precision,
         "valid": None if outcome.valid is None else asdict(outcome.valid),
@@ -130,13 +171,16 @@ def train(
     if teacher is not None and evaluator is not None:
         result["teacher"] = asdict(evaluator(teacher, device))
     write_json(run / RESULT, result)
-    weights = run / "checkpoints" / f"step_{outcome.step}" / "model.safetensors"
-    record.finish(run, [weights, run / "encoder.json"], {"steps": outcome.step, "tokens": outcome.tokens})
+    weights = checkpoint.path_of(run, outcome.step).glob("model*.safetensors")
+    counts = {"steps": outcome.step, "tokens": outcome.tokens, "steps_left_out": outcome.step - engine.updates}
+    record.finish(run, [*weights, run / "encoder.json"], counts)
     show(record.stage, run)
 
 
 def show(stage: str, run: Path) -> None:
-    """Print a finished run's summary."""
+    """Print a finished run's summary, on rank 0."""
+    if place(os.environ).rank:
+        return
     result = read_json(run / RESULT)
     valid, entropy = result["valid"], result["unigram_entropy"]
     rows = {

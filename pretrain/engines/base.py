@@ -1,0 +1,128 @@
+"""The interface between the one training loop and what spreads its arithmetic over processes.
+
+A step's micro-batches are dealt to the ranks in turn; each loss is a share of the whole step's mean, so the ranks' losses and gradients
+add up to those of one process, whatever their number. Weights, batches and masks are the same in every engine.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biolm.core.checkpoint import Groups
+from biolm.model.device import Device
+from biolm.model.encoder import MaskedLM, parameter_count
+from biolm.pretrain.batches import Batch
+from biolm.pretrain.engines.scale import LossScale
+from biolm.pretrain.engines.world import World
+from biolm.pretrain.objective import Objective, Totals
+
+
+class Loss(nn.Module):
+    """Model and objective as one module, since engines wrap exactly one; its forward pass is one micro-batch's losses."""
+
+    def __init__(self, model: MaskedLM, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """See `Objective.forward`."""
+        return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every parameter that moves, by its name in a checkpoint."""
+        own = {f"objective.{n}": p for n, p in self.objective.named_parameters() if p.requires_grad}
+        return {**dict(self.model.named_parameters()), **own}
+
+
+class Engine(ABC):
+    """Forward, backward and update of one model on all processes of a run.
+
+    Args:
+        loss: The model and its objective, the same on every rank.
+        device: Where this rank computes.
+        world: The ranks.
+    """
+
+    sharded = False  # whether `tensors` gives each rank a part of its own
+
+    def __init__(self, loss: Loss, device: Device, world: World):
+        self.loss, self.device, self.world = loss.to(device.torch), device, world
+        self.scale = LossScale() if device.precision == "fp16" else None
+        self.parameters = parameter_count(loss.model)
+        self.updates = 0
+        self.timed, self.started, self.busy = False, 0.0, 0.0
+
+    @property
+    def model(self) -> MaskedLM:
+        """The model inside."""
+        return self.loss.model
+
+    def begin(self, timed: bool) -> None:
+        """Start a step; if `timed`, `busy` will be the seconds that this rank computes before it meets the others."""
+        self.timed, self.started = timed, time.perf_counter()
+
+    def meets(self) -> None:
+        """Note that the next thing this rank does involves the others."""
+        if self.timed and self.device.torch.type == "cuda":
+            torch.cuda.synchronize()
+        self.busy = time.perf_counter() - self.started
+
+    @abstractmethod
+    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+        """Add one micro-batch's gradients.
+
+        Args:
+            batch: On this rank's device.
+            totals: Of the whole step, over all ranks.
+            weight: 1, or 0 for a batch that only keeps a rank in time with the others.
+            last: Whether it is the step's last one on this rank.
+
+        Returns:
+            Its shares of the step's means, detached.
+        """
+
+    @abstractmethod
+    def norm(self) -> Tensor:
+        """The norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
+
+    @abstractmethod
+    def update(self, step: int) -> float:
+        """Clip the gradient, move the weights at the rate that follows `step` steps, clear the gradient; the rate."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Clear the gradient without moving the weights."""
+
+    @abstractmethod
+    def tensors(self) -> Groups:
+        """All that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint says beside the tensors."""
+        scale = None if self.scale is None else [self.scale.factor, self.scale.good_steps]
+        return {"updates": self.updates, "scale": scale}
+
+    def load(self, groups: Groups, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's whole tensors and what `state` said, of whatever engine and number of ranks.
+
+        Raises:
+            CheckpointError: They are of another model.
+        """
+        self.updates = state["updates"]
+        if self.scale is not None and state["scale"] is not None:
+            self.scale.factor, self.scale.good_steps = state["scale"]
+        self.load_tensors(groups)
+
+    @abstractmethod
+    def load_tensors(self, groups: Groups) -> None:
+        """The tensors' part of `load`, after `updates` has its value."""
+
+    @contextmanager
+    def whole(self) -> Iterator[MaskedLM]:
+        """The model such that it can be called by itself, on every rank at once."""
+        yield self.model

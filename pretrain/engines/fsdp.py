@@ -1,0 +1,78 @@
+"""torch's FSDP2 (`fully_shard`): every rank holds some rows of each tensor, and gathers a layer's whole weights while it computes there.
+
+Rows are cut as `torch.chunk` cuts the first dimension, so a checkpoint's parts laid end to end are the whole tensors.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from biolm.core.checkpoint import Groups
+from biolm.model.encoder import MaskedLM
+from biolm.pretrain.engines.replicated import Replicated
+
+
+class Fsdp(Replicated):
+    """Weights, gradients and moments shared out over the ranks."""
+
+    sharded = True
+
+    def _spread(self) -> nn.Module:
+        mesh = init_device_mesh(self.device.torch.type, (self.world.size,))
+        for layer in self.model.encoder.layers:
+            fully_shard(layer, mesh=mesh)
+        return fully_shard(self.loss, mesh=mesh)  # type: ignore[no-any-return]
+
+    def tensors(self) -> Groups:
+        """This rank's rows; what has no rows is rank 0's."""
+        return {group: dict(self._rows(named)) for group, named in super().tensors().items()}
+
+    def _rows(self, named: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in named.items():
+            if not isinstance(tensor, DTensor):
+                if self.world.first:
+                    yield name, tensor
+            elif len(tensor.to_local()):
+                yield name, tensor.to_local()
+
+    def load_weights(self, groups: Groups) -> None:
+        """See `Replicated.load_weights`."""
+        own = {n: p for n, p in self.loss.objective.named_parameters() if p.requires_grad}
+        for held, saved in ((self.model.state_dict(), groups["model"]), (own, groups["objective"])):
+            if odd := sorted(held.keys() ^ saved.keys()):
+                raise KeyError(odd[0])
+            for name, tensor in held.items():
+                self._take(tensor, saved[name])
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """See `Replicated.load_moments`."""
+        parts = {}
+        for key in moments:
+            name = key.partition(".")[2]
+            parts[key] = torch.zeros_like(self.trained[name])
+            self._take(parts[key], moments[key])
+        super().load_moments(parts)
+
+    def _take(self, held: Tensor, saved: Tensor) -> None:
+        """Copy this rank's rows of a whole tensor."""
+        if held.shape != saved.shape:
+            raise RuntimeError(f"shape {tuple(saved.shape)} for {tuple(held.shape)}")
+        if isinstance(held, DTensor):
+            parts = saved.chunk(self.world.size)
+            saved = parts[self.world.rank] if self.world.rank < len(parts) else saved[:0]
+            held = held.to_local()
+        with torch.no_grad():
+            held.copy_(saved)
+
+    @contextmanager
+    def whole(self) -> Iterator[MaskedLM]:
+        """See `Engine.whole`; what belongs to no layer is gathered here, layers gather themselves."""
+        assert isinstance(self.spread, FSDPModule)
+        self.spread.unshard()
+        yield self.model
+        self.spread.reshard()

@@ -1,0 +1,101 @@
+"""torch with a whole model on every rank: alone, or as DistributedDataParallel, which adds up gradients while it goes backward."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from biolm.core.checkpoint import Groups
+from biolm.core.errors import CheckpointError
+from biolm.model.device import Device
+from biolm.model.optim import Optimizer, OptimConfig
+from biolm.pretrain.batches import Batch
+from biolm.pretrain.engines.base import Engine, Loss
+from biolm.pretrain.engines.world import World
+from biolm.pretrain.objective import Totals
+
+
+class Replicated(Engine):
+    """Every rank holds the whole model and moves it by the same gradient.
+
+    Args:
+        loss: Model and objective.
+        device: Where this rank computes.
+        world: The ranks.
+        optim: How the weights move.
+        steps: Of the whole run.
+    """
+
+    def __init__(self, loss: Loss, device: Device, world: World, optim: OptimConfig, steps: int):
+        super().__init__(loss, device, world)
+        self.spread = self._spread()
+        self.trained = self.loss.trained()
+        self.optimizer = Optimizer(self.trained, loss.model.config.num_hidden_layers, optim, steps)
+        self.size = torch.zeros(())  # norm of the step's gradient
+
+    def _spread(self) -> nn.Module:
+        """What forward passes go through."""
+        return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
+
+    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+        """See `Engine.backward`."""
+        with self._synchronised(last):
+            with self.device.autocast():
+                terms = self.spread(batch, totals)
+            if last:
+                self.meets()
+            # Gradients are averaged over ranks, but losses are shares of one mean: hence the number of ranks.
+            (terms["loss"] * (weight * self.world.size * self._factor)).backward()
+        return {name: value.detach() * weight for name, value in terms.items()}
+
+    def _synchronised(self, last: bool) -> Any:
+        """Where gradients are added up over ranks in the step's last backward pass only."""
+        waits = isinstance(self.spread, DistributedDataParallel) and not last
+        return self.spread.no_sync() if waits else nullcontext()  # type: ignore[operator]
+
+    @property
+    def _factor(self) -> float:
+        return 1.0 if self.scale is None else self.scale.factor
+
+    def norm(self) -> Tensor:
+        """See `Engine.norm`."""
+        self.size = self.optimizer.norm(self._factor)
+        return self.size
+
+    def update(self, step: int) -> float:
+        """See `Engine.update`."""
+        self.updates += 1
+        return self.optimizer.update(step, self.size)
+
+    def drop(self) -> None:
+        """See `Engine.drop`."""
+        self.optimizer.clear()
+
+    def tensors(self) -> Groups:
+        """See `Engine.tensors`."""
+        own = {n: p for n, p in self.loss.objective.named_parameters() if p.requires_grad}
+        return {"model": self.model.state_dict(), "objective": own, "optimizer": self.optimizer.tensors()}
+
+    def load_tensors(self, groups: Groups) -> None:
+        """See `Engine.load_tensors`."""
+        try:
+            self.load_weights(groups)
+        except (RuntimeError, KeyError) as error:
+            problem = f"the checkpoint is of another model ({str(error).splitlines()[0]})"
+            raise CheckpointError(problem, remedy="Give another --out.") from None
+        self.load_moments(groups["optimizer"])
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over the optimiser's tensors."""
+        self.optimizer.load(moments, self.updates)
+
+    def load_weights(self, groups: Groups) -> None:
+        """Take over the model's and the objective's tensors; whoever has other names or shapes raises KeyError or RuntimeError."""
+        self.model.load_state_dict(dict(groups["model"]))
+        own = dict(self.loss.objective.named_parameters())
+        with torch.no_grad():
+            for name, tensor in groups["objective"].items():
+                own[name].copy_(tensor)

@@ -1,0 +1,102 @@
+"""Names the rank that a run waits for in vain.
+
+Every rank counts its steps here, and a thread answers for it when the others ask. A rank that does not answer has died or is frozen;
+one that answers with the lowest count hangs. The thread asks when its own rank has not moved for the whole timeout, and then ends the
+process, since a rank that waits inside a collective cannot be woken; the same command, or torchrun's elastic agent, goes on from the
+last checkpoint.
+"""
+
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+from types import TracebackType
+
+import torch.distributed as dist
+
+from biolm.core.errors import TemporaryError
+from biolm.pretrain.engines.world import World
+
+ANSWER = 10.0  # seconds that a rank has to answer
+LOOK = 0.2  # seconds between looks
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a failed exchange speaks, not a fault of ours."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+class Watch:
+    """One rank's count of steps, and its answers.
+
+    Args:
+        world: The ranks; alone, there is nothing to watch.
+        what: The verb, for the message.
+    """
+
+    def __init__(self, world: World, what: str):
+        self.world, self.what = world, what
+        self.count, self.moved = 0, time.monotonic()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="watch", daemon=True)
+
+    def beat(self) -> None:
+        """Say that this rank has done its part of a step and now goes to meet the others."""
+        self.count, self.moved = self.count + 1, time.monotonic()
+
+    def missing(self) -> str:
+        """Ask all ranks how far they are; who holds the run up, in words."""
+        store = self.world.store
+        assert store is not None, "a rank that is alone waits for nobody"
+        counts: dict[int, int] = {}
+        silent: list[int] = []
+        try:
+            store.set("watch/asked", "1")
+            deadline = time.monotonic() + ANSWER
+            for rank in range(self.world.size):
+                left = max(deadline - time.monotonic(), 0.1)
+                try:
+                    store.wait([f"watch/{rank}"], timedelta(seconds=left))
+                    counts[rank] = int(store.get(f"watch/{rank}"))
+                except (dist.DistStoreError, RuntimeError):
+                    silent.append(rank)
+        except (dist.DistNetworkError, RuntimeError):
+            return f"rank 0 of {self.world.size} has ended"
+        if silent:
+            return f"rank {', '.join(map(str, silent))} of {self.world.size} has ended or is frozen"
+        late = min(counts, key=lambda rank: counts[rank])
+        return f"rank {late} of {self.world.size} hangs at step {counts[late] + 1} of this process"
+
+    def blame(self, error: BaseException) -> TemporaryError:
+        """The error to end with after a failed exchange."""
+        problem = f"{self.missing()} ({str(error).splitlines()[0][:120]})"
+        return TemporaryError(problem, remedy="The same command goes on from the last checkpoint.")
+
+    def _work(self) -> None:
+        store = self.world.store
+        assert store is not None
+        while not self.ended.wait(LOOK):
+            try:
+                if store.check(["watch/asked"]):
+                    store.set(f"watch/{self.world.rank}", str(self.count))
+            except (dist.DistNetworkError, RuntimeError):
+                return  # the store has gone, and its rank with it: the exchange itself fails
+            if time.monotonic() - self.moved > self.world.timeout:
+                print(
+                    f"{self.what}: {self.missing()}. The same command goes on from the last checkpoint.",
+                    file=sys.stderr,
+                )
+                os._exit(TemporaryError.exit_code)
+
+    def __enter__(self) -> "Watch":
+        if self.world.size > 1:
+            self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ended.set()
+        if self.thread.is_alive():
+            self.thread.join()

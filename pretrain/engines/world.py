@@ -1,0 +1,164 @@
+"""The processes of a run: who they are, what they tell each other, and which of them a step waits for.
+
+torchrun and DeepSpeed's launcher say it in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR; `srun` says it in SLURM's own variables. Small
+numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never waits for the GPU to exchange them.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from biolm.core.errors import ConfigError
+
+PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's number chooses one
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of its run.
+
+    Args:
+        rank: Its number, from 0.
+        size: Processes in all.
+        local_rank: Its number on its machine, which is its GPU's.
+        master: Host and port at which the processes meet; empty for one that is alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    master: tuple[str, int] = ("", 0)
+
+
+def place(env: Mapping[str, str]) -> Place:
+    """Read a launcher's environment variables; without any, the process is alone.
+
+    A SLURM batch script is a process of its own beside those that `srun` starts in it, so it is alone too.
+
+    Raises:
+        ConfigError: They contradict each other, or one is missing.
+    """
+    try:
+        if "RANK" in env and "WORLD_SIZE" in env:
+            found = Place(
+                int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), _master(env, 29_500)
+            )
+        elif "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
+            port = PORTS[0] + int(env.get("SLURM_JOB_ID", "0")) % PORTS[1]
+            size = int(env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"])
+            found = Place(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
+        else:
+            return Place()
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"the launcher's variables are incomplete ({error})", remedy="Start the processes with torchrun or srun."
+        ) from None
+    if not 0 <= found.rank < found.size:
+        raise ConfigError(f"rank {found.rank} of {found.size} processes", remedy="Start them with torchrun or srun.")
+    return found
+
+
+def _master(env: Mapping[str, str], port: int) -> tuple[str, int]:
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    return env.get("MASTER_ADDR") or first_host(nodes), int(env.get("MASTER_PORT") or port)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's compressed list: `gpu[03-06,9],login` → `gpu03`."""
+    first = re.match(r"[^,\[]+(?:\[([^\]]*)\])?[^,\[]*", nodes)
+    if first is None:
+        return nodes
+    if first[1] is None:
+        return first[0]
+    return first[0].replace(f"[{first[1]}]", re.split(r"[,-]", first[1])[0])
+
+
+class World:
+    """The processes of this run, joined in one group if there is more than one.
+
+    Args:
+        here: This process's place.
+        timeout: Seconds after which an exchange that a rank does not come to is given up.
+    """
+
+    def __init__(self, here: Place, timeout: float = 1800.0):
+        self.rank, self.size, self.local_rank, self.timeout = here.rank, here.size, here.local_rank, timeout
+        self.store: dist.Store | None = None
+        self.told = 0
+        if torch.cuda.is_available():
+            torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
+        if here.size > 1:
+            self._join(here)
+
+    def _join(self, here: Place) -> None:
+        host, port = here.master
+        # DeepSpeed and torch's device mesh look for these, whatever the launcher was.
+        told = {"RANK": here.rank, "WORLD_SIZE": here.size, "LOCAL_RANK": here.local_rank}
+        os.environ.update(
+            {name: str(value) for name, value in {**told, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
+        )
+        patience = timedelta(seconds=self.timeout)
+        self.store, _, _ = next(dist.rendezvous("env://", here.rank, here.size, timeout=patience))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        group = dist.PrefixStore("group", self.store)
+        dist.init_process_group(backend, store=group, rank=here.rank, world_size=here.size, timeout=patience)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes logs, metrics and manifests."""
+        return self.rank == 0
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Element-wise sums over all ranks, modulo 2^63."""
+        if self.size == 1:
+            return list(numbers)
+        row = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(row)
+        return [int(n) & (2**63 - 1) for n in row.tolist()]
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, in place, on whatever device it is."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: float) -> list[float]:
+        """Every rank's number, by rank."""
+        row = np.zeros(self.size)
+        row[self.rank] = value
+        return self.add(torch.from_numpy(row)).tolist()  # type: ignore[no-any-return]
+
+    def tell(self, value: Any) -> Any:
+        """Rank 0's value on every rank; any JSON."""
+        if self.store is None:
+            return value
+        self.told += 1
+        if self.first:
+            self.store.set(f"told/{self.told}", orjson.dumps(value))
+        return orjson.loads(self.store.get(f"told/{self.told}"))
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        if self.size > 1:
+            self.sum([0])
+
+    def leave(self) -> None:
+        """End the group; the next run in this process makes its own."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@cache
+def join(timeout: float) -> World:
+    """This process's world: it joins the others once, whoever asks."""
+    return World(place(os.environ), timeout)

@@ -1,0 +1,55 @@
+"""A rank's part of a step: micro-batches are dealt in turn, so any number of ranks computes the same ones with the same masks.
+
+Where the accumulation is no multiple of the ranks, some have one micro-batch less. They compute one with weight 0 in its place, since
+ranks that add up gradients must go forward and backward equally often; its losses and gradients are zeros.
+"""
+
+import hashlib
+from dataclasses import astuple, dataclass, replace
+
+import torch
+
+from biolm.pretrain.batches import Batch, Batches
+from biolm.pretrain.objective import Totals
+
+FINGERPRINT = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank computes in one step.
+
+    Args:
+        batches: Its micro-batches.
+        weights: 1 for each, or 0 for one that only keeps the rank in time.
+        totals: Of its own micro-batches.
+        fingerprint: Sum of hashes of their ids, masks and labels, modulo 2^63: over all ranks it does not depend on their number.
+    """
+
+    batches: list[Batch]
+    weights: list[float]
+    totals: list[int]
+    fingerprint: int
+
+    def pin(self) -> "Share":
+        """The same in page-locked memory."""
+        return replace(self, batches=[batch.pin() for batch in self.batches])
+
+
+def share(batches: Batches, step: int, rank: int, ranks: int) -> Share:
+    """The part of `rank` among `ranks` in a step, counted from 0."""
+    names = batches.names(step)
+    own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
+    missing = -(-len(names) // ranks) - len(own) if ranks > 1 else 0
+    filler = (own or batches.step(step))[:1] * missing if missing else []
+    weights = [1.0] * len(own) + [0.0] * len(filler)
+    return Share(own + filler, weights, list(astuple(Totals.of(own))), sum(map(fingerprint, own)) & FINGERPRINT)
+
+
+def fingerprint(batch: Batch) -> int:
+    """63 bits of a hash of all that a micro-batch shows a model and asks of it."""
+    digest = hashlib.blake2b(repr((batch.epoch, batch.index, batch.packed.lengths)).encode(), digest_size=8)
+    parts = (batch.packed.input_ids_t, batch.packed.token_type_ids_t, batch.positions_m, batch.labels_m)
+    for part in (*parts, batch.pair_labels_b):
+        digest.update(b"-" if part is None else memoryview(part.to(torch.int64).numpy()))
+    return int.from_bytes(digest.digest(), "big") & FINGERPRINT
