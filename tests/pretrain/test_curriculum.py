@@ -64,7 +64,7 @@ def test_passes_over_sources_add_up_over_stages(tiny_shards: Path) -> None:
     tokens = 0
     for step in range(100):
         if step in (1, 37, 65, 99):
-            assert made.passes(step)[folder] == pytest.approx(tokens / made.tokens_per_epoch, rel=0.15)
+            assert made.passes(step)[folder] == pytest.approx(tokens / made.tokens_per_epoch, rel=0.15, abs=0.002)
         tokens += sum(len(b.packed.input_ids_t) for b in made.step(step))
 
 
