@@ -1,0 +1,79 @@
+"""Model FLOPs utilisation: what a step must compute, over what the device could have computed in that time.
+
+Counted are matrix products only, a multiplication and an addition as two, the backward pass as twice the forward pass, nothing for
+recomputation (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B), the head at predicted positions only, and attention as
+far as each token sees.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+
+from biolm.model.config import EncoderConfig
+from biolm.model.device import Device
+
+# Dense tensor-core rates of NVIDIA's datasheets in TFLOP/s (SXM versions where there are several) for bf16 and fp16, and for fp32 as
+# torch computes it by default, without TF32. The first name found in the device's counts.
+PEAKS: dict[str, tuple[float, float]] = {
+    "H200": (989.4, 66.9),
+    "H100 PCIe": (756.0, 51.2),
+    "H100 NVL": (835.5, 60.0),
+    "H100": (989.4, 66.9),
+    "A100": (312.0, 19.5),
+    "A40": (149.7, 37.4),
+    "A10": (125.0, 31.2),
+    "L40S": (362.1, 91.6),
+    "L4": (121.0, 30.3),
+    "V100": (125.0, 15.7),
+    "T4": (65.0, 8.1),
+}
+SIZE = 2048  # of the measured matrix product: large enough for full speed, 0.2 s in fp32 on two cores
+REPEATS = 3
+
+
+def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) -> float:
+    """Floating-point operations of one forward and backward pass over packed sequences.
+
+    Args:
+        config: The encoder.
+        lengths: Tokens of each sequence.
+        predicted: Positions that the head runs on.
+    """
+    h, width = config.hidden_size, config.intermediate_size
+    lengths_b = np.array(lengths, dtype=np.float64)
+    up = 2 if config.shape == "modernbert" else 1  # gated: the first matrix has twice the rows
+    per_token = 2 * h * (3 * h + h + (up + 1) * width)
+    total = config.num_hidden_layers * per_token * float(lengths_b.sum())
+    for layer in range(config.num_hidden_layers):
+        seen_b = np.minimum(lengths_b, 2 * config.local_window + 1) if config.is_local(layer) else lengths_b
+        total += 4 * h * float((lengths_b * seen_b).sum())
+    head = 2 * h * (h + config.vocab_size)
+    return 3 * (total + head * predicted)
+
+
+def peak(device: Device) -> tuple[float, str]:
+    """Floating-point operations a second at best, and where the figure is from: the datasheet of a known GPU, else a measured product."""
+    if device.torch.type == "cuda":
+        name = torch.cuda.get_device_name(device.torch)
+        for known, (half, single) in PEAKS.items():
+            if re.search(rf"\b{known}\b", name):
+                return (single if device.precision == "fp32" else half) * 1e12, f"{name}'s datasheet"
+    return measured_peak(device), "a measured matrix product"
+
+
+@cache
+def measured_peak(device: Device) -> float:
+    """Floating-point operations a second of a large matrix product in the device's precision, the best of a few."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[device.precision]
+    a, b = (torch.ones(SIZE, SIZE, dtype=dtype, device=device.torch) for _ in range(2))
+    best = float("inf")
+    for _ in range(REPEATS + 1):  # the first one warms up
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for a GPU
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIZE**3 / best
