@@ -66,11 +66,11 @@ class Rows(Mapping[str, Tensor]):
         self.files = [safe_open(file, "pt") for file in files]
         self.places: dict[str, list[int]] = {}
         for number, file in enumerate(self.files):
-            for name in file.keys():  # noqa: SIM118 it is no dictionary
+            for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 it is no dictionary
                 self.places.setdefault(name, []).append(number)
 
     def __getitem__(self, name: str) -> Tensor:
-        parts = [self.files[number].get_tensor(name) for number in self.places[name]]
+        parts: list[Tensor] = [self.files[n].get_tensor(name) for n in self.places[name]]  # type: ignore[no-untyped-call]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def __iter__(self) -> Iterator[str]:

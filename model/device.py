@@ -10,6 +10,7 @@ import torch
 from biolm.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16"]
+ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -19,14 +20,15 @@ class Device:
     """A device and the precision of its matrix products; weights and optimiser are always fp32."""
 
     torch: torch.device
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context that forward passes run in."""
-        return torch.autocast(self.torch.type, torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.torch.type, dtype, enabled=self.precision != "fp32")
 
 
-def choose(precision: Precision) -> Device:
+def choose(precision: ScaledPrecision) -> Device:
     """The first GPU if there is one, else the CPU; `auto` takes bf16 where the device multiplies it natively.
 
     Raises:
@@ -36,7 +38,7 @@ def choose(precision: Precision) -> Device:
         native = torch.cuda.get_device_capability() >= (8, 0)
         if precision == "bf16" and not native:
             name = torch.cuda.get_device_name()
-            raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp32.")
+            raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp16 or fp32.")
         device = torch.device("cuda")
     else:
         keep_freed_memory()

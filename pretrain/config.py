@@ -6,7 +6,7 @@ from typing import Literal
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
 from biolm.model.config import ModelConfig
-from biolm.model.device import Precision
+from biolm.model.device import ScaledPrecision
 from biolm.model.optim import OptimConfig
 from biolm.tokenizer.pos import UPOS
 
@@ -225,7 +225,7 @@ class PretrainConfig:
         curriculum: Stages before that, of shorter sequences or smaller batches, in order: `[{share: 0.9, max_length: 128}]`.
         mix: How sources are mixed.
         optim: How the weights move.
-        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32; fp16 scales the loss.
         guard: What is done about bad steps.
         engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
             shares out weights and moments; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
@@ -253,7 +253,7 @@ class PretrainConfig:
     curriculum: list[StageConfig] = field(default_factory=list)
     mix: MixConfig = field(default_factory=MixConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    precision: Precision = "auto"
+    precision: ScaledPrecision = "auto"
     guard: GuardConfig = field(default_factory=GuardConfig)
     engine: EngineName = field(default="torch", metadata={"runtime": True})
     timeout: float = runtime(1800.0)

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +124,7 @@ class Recorder:
         """For a checkpoint."""
         return {"window": dict(self.window), "window_steps": self.window_steps, "fingerprint": self.fingerprint}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.window.clear()
         self.window.update(state["window"])

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, replace
 import torch
 
 from biolm.pretrain.batches import Batch, Batches
+from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.objective import Totals
 
 FINGERPRINT = 2**63 - 1
@@ -36,7 +37,7 @@ class Share:
         return replace(self, batches=[batch.pin() for batch in self.batches])
 
 
-def share(batches: Batches, step: int, rank: int, ranks: int) -> Share:
+def share(batches: Batches | Curriculum, step: int, rank: int, ranks: int) -> Share:
     """The part of `rank` among `ranks` in a step, counted from 0."""
     names = batches.names(step)
     own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
@@ -51,5 +52,5 @@ def fingerprint(batch: Batch) -> int:
     digest = hashlib.blake2b(repr((batch.epoch, batch.index, batch.packed.lengths)).encode(), digest_size=8)
     parts = (batch.packed.input_ids_t, batch.packed.token_type_ids_t, batch.positions_m, batch.labels_m)
     for part in (*parts, batch.pair_labels_b):
-        digest.update(b"-" if part is None else memoryview(part.to(torch.int64).numpy()))
+        digest.update(b"-" if part is None else part.to(torch.int64).numpy().tobytes())
     return int.from_bytes(digest.digest(), "big") & FINGERPRINT

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from biolm.core.checkpoint import Groups
 from biolm.core.errors import CheckpointError
 from biolm.model.device import Device
-from biolm.model.optim import Optimizer, OptimConfig
+from biolm.model.optim import OptimConfig, Optimizer
 from biolm.pretrain.batches import Batch
 from biolm.pretrain.engines.base import Engine, Loss
 from biolm.pretrain.engines.world import World

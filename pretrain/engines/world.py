@@ -17,6 +17,8 @@ import orjson
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from biolm.core.errors import ConfigError
 
@@ -93,7 +95,7 @@ class World:
 
     def __init__(self, here: Place, timeout: float = 1800.0):
         self.rank, self.size, self.local_rank, self.timeout = here.rank, here.size, here.local_rank, timeout
-        self.store: dist.Store | None = None
+        self.store: Store | None = None
         self.told = 0
         if torch.cuda.is_available():
             torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
@@ -108,9 +110,9 @@ class World:
             {name: str(value) for name, value in {**told, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
         )
         patience = timedelta(seconds=self.timeout)
-        self.store, _, _ = next(dist.rendezvous("env://", here.rank, here.size, timeout=patience))
+        self.store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=patience))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        group = dist.PrefixStore("group", self.store)
+        group = PrefixStore("group", self.store)
         dist.init_process_group(backend, store=group, rank=here.rank, world_size=here.size, timeout=patience)
 
     @property
@@ -136,7 +138,7 @@ class World:
         """Every rank's number, by rank."""
         row = np.zeros(self.size)
         row[self.rank] = value
-        return self.add(torch.from_numpy(row)).tolist()  # type: ignore[no-any-return]
+        return self.add(torch.from_numpy(row)).tolist()
 
     def tell(self, value: Any) -> Any:
         """Rank 0's value on every rank; any JSON."""
@@ -144,7 +146,7 @@ class World:
             return value
         self.told += 1
         if self.first:
-            self.store.set(f"told/{self.told}", orjson.dumps(value))
+            self.store.set(f"told/{self.told}", orjson.dumps(value).decode())
         return orjson.loads(self.store.get(f"told/{self.told}"))
 
     def wait(self) -> None:

@@ -1,6 +1,5 @@
 """`biolm pretrain` end to end: it learns, it resumes to the same bits after kill -9, and it refuses what does not belong together."""
 
-import math
 import os
 import shutil
 import signal
@@ -11,14 +10,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from torch import Tensor
 
 from biolm.core import checkpoint, cli
 from biolm.core.files import read_json
 from biolm.core.metrics import read_metrics
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.objective import PretrainObjective, Totals
 
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--save_every", "10"]
@@ -74,26 +69,8 @@ def test_kill_9_then_resume_gives_the_same_bits(whole: Path, tiny_shards: Path, 
 
 
 def comparable(run: Path) -> list[dict[str, object]]:
-    timed = ("tokens_per_second", "data_wait")
+    timed = ("tokens_per_second", "data_wait", "slowest_rank", "slowest_ratio")
     return [{k: v for k, v in record.items() if k not in timed} for record in read_metrics(run)]
-
-
-def test_a_loss_that_is_not_finite_names_its_step_and_batch(
-    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
-        terms = plain(self, model, batch, totals)
-        return {**terms, "loss": terms["loss"] * (math.nan if (batch.epoch, batch.index) == (0, 27) else 1)}
-
-    plain, run = PretrainObjective.forward, tmp_path / "run"
-    monkeypatch.setattr(PretrainObjective, "forward", forward)
-    assert cli.run(argv(tiny_shards, run, 20, "--batch.accumulation", "2")) == 2
-    said = capsys.readouterr().err
-    assert "the loss of step 14 is not finite (micro-batch 27 of epoch 0)" in said
-    assert checkpoint.steps(run) == [10]
-    checkpoint.load(checkpoint.path_of(run, 10))
-    monkeypatch.undo()
-    assert cli.run(argv(tiny_shards, run, 20, "--batch.accumulation", "2")) == 0, "mended, it goes on"
 
 
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
