@@ -16,7 +16,7 @@ from biolm.core import rng
 from biolm.model import device
 from biolm.model.config import ModelConfig
 from biolm.model.encoder import MaskedLM
-from biolm.model.optim import AdamW, OptimConfig
+from biolm.model.optim import OptimConfig, Optimizer
 from biolm.model.packed import Packed
 from biolm.tokenizer.shards import ShardReader
 
@@ -96,7 +96,7 @@ def biolm(case: Case) -> None:
         attention_dropout=case.dropout,
     )
     model = MaskedLM(config.resolve(case.vocab_size, LONGEST, special.pad)).train()
-    optimizer = AdamW(dict(model.named_parameters()), case.layers, OptimConfig(lr=LR), 10_000)
+    optimizer = Optimizer(dict(model.named_parameters()), case.layers, OptimConfig(lr=LR), 10_000)
     mlm = MlmConfig(mask_rate=MASK_RATE)
     for step, batch in enumerate(_batches(rows, case.rows)):
         sys.stdin.readline()

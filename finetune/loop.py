@@ -14,6 +14,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from biolm.convert.load import Loaded
 from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
 from biolm.core.errors import CheckpointError, DataError
@@ -26,7 +27,7 @@ from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
-from biolm.model.optim import AdamW, depth
+from biolm.model.optim import Optimizer, depth
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,21 @@ class Selected:
     history: list[dict[str, Any]]
 
 
-def build(task: Task[R, G], lm: MaskedLM, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
+def build(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
     """The task's model with a head drawn from the seed, layers frozen and drawn anew as the configuration says.
 
     Args:
         task: Whose model.
-        lm: The pretrained model, taken over.
+        loaded: The pretrained model, taken over.
         config: Of the run.
         seed: This run's, if not the configuration's.
     """
+    lm = loaded.model
     layers: list[nn.Module] = list(lm.encoder.layers)
     torch.manual_seed(rng.key(config.seed if seed is None else seed, "head") >> 1)
     model = task.head(lm)
+    pooler = {name: tensor for name, tensor in loaded.rest.items() if name in model.state_dict()}
+    model.load_state_dict(pooler, strict=False)
     if config.reinit_layers:
         fresh = list(MaskedLM(lm.config).encoder.layers)
         for old, new in zip(layers[-config.reinit_layers :], fresh[-config.reinit_layers :], strict=True):
@@ -101,7 +105,7 @@ class Trainer(Generic[R, G]):
         self.per_epoch = steps_per_epoch(self.examples, config.batch)
         layers = len(model.lm.encoder.layers)  # type: ignore[arg-type, union-attr]
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = AdamW(named, layers, config.optim, self.per_epoch * config.epochs)
+        self.optimizer = Optimizer(named, layers, config.optim, self.per_epoch * config.epochs)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}

@@ -1,24 +1,32 @@
-"""AdamW with the field's parameter groups, its schedules, and its state under parameter names, for every room that trains."""
+"""The optimiser with the field's parameter groups, its schedules, and its state under parameter names, for every room that trains."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from biolm.core.errors import CheckpointError, ConfigError
+from biolm.model.optimizers import Lamb, StableAdamW
+
+try:
+    from apex.optimizers import FusedLAMB  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # built from source by those who want it
+    FusedLAMB = None
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule; the defaults are RoBERTa pretraining's but for the peak learning rate, which depends on the batch.
+    """The optimiser and its schedule; the defaults are RoBERTa pretraining's but for the peak learning rate, which depends on the batch.
 
     Args:
+        name: `adamw` (torch's fused), `lamb` for very large batches (apex's fused one where that is installed), or `stableadamw`
+            (ModernBERT's), which needs no `clip`.
         lr: Peak learning rate: RoBERTa's on batches of 4M tokens is 6e-4 (base) or 4e-4 (large), fine-tuning's 1e-5 to 6e-5.
         betas: Decay of the first and second moment.
         eps: Added to the root of the second moment.
@@ -33,6 +41,7 @@ class OptimConfig:
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """
 
+    name: Literal["adamw", "lamb", "stableadamw"] = "adamw"
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -65,8 +74,8 @@ class OptimConfig:
             raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
 
 
-class AdamW:
-    """torch's fused AdamW over named parameters; biases and norms (one-dimensional tensors) are not decayed.
+class Optimizer:
+    """An optimiser over named parameters; biases and norms (one-dimensional tensors) are not decayed.
 
     Args:
         named: Parameter name → parameter; `layers.N` in a name says how deep it sits.
@@ -83,13 +92,8 @@ class AdamW:
         for name, p in self.named.items():
             scale = config.layer_decay ** (layers + 1 - depth(name, layers))
             groups.setdefault((scale, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-        self.inner = torch.optim.AdamW(
-            [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()],
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            fused=True,
-        )
+        settings = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
+        self.inner = _inner(config, settings)
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
@@ -102,7 +106,7 @@ class AdamW:
         if scale != 1:
             torch._foreach_mul_(grads, 1 / scale)
         norm = nn.utils.get_total_norm(grads)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]  # a sharded model's
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a sharded model's
 
     def update(self, step: int, norm: Tensor) -> float:
         """Clip gradients of this norm, update after `step` earlier updates and clear the gradients; the head's rate."""
@@ -140,6 +144,22 @@ class AdamW:
                 "step": torch.tensor(float(step), device=parameter.device),
                 **{m: tensors[f"{m}.{name}"].to(parameter) for m in MOMENTS},
             }
+        for group in self.inner.param_groups:
+            if "step" in group:  # where apex counts
+                group["step"] = step
+
+
+def _inner(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    if config.name == "stableadamw":
+        return StableAdamW(groups, config.lr, config.betas, config.eps)
+    if FusedLAMB is not None and torch.cuda.is_available():
+        fused: torch.optim.Optimizer = FusedLAMB(
+            groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=0.0
+        )
+        return fused
+    return Lamb(groups, config.lr, config.betas, config.eps)
 
 
 def depth(name: str, layers: int) -> int:

@@ -18,7 +18,7 @@ from biolm.finetune.iob import read_iob
 from biolm.finetune.loop import Selected, build
 from biolm.finetune.ner import Ner
 from biolm.finetune.protocol import Sealed
-from biolm.model.optim import AdamW, depth, schedule
+from biolm.model.optim import Optimizer, depth, schedule
 from biolm.tokenizer import folder as tokenizer_folder
 
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--log_every", "5"]
@@ -147,7 +147,7 @@ def test_patience_stops_early(tiny_model: Path, toy: Path, tmp_path: Path) -> No
 
 def test_layer_decay_lowers_the_rate_towards_the_embeddings(tiny_model: Path) -> None:
     model = torch.nn.ModuleDict({"lm": load_model(tiny_model).model, "classifier": torch.nn.Linear(32, 3)})
-    optimizer = AdamW(dict(model.named_parameters()), 2, OptimConfig(lr=1.0, layer_decay=0.5, warmup=0), steps=10)
+    optimizer = Optimizer(dict(model.named_parameters()), 2, OptimConfig(lr=1.0, layer_decay=0.5, warmup=0), steps=10)
     names = {id(p): name for name, p in model.named_parameters()}
     for group in optimizer.inner.param_groups:
         for p in group["params"]:
@@ -254,7 +254,7 @@ def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
     task: Any = Ner(tokenizer_folder.load(tiny_model / "tokenizer"), ("O", "B", "I"), 32, 8)
     config = FinetuneConfig(**paths, freeze_layers=1, reinit_layers=1)  # type: ignore[arg-type]
     before = load_model(tiny_model).model.state_dict()
-    model = build(task, load_model(tiny_model).model, config)
+    model = build(task, load_model(tiny_model), config)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[3] for name in trained if ".layers." in name} == {"1"}
     assert not any("embedding" in name for name in trained)
@@ -262,7 +262,7 @@ def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
     name = "encoder.layers.{}.mlp.up.weight"
     assert torch.equal(after[f"lm.{name.format(0)}"], before[name.format(0)])
     assert not torch.equal(after[f"lm.{name.format(1)}"], before[name.format(1)])
-    again = build(task, load_model(tiny_model).model, config).state_dict()
+    again = build(task, load_model(tiny_model), config).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
 
 

@@ -1,5 +1,8 @@
-"""Schedules against Hugging Face's, and AdamW's groups and state."""
+"""Schedules against Hugging Face's, AdamW's groups and state, and LAMB and StableAdamW against their papers."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +13,8 @@ from transformers import (
 )
 
 from biolm.core.errors import CheckpointError, ConfigError
-from biolm.model.optim import AdamW, OptimConfig, schedule
+from biolm.model import optim
+from biolm.model.optim import OptimConfig, Optimizer, schedule
 
 STEPS, WARM = 200, 20
 
@@ -63,7 +67,7 @@ def test_biases_and_norms_are_not_decayed_and_the_update_is_torchs() -> None:
     model, twin = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     twin.load_state_dict(model.state_dict())
     config = OptimConfig(lr=0.1, weight_decay=0.5, clip=0, warmup=0, schedule="constant")
-    optimizer = AdamW(dict(model.named_parameters()), 0, config, 10)
+    optimizer = Optimizer(dict(model.named_parameters()), 0, config, 10)
     groups = [
         {"params": [twin[0].weight], "weight_decay": 0.5},
         {"params": [twin[0].bias, *twin[1].parameters()], "weight_decay": 0.0},
@@ -80,9 +84,79 @@ def test_biases_and_norms_are_not_decayed_and_the_update_is_torchs() -> None:
         torch.testing.assert_close(a, b)
 
 
+def by_hand(name: str, w: np.ndarray, grads: list[np.ndarray], config: OptimConfig) -> np.ndarray:
+    """The papers' algorithms on one matrix, with the bias taken off by dividing."""
+    (b1, b2), m, v = config.betas, np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        mean, square = m / (1 - b1**t), v / (1 - b2**t)
+        update = mean / (np.sqrt(square) + config.eps)
+        if name == "lamb":
+            update = update + config.weight_decay * w
+            w = w - config.lr * np.linalg.norm(w) / np.linalg.norm(update) * update
+        else:
+            rate = config.lr / max(1.0, np.sqrt((g * g / np.maximum(square, config.eps**2)).mean()))
+            w = w - rate * config.weight_decay * w - rate * update
+    return w
+
+
+@pytest.mark.parametrize("name", ["lamb", "stableadamw"])
+def test_other_optimisers_follow_their_papers_and_go_on_from_their_moments(name: Any) -> None:
+    """The third gradient is a hundred times the others, which StableAdamW must damp."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 3)).astype(np.float32)
+    grads = [rng.normal(size=(4, 3)).astype(np.float32) * (100 if i == 2 else 1) for i in range(5)]
+    config = OptimConfig(name=name, lr=0.1, weight_decay=0.3, clip=0, warmup=0, schedule="constant")
+
+    def run(w: nn.Parameter, optimizer: Optimizer, steps: range) -> None:
+        for step in steps:
+            w.grad = torch.from_numpy(grads[step])
+            optimizer.step(step)
+
+    w = nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = Optimizer({"w": w}, 0, config, 10)
+    run(w, optimizer, range(3))
+    resumed = nn.Parameter(w.detach().clone())
+    again = Optimizer({"w": resumed}, 0, config, 10)
+    again.load({k: t.clone() for k, t in optimizer.tensors().items()}, 3)
+    run(w, optimizer, range(3, 5))
+    run(resumed, again, range(3, 5))
+    np.testing.assert_allclose(w.detach().numpy(), by_hand(name, start, grads, config), atol=2e-6)
+    assert torch.equal(w, resumed)
+
+
+def test_lamb_leaves_tensors_without_decay_to_adam() -> None:
+    bias, twin = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    config = OptimConfig(name="lamb", lr=0.1, clip=0, warmup=0, schedule="constant")
+    reference = torch.optim.AdamW([twin], lr=0.1, betas=config.betas, eps=config.eps, weight_decay=0)
+    optimizer = Optimizer({"bias": bias}, 0, config, 10)
+    for step in range(3):
+        bias.grad = twin.grad = torch.tensor([1.0, -2.0, 0.5 * step])
+        optimizer.step(step)
+        reference.step()
+    torch.testing.assert_close(bias, twin)
+
+
+def test_apexs_fused_lamb_is_taken_on_a_gpu_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wiring only: apex itself has to be built for a GPU."""
+
+    class Fused(torch.optim.SGD):
+        def __init__(self, groups: Any, lr: float, betas: Any, eps: float, max_grad_norm: float):
+            assert max_grad_norm == 0, "the gradient is clipped already"
+            super().__init__([{**g, "step": 0} for g in groups], lr=lr)
+
+    monkeypatch.setattr(optim, "FusedLAMB", Fused)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    w = nn.Parameter(torch.ones(2, 2))
+    optimizer = Optimizer({"w": w}, 0, OptimConfig(name="lamb"), 10)
+    assert isinstance(optimizer.inner, Fused)
+    optimizer.load({"exp_avg.w": torch.ones(2, 2), "exp_avg_sq.w": torch.ones(2, 2)}, 7)
+    assert [group["step"] for group in optimizer.inner.param_groups] == [7]
+
+
 def test_missing_moments_are_named() -> None:
     model = nn.Linear(2, 2)
-    optimizer = AdamW(dict(model.named_parameters()), 0, OptimConfig(), 10)
+    optimizer = Optimizer(dict(model.named_parameters()), 0, OptimConfig(), 10)
     with pytest.raises(CheckpointError, match="weight"):
         optimizer.load({}, 3)
 

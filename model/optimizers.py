@@ -1,0 +1,89 @@
+"""Optimisers beside torch's AdamW, as `torch.optim.Optimizer`s with the same moments, all tensors of a group at once.
+
+Both keep `exp_avg` and `exp_avg_sq` without the bias of their zero start: the decay of step t is β (1 - β^(t-1)) / (1 - β^t), which gives
+at every step what dividing by 1 - β^t would.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Moments(torch.optim.Optimizer):
+    """Adam's two moments; what is made of them is the subclass's."""
+
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            states = [self._state(p) for p in params]
+            torch._foreach_add_([s["step"] for s in states], 1)
+            t = float(states[0]["step"])
+            first, second = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in group["betas"])
+            mean, square = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+            torch._foreach_lerp_(mean, grads, 1 - first)
+            torch._foreach_mul_(square, second)
+            torch._foreach_addcmul_(square, grads, grads, 1 - second)
+            self._move(group, params, mean, square)
+
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[p]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+    def _move(self, group: dict[str, Any], params: list[Tensor], mean: list[Tensor], square: list[Tensor]) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _direction(mean: list[Tensor], square: list[Tensor], eps: float) -> list[Tensor]:
+        """Adam's: the mean over the root of the mean square."""
+        root = torch._foreach_sqrt(square)
+        torch._foreach_add_(root, eps)
+        return list(torch._foreach_div(mean, root))
+
+
+class StableAdamW(_Moments):
+    """AdamW whose rate falls where the gradient outgrows its running mean square (Wortsman et al. 2023, arXiv 2304.13013).
+
+    A tensor's rate is divided by the root mean square of gradient / √exp_avg_sq, if that is above 1: AdaFactor's clipping of the update.
+    ModernBERT was trained with it.
+    """
+
+    def _move(self, group: dict[str, Any], params: list[Tensor], mean: list[Tensor], square: list[Tensor]) -> None:
+        eps = group["eps"]
+        grads = [p.grad for p in params if p.grad is not None]
+        outgrown = torch._foreach_div(grads, list(torch._foreach_sqrt(torch._foreach_clamp_min(square, eps**2))))
+        rates = [group["lr"] / ratio.pow(2).mean().sqrt().clamp(min=1) for ratio in outgrown]
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, [1 - rate * group["weight_decay"] for rate in rates])
+        direction = self._direction(mean, square, eps)
+        torch._foreach_mul_(direction, rates)
+        torch._foreach_sub_(params, direction)
+
+
+class Lamb(_Moments):
+    """AdamW's direction, decay included, scaled for every tensor to the length of its weights (You et al. 2020, arXiv 1904.00962).
+
+    As in NVIDIA's FusedLAMB, tensors without decay (biases and norms) take the plain step.
+    """
+
+    def _move(self, group: dict[str, Any], params: list[Tensor], mean: list[Tensor], square: list[Tensor]) -> None:
+        direction = self._direction(mean, square, group["eps"])
+        if group["weight_decay"]:
+            torch._foreach_add_(direction, params, alpha=group["weight_decay"])
+            lengths = zip(torch._foreach_norm(params), torch._foreach_norm(direction), strict=True)
+            trust = [torch.where((w > 0) & (u > 0), w / u, 1.0) for w, u in lengths]
+            torch._foreach_mul_(direction, trust)
+        torch._foreach_sub_(params, torch._foreach_mul(direction, group["lr"]))
