@@ -7,11 +7,14 @@ After a resume, records past the checkpoint are cut off, so that the file of an 
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from biolm.core.files import atomic_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 NAME = "metrics.jsonl"
 
@@ -33,15 +36,12 @@ class MetricsWriter:
     """
 
     def __init__(self, run: str | Path, step: int = 0):
-        # seconds to import, which those who only read metrics need not wait for
-        from torch.utils.tensorboard import SummaryWriter
-
-        run = Path(run)
+        self.run = run = Path(run)
         kept = [record for record in read_metrics(run) if record["step"] <= step]
         with atomic_file(run / NAME) as tmp:
             tmp.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in kept))
         self.file = (run / NAME).open("ab")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.first, self.boards = step + 1, dict[str, "SummaryWriter"]()
 
     def write(self, step: int, split: str, values: Mapping[str, float | str]) -> None:
         """Record the values of one step: `split` is `train`, `valid` or `guard`; words are left out of TensorBoard."""
@@ -49,7 +49,16 @@ class MetricsWriter:
         self.file.flush()
         for name, value in values.items():
             if not isinstance(value, str):
-                self.board.add_scalar(f"{name}/{split}", value, step)
+                self._board(split).add_scalar(name, value, step)
+
+    def _board(self, split: str) -> "SummaryWriter":
+        """TensorBoard draws what has one name in several folders as lines of one plot."""
+        if split not in self.boards:
+            # seconds to import, which those who only read metrics need not wait for
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.boards[split] = SummaryWriter(str(self.run / "tensorboard" / split), purge_step=self.first)
+        return self.boards[split]
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -58,4 +67,5 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
-        self.board.close()
+        for board in self.boards.values():
+            board.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biolm.core import checkpoint, files, manifest
 from biolm.core.checkpoint import Checkpoint
@@ -123,7 +124,18 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, step=2) as writer:
         writer.write(3, "train", {"loss": 9.0})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 9.0)]
-    assert any((tmp_path / "tensorboard").iterdir())
+    assert [folder.name for folder in (tmp_path / "tensorboard").iterdir()] == ["train"]
+
+
+def test_training_and_held_out_loss_are_on_one_plot_of_tensorboard(tmp_path: Path) -> None:
+    """TensorBoard draws lines of one name on one plot, a line for each folder."""
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, "train", {"loss": 1.0 / step, "batches": "a word"})
+            writer.write(step, "valid", {"loss": 2.0 / step, "loss/pubmed": 3.0 / step})
+    for split, scale in (("train", 1), ("valid", 2)):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / split)).Reload()
+        assert [event.value for event in events.Scalars("loss")] == pytest.approx([scale, scale / 2, scale / 3])
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_the_earlier_checkpoints(
