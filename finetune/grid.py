@@ -10,12 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from biolm.convert.load import Loaded
 from biolm.core.files import read_json, write_json
 from biolm.finetune.config import FinetuneConfig
 from biolm.finetune.loop import Trainer, build
 from biolm.finetune.task import G, R, Task
 from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
 
 FOLDER = "grid"
 
@@ -23,7 +23,7 @@ FOLDER = "grid"
 def chosen(
     out: Path,
     task: Task[R, G],
-    load: Callable[[], MaskedLM],
+    load: Callable[[], Loaded],
     train: Sequence[R],
     dev: Sequence[R],
     config: FinetuneConfig,

@@ -14,6 +14,7 @@ from typing import Any, Generic
 import numpy as np
 import orjson
 
+from biolm.convert.load import Loaded
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.core.manifest import config_hash, digest
 from biolm.finetune.bootstrap import interval, mean_interval, resampled
@@ -24,7 +25,6 @@ from biolm.finetune.loop import Selected, Trainer, build, score_rows
 from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
 from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
 
 RESULT = "result.json"
 ROWS = "test_rows.npy"
@@ -62,7 +62,7 @@ def folder_of(out: Path, seed: int) -> Path:
 
 
 def run_seed(
-    out: Path, task: Task[R, G], lm: MaskedLM, folds: Folds[R], config: FinetuneConfig, seed: int, device: Device
+    out: Path, task: Task[R, G], loaded: Loaded, folds: Folds[R], config: FinetuneConfig, seed: int, device: Device
 ) -> dict[str, Any]:
     """Train one seed, score what dev selected on the test fold, and write both; the result if that was done before.
 
@@ -71,7 +71,7 @@ def run_seed(
     folder = folder_of(out, seed)
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
-    model = build(task, lm, config, seed)
+    model = build(task, loaded, config, seed)
     trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
     selected = trainer.train()
     model.load_state_dict(selected.tensors)

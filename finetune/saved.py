@@ -22,6 +22,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 
 LM = "lm."
 HEAD = "classification_heads."  # convert's neutral name; `classifier.weight` behind it is transformers' name as well
+POOLER = "pooler."  # convert's neutral name as well
 FACT = "finetune"
 
 
@@ -37,12 +38,21 @@ def write(
         labels: The head's outputs, in order.
         facts: What prediction must know: the task and its sizes.
     """
+    drawn = () if loaded.has_head else (LM + "head.",)  # a masked-LM head that the source lacked says nothing
     parts = Parts(
         kind="native",
         config=loaded.config,
-        tensors={name.removeprefix(LM): t for name, t in tensors.items() if name.startswith(LM)},
+        tensors={
+            name.removeprefix(LM): t
+            for name, t in tensors.items()
+            if name.startswith(LM) and not name.startswith(drawn)
+        },
         weights=out,
-        rest={HEAD + name: t for name, t in tensors.items() if not name.startswith(LM)},
+        rest={
+            (name if name.startswith(POOLER) else HEAD + name): t
+            for name, t in tensors.items()
+            if not name.startswith(LM)
+        },
         facts={
             "id2label": {str(i): label for i, label in enumerate(labels)},
             "label2id": {label: i for i, label in enumerate(labels)},
@@ -73,6 +83,6 @@ def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
         raise DataError(problem, file=folder, remedy="Give a run folder of that command.")
     task = restore(facts, load_tokenizer(loaded))
     model = task.head(loaded.model)
-    head = {name.removeprefix(HEAD): tensor for name, tensor in loaded.rest.items() if name.startswith(HEAD)}
+    head = {name.removeprefix(HEAD): tensor for name, tensor in loaded.rest.items() if name.startswith((HEAD, POOLER))}
     model.load_state_dict({**{LM + name: t for name, t in loaded.model.state_dict().items()}, **head}, assign=True)
     return task, model.eval()

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from biolm.core.errors import ConfigError
 from biolm.finetune.class_scorers import Labels, LabelScorer, PearsonScorer
 from biolm.finetune.examples import Example
-from biolm.finetune.heads import SequenceClassifier
+from biolm.finetune.heads import sequence_classifier
 from biolm.finetune.records import Labelled
 from biolm.finetune.sequences import pair, segment_ids, single
 from biolm.finetune.task import G
@@ -47,9 +47,9 @@ class TextTask(ABC):
     overlap: int
     segments: bool = False
 
-    def head(self, lm: MaskedLM) -> SequenceClassifier:
+    def head(self, lm: MaskedLM) -> nn.Module:
         """See `Task`."""
-        return SequenceClassifier(lm, len(self.labels))
+        return sequence_classifier(lm, len(self.labels))
 
     def counts(self, records: Sequence[Labelled]) -> dict[str, int]:
         """See `Task`."""
@@ -230,9 +230,9 @@ class Choice(TextTask):
         """The question and its choices."""
         return (1 + len(self.labels),)
 
-    def head(self, lm: MaskedLM) -> SequenceClassifier:
+    def head(self, lm: MaskedLM) -> nn.Module:
         """One output a sequence."""
-        return SequenceClassifier(lm, 1)
+        return sequence_classifier(lm, 1)
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
         """One example a window of the question, with a sequence for each choice."""

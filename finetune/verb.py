@@ -59,14 +59,12 @@ def _run_seeds(
 ) -> None:
     device = choose(config.precision)
     folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
-    config, points = grid.chosen(
-        out, task, lambda: load_model(config.model).model, folds.train, folds.dev, config, device
-    )
+    config, points = grid.chosen(out, task, lambda: load_model(config.model), folds.train, folds.dev, config, device)
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []
     for seed in seeds:
         # the model is trained in place: every seed starts from the file
-        results.append(protocol.run_seed(out, task, load_model(config.model).model, folds, config, seed, device))
+        results.append(protocol.run_seed(out, task, load_model(config.model), folds, config, seed, device))
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place
