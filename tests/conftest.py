@@ -2,6 +2,8 @@
 
 import gzip
 import random
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -9,6 +11,7 @@ import pytest
 
 from biolm.core import cli
 from biolm.core.manifest import Manifest
+from biolm.tokenizer import encode
 
 DRUGS = ["aspirin", "heparin", "insulin", "metformin", "warfarin", "digoxin"]
 ORGANS = ["heart", "liver", "kidney", "lung", "brain", "spleen"]
@@ -59,3 +62,45 @@ def tiny_shards(tiny_docs: Path, tiny_tokenizer: Path) -> Path:
     argv = ["--docs", str(tiny_docs), "--tokenizer", str(tiny_tokenizer), "--out", str(folder)]
     assert cli.run(["tokenizer", "encode", *argv]) == 0
     return folder
+
+
+DEMO = Path(__file__).parents[1] / "demo" / "data"
+CLOSED_CLASSES = {
+    "DET": "the a an this that these those each all no some any",
+    "CCONJ": "and or but nor",
+    "SCONJ": "if because while whether although since",
+    "ADP": "of in to with for by from at on as after between during among within",
+    "PRON": "we it they their its our which who he she",
+    "VERB": "is was were are be been had has have showed found may can",
+}
+
+
+class ListTagger:
+    """Stands in for spaCy: the closed classes by lists of words, all else a noun."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.tags = {word: tag for tag, words in CLOSED_CLASSES.items() for word in words.split()}
+
+    def tag(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+        for text in texts:
+            words = re.finditer(r"\w+|[^\w\s]", text)
+            yield [(m.start(), m.end(), self.tags.get(m[0].lower(), "NOUN")) for m in words]
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Shards of bundled records, 1,600 abstracts that cite each other and 200 notes: `bpe` and `wordpiece`, with parts of speech."""
+    made = tmp_path_factory.mktemp("bundled")
+    sources = ["--pubmed", str(DEMO / "pubmed" / "works_01.xml.gz"), "--notes", str(DEMO / "notes")]
+    docs, one = ["--docs", str(made / "docs")], ["--workers", "1"]
+    assert cli.run(["corpus", "build", *sources, "--valid_fraction", "0.05", "--out", str(made / "docs"), *one]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "Spacy", ListTagger)
+        for kind in ("bpe", "wordpiece"):
+            tokenizer = ["--tokenizer", str(made / f"{kind}-tokenizer")]
+            train = ["tokenizer", "train", *docs, "--kind", kind, "--vocab_size", "1000", "--out", tokenizer[1], *one]
+            assert cli.run(train) == 0
+            out = ["--pos", "lists", "--out", str(made / kind), *one]
+            assert cli.run(["tokenizer", "encode", *docs, *tokenizer, *out]) == 0
+    return {kind: made / kind for kind in ("bpe", "wordpiece")}
