@@ -155,6 +155,10 @@ class Batches:
         """Optimiser steps of one epoch."""
         return self.per_epoch // self.batch.accumulation
 
+    def stage(self, _: int) -> "Batches":
+        """See `Curriculum.stage`: all steps are of this one."""
+        return self
+
     def names(self, step: int) -> list[tuple[int, int]]:
         """Epoch and index of each micro-batch of an optimiser step, counted from 0."""
         first = (step - self.first_step) * self.batch.accumulation

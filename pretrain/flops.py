@@ -55,14 +55,14 @@ def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) ->
     return 3 * (total + head * predicted)
 
 
-def peak(device: Device) -> tuple[float, str]:
-    """Floating-point operations a second at best, and where the figure is from: the datasheet of a known GPU, else a measured product."""
+def peak(device: Device) -> float:
+    """Floating-point operations a second at best: of a known GPU by its datasheet, else of a matrix product, measured."""
     if device.torch.type == "cuda":
         name = torch.cuda.get_device_name(device.torch)
         for known, (half, single) in PEAKS.items():
             if re.search(rf"\b{known}\b", name):
-                return (single if device.precision == "fp32" else half) * 1e12, f"{name}'s datasheet"
-    return measured_peak(device), "a measured matrix product"
+                return (single if device.precision == "fp32" else half) * 1e12
+    return measured_peak(device)
 
 
 @cache

@@ -24,6 +24,7 @@ from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.engines.base import Engine
 from biolm.pretrain.engines.watch import Watch, is_lost
 from biolm.pretrain.evaluate import Evaluator, HeldOut
+from biolm.pretrain.flops import peak
 from biolm.pretrain.guards import Guard
 from biolm.pretrain.loader import Loader
 from biolm.pretrain.objective import Totals
@@ -41,6 +42,7 @@ class Outcome:
         tokens: Real tokens trained on.
         seconds: Wall time of the run, over all its parts up to their last checkpoints.
         tokens_per_second: Of this process's part; 0 if nothing was left to do.
+        mfu: Model FLOPs utilisation of this process's part, from 0 to 1.
         data_wait: Share of this process's time that the loop waited for batches, from 0 to 1.
         save_wait: Share of this process's time that the loop waited for checkpoints, from 0 to 1.
         guard: What the guards did.
@@ -51,6 +53,7 @@ class Outcome:
     tokens: int
     seconds: float
     tokens_per_second: float
+    mfu: float
     data_wait: float
     save_wait: float
     guard: dict[str, Any]
@@ -81,7 +84,7 @@ class Trainer:
         self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
         self.config, self.what, self.world = config, what, engine.world
         self.guard = Guard(config.guard)
-        self.recorder = Recorder(run, what, config.steps, self.world.first)
+        self.recorder = Recorder(run, what, config.steps, self.world.first, peak(engine.device) * self.world.size)
         ranks = self.world.size if engine.sharded else 1
         token = self.world.tell(f"{time.time_ns():x}")
         self.saver = Saver(run, config.keep, config.keep_every, self.world.rank, ranks, token, config.timeout)
@@ -99,9 +102,8 @@ class Trainer:
         """
         self._resume()
         self.engine.loss.train()
-        tokens_before = self.tokens
         with self.recorder, self.saver, self.wish, self.watch:
-            self.recorder.begin(self.done, self.tokens)
+            self.recorder.begin(self.done)
             try:
                 while self.done < self.config.steps:
                     self._steps()
@@ -118,7 +120,8 @@ class Trainer:
             self.done,
             self.tokens,
             self.seconds + seconds,
-            (self.tokens - tokens_before) / max(seconds, 1e-9),
+            self.recorder.speed,
+            self.recorder.mfu,
             self.recorder.waited / max(seconds, 1e-9),
             self.saver.stalled / max(seconds, 1e-9),
             self.guard.state(),
@@ -129,6 +132,7 @@ class Trainer:
         """Steps up to the last one, or up to where the run has to go back."""
         with Loader(self._load, self.done, self.config.steps) as loader:
             while self.done < self.config.steps and not self.guard.must_go_back:
+                self.recorder.stage(self.done, self.batches.stage(self.done + self.guard.shift).batch)
                 waited = loader.waited
                 self._step(loader.take())
                 self.recorder.waited += loader.waited - waited
@@ -136,13 +140,15 @@ class Trainer:
 
     def _load(self, step: int) -> Share:
         """This rank's part of a step, where a copy to the device need not wait."""
-        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size)
+        shape = self.engine.model.config
+        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size, shape)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
     def _step(self, part: Share) -> None:
         """One optimiser step, or a bad one that leaves the weights as they are."""
         self.watch.beat()
-        *counts, fingerprint, wishes = self.world.sum([*part.totals, part.fingerprint, int(bool(self.wish.name))])
+        wish = int(bool(self.wish.name))
+        *counts, flops, fingerprint, wishes = self.world.sum([*part.totals, part.flops, part.fingerprint, wish])
         totals, self.stopping = Totals(*(max(count, 1) for count in counts)), wishes > 0
         last = len(part.batches) - 1
         sums: dict[str, Tensor] = {}
@@ -154,6 +160,7 @@ class Trainer:
                 sums[name] = sums[name] + value if name in sums else value
         self.done += 1
         self.tokens += totals.tokens
+        self.recorder.computed(totals.tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
             self._decide(sums, fingerprint)
 
@@ -170,10 +177,16 @@ class Trainer:
         if wrong:
             self.engine.drop()
             self.recorder.saw(fingerprint)
-            self.recorder.event(self.done, f"{wrong}: this step is left out", {"skipped": self.guard.skipped})
+            words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
+            self.recorder.event(self.done, words, {"skipped": self.guard.skipped})
         else:
             figures["learning_rate"] = self.engine.update(self.done - 1)
             self.recorder.step(figures, fingerprint)
+
+    def _named(self, step: int) -> str:
+        """The micro-batches of a step, counted from 0, in words."""
+        names = self.batches.names(step + self.guard.shift)
+        return "micro-batch " + ", ".join(f"{index} of epoch {epoch}" for epoch, index in names)
 
     def _after_step(self) -> None:
         """What is due after a step: a record, an evaluation, a checkpoint, the end."""

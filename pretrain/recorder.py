@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from biolm.core.metrics import MetricsWriter
-from biolm.core.progress import Bar, progress
+from biolm.core.progress import Bar, human, progress
+from biolm.pretrain.config import BatchConfig
 from biolm.pretrain.share import FINGERPRINT
 
 SLOW = 1.5  # a rank that takes this many times as long as the others' median is named
@@ -30,21 +31,25 @@ class Recorder:
         what: The verb, as the progress bar shows it.
         steps: Of the whole run.
         speaks: Whether this is rank 0.
+        peak: Floating-point operations a second at best, of all ranks together.
     """
 
-    def __init__(self, run: Path, what: str, steps: int, speaks: bool):
-        self.run, self.what, self.steps, self.speaks = run, what, steps, speaks
+    def __init__(self, run: Path, what: str, steps: int, speaks: bool, peak: float):
+        self.run, self.what, self.steps, self.speaks, self.peak = run, what, steps, speaks, peak
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record
         self.window_steps = self.fingerprint = 0
         self.slow = (0, 0)  # the slowest rank, and in how many records running
-        self.waited, self.started, self.tokens_before = 0.0, time.monotonic(), 0
+        self.waited, self.started = 0.0, time.monotonic()
+        self.tokens = self.flops = 0  # computed since then
+        self.sizes: BatchConfig | None = None  # of the stage
+        self.stage_began = (self.started, 0)  # when, and after how many of these tokens
         self.metrics: MetricsWriter | None = None
         self.bar: Bar | None = None
         self.open, self.shown = ExitStack(), ExitStack()
 
-    def begin(self, step: int, tokens: int) -> None:
-        """Start recording after `step` steps and `tokens` tokens."""
-        self.started, self.tokens_before = time.monotonic(), tokens
+    def begin(self, step: int) -> None:
+        """Start recording after `step` steps."""
+        self.started = time.monotonic()
         if self.speaks:
             self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
             self.bar = self.shown.enter_context(progress(self.what, self.steps, "steps", step))
@@ -63,6 +68,33 @@ class Recorder:
         """Since recording began."""
         return time.monotonic() - self.started
 
+    @property
+    def speed(self) -> float:
+        """Real tokens a second since recording began."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation since recording began (see `pretrain.flops`)."""
+        return self.flops / max(self.seconds, 1e-9) / self.peak
+
+    def computed(self, tokens: int, flops: int) -> None:
+        """Count a step's work, whether or not it moved the weights."""
+        self.tokens += tokens
+        self.flops += flops
+
+    def stage(self, step: int, sizes: BatchConfig) -> None:
+        """Say so if a stage of a curriculum begins after `step` steps."""
+        if sizes == self.sizes:
+            return
+        now, (began, before) = time.monotonic(), self.stage_began
+        if self.speaks:
+            speed = f"; {human((self.tokens - before) / (now - began))} real tokens/s before" if self.sizes else ""
+            batch = f"{sizes.accumulation} x {human(sizes.tokens)}" if sizes.accumulation > 1 else human(sizes.tokens)
+            words = f"sequences of up to {sizes.max_length} tokens, {batch} a step{speed}"
+            print(f"{self.what}: from step {step + 1}: {words}", file=sys.stderr)
+        self.sizes, self.stage_began = sizes, (now, self.tokens)
+
     def step(self, figures: dict[str, float], fingerprint: int) -> None:
         """Count a step that moved the weights."""
         for name, value in figures.items():
@@ -70,7 +102,7 @@ class Recorder:
         self.window_steps += 1
         self.saw(fingerprint)
         if self.bar is not None:
-            self.bar.advance(1, note=f"loss {figures['loss']:.3f}")
+            self.bar.advance(1, note=f"loss {figures['loss']:.3f}  {human(self.speed)} tokens/s  MFU {self.mfu:.0%}")
 
     def saw(self, fingerprint: int) -> None:
         """Count a step's batches, whether or not it moved the weights."""
@@ -86,8 +118,12 @@ class Recorder:
         """
         if self.metrics is not None:
             means = {name: value / max(self.window_steps, 1) for name, value in self.window.items()}
-            speed, wait = (tokens - self.tokens_before) / self.seconds, self.waited / self.seconds
-            rates = {"tokens": tokens, "tokens_per_second": round(speed, 1), "data_wait": round(wait, 4)}
+            rates = {
+                "tokens": tokens,
+                "tokens_per_second": round(self.speed, 1),
+                "mfu": round(self.mfu, 4),
+                "data_wait": round(self.waited / self.seconds, 4),
+            }
             seen = {"batches": f"{self.fingerprint:016x}"}
             self.metrics.write(step, "train", {**means, **rates, **self._slowest(busy), **seen})
         self.window.clear()

@@ -127,6 +127,18 @@ def train(
         objective: What is minimised.
         teacher: Evaluated on the same held-out tokens and reported beside the model.
     """
+    _train(config, record, reader, model, objective, teacher)
+    join(config.timeout).leave()
+
+
+def _train(
+    config: PretrainConfig,
+    record: Manifest,
+    reader: Shards,
+    model: MaskedLM,
+    objective: Objective,
+    teacher: MaskedLM | None,
+) -> None:
     deterministic()
     run = Path(config.out)
     engine = make(config, model, objective, join(config.timeout))
@@ -136,7 +148,6 @@ def train(
     outcome = Trainer(run, engine, batches, evaluator, config, f"biolm {record.stage}").train()
     if engine.world.first:
         _finish(config, record, engine, batches, evaluator, outcome, teacher)
-    engine.world.leave()
 
 
 def _finish(
@@ -158,6 +169,7 @@ def _finish(
         "parameters": engine.parameters,
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens_per_second,
+        "mfu": outcome.mfu,
         "data_wait": outcome.data_wait,
         "save_wait": outcome.save_wait,
         "engine": config.engine,
@@ -190,6 +202,7 @@ def show(stage: str, run: Path) -> None:
         "passes over the shards": result["epochs"],
         **{f"passes over {name}": count for name, count in result["epochs_by_source"].items()},  # type: ignore[attr-defined]
         "tokens per second": round(float(str(result["tokens_per_second"]))),
+        "model FLOPs utilisation": result["mfu"],
         "share of time waiting for batches": result["data_wait"],
         "device and precision": f"{result['device']} {result['precision']}",
     }

@@ -9,8 +9,10 @@ from dataclasses import astuple, dataclass, replace
 
 import torch
 
+from biolm.model.config import EncoderConfig
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.curriculum import Curriculum
+from biolm.pretrain.flops import step_flops
 from biolm.pretrain.objective import Totals
 
 FINGERPRINT = 2**63 - 1
@@ -24,12 +26,14 @@ class Share:
         batches: Its micro-batches.
         weights: 1 for each, or 0 for one that only keeps the rank in time.
         totals: Of its own micro-batches.
+        flops: Of its own micro-batches.
         fingerprint: Sum of hashes of their ids, masks and labels, modulo 2^63: over all ranks it does not depend on their number.
     """
 
     batches: list[Batch]
     weights: list[float]
     totals: list[int]
+    flops: int
     fingerprint: int
 
     def pin(self) -> "Share":
@@ -37,14 +41,16 @@ class Share:
         return replace(self, batches=[batch.pin() for batch in self.batches])
 
 
-def share(batches: Batches | Curriculum, step: int, rank: int, ranks: int) -> Share:
-    """The part of `rank` among `ranks` in a step, counted from 0."""
+def share(batches: Batches | Curriculum, step: int, rank: int, ranks: int, model: EncoderConfig) -> Share:
+    """The part of `rank` among `ranks` in a step, counted from 0, for a model of some shape."""
     names = batches.names(step)
     own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
     missing = -(-len(names) // ranks) - len(own) if ranks > 1 else 0
     filler = (own or batches.step(step))[:1] * missing if missing else []
     weights = [1.0] * len(own) + [0.0] * len(filler)
-    return Share(own + filler, weights, list(astuple(Totals.of(own))), sum(map(fingerprint, own)) & FINGERPRINT)
+    flops = sum(step_flops(model, batch.packed.lengths, len(batch.labels_m)) for batch in own)
+    hashes = sum(map(fingerprint, own)) & FINGERPRINT
+    return Share(own + filler, weights, list(astuple(Totals.of(own))), int(flops), hashes)
 
 
 def fingerprint(batch: Batch) -> int:

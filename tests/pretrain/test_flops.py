@@ -50,9 +50,7 @@ def test_known_gpus_have_their_datasheets_rate(monkeypatch: pytest.MonkeyPatch) 
     }
     for name, rate in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        found, source = peak(Device(torch.device("cuda"), "bf16"))
-        assert found == rate * 1e12
-        assert name in source
+        assert peak(Device(torch.device("cuda"), "bf16")) == rate * 1e12
 
 
 def test_a_cpus_rate_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_kill_9_then_resume_gives_the_same_bits(whole: Path, tiny_shards: Path, 
 
 
 def comparable(run: Path) -> list[dict[str, object]]:
-    timed = ("tokens_per_second", "data_wait", "slowest_rank", "slowest_ratio")
+    timed = ("tokens_per_second", "mfu", "data_wait", "slowest_rank", "slowest_ratio")
     return [{k: v for k, v in record.items() if k not in timed} for record in read_metrics(run)]
 
 
