@@ -11,41 +11,13 @@ from biolm.core.metrics import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "pretrain" / "configs"
 TOY = [
-    "--model.num_hidden_layers",
-    "2",
-    "--model.hidden_size",
-    "32",
-    "--model.num_attention_heads",
-    "2",
-    "--model.intermediate_size",
-    "64",
+    "--model.num_hidden_layers=2",
+    "--model.hidden_size=32",
+    "--model.num_attention_heads=2",
+    "--model.intermediate_size=64",
 ]
-SIZES = [
-    "--batch.tokens",
-    "2048",
-    "--batch.accumulation",
-    "1",
-    "--steps",
-    "20",
-    "--optim.lr",
-    "5e-3",
-    "--optim.warmup",
-    "0.1",
-]
-LITTLE = [
-    "--eval_tokens",
-    "4000",
-    "--log_every",
-    "1",
-    "--eval_every",
-    "20",
-    "--save_every",
-    "20",
-    "--precision",
-    "fp32",
-    "--seed",
-    "1",
-]
+SIZES = ["--batch.tokens=2048", "--batch.accumulation=1", "--steps=20", "--optim.lr=5e-3", "--optim.warmup=0.1"]
+LITTLE = ["--eval_tokens=4000", "--log_every=1", "--eval_every=20", "--save_every=20", "--precision=fp32", "--seed=1"]
 LENGTHS = {"modernbert-8192": "512", "bio-clinicalbert": "64"}
 # Configurations that go on from another model start from one of these.
 FROM = {"embo-mlm": "bio-lm-base", "embo-small": "bio-lm-base", "bio-clinicalbert": "biolinkbert-base"}
