@@ -4,6 +4,7 @@ torchrun and DeepSpeed's launcher say it in RANK, WORLD_SIZE, LOCAL_RANK and MAS
 numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never waits for the GPU to exchange them.
 """
 
+import gc
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -155,8 +156,10 @@ class World:
             self.sum([0])
 
     def leave(self) -> None:
-        """End the group; the next run in this process makes its own."""
-        if self.size > 1 and dist.is_initialized():
+        """End the group, once nothing uses it any more: a DistributedDataParallel that outlives it hangs."""
+        if self.size > 1:
+            gc.collect()
+            self.wait()
             dist.destroy_process_group()
 
 
