@@ -53,7 +53,7 @@ def read(path: Path) -> Parts:
     found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
     if found is None:
         raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biolm pretrain` on it first.")
-    file = checkpoint.path_of(run, found.step) / "model.safetensors"
+    file = min(checkpoint.path_of(run, found.step).glob("model*.safetensors"))  # of several ranks' rows, the first
     parts = parts_of(run, found.tensors.get("model", {}), file)
     facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
     own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
