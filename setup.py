@@ -43,6 +43,8 @@ setup(
         "safetensors>=0.4.5",
         "numpy>=1.26",
         "lxml>=5",
+        "isal>=1.7",
+        "stringzilla>=4",
         "datatrove>=0.5",
         "orjson>=3.10",
         "jsonargparse[signatures]>=4.49",

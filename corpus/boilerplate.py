@@ -7,10 +7,12 @@ COPYRIGHT = re.compile(
     r"\s*(?:(?:Copyright|©|\(c\))\s*){1,3}\(?(?:19|20)\d\d[^.!?]{0,120}(?:\.[^.!?]{0,80}){0,3}\.?\s*$", re.I
 )  # from the mark and the year to the end, no more than a line or two
 
+TAIL = 250  # characters in which these are looked for
+
 
 def without_boilerplate(text: str) -> str:
     """An abstract's last paragraph without a copyright line or a note that it was truncated."""
-    if "opyright" not in text and "©" not in text and "TRUNCATED" not in text and "(c)" not in text:
+    tail = text[-TAIL:]
+    if "opyright" not in tail and "TRUNCATED" not in tail and "©" not in tail and "(c)" not in tail:
         return text
-    tail = max(0, len(text) - 250)
-    return text[:tail] + COPYRIGHT.sub("", TRUNCATED.sub("", text[tail:]))
+    return text[:-TAIL] + COPYRIGHT.sub("", TRUNCATED.sub("", tail))

@@ -6,7 +6,7 @@ nothing can be expanded or fetched. Character entities that the DTDs of PubMed a
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.entities import html5
 from typing import IO, cast
@@ -14,6 +14,13 @@ from typing import IO, cast
 from lxml import etree
 
 from biolm.corpus.streams import BLOCK
+
+try:
+    import stringzilla  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # the same, ten times slower on long records
+    find: Callable[..., int] = bytes.find
+else:
+    find = stringzilla.find
 
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 
@@ -171,7 +178,7 @@ class Cutter:
     def _end(self, tag: bytes, buffer: bytes, at: int) -> int:
         """Where the record's end tag ends, -1 if that is not in the buffer."""
         plain = b"</" + tag + b">"
-        end = buffer.find(plain, at)
+        end = find(buffer, plain, at)
         if end >= 0:
             return end + len(plain)
         match = re.compile(rb"</" + tag + rb"\s*>").search(buffer, at)
@@ -180,7 +187,7 @@ class Cutter:
     def _again(self, tag: bytes, buffer: bytes, at: int, stop: int) -> int:
         """Where the same element starts once more before `stop`, -1 if it does not."""
         opening = b"<" + tag
-        again = buffer.find(opening, at, stop)
+        again = find(buffer, opening, at, stop)
         while again >= 0 and buffer[again + len(opening) : again + len(opening) + 1] not in (
             b">",
             b" ",
@@ -188,7 +195,7 @@ class Cutter:
             b"\t",
             b"\r",
         ):
-            again = buffer.find(opening, again + 1, stop)
+            again = find(buffer, opening, again + 1, stop)
         return again
 
     def _tail(self, gap: bytes) -> bool:

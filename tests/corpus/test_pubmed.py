@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from datatrove.data import Document
 
+from biolm.corpus import pubmed_scan
 from biolm.corpus.document import DROPPED
 from biolm.corpus.pubmed import RECORDS, PubMedReader, facts
 from biolm.corpus.pubmed_scan import scan
@@ -68,6 +69,49 @@ def test_scanner_and_tree_agree_on_a_full_record(record: str) -> None:
     tree = parse(record.encode(), parser())
     assert tree is not None
     assert found == (facts(tree) if "<!--" not in record else None)
+
+
+def test_without_stringzilla_everything_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = scan(FULL.encode(), parser())
+    monkeypatch.setattr(pubmed_scan, "find", bytes.find)
+    assert scan(FULL.encode(), parser()) == found is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "plain"),
+    [
+        ("p &lt; 0.05 &amp;amp; &quot;x&quot;", 'p < 0.05 &amp; "x"'),
+        ("&amp;lt; &#956;g &#x3b1;", "&lt; μg α"),
+        ("H<sub>2</sub>O &amp; <i>E. coli</i>", "H2O & E. coli"),
+        ("a > b", "a > b"),
+    ],
+)
+def test_scanner_reads_markup_and_entities_as_the_tree_does(content: str, plain: str) -> None:
+    record = FULL.replace("It   works.", content).encode()
+    tree = parse(record, parser())
+    assert tree is not None
+    found = scan(record, parser())
+    assert found == facts(tree)
+    assert found is not None
+    assert ("Abstract / RESULTS", ["RESULTS", f"{plain}\n"]) in found["sections"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("It   works.", "A & B"),
+        ("It   works.", "an &unknown; one"),
+        ("It   works.", "a <i>tag without its end"),
+        ("<AbstractText>Unlabelled", "<AbstractText/><AbstractText>Unlabelled"),
+        ("</VernacularTitle>", ""),
+        ("<Language>eng</Language><Language>fre</Language>", ""),
+        ("<OtherAbstract ", "<OtherAbstrakt "),
+        ("It   works.", "AbstractText"),
+    ],
+)
+def test_scanner_hands_over_what_is_odd(old: str, new: str) -> None:
+    assert old in FULL
+    assert scan(FULL.replace(old, new).encode(), parser()) is None
 
 
 def test_scanner_never_hides_damage(make: Any) -> None:
