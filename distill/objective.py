@@ -4,7 +4,7 @@ The teachers read the same masked micro-batch (or read it when their cache was w
 projections between different widths are both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -95,7 +95,7 @@ class DistillObjective(Objective):
         student: Shape of the student.
         config: Weights.
         vocab_size: Pieces of the vocabulary; rows of the student behind it are silent and left out.
-        share: The share of the run, from 0 to 1, that is over before a micro-batch: what weights are scheduled by.
+        steps: Optimiser steps of the run, over which weights change.
         sources: Where the teachers came from, for errors.
     """
 
@@ -105,28 +105,35 @@ class DistillObjective(Objective):
         student: EncoderConfig,
         config: LossConfig,
         vocab_size: int,
-        share: Callable[[Batch], float],
+        steps: int,
         sources: Sequence[str | Path],
     ):
         super().__init__()
-        self.teachers, self.config, self.vocab_size, self.share = teachers, config, vocab_size, share
+        self.teachers, self.config, self.vocab_size, self.steps = teachers, config, vocab_size, steps
         pairs = zip(teachers.configs, sources, strict=True)
         self.alignments = nn.ModuleList(Alignment(student, teacher, config, source) for teacher, source in pairs)
         self.predicts = config.uses("kl") or config.uses("mlm")
+        self.wanted = [alignment.wanted(config.uses("kl")) for alignment in self._aligned()]
+        teachers.require(self.wanted)
+
+    def _aligned(self) -> list[Alignment]:
+        return list(self.alignments)  # type: ignore[arg-type]
 
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """See `Objective.forward`; the parts are reported unweighted, by their names in `LossConfig`."""
-        alignments: list[Alignment] = list(self.alignments)  # type: ignore[arg-type]
-        answers = self.teachers(batch, [a.wanted(self.config.uses("kl")) for a in alignments])
+        answers = self.teachers(batch, self.wanted)
         with ExitStack() as stack:
             kept: list[QKV] = []
             if self.config.uses("relations"):
                 kept = stack.enter_context(captured(model.encoder, model.config.num_hidden_layers))
             hidden = model.encoder(batch.packed)
-        share = self.share(batch)
+        share = batch.step / max(self.steps - 1, 1)
         terms: dict[str, Tensor] = {}
-        loss = torch.zeros((), device=hidden[-1].device)
-        if self.predicts:
+        if (
+            not self.predicts
+        ):  # every parameter gets a gradient: DistributedDataParallel and a checkpoint's moments count on it
+            loss = sum((p.sum() * 0 for p in model.head.parameters()), torch.zeros((), device=hidden[-1].device))
+        else:
             logits_mv = model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size]
             weighting = Weighting(
                 weight_at(self.config.kl, share), weight_at(self.config.mlm, share), self.config.temperature
@@ -135,18 +142,13 @@ class DistillObjective(Objective):
             loss = weighted / totals.masked
             terms |= {"mlm": mlm / totals.masked, "accuracy": right / totals.masked}
             terms |= {"kl": kl / totals.masked} if answers.targets is not None else {}
-        for name, value in self._alignment(alignments, answers, hidden, kept, batch).items():
-            terms[name] = value / (totals.tokens * len(alignments))
+        for name, value in self._alignment(answers, hidden, kept, batch).items():
+            terms[name] = value / (totals.tokens * len(self.alignments))
             loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
         return {"loss": loss, **terms}
 
     def _alignment(
-        self,
-        alignments: Sequence[Alignment],
-        answers: Answers,
-        hidden: Sequence[Tensor],
-        kept: Sequence[QKV],
-        batch: Batch,
+        self, answers: Answers, hidden: Sequence[Tensor], kept: Sequence[QKV], batch: Batch
     ) -> dict[str, Tensor]:
         """Hidden states (a mean over pairs of layers), embeddings and relations, summed over tokens and teachers."""
         sums: dict[str, Tensor] = {}
@@ -154,7 +156,7 @@ class DistillObjective(Objective):
         def add(name: str, value: Tensor) -> None:
             sums[name] = sums[name] + value if name in sums else value
 
-        for alignment, view in zip(alignments, answers.views, strict=True):
+        for alignment, view in zip(self._aligned(), answers.views, strict=True):
             for pair in alignment.layers:
                 add("hidden", alignment.between(pair, hidden, view, self.config) / len(alignment.layers))
             if self.config.uses("embeddings"):

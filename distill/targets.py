@@ -68,10 +68,12 @@ class Top(Targets):
     Args:
         ids_mk: Which pieces, int64.
         log_p_mk: Their softened log-probabilities, float32.
+        log_rest_m: The logarithm of what remains, float32; minus infinity where the k are all.
     """
 
     ids_mk: Tensor
     log_p_mk: Tensor
+    log_rest_m: Tensor
 
     def divergence(self, rows: slice, log_q_mv: Tensor) -> tuple[Tensor, Tensor]:
         """See `Targets`; in z the gradient is q (1 - p_rest / q_rest), and q - p at the k pieces."""
@@ -82,9 +84,9 @@ class Top(Targets):
         q_mv = log_q_mv.exp_()
         if ids_mk.shape[1] == q_mv.shape[1]:  # nothing remains
             return value, q_mv.scatter_(1, ids_mk, q_mk - p_mk)
-        p_rest_m1 = (1 - p_mk.sum(1, keepdim=True)).clamp_(min=TINY)
-        q_rest_m1 = (1 - q_mk.sum(1, keepdim=True)).clamp_(min=TINY)
-        value = value + (p_rest_m1 * (p_rest_m1.log() - q_rest_m1.log())).sum()
+        log_rest_m1 = self.log_rest_m[rows, None]
+        p_rest_m1, q_rest_m1 = log_rest_m1.exp(), (1 - q_mk.sum(1, keepdim=True)).clamp_(min=TINY)
+        value = value + (p_rest_m1 * (log_rest_m1 - q_rest_m1.log())).sum()
         return value, q_mv.mul_(1 - p_rest_m1 / q_rest_m1).scatter_(1, ids_mk, q_mk - p_mk)
 
 
@@ -111,9 +113,12 @@ class Sampled(Targets):
 
 
 def top(log_p_mv: Tensor, k: int) -> Top:
-    """The k largest entries of each row, falling."""
-    log_p_mk, ids_mk = log_p_mv.topk(k, dim=-1)
-    return Top(ids_mk, log_p_mk)
+    """The k largest entries of each row, by rising id."""
+    ids_mk = log_p_mv.topk(k, dim=-1).indices.sort(1).values
+    log_p_mk = log_p_mv.gather(1, ids_mk)
+    rest_m = log_p_mv.exp().scatter(1, ids_mk, 0.0).sum(1)
+    floor = TINY if k < log_p_mv.shape[1] else 0.0
+    return Top(ids_mk, log_p_mk, rest_m.clamp(min=floor).log())
 
 
 def sample(log_p_mv: Tensor, k: int, uniform_mk: Tensor) -> Sampled:

@@ -73,6 +73,10 @@ class Answerer(ABC):
         self.configs = list(configs)
 
     @abstractmethod
+    def require(self, wanted: Sequence[Wanted]) -> None:
+        """Refuse what cannot be answered; `wanted` has one entry for each teacher."""
+
+    @abstractmethod
     def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
         """Answer for a micro-batch; `wanted` has one entry for each teacher."""
 
@@ -98,9 +102,12 @@ class Teachers(Answerer):
     ):
         super().__init__([model.config for model in models])
         self.vocab_size, self.temperature = vocab_size, temperature
-        dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
         self.models = [model.to(device.torch, dtype).eval().requires_grad_(False) for model in models]
         self.encode = [torch.compile(m.encoder, dynamic=True) if compiled else m.encoder for m in self.models]
+
+    def require(self, wanted: Sequence[Wanted]) -> None:
+        """See `Answerer`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""
 
     def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
         """See `Answerer`."""

@@ -1,6 +1,7 @@
 """Distillation: the objective is its parts' sum, the teacher is left alone, and a student learns from it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ CPU = Device(torch.device("cpu"), "fp32")
 TOTALS = Totals(masked=3, tokens=9)
 
 
-def objective_of(config: LossConfig, student: MaskedLM, *teachers: MaskedLM, share: float = 0.0) -> DistillObjective:
+def objective_of(config: LossConfig, student: MaskedLM, *teachers: MaskedLM) -> DistillObjective:
     torch.manual_seed(0)
     answerer = Teachers(teachers, CPU, 50, config.temperature)
-    return DistillObjective(answerer, student.config, config, 50, lambda batch: share, ["teacher"] * len(teachers))
+    return DistillObjective(answerer, student.config, config, 50, 5, ["teacher"] * len(teachers))
 
 
 def test_the_objective_is_the_weighted_sum_of_its_parts_and_trains_its_projection(make_model, batch) -> None:  # type: ignore[no-untyped-def]
@@ -102,8 +103,8 @@ def test_weights_change_linearly_over_the_run(make_model, batch) -> None:  # typ
     assert weight_at(2.0, 0.7) == 2
     student, teacher = make_model(16).eval(), make_model(24)
     config = LossConfig(kl="4..0", mlm="0..2", hidden=0)
-    for share in (0.0, 0.25, 1.0):
-        terms = objective_of(config, student, teacher, share=share)(student, batch, TOTALS)
+    for step, share in ((0, 0.0), (1, 0.25), (4, 1.0)):
+        terms = objective_of(config, student, teacher)(student, replace(batch, step=step), TOTALS)
         torch.testing.assert_close(terms["loss"], 4 * (1 - share) * terms["kl"] + 2 * share * terms["mlm"])
 
 
@@ -172,7 +173,10 @@ def test_the_student_learns_what_the_teacher_says(runs: Path) -> None:
         assert train[-1][name] < train[0][name]
     result = read_json(runs / "student" / "result.json")
     teacher = read_json(runs / "teacher" / "result.json")
-    assert result["teacher"] == pytest.approx(teacher["valid"], rel=1e-3)
+    for name in ("loss", "accuracy"):
+        assert result["teacher"][name] == pytest.approx(
+            teacher["valid"][name], rel=5e-3
+        )  # the teacher's weights are bf16 here
     assert result["tokens"] == read_json(runs / "alone" / "result.json")["tokens"]
 
 

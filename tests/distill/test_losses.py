@@ -157,7 +157,8 @@ def test_mean_square_distance() -> None:
     torch.testing.assert_close(distance(x, y, "mse"), 5 * F.mse_loss(x, y))
 
 
-def test_top_keeps_the_largest_first() -> None:
+def test_the_largest_entries_and_what_remains() -> None:
     found = top(torch.log(torch.tensor([[0.1, 0.6, 0.3]])), 2)
     assert isinstance(found, Top)
     assert found.ids_mk.tolist() == [[1, 2]]
+    torch.testing.assert_close(found.log_rest_m.exp(), torch.tensor([0.1]))

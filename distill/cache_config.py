@@ -1,0 +1,119 @@
+"""The configuration of `biolm distill cache` and `plan`, and the key that a cache and a run must share."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from biolm.core.config import runtime
+from biolm.core.errors import ConfigError
+from biolm.distill.config import DistillConfig
+from biolm.model.device import Precision
+from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig
+from biolm.pretrain.shards import Shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersConfig:
+    """What a teacher is asked about the micro-batches of a run, which are fixed by the same options as in `biolm distill`.
+
+    Args:
+        shards: Folder that `biolm tokenizer encode` wrote, or several of one tokenizer.
+        teacher: The model to ask, or several, whose predictions are averaged.
+        steps: Optimiser steps of the run.
+        seed: Of the run.
+        mlm: Of the run.
+        batch: Of the run.
+        curriculum: Of the run.
+        mix: Of the run.
+        kind: `sample` keeps k random draws from the teacher's distribution, with which the loss is right on average (arXiv 2503.16870);
+            `top` the k largest probabilities and what remains as one more class, which leaves the rest's order untold.
+        k: Draws or probabilities of a position; 0 keeps no predictions.
+        temperature: What predictions are softened by: the run's `loss.temperature`.
+        hidden: Layers of the teacher whose hidden states are kept, counted from 1, at all tokens in 16 bits; they take by far the
+            most space.
+        precision: Of the teacher's matrix products.
+    """
+
+    shards: list[str] | str
+    teacher: list[str] | str
+    steps: int = 100_000
+    seed: int = 0
+    mlm: MlmConfig = field(default_factory=MlmConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    curriculum: list[StageConfig] = field(default_factory=list)
+    mix: MixConfig = field(default_factory=MixConfig)
+    kind: Literal["sample", "top"] = "sample"
+    k: int = 64
+    temperature: float = 2.0
+    hidden: list[int] = field(default_factory=list)
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if self.k < 0 or (self.k == 0 and not self.hidden):
+            raise ConfigError("there is nothing to keep", remedy="Give --k 64, or layers with --hidden.")
+        if self.kind == "sample" and self.k >= 1 << 16:
+            raise ConfigError("k must be below 65,536 for samples", remedy="64 is usual.")
+        if self.temperature <= 0:
+            raise ConfigError("temperature must be positive", remedy="Give that of the run's loss.")
+        if self.steps < 1 or min(self.hidden, default=1) < 1:
+            raise ConfigError("steps and layers are counted from 1", remedy="Give positive numbers.")
+        if isinstance(self.teacher, str):
+            object.__setattr__(self, "teacher", [self.teacher])
+
+    @property
+    def run(self) -> PretrainConfig:
+        """As much of the run's configuration as its micro-batches depend on."""
+        return PretrainConfig(
+            shards=self.shards,
+            out="",
+            steps=self.steps,
+            seed=self.seed,
+            mlm=self.mlm,
+            batch=self.batch,
+            curriculum=self.curriculum,
+            mix=self.mix,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(AnswersConfig):
+    """Ask a teacher ahead of time, so that `biolm distill --cache` needs no teacher.
+
+    Args:
+        out: Folder to write.
+        workers: Processes that ask at the same time, each with a teacher of its own.
+        override: Go on in the folder although the configuration or an input changed.
+    """
+
+    out: str = field(metadata={"runtime": True})
+    workers: int = runtime(1)
+    override: bool = runtime(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers < 1:
+            raise ConfigError("workers must be 1 at least", remedy="Leave it out for 1.")
+
+
+def key_of(config: PretrainConfig, shards: Shards, teachers: Sequence[str]) -> dict[str, Any]:
+    """What decides on a run's micro-batches and a teacher's answers.
+
+    Args:
+        config: Of the run.
+        shards: The training split.
+        teachers: Hash of each teacher's weights; empty if the run has none of its own.
+    """
+    key: dict[str, Any] = {
+        "vocabulary": shards.tokenizer.fingerprint,
+        "shards": shards.fingerprint,
+        "seed": config.seed,
+        "mlm": asdict(config.mlm),
+        "batch": asdict(config.batch),
+        "mix": asdict(config.mix),
+        "curriculum": [asdict(stage) for stage in config.curriculum],
+    }
+    if config.curriculum or config.mlm.final_mask_rate is not None:  # stages and rates are stretched over the steps
+        key["steps"] = config.steps
+    if isinstance(config, DistillConfig) and config.loss.uses("kl"):
+        key["temperature"] = config.loss.temperature
+    return key | ({"teacher": list(teachers)} if teachers else {})
