@@ -17,17 +17,53 @@ from biolm.core.files import read_json
 
 TEACHER = ["--model.num_hidden_layers", "3", "--model.hidden_size", "192", "--model.num_attention_heads", "3"]
 STUDENT = ["--model.num_hidden_layers", "2", "--model.hidden_size", "96", "--model.num_attention_heads", "2"]
-RECIPE = (
-    "--model.size tiny --model.hidden_dropout 0 --model.attention_dropout 0 --mlm.mask_rate 0.4 --batch.tokens 1024 "
-    "--batch.max_length 64 --optim.lr 1.5e-3 --optim.warmup 0.1 --optim.schedule wsd --optim.decay 0.3 --eval_every 100000 "
-    "--eval_tokens 40000 --save_every 500 --keep 1"
-).split()
-KL = "--loss.kl 5 --loss.mlm 2 --loss.hidden 0".split()
+RECIPE = [
+    "--model.size",
+    "tiny",
+    "--model.hidden_dropout",
+    "0",
+    "--model.attention_dropout",
+    "0",
+    "--mlm.mask_rate",
+    "0.4",
+    "--batch.tokens",
+    "1024",
+    "--batch.max_length",
+    "64",
+    "--optim.lr",
+    "1.5e-3",
+    "--optim.warmup",
+    "0.1",
+    "--optim.schedule",
+    "wsd",
+    "--optim.decay",
+    "0.3",
+    "--eval_every",
+    "100000",
+    "--eval_tokens",
+    "40000",
+    "--save_every",
+    "500",
+    "--keep",
+    "1",
+]
+KL = ["--loss.kl", "5", "--loss.mlm", "2", "--loss.hidden", "0"]
 ARMS = {
     "alone": [],
     "KL": KL,
-    "KL + alignment": "--loss.kl 5 --loss.mlm 2 --loss.hidden 1".split(),
-    "MiniLMv2 + MLM": "--loss.kl 0 --loss.mlm 2 --loss.hidden 0 --loss.relations 1 --loss.relation_heads 6".split(),
+    "KL + alignment": ["--loss.kl", "5", "--loss.mlm", "2", "--loss.hidden", "1"],
+    "MiniLMv2 + MLM": [
+        "--loss.kl",
+        "0",
+        "--loss.mlm",
+        "2",
+        "--loss.hidden",
+        "0",
+        "--loss.relations",
+        "1",
+        "--loss.relation_heads",
+        "6",
+    ],
     "KL, from the teacher (important)": [*KL, "--start", "teacher", "--start_width", "important"],
     "KL, from the teacher (svd)": [*KL, "--start", "teacher", "--start_width", "svd"],
     "KL, from the student alone": KL,
