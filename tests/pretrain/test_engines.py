@@ -1,0 +1,55 @@
+"""Engines: the same batches, losses and weights on any number of processes, and checkpoints that any of them takes up."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from biolm.convert.load import load_model
+from biolm.core import checkpoint, cli
+
+STEPS = 10
+EVERY = ["--log_every", "1", "--save_every", "4", "--batch.accumulation", "3"]
+Words = Callable[..., list[str]]
+Records = Callable[[Path, str], dict[int, Any]]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_shards: Path, small_run: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert cli.run(small_run(tiny_shards, run, STEPS, *EVERY)) == 0
+    return run
+
+
+@pytest.fixture(scope="module", params=["torch", "fsdp"])
+def two(
+    request: pytest.FixtureRequest,
+    tiny_shards: Path,
+    small_run: Words,
+    start_ranks: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The same on two processes, with three micro-batches a step to deal."""
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    ranks = start_ranks(2, small_run(tiny_shards, run, STEPS, *EVERY, "--engine", request.param))
+    assert ranks.wait() == [0, 0], ranks.said()
+    return run
+
+
+def test_two_processes_see_the_same_batches_and_lose_the_same(two: Path, alone: Path, records: Records) -> None:
+    assert records(two, "batches") == records(alone, "batches")
+    assert len(set(records(two, "batches").values())) == STEPS
+    for name in ("loss", "gradient_norm"):
+        assert list(records(two, name).values()) == pytest.approx(list(records(alone, name).values()), rel=1e-4)
+    assert set(records(two, "slowest_rank").values()) <= {0, 1}
+
+
+def test_a_checkpoint_is_a_model_whoever_wrote_it(two: Path, alone: Path) -> None:
+    ours, theirs = load_model(two).model.state_dict(), load_model(alone).model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-3 for name in ours)
+    assert checkpoint.steps(two) == [8, STEPS]
+    assert not list(two.rglob(".*.tmp"))
