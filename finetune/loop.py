@@ -27,7 +27,7 @@ from biolm.finetune.scorers import F64
 from biolm.finetune.task import G, R, Task
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
-from biolm.model.optim import Optimizer, depth
+from biolm.model.optim import Optimizer, freeze
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ def build(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: int | 
         fresh = list(MaskedLM(lm.config).encoder.layers)
         for old, new in zip(layers[-config.reinit_layers :], fresh[-config.reinit_layers :], strict=True):
             old.load_state_dict(new.state_dict())
-    if config.freeze_layers:
-        for name, parameter in lm.encoder.named_parameters():
-            if depth(name, len(layers)) <= config.freeze_layers:
-                parameter.requires_grad_(False)
+    freeze(lm, config.freeze_layers)
     return model
 
 

@@ -43,6 +43,7 @@ LONGEST_BLOCK = 1024  # tokens; the probabilities of `blocks` grow with the squa
 Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # lengths differ from batch to batch: tracing them would compile anew each time
 def attention(
     q_tnd: Tensor,
     k_tnd: Tensor,

@@ -7,10 +7,11 @@ from typing import Literal
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import read_json, write_json
 
-Size = Literal["tiny", "mini", "small", "medium", "base", "large"]
+Size = Literal["tiny", "mini", "small", "medium", "base", "large", "345m", "3.9b", "8.9b"]
 
 # layers, hidden size, heads; the feed-forward is 4 × hidden. tiny to medium: Turc et al. 2019 (arXiv 1908.08962);
-# base and large: Liu et al. 2019 (arXiv 1907.11692).
+# base and large: Liu et al. 2019 (arXiv 1907.11692). 345m to 8.9b: GatorTron (Yang et al. 2022, npj Digital Medicine 5:194), whose
+# width of 3,560 for 8.9b is no multiple of its 56 heads: 3,584 = 56 × 64 is taken here.
 SIZES: dict[str, tuple[int, int, int]] = {
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -18,6 +19,9 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "medium": (8, 512, 8),
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
+    "345m": (24, 1024, 16),
+    "3.9b": (48, 2560, 40),
+    "8.9b": (56, 3584, 56),
 }
 NAME = "encoder.json"
 
@@ -133,7 +137,8 @@ class ModelConfig:
 
     Args:
         shape: roberta, bert, megatron-bert or modernbert.
-        size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large 24 × 1024.
+        size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large and
+            345m 24 × 1024, 3.9b 48 × 2560, 8.9b 56 × 3584.
         num_hidden_layers: Layers, if not the size's.
         hidden_size: Width, if not the size's.
         num_attention_heads: Heads, if not the size's.

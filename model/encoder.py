@@ -6,10 +6,12 @@ Parameter names are those of docs/design.md; `convert` maps them onto other form
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from biolm.model.attention import Kernel, attention
 from biolm.model.config import EncoderConfig
 from biolm.model.dropout import Dropout
+from biolm.model.initial import initialise
 from biolm.model.packed import Packed
 from biolm.model.rotary import rotary_table, rotate
 
@@ -103,6 +105,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.final_norm = norm(config) if config.pre_norm else None
+        self.recompute = False  # keep only layers' inputs for the backward pass (Chen et al. 2016, arXiv 1604.06174)
 
     def forward(self, packed: Packed) -> list[Tensor]:
         """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises."""
@@ -110,7 +113,9 @@ class Encoder(nn.Module):
         tables = self._rotary(positions_t)
         hidden = [self._embed(packed, positions_t)]
         for index, layer in enumerate(self.layers):
-            hidden.append(layer(hidden[-1], packed, tables[self.config.is_local(index)]))
+            inputs = (hidden[-1], packed, tables[self.config.is_local(index)])
+            again = self.recompute and torch.is_grad_enabled()
+            hidden.append(checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs))
         if self.final_norm is not None:
             hidden[-1] = self.final_norm(hidden[-1])
         return hidden
@@ -119,6 +124,11 @@ class Encoder(nn.Module):
         """Compute attention with this kernel from now on; `attention.check` tells whether it can run."""
         for layer in self.layers:
             layer.attention.kernel = kernel  # type: ignore[union-attr]
+
+    def compile_layers(self) -> None:
+        """Have torch.compile fuse what stands around attention, for any number of tokens; one compilation serves all layers of a kind."""
+        for layer in self.layers:
+            layer.compile(dynamic=True)
 
     def _embed(self, packed: Packed, positions_t: Tensor) -> Tensor:
         x_th = self.word_embeddings(packed.input_ids_t)
@@ -162,17 +172,7 @@ class MaskedLM(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.head = Head(config)
-        self.apply(self._initialise)
-
-    def _initialise(self, module: nn.Module) -> None:
-        """Normal weights, zero biases and a zero padding row, as Hugging Face's and fairseq's RoBERTa."""
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if isinstance(module, nn.Linear):
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif module.padding_idx is not None:
-                nn.init.zeros_(module.weight[module.padding_idx])
+        initialise(self, config)
 
     def logits(self, hidden_mh: Tensor) -> Tensor:
         """Vocabulary scores [m, v] of the given rows of the last hidden state."""

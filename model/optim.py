@@ -169,6 +169,22 @@ def depth(name: str, layers: int) -> int:
     return 0 if "embedding" in name else layers + 1
 
 
+def freeze(model: nn.Module, layers: int) -> None:
+    """Leave the embeddings and the lowest `layers` layers as they are from now on; 0 leaves nothing.
+
+    Raises:
+        ConfigError: The model has fewer layers.
+    """
+    if not layers:
+        return
+    deepest = max(depth(name, 0) for name, _ in model.named_parameters())
+    if layers > deepest:
+        raise ConfigError(f"cannot freeze {layers} of {deepest} layers", remedy="Lower --freeze_layers.")
+    for name, parameter in model.named_parameters():
+        if depth(name, deepest) <= layers:
+            parameter.requires_grad_(False)
+
+
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
     """The share of the peak rate for the update that follows `step` others, of `steps` in all."""
     warmup = round(config.warmup * steps)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError
+from biolm.model.compute import ComputeConfig
 from biolm.model.config import ModelConfig
 from biolm.model.device import ScaledPrecision
 from biolm.model.optim import OptimConfig
@@ -184,6 +185,23 @@ class MixConfig:
 
 
 @dataclass(frozen=True)
+class ExamplesConfig:
+    """Held-out sequences with the model's predictions filled in, written into `examples.txt` at every evaluation.
+
+    Args:
+        count: How many; 0 for none.
+        sources: Whose documents may be shown. Name `notes` only where their text may lie in a run folder.
+    """
+
+    count: int = 0
+    sources: list[str] = field(default_factory=lambda: ["pubmed", "pmc"])
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ConfigError("examples.count must not be negative", remedy="10 are quickly read; 0 writes none.")
+
+
+@dataclass(frozen=True)
 class GuardConfig:
     """Steps that do not move the weights, and when the run goes back.
 
@@ -226,6 +244,8 @@ class PretrainConfig:
         mix: How sources are mixed.
         optim: How the weights move.
         precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32; fp16 scales the loss.
+        compute: Kernels and memory.
+        freeze_layers: Keep the embeddings (and with them the decoder) and this many of the lowest layers as they are; 0 trains all.
         guard: What is done about bad steps.
         engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
             shares out weights and moments; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
@@ -233,6 +253,7 @@ class PretrainConfig:
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
         eval_every: Steps between evaluations on the held-out split; one is always done at the end.
         eval_tokens: Held-out tokens to evaluate on; 0 for all.
+        examples: What the model makes of held-out sequences, in words.
         save_every: Steps between checkpoints; one is always written at the end.
         keep: Checkpoints to keep, the last ones.
         keep_every: Keep those of every so many steps too; 0 for none.
@@ -254,12 +275,15 @@ class PretrainConfig:
     mix: MixConfig = field(default_factory=MixConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: ScaledPrecision = "auto"
+    compute: ComputeConfig = field(default_factory=ComputeConfig, metadata={"runtime": True})
+    freeze_layers: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)
     engine: EngineName = field(default="torch", metadata={"runtime": True})
     timeout: float = runtime(1800.0)
     eval_mask_rate: float = 0.15
     eval_every: int = runtime(1000)
     eval_tokens: int = 0
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig, metadata={"runtime": True})
     save_every: int = runtime(1000)
     keep: int = runtime(2)
     keep_every: int = runtime(0)

@@ -35,8 +35,8 @@ class Loss(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that moves, by its name in a checkpoint."""
-        own = {f"objective.{n}": p for n, p in self.objective.named_parameters() if p.requires_grad}
-        return {**dict(self.model.named_parameters()), **own}
+        own = {f"objective.{n}": p for n, p in self.objective.named_parameters()}
+        return {n: p for n, p in {**dict(self.model.named_parameters()), **own}.items() if p.requires_grad}
 
 
 class Engine(ABC):

@@ -1,8 +1,12 @@
 """The engine that a configuration asks for."""
 
+import sys
+
 from biolm.core.errors import ConfigError
+from biolm.model.compute import prepare
 from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM
+from biolm.model.optim import freeze
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.engines.base import Engine, Loss
 from biolm.pretrain.engines.fsdp import Fsdp
@@ -15,9 +19,14 @@ def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: W
     """Prepare a model, the same on every rank, and its optimiser.
 
     Raises:
-        ConfigError: The engine needs more than one process, or a package that is not installed.
+        ConfigError: The engine needs more than one process, or a package that is not installed, or nothing is left to train.
     """
-    loss, device = Loss(model, objective), choose(config.precision)
+    device = choose(config.precision)
+    chosen = prepare(model.encoder, device, config.compute)
+    if world.first:
+        print(f"computing on {chosen}", file=sys.stderr)
+    freeze(model, config.freeze_layers)
+    loss = Loss(model, objective)
     if config.engine == "fsdp":
         if world.size == 1:
             raise ConfigError(

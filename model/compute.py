@@ -1,0 +1,46 @@
+"""How a model computes, where that does not change what it computes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from biolm.model.attention import Kernel, check, pick
+from biolm.model.device import Device
+from biolm.model.encoder import Encoder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Time against memory and compilation; the same figures but for rounding.
+
+    Args:
+        attention: The kernel (see `biolm.model.attention`); `auto` takes the best that the machine has.
+        compile: Fuse the layers with torch.compile; it needs a C++ compiler on a CPU, Triton on a GPU, and a minute at the start.
+        recompute: Keep only the layers' inputs for the backward pass, and compute each layer twice: a third more time, a fraction of the
+            memory (activation checkpointing).
+    """
+
+    attention: Kernel = "auto"
+    compile: bool = False
+    recompute: bool = False
+
+
+def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
+    """Set an encoder up for training; what was chosen, in words.
+
+    Raises:
+        ConfigError: The attention kernel that was asked for cannot run here.
+    """
+    dtype, dropout = DTYPES[device.precision], encoder.config.attention_dropout
+    check(config.attention, device.torch, dtype, dropout)
+    encoder.use_attention(config.attention)
+    encoder.recompute = config.recompute
+    if config.compile:
+        encoder.compile_layers()
+    kernel = config.attention
+    if kernel == "auto":
+        kernel = pick(device.torch, dtype, dropout, encoder.config.max_positions)
+    words = [f"{device.torch} {device.precision}", f"attention by {kernel}"]
+    return ", ".join(words + ["compiled"] * config.compile + ["recomputing layers"] * config.recompute)
