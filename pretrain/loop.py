@@ -24,6 +24,7 @@ from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.engines.base import Engine
 from biolm.pretrain.engines.watch import Watch, is_lost
 from biolm.pretrain.evaluate import Evaluator, HeldOut
+from biolm.pretrain.examples import Examples
 from biolm.pretrain.flops import peak
 from biolm.pretrain.guards import Guard
 from biolm.pretrain.loader import Loader
@@ -92,6 +93,7 @@ class Trainer:
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = False
         self.valid: HeldOut | None = None
+        self.examples = Examples(evaluator, config.examples) if evaluator and config.examples.count else None
 
     def train(self) -> Outcome:
         """Run the steps that are left.
@@ -213,6 +215,8 @@ class Trainer:
             return
         with self.engine.whole() as model:
             self.valid = self.evaluator(model, self.engine.device)
+            if self.examples is not None and self.world.first:
+                self.examples.write(self.run, self.done, model, self.engine.device)
         self.recorder.valid(self.done, self.valid.as_metrics())
 
     def _save(self, *, wait: bool) -> None:

@@ -51,11 +51,14 @@ class Sources:
         offsets = np.concatenate([[0], np.cumsum(shards.sizes, dtype=np.int64)])
         return Sources(names.tolist(), of_document, offsets[shards.doc_index])
 
+    def at(self, places: I64) -> I64:
+        """The source of the document that each token stands in, by its place."""
+        found: I64 = self.of_document[np.searchsorted(self.bounds, places, side="right") - 1]
+        return found
+
     def of(self, sequences: Sequences) -> I64:
         """Each sequence's source, that of its first token: [sequences]."""
-        document = np.searchsorted(self.bounds, sequences.start[:, 0], side="right") - 1
-        found: I64 = self.of_document[document]
-        return found
+        return self.at(sequences.start[:, 0])
 
 
 def shares(tokens: Mapping[str, int], config: MixConfig) -> dict[str, float]:

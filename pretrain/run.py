@@ -208,7 +208,10 @@ def show(stage: str, run: Path) -> None:
     }
     if isinstance(valid, dict):
         rows["held-out loss (nats)"] = valid["loss"]
+        rows["held-out perplexity"] = valid["perplexity"]
         rows["held-out masked accuracy"] = valid["accuracy"]
+        for source, found in valid["sources"].items():
+            rows |= {f"held-out loss, {source}": found["loss"], f"held-out accuracy, {source}": found["accuracy"]}
         rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
         rows["held-out unigram entropy (nats)"] = entropy
     summary(f"biolm {stage} → {run}", rows)

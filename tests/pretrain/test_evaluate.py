@@ -1,0 +1,136 @@
+"""Held-out figures against an independent computation, in all and by source; filled-in examples of those sources only that may be shown."""
+
+import gzip
+import math
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+import torch.nn.functional as F
+
+from biolm.core import cli
+from biolm.core.files import read_json
+from biolm.core.metrics import read_metrics
+from biolm.model.config import ModelConfig
+from biolm.model.device import Device
+from biolm.model.encoder import MaskedLM
+from biolm.pretrain.config import BatchConfig
+from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.shards import Shards
+
+CPU = Device(torch.device("cpu"), "fp32")
+SIZES = BatchConfig(tokens=256, max_length=32)
+RUN = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32", "--steps", "4"]
+RUN += ["--model.num_attention_heads", "2", "--batch.tokens", "256", "--batch.max_length", "32", "--eval_every", "2"]
+
+
+@pytest.fixture(scope="module")
+def two_sources(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards, with every third document said to be a note and the others to be of PubMed."""
+    folder = tmp_path_factory.mktemp("sources") / "shards"
+    shutil.copytree(tiny_shards, folder)
+    for split in ("train", "valid"):
+        path = folder / f"{split}.docs.jsonl.gz"
+        documents = [orjson.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        lines = [orjson.dumps({**d, "source": "pubmed" if i % 3 else "notes"}) for i, d in enumerate(documents)]
+        path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_shards: Path) -> MaskedLM:
+    torch.manual_seed(0)
+    shape = ModelConfig(size="tiny", num_hidden_layers=1, hidden_size=32, num_attention_heads=2)
+    return MaskedLM(shape.resolve(300, 32, 1)).train()
+
+
+def test_figures_are_those_of_a_plain_computation(two_sources: Path, model: MaskedLM) -> None:
+    shards = Shards([two_sources], "valid")
+    evaluator = Evaluator(shards, SIZES, 0.15, 0)
+    found = evaluator(model, CPU)
+    assert model.training
+    model.eval()
+    sources = [document["source"] for document in shards.documents()]
+    document_of = {}
+    for document, (first, last) in enumerate(zip(shards.doc_index[:-1], shards.doc_index[1:], strict=True)):
+        begin, end = int(shards.sizes[:first].sum()), int(shards.sizes[:last].sum())
+        document_of.update(dict.fromkeys(range(begin, end), document))
+    losses: dict[str, list[float]] = {"pubmed": [], "notes": []}
+    right: dict[str, list[bool]] = {"pubmed": [], "notes": []}
+    for step in range(evaluator.batches.steps_per_epoch):
+        for batch in evaluator.batches.step(step):
+            with torch.no_grad():
+                scores = F.log_softmax(model(batch.packed, batch.positions_m), dim=-1)
+            assert batch.places_m is not None
+            for row, label, place in zip(scores, batch.labels_m, batch.places_m.tolist(), strict=True):
+                source = sources[document_of[place]]
+                losses[source].append(-float(row[label]))
+                right[source].append(int(row.argmax()) == int(label))
+    model.train()
+    flat = losses["pubmed"] + losses["notes"]
+    assert found.masked_tokens == len(flat)
+    assert found.loss == pytest.approx(sum(flat) / len(flat), abs=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    for source, values in losses.items():
+        of = found.sources[source]
+        assert of["masked_tokens"] == len(values) > 50
+        assert of["loss"] == pytest.approx(sum(values) / len(values), abs=1e-5)
+        assert of["accuracy"] == pytest.approx(sum(right[source]) / len(values))
+        assert found.as_metrics()[f"loss/{source}"] == of["loss"]
+
+
+def test_one_source_has_no_figures_of_its_own(tiny_shards: Path, model: MaskedLM) -> None:
+    assert Evaluator(Shards([tiny_shards], "valid"), SIZES, 0.15, 500)(model, CPU).sources == {}
+
+
+def test_a_run_reports_by_source_and_mixes_by_weight(
+    two_sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mix = ["--mix.weights", '{"notes": 3, "pubmed": 1}']
+    assert cli.run(["pretrain", "--shards", str(two_sources), "--out", str(tmp_path / "run"), *RUN, *mix]) == 0
+    result = read_json(tmp_path / "run" / "result.json")
+    assert result["valid"]["sources"].keys() == {"notes", "pubmed"}  # type: ignore[index, union-attr, call-overload]
+    passes = result["epochs_by_source"]
+    assert passes["notes"] > 3 * passes["pubmed"] > 0  # type: ignore[index, call-overload, operator]
+    valid = [record for record in read_metrics(tmp_path / "run") if record["split"] == "valid"]
+    assert {"loss", "perplexity", "accuracy", "loss/notes", "loss/pubmed"} <= valid[0].keys()
+    shown = capsys.readouterr().out
+    for row in ("passes over notes", "held-out loss, pubmed", "held-out perplexity", "model FLOPs utilisation"):
+        assert row in shown
+
+
+def test_examples_are_of_public_sources_only(
+    two_sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = ["pretrain", "--shards", str(two_sources), "--out", str(run), *RUN, "--examples.count", "500"]
+    assert cli.run(argv) == 0
+    texts = (run / "examples.txt").read_text().split("\n\n")
+    shards = Shards([two_sources], "valid")
+    public = [number for number, d in enumerate(shards.documents()) if d["source"] == "pubmed"]
+    assert texts[0].startswith("step 4;")
+    assert any("Treatment with" in text for text in texts[1:])
+    assert sum("[" in text for text in texts[1:]) > 0.8 * len(texts)
+    evaluator = Evaluator(shards, SIZES, 0.15, 0)
+    wanted = int((evaluator.sources.of(evaluator.batches.epoch(0).sequences) == 1).sum())
+    assert len(texts) - 1 == wanted >= len(public)
+    captured = capsys.readouterr()
+    assert "Treatment" not in captured.out + captured.err
+    assert not any("Treatment" in file.read_text() for file in (run / "metrics.jsonl", run / "manifest.json"))
+
+
+def test_examples_of_other_sources_must_be_asked_for(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["pretrain", "--shards", str(tiny_shards), "--out", str(tmp_path / "run"), *RUN, "--examples.count", "2"]
+    assert cli.run(argv) == 2
+    assert "the held-out documents are of text" in capsys.readouterr().err
+    assert cli.run([*argv, "--examples.sources", "text"]) == 0
+    assert len((tmp_path / "run" / "examples.txt").read_text().strip().split("\n\n")) == 3
+
+
+def test_none_are_written_unasked(two_sources: Path, tmp_path: Path) -> None:
+    assert cli.run(["pretrain", "--shards", str(two_sources), "--out", str(tmp_path / "run"), *RUN]) == 0
+    assert not (tmp_path / "run" / "examples.txt").exists()
