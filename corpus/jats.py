@@ -16,6 +16,7 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
 from biolm.core.errors import ConfigError
+from biolm.corpus.dates import date, earliest
 from biolm.corpus.document import build, damaged
 from biolm.corpus.jats_body import body_sections, selected_sections
 from biolm.corpus.packages import members
@@ -107,15 +108,24 @@ def article(root: Element, fallback: str, tables: bool, xpath: str = "") -> Docu
     if journal := " ".join(text_of(e) for e in root.iterfind("front//journal-title")).strip():
         metadata["journal"] = " ".join(journal.split())
     if meta is not None:
-        years = [int(y) for e in meta.iterfind("pub-date/year") if (y := (e.text or "").strip()).isdecimal()]
-        if years:
-            metadata["year"] = min(years)
+        if published := _published(meta):
+            metadata["date"], metadata["year"] = published, int(published[:4])
         if license := licence(meta):
             metadata["license"] = license
     metadata["links"] = _links(root, ids)
     id = f"pmcid:{ids['pmcid']}" if "pmcid" in ids else f"pmid:{ids['pmid']}" if "pmid" in ids else fallback
     sections = selected_sections(root, xpath, tables) if xpath else body_sections(root, tables)
     return build(id, sections, metadata)
+
+
+def _published(meta: Element) -> str:
+    """The earliest date of publication, on paper or not."""
+    dates = []
+    for element in meta.iterfind("pub-date"):
+        year, month, day = ((element.findtext(part) or "").strip() for part in ("year", "month", "day"))
+        if len(year) == 4 and year.isdecimal():
+            dates.append(date(year, month, day))
+    return earliest(dates)
 
 
 def licence(meta: Element) -> str:

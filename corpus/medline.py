@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+from biolm.corpus.dates import written
 from biolm.corpus.records import blocks
 
 TAG = re.compile(r"^([A-Z]{2,4}) *- ?(.*)$")
-YEAR = re.compile(r"(?:1[89]|20|21)[0-9]{2}")
 RELATED = {"RIN": "RetractionIn", "CON": "CommentOn", "EFR": "ErratumFor", "UOF": "UpdateOf", "ORI": "OriginalReportIn"}
 CITED = re.compile(r"PMID: *([0-9]+)")
 
@@ -71,8 +71,8 @@ def facts(tags: Tags) -> dict[str, Any] | None:
         found["sections"] += [(path, [text]) for text in tags.get(tag, ())]
     if journal := tags.get("JT"):
         found["journal"] = journal[0]
-    if year := YEAR.search(tags.get("DP", [""])[0]):
-        found["year"] = int(year[0])
+    if published := written(tags.get("DP", [""])[0]):
+        found["date"], found["year"] = published, int(published[:4])
     for name, tag in (("languages", "LA"), ("publication_types", "PT"), ("mesh", "MH")):
         if tag in tags:
             found[name] = [value.lstrip("*").split("/")[0] for value in tags[tag]]

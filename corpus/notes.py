@@ -3,7 +3,6 @@
 Patients appear as salted hashes only; rows that a clinician marked as an error are put aside.
 """
 
-import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -13,6 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biolm.core.errors import DataError
+from biolm.corpus.dates import iso
 from biolm.corpus.document import DROPPED, build, damaged
 from biolm.corpus.note_text import note_sections
 from biolm.corpus.placeholders import Placeholders
@@ -28,7 +28,6 @@ FIELDS = {
     "date": ("chartdate", "charttime"),
     "error": ("iserror",),
 }
-YEAR = re.compile(r"\d{4}")
 
 
 def patient_hash(salt: str, patient: str) -> str:
@@ -105,8 +104,8 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         for field in ("category", "description"):
             if value := row.get(field, "").strip():
                 metadata[field] = value
-        if year := YEAR.match(row.get("date", "").strip()):
-            metadata["year"] = int(year[0])
+        if written := iso(row.get("date", "")):
+            metadata["date"], metadata["year"] = written, int(written[:4])
         metadata["links"] = []
         if row.get("error", "").strip() not in ("", "0"):
             metadata[DROPPED] = "marked as an error"

@@ -7,6 +7,7 @@ from typing import IO, Any
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
+from biolm.corpus.dates import iso
 from biolm.corpus.document import build, damaged
 from biolm.corpus.note_text import joined
 from biolm.corpus.records import MOST, blocks
@@ -64,5 +65,7 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
     def _document(self, text: str, extra: dict[str, Any], file: str, number: str) -> Document:
         known: dict[str, Any] = {k: extra[k] for k in KNOWN if extra.get(k) is not None}
         metadata: dict[str, Any] = {"source": "text", "links": [], **known}
+        if isinstance(published := extra.get("date"), str) and (published := iso(published)):
+            metadata |= {"date": published, "year": int(published[:4])}
         paragraphs = joined(text.replace("\r\n", "\n").split("\n"))
         return build(f"text:{PurePosixPath(file).name}:{number}", [("Text", paragraphs)], metadata)

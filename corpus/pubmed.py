@@ -4,9 +4,8 @@ Formats: the NLM's PubMed DTDs from 2013 on (https://dtd.nlm.nih.gov/ncbi/pubmed
 with its label, then abstracts in other languages. Citations are the PMIDs in `ReferenceList` and `CommentsCorrectionsList`.
 """
 
-import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
@@ -14,12 +13,12 @@ from lxml import etree
 
 from biolm.corpus import medline
 from biolm.corpus.boilerplate import without_boilerplate
+from biolm.corpus.dates import written
 from biolm.corpus.document import build, damaged
 from biolm.corpus.pubmed_scan import Section, scan
 from biolm.corpus.records import Cutter, parse, parser, text_of
 from biolm.corpus.streams import bare_name, opened
 
-YEAR = re.compile(r"(?:1[89]|20|21)\d\d")
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "MedlineCitation", "DeleteCitation")
 SCANNED = {"PubmedArticle", "MedlineCitation"}
 DELETES = "deletes"  # metadata key: PMIDs that an update file takes back
@@ -31,7 +30,7 @@ CITING = {
     "OriginalReportIn",
     "ReprintOf",
 }  # related articles that are links
-COPIED = ("pmid", "version", "journal", "year", "languages", "publication_types", "mesh", "pmcid", "doi")
+COPIED = ("pmid", "version", "journal", "date", "year", "languages", "publication_types", "mesh", "pmcid", "doi")
 
 Element = etree._Element
 
@@ -171,14 +170,14 @@ def _abstract(abstract: Element, path: str) -> Iterator[Section]:
 
 
 def _describe(article: Element, record: Element, found: dict[str, Any]) -> None:
-    """Journal, year, languages, publication types, MeSH headings."""
+    """Journal, date of publication, languages, publication types, MeSH headings."""
     journal = article.find("Journal")
     if journal is not None:
         if name := (journal.findtext("Title") or "").strip():
             found["journal"] = name
         date = journal.find("JournalIssue/PubDate")
-        if date is not None and (year := YEAR.search(text_of(date))):
-            found["year"] = int(year[0])
+        if date is not None and (published := written(" ".join(cast(Iterator[str], date.itertext())))):
+            found["date"], found["year"] = published, int(published[:4])
     for name, parent, path in (
         ("languages", article, "Language"),
         ("publication_types", article, "PublicationTypeList/PublicationType"),

@@ -11,13 +11,13 @@ from typing import Any
 
 from lxml import etree
 
+from biolm.corpus.dates import written
 from biolm.corpus.records import find, text_of
 
 Section = tuple[str, list[str]]
 
 PMID = re.compile(rb'<PMID(?: Version="([0-9]+)")?>([0-9]+)</PMID>')
 REVISED = re.compile(rb"<DateRevised>\s*<Year>(\d+)</Year>\s*<Month>(\d+)</Month>\s*<Day>(\d+)</Day>")
-YEAR = re.compile(rb"(?:1[89]|20|21)[0-9]{2}")
 RELATED = re.compile(rb'<CommentsCorrections RefType="(\w+)">(.*?)</CommentsCorrections>', re.S)
 CITED = re.compile(r'="pubmed">\s*([0-9]+)\s*</ArticleId>')
 LABEL = re.compile(r'\sLabel="([^"]*)"')
@@ -85,15 +85,15 @@ def _facts(record: bytes, xml: etree.XMLParser) -> dict[str, Any]:
 
 
 def _head(facts: dict[str, Any], dates: bytes, journal: bytes, xml: etree.XMLParser) -> None:
-    """What stands before the title: date of revision, journal, year."""
+    """What stands before the title: date of revision, journal, date of publication."""
     if b"DateRevised" in dates:
         date = REVISED.search(dates)
         if date is None:
             raise OddRecordError
         facts["version"][1] = int(b"%b%b%b" % (date[1], date[2].zfill(2), date[3].zfill(2)))
     begin, end = _inside(PUB_DATE, journal, 0, len(journal))
-    if begin >= 0 and (year := YEAR.search(journal, begin, end)):
-        facts["year"] = int(year[0])
+    if begin >= 0 and (published := written(journal[begin:end].decode())):
+        facts["date"], facts["year"] = published, int(published[:4])
     begin, end = _inside(TITLE, journal, max(end, 0), len(journal))
     if begin >= 0 and (name := _plain(journal[begin:end].decode(), xml).strip()):
         facts["journal"] = name

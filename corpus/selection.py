@@ -1,4 +1,4 @@
-"""Which documents are wanted: by length, language, licence, kind and year. A filter marks, the writer puts aside and counts."""
+"""Which documents are wanted: by length, language, licence, kind and date. A filter marks, the writer puts aside and counts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from biolm.core.errors import ConfigError
+from biolm.corpus.dates import between, iso
 from biolm.corpus.document import DROPPED
 from biolm.corpus.language import language
 
@@ -20,8 +22,8 @@ class Selection:
         languages: Languages as ISO codes such as `en`, found from the text; texts too short to tell are kept.
         licenses: Licences of PMC articles, such as `cc-by` (any version) or `cc-by-4.0`.
         article_types: JATS article types and PubMed publication types, such as `research-article`.
-        year_from: First year of publication; documents without a year are kept.
-        year_to: Last year of publication.
+        date_from: First date of publication as YYYY, YYYY-MM or YYYY-MM-DD; documents without a date are kept.
+        date_to: Last date of publication, likewise. What is known only to the year or month is compared as far as it is known.
         retracted: Keep retracted articles (they are marked in their metadata).
         near_duplicates: Drop near-duplicates by MinHash, within and across sources.
         decontaminate: Evaluation files (text, IOB TSV, PubTator, JSONL, lists of PMIDs); documents that share 13 words or a PMID go.
@@ -31,11 +33,17 @@ class Selection:
     languages: list[str] = field(default_factory=list)
     licenses: list[str] = field(default_factory=list)
     article_types: list[str] = field(default_factory=list)
-    year_from: int = 0
-    year_to: int = 0
+    date_from: str = ""
+    date_to: str = ""
     retracted: bool = True
     near_duplicates: bool = False
     decontaminate: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("date_from", "date_to"):
+            given = getattr(self, name)
+            if given and iso(given) != given:
+                raise ConfigError(f"select.{name} is no date", remedy="Write 2011, 2011-03 or 2011-03-04.")
 
 
 class MarkUnwanted(PipelineStep):  # type: ignore[misc]
@@ -73,8 +81,9 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
             return "another licence"
         if wanted.article_types and (kinds := _kinds(meta)) and not kinds & set(wanted.article_types):
             return "another article type"
-        if "year" in meta and not wanted.year_from <= meta["year"] <= (wanted.year_to or meta["year"]):
-            return "another year"
+        date = meta.get("date") or str(meta.get("year", ""))
+        if date and not between(date, wanted.date_from, wanted.date_to):
+            return "another date"
         if meta.get("retracted") and not wanted.retracted:
             return "retracted"
         if wanted.languages and language(document.text) not in ("", *wanted.languages):

@@ -35,6 +35,7 @@ def test_mimic_iii(tmp_path: Path) -> None:
     assert found[0].text == 'He said "no".\n\nPlan: rest'
     assert found[0].metadata["category"] == "Physician"
     assert found[0].metadata["year"] == 2150
+    assert found[0].metadata["date"] == "2150-01-02"
     assert found[1].metadata[DROPPED] == "marked as an error"
 
 

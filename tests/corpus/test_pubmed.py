@@ -16,7 +16,8 @@ from biolm.corpus.pubmed_scan import scan
 from biolm.corpus.records import Cutter, parse, parser
 
 FULL = """<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="2">12</PMID><DateRevised><Year>2019</Year>
-<Month>02</Month><Day>08</Day></DateRevised><Article PubModel="Print"><Journal><JournalIssue><PubDate><Year>1975</Year></PubDate>
+<Month>02</Month><Day>08</Day></DateRevised><Article PubModel="Print"><Journal><JournalIssue><PubDate><Year>1975</Year>
+<Month>Aug</Month><Day>15</Day></PubDate>
 </JournalIssue><Title>Biochem &amp; Med</Title></Journal><ArticleTitle>Effects of <i>E. coli</i> on CO<sub>2</sub>.</ArticleTitle>
 <ELocationID EIdType="doi" ValidYN="Y">10.1/Early</ELocationID>
 <Abstract><AbstractText Label="AIM" NlmCategory="OBJECTIVE">To test &lt;5 &#956;g.</AbstractText><AbstractText Label="RESULTS">It   works.
@@ -56,6 +57,7 @@ def test_everything_in_a_citation(tmp_path: Path, make: Any) -> None:
     ]
     assert meta["links"] == ["pmid:99", "pmid:77"]
     assert (meta["pmid"], meta["pmcid"], meta["doi"], meta["year"]) == ("12", "PMC5", "10.1/abc", 1975)
+    assert meta["date"] == "1975-08-15"
     assert meta["journal"] == "Biochem & Med"
     assert meta["languages"] == ["eng", "fre"]
     assert meta["mesh"] == ["Mice"]
@@ -249,6 +251,7 @@ def test_medline_text_exports(ending: str, tmp_path: Path) -> None:
     assert first.text == "A title that goes on in a second line.\n\nBACKGROUND: Something. RESULTS: More of it."
     assert first.metadata["doi"] == "10.1000/xyz"
     assert first.metadata["pmcid"] == "PMC77"
+    assert first.metadata["date"] == "1998-12"
     assert first.metadata["retracted"]
     assert first.metadata["mesh"] == ["Mice"]
     assert second.text == "Another.\n\nShort abstract."

@@ -184,10 +184,17 @@ def test_licences_languages_types_and_years(tmp_path: Path, article: str, make: 
     (tmp_path / "PMC2.nxml").write_text(article.format(pmid=2, pmcid=2).replace("licenses/by/", "licenses/by-nc/"))
     (tmp_path / "PMC3.nxml").write_text(article.format(pmid=3, pmcid=3).replace("research-article", "correction"))
     (tmp_path / "PMC4.nxml").write_text(article.format(pmid=4, pmcid=4).replace("2011", "1999"))
-    options = ["--select.licenses", "cc-by", "--select.article_types", "research-article", "--select.year_from", "2000"]
+    options = [
+        "--select.licenses",
+        "cc-by",
+        "--select.article_types",
+        "research-article",
+        "--select.date_from",
+        "2000-06",
+    ]
     counts, found = run(tmp_path, "--pmc", f"{tmp_path}/*.nxml", *options)
     assert [d["id"] for d in found] == ["pmcid:PMC1"]
-    assert counts["sources"]["pmc"]["dropped"] == {"another licence": 1, "another article type": 1, "another year": 1}
+    assert counts["sources"]["pmc"]["dropped"] == {"another licence": 1, "another article type": 1, "another date": 1}
 
 
 def test_a_licence_without_a_version_stands_for_all() -> None:

@@ -1,0 +1,55 @@
+"""Dates of publication and of notes, as far as they are known: `2011`, `2011-03` or `2011-03-04`."""
+
+import re
+from datetime import date as calendar_date
+
+_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
+MONTHS = {name: number for number, name in enumerate(_NAMES.split(), start=1)}
+_GAP = r"(?:\s|<[^<>]*>)+"
+WRITTEN = re.compile(rf"((?:1[89]|20|21)\d\d)(?:{_GAP}(\w+)(?:{_GAP}(\d\d?)\b)?)?")
+ISO = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?(?!\d)")
+
+
+def date(year: str, month: str | None = None, day: str | None = None) -> str:
+    """A date from its parts; a month or day that is none (`Spring`, `31` in June) is left out.
+
+    Args:
+        year: Four digits.
+        month: A number or an English name of at least three letters.
+        day: A number.
+    """
+    month = month or ""
+    number = int(month) if month.isdecimal() else MONTHS.get(month[:3].lower(), 0)
+    if not 1 <= number <= 12:
+        return year
+    try:
+        return calendar_date(int(year), number, int(day or "")).isoformat()
+    except ValueError:
+        return f"{year}-{number:02}"
+
+
+def written(text: str) -> str:
+    """The first date in the NLM's manner, such as `1998 Dec 12-19` or `<Year>1998</Year><Month>12</Month>`; empty if there is none."""
+    found = WRITTEN.search(text)
+    return date(*found.groups()) if found else ""
+
+
+def iso(text: str) -> str:
+    """The ISO 8601 date that a text begins with; empty if it does not."""
+    found = ISO.match(text.strip())
+    return date(*found.groups()) if found else ""
+
+
+def earliest(dates: list[str]) -> str:
+    """The earliest date, where a day or month that is not known counts as the last; empty if there are none."""
+    return min(dates, key=lambda known: known + "-99-99"[len(known) - 4 :], default="")
+
+
+def between(known: str, first: str, last: str) -> bool:
+    """Whether a date may lie between two others, which count; an empty one is no limit.
+
+    Dates are compared as far as both are known: `2011` may lie between `2011-03` and `2011-05`.
+    """
+    return (not first or known[: len(first)] >= first[: len(known)]) and (
+        not last or known[: len(last)] <= last[: len(known)]
+    )
