@@ -5,6 +5,7 @@ manifest says `running` was interrupted: the same command goes on with it, anoth
 """
 
 import hashlib
+import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
                 file=folder,
                 remedy="Give another --out, remove the folder, or say --override to go on in it all the same.",
             )
+        print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
     elif folder.exists() and any(folder.iterdir()):
         raise MismatchError(
             "the output folder is not empty and has no manifest", file=folder, remedy="Give another --out."

@@ -82,4 +82,4 @@ def small_run() -> Callable[..., list[str]]:
 @pytest.fixture(scope="session")
 def records() -> Callable[[Path, str], dict[int, object]]:
     """records(run, name): what `metrics.jsonl` says of training under a name, by step."""
-    return lambda run, name: {r["step"]: r[name] for r in read_metrics(run) if r["split"] == "train"}
+    return lambda run, name: {r["step"]: r[name] for r in read_metrics(run) if r["split"] == "train" and name in r}
