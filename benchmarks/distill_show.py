@@ -1,12 +1,13 @@
 """What distillation buys: a teacher and students with a quarter of its parameters, alone and taught, each at the same tokens, by seed.
 
-    python benchmarks/distill_show.py --pubmed FILES… --out FOLDER [--seeds 3 --steps 1500]
+    python benchmarks/distill_show.py --pubmed FILES… --out FOLDER [--seeds 3 --steps 1200]
 
 Prints held-out loss and masked accuracy as mean ± standard deviation over seeds, as a table for docs/log.md. Run again, it goes on where it
 was. All students read the same tokens in the same order with the same masks; a seed changes initial weights, order and masks.
 """
 
 import argparse
+import shlex
 import statistics
 import sys
 import time
@@ -17,55 +18,21 @@ from biolm.core.files import read_json
 
 TEACHER = ["--model.num_hidden_layers", "3", "--model.hidden_size", "192", "--model.num_attention_heads", "3"]
 STUDENT = ["--model.num_hidden_layers", "2", "--model.hidden_size", "96", "--model.num_attention_heads", "2"]
-RECIPE = [
-    "--model.size",
-    "tiny",
-    "--model.hidden_dropout",
-    "0",
-    "--model.attention_dropout",
-    "0",
-    "--mlm.mask_rate",
-    "0.4",
-    "--batch.tokens",
-    "1024",
-    "--batch.max_length",
-    "64",
-    "--optim.lr",
-    "1.5e-3",
-    "--optim.warmup",
-    "0.1",
-    "--optim.schedule",
-    "wsd",
-    "--optim.decay",
-    "0.3",
-    "--eval_every",
-    "100000",
-    "--eval_tokens",
-    "40000",
-    "--save_every",
-    "500",
-    "--keep",
-    "1",
-]
-KL = ["--loss.kl", "5", "--loss.mlm", "2", "--loss.hidden", "0"]
-ARMS = {
-    "alone": [],
+RECIPE = shlex.split(
+    "--model.size tiny --model.hidden_dropout 0 --model.attention_dropout 0 --mlm.mask_rate 0.4 --batch.tokens 1024 "
+    "--batch.max_length 64 --optim.lr 1.5e-3 --optim.warmup 0.1 --optim.schedule wsd --optim.decay 0.3 --eval_every 100000 "
+    "--eval_tokens 40000 --save_every 500 --keep 1"
+)
+KL = "--loss.kl 5 --loss.mlm 2 --loss.hidden 0"
+LOSSES = {
+    "alone": "",
     "KL": KL,
-    "KL + alignment": ["--loss.kl", "5", "--loss.mlm", "2", "--loss.hidden", "1"],
-    "MiniLMv2 + MLM": [
-        "--loss.kl",
-        "0",
-        "--loss.mlm",
-        "2",
-        "--loss.hidden",
-        "0",
-        "--loss.relations",
-        "1",
-        "--loss.relation_heads",
-        "6",
-    ],
-    "KL, from the teacher (important)": [*KL, "--start", "teacher", "--start_width", "important"],
-    "KL, from the teacher (svd)": [*KL, "--start", "teacher", "--start_width", "svd"],
+    "KL + alignment": "--loss.kl 5 --loss.mlm 2 --loss.hidden 1",
+    "MiniLMv2 + MLM": "--loss.kl 0 --loss.mlm 2 --loss.hidden 0 --loss.relations 1 --loss.relation_heads 6",
+}
+STARTS = {
+    "KL, from the teacher (important)": f"{KL} --start teacher --start_width important",
+    "KL, from the teacher (svd)": f"{KL} --start teacher --start_width svd",
     "KL, from the student alone": KL,
 }
 
@@ -85,7 +52,7 @@ def train(out: Path, arm: str, seed: int, steps: int) -> dict[str, object]:
         biolm("pretrain", *words)
     else:
         start = ["--init", out / f"alone-{seed}"] if arm.endswith("student alone") else []
-        biolm("distill", *words, *ARMS[arm], *start, "--teacher", out / "teacher")
+        biolm("distill", *words, *shlex.split({**LOSSES, **STARTS}[arm]), *start, "--teacher", out / "teacher")
     return read_json(run / "result.json")
 
 
@@ -107,7 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--teacher_steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     out: Path = args.out
@@ -119,10 +86,11 @@ def main() -> None:
     teacher = ["--steps", args.teacher_steps, "--seed", 1, "--out", out / "teacher"]
     biolm("pretrain", "--shards", out / "shards", *RECIPE, *TEACHER, *teacher)
     results = {f"teacher ({args.teacher_steps} steps)": [read_json(out / "teacher" / "result.json")]}
-    for seed in range(1, args.seeds + 1):
-        for arm in ARMS:
-            results.setdefault(arm, []).append(train(out, arm, seed, args.steps))
-        table(results)
+    for arms in (LOSSES, STARTS):
+        for seed in range(1, args.seeds + 1):
+            for arm in arms:
+                results.setdefault(arm, []).append(train(out, arm, seed, args.steps))
+            table(results)
     entropy = results["alone"][0]["unigram_entropy"]
     print(
         f"\nunigram entropy {entropy:.3f} nats; {args.steps} steps of 1,024 tokens; {time.process_time() - start:.0f} s of one core"
