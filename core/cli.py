@@ -27,6 +27,7 @@ VERBS = {
     "tokenizer encode": ("biolm.tokenizer.encode", "documents + tokenizer → token shards"),
     "tokenizer compare": ("biolm.tokenizer.compare", "vocabularies side by side"),
     "pretrain": ("biolm.pretrain.verb", "shards → run folder; run again = resume"),
+    "pretrain average": ("biolm.pretrain.average", "the mean of a run's last checkpoints, as a model"),
     "distill": ("biolm.distill.verb", "shards + teacher → run folder"),
     "distill cache": ("biolm.distill.caching", "a teacher's answers ahead of time → cache folder"),
     "distill plan": ("biolm.distill.plan", "what such a cache would take"),

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ except ImportError:  # built from source by those who want it
     FusedLAMB = None
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+EMA = "ema"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class OptimConfig:
         final: Share of the peak that decays end at (GatorTron: 0.1).
         decay: Share of the steps in which `wsd` and `sqrt` decay.
         power: Of the `polynomial` decay; 1 is linear.
+        ema: Decay a step of a running mean of the weights, kept beside them, evaluated too, and taken out by `biolm pretrain average`; it
+            starts as (1 + t) / (10 + t), as TensorFlow's; 0 keeps none.
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """
 
@@ -52,6 +56,7 @@ class OptimConfig:
     final: float = 0.0
     decay: float = 0.1
     power: float = 1.0
+    ema: float = 0.0
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
@@ -68,6 +73,8 @@ class OptimConfig:
                 "optim.final lies in [0, 1], optim.decay in (0, 1], and optim.power is positive",
                 remedy="The defaults are 0, 0.1 and 1.",
             )
+        if not 0 <= self.ema < 1:
+            raise ConfigError("optim.ema must lie in [0, 1)", remedy="0.999 to 0.9999 are usual; 0 keeps none.")
         if not 0 <= self.warmup <= 1:
             raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -94,6 +101,7 @@ class Optimizer:
             groups.setdefault((scale, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
         settings = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
         self.inner = _inner(config, settings)
+        self.mean: dict[str, Tensor] = {}  # of the weights, where `ema` asks for it
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
@@ -116,17 +124,45 @@ class Optimizer:
         if self.config.clip:
             nn.utils.clip_grads_with_norm_(self.named.values(), self.config.clip, norm)
         self.inner.step()
+        self._average(step)
         self.clear()
         return rate
+
+    def _average(self, step: int) -> None:
+        if not self.config.ema:
+            return
+        weights = [p.detach() for p in self.named.values()]
+        if not self.mean:
+            self.mean = {name: w.clone() for name, w in zip(self.named, weights, strict=True)}
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.mean.values()), weights, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running mean in the weights' place."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, mean in self.mean.items():
+            weight = self.named[name]
+            kept = weight.detach().clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
 
     def clear(self) -> None:
         """Forget the gradients."""
         self.inner.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments by `<moment>.<parameter>`."""
+        """Moments by `<moment>.<parameter>`, and the running mean of the weights."""
         state = self.inner.state
-        return {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in MOMENTS}
+        moments = {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in MOMENTS}
+        return moments | {f"{EMA}.{name}": mean for name, mean in self.mean.items()}
 
     def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Restore moments after `step` updates.
@@ -144,6 +180,8 @@ class Optimizer:
                 "step": torch.tensor(float(step), device=parameter.device),
                 **{m: tensors[f"{m}.{name}"].to(parameter) for m in MOMENTS},
             }
+        if self.config.ema and all(f"{EMA}.{name}" in tensors for name in self.named):
+            self.mean = {name: tensors[f"{EMA}.{name}"].to(p) for name, p in self.named.items()}
         for group in self.inner.param_groups:
             if "step" in group:  # where apex counts
                 group["step"] = step

@@ -234,6 +234,7 @@ class PretrainConfig:
         steps: Optimiser steps in all.
         seed: Fixes initial weights, order, masks and dropout.
         init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint); its shape is taken.
+        longer: A run to train longer: its weights, moments and place in the data go on under this configuration's steps and schedule.
         init_vocabulary: Its vocabulary must be the `same` as the shards', or its embeddings are moved to theirs: shared pieces are
             copied and others composed by `mean` or `focus` (docs/log.md has figures); `random` starts all rows anew.
         model: Shape of a model that starts from random weights.
@@ -266,6 +267,7 @@ class PretrainConfig:
     steps: int = 100_000
     seed: int = 0
     init: str | None = None
+    longer: str | None = None
     init_vocabulary: InitVocabulary = "same"
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -303,6 +305,8 @@ class PretrainConfig:
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 at least", remedy=f"Give a positive --{name}.")
+        if self.init is not None and self.longer is not None:
+            raise ConfigError("init and longer both name a model to start from", remedy="Give one of the two.")
         if self.init is None and self.init_vocabulary != "same":
             raise ConfigError("init_vocabulary needs a model to take embeddings from", remedy="Give one with --init.")
         if not 0 < self.eval_mask_rate < 1:

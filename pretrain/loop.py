@@ -217,7 +217,12 @@ class Trainer:
             self.valid = self.evaluator(model, self.engine.device)
             if self.examples is not None and self.world.first:
                 self.examples.write(self.run, self.done, model, self.engine.device)
-        self.recorder.valid(self.done, self.valid.as_metrics())
+        figures = self.valid.as_metrics()
+        if self.config.optim.ema:
+            with self.engine.averaged(), self.engine.whole() as model:
+                mean = self.evaluator(model, self.engine.device)
+            figures |= {"ema_loss": mean.loss, "ema_accuracy": mean.accuracy}
+        self.recorder.valid(self.done, figures)
 
     def _save(self, *, wait: bool) -> None:
         made, self.save_due = self._checkpoint(), False
@@ -243,6 +248,17 @@ class Trainer:
             self.guard.load(found.state["guard"])
             if self.world.first:
                 print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
+        elif self.config.longer is not None:
+            self._train_longer(Path(self.config.longer))
+
+    def _train_longer(self, run: Path) -> None:
+        """Take up another run's weights and moments, and the batches that follow its last one."""
+        step = self.world.tell(checkpoint.latest_whole(run) if self.world.first else None)
+        if step is None:
+            raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
+        found = checkpoint.load(checkpoint.path_of(run, step), verify=False)
+        self.engine.load(found.tensors, found.state["engine"])
+        self.guard.shift = found.step + found.state["guard"]["shift"]
 
     def _load_checkpoint(self, step: int) -> Checkpoint:
         found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)

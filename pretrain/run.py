@@ -58,21 +58,22 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
-    """A model with seeded random weights, or the one named by `init`, its embeddings moved to the shards' vocabulary if that is asked for.
+    """A model with seeded random weights, or that of `init` or `longer`, its embeddings moved to the shards' vocabulary if that is asked for.
 
     Raises:
         MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.
     """
-    if config.init is None:
+    source = config.init or config.longer
+    if source is None:
         encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
         seed_weights(config.seed)
         model = MaskedLM(encoder)
         model.silence(reader.vocab_size)
         return model
-    loaded = load_model(config.init)
-    require_positions(loaded.config.max_positions, config.init, config.batch.max_length)
+    loaded = load_model(source)
+    require_positions(loaded.config.max_positions, source, config.batch.max_length)
     if config.init_vocabulary == "same":
-        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
+        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, source, reader)
         return loaded.model
     seed_weights(config.seed)
     return renew(loaded, config, reader)

@@ -7,7 +7,7 @@ add up to those of one process, whatever their number. Weights, batches and mask
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -121,6 +121,10 @@ class Engine(ABC):
     @abstractmethod
     def load_tensors(self, groups: Groups) -> None:
         """The tensors' part of `load`, after `updates` has its value."""
+
+    @abstractmethod
+    def averaged(self) -> AbstractContextManager[None]:
+        """The running mean of the weights in their place, where `optim.ema` keeps one; on every rank at once."""
 
     @contextmanager
     def whole(self) -> Iterator[MaskedLM]:

@@ -1,7 +1,7 @@
 """torch with a whole model on every rank: alone, or as DistributedDataParallel, which adds up gradients while it goes backward."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -73,6 +73,10 @@ class Replicated(Engine):
     def drop(self) -> None:
         """See `Engine.drop`."""
         self.optimizer.clear()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """See `Engine.averaged`."""
+        return self.optimizer.averaged()
 
     def tensors(self) -> Groups:
         """See `Engine.tensors`."""

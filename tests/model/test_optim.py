@@ -154,6 +154,23 @@ def test_apexs_fused_lamb_is_taken_on_a_gpu_and_counts_on(monkeypatch: pytest.Mo
     assert [group["step"] for group in optimizer.inner.param_groups] == [7]
 
 
+def test_the_running_mean_of_the_weights_follows_its_formula_is_saved_and_takes_their_place() -> None:
+    w = nn.Parameter(torch.zeros(2))
+    config = OptimConfig(lr=0.1, ema=0.5, clip=0, warmup=0, schedule="constant")
+    optimizer, mean = Optimizer({"w": w}, 0, config, 10), None
+    for step in range(6):
+        w.grad = torch.tensor([1.0, -1.0])
+        optimizer.step(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = w.detach().clone() if mean is None else decay * mean + (1 - decay) * w.detach()
+    again = Optimizer({"w": w}, 0, config, 10)
+    again.load(optimizer.tensors(), 6)
+    trained = w.detach().clone()
+    with again.averaged():
+        torch.testing.assert_close(w.detach(), mean)
+    assert torch.equal(w, trained)
+
+
 def test_missing_moments_are_named() -> None:
     model = nn.Linear(2, 2)
     optimizer = Optimizer(dict(model.named_parameters()), 0, OptimConfig(), 10)

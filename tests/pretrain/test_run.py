@@ -9,11 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from biolm.convert.load import load_model
 from biolm.core import checkpoint, cli
 from biolm.core.files import read_json
 from biolm.core.metrics import read_metrics
+from biolm.model.device import choose
+from biolm.pretrain.config import BatchConfig
+from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.shards import Shards
 
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--save_every", "10"]
@@ -147,3 +153,41 @@ def test_shards_of_another_tokenizer_are_refused(
     assert "the model's tokenizer is not that of" in capsys.readouterr().err
     assert cli.run(argv(shards, whole, 120)) == 2
     assert "made with another" in capsys.readouterr().err
+
+
+STEADY = ["--optim.schedule", "constant", "--optim.warmup", "0"]
+
+
+def test_training_longer_is_training_on(tiny_shards: Path, tmp_path: Path) -> None:
+    """Under a constant rate, 20 steps and 20 more are 40, to the bit: weights, moments and place in the data are taken over."""
+    first, second, through = tmp_path / "first", tmp_path / "second", tmp_path / "through"
+    assert cli.run(argv(tiny_shards, first, 20, *STEADY)) == 0
+    assert cli.run(argv(tiny_shards, second, 20, *STEADY, "--longer", str(first))) == 0
+    assert cli.run(argv(tiny_shards, through, 40, *STEADY)) == 0
+    assert weights(second, 20) == weights(through, 40)
+
+
+def test_averages_of_a_run_are_models_of_their_own(tiny_shards: Path, tmp_path: Path) -> None:
+    run, mean, ema = tmp_path / "run", tmp_path / "mean", tmp_path / "ema"
+    assert cli.run(argv(tiny_shards, run, 30, "--optim.ema", "0.9", "--keep", "3")) == 0
+    assert cli.run(["pretrain", "average", str(run), "--last", "3", "--out", str(mean)]) == 0
+    assert cli.run(["pretrain", "average", str(run), "--ema", "--out", str(ema)]) == 0
+    saved = [load_file(checkpoint.path_of(run, step) / "model.safetensors") for step in (10, 20, 30)]
+    averaged = load_file(checkpoint.path_of(mean, 0) / "model.safetensors")
+    for name, tensor in averaged.items():
+        torch.testing.assert_close(tensor, sum(one[name] for one in saved) / 3, atol=1e-6, rtol=1e-5)
+    figures = [r for r in read_metrics(run) if r["split"] == "valid"][-1]
+    model = load_model(ema)
+    assert figures["ema_loss"] != figures["loss"]
+    held_out = Evaluator(Shards([str(tiny_shards)], "valid"), BatchConfig(tokens=256, max_length=32), 0.15, 0)
+    assert held_out(model.model, choose("auto")).loss == pytest.approx(figures["ema_loss"], abs=1e-4)
+
+
+def test_averaging_more_than_there_is_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["pretrain", "average", str(whole), "--last", "9", "--out", str(tmp_path / "m")]) == 2
+    assert cli.run(["pretrain", "average", str(whole), "--ema", "--out", str(tmp_path / "m")]) == 2
+    said = capsys.readouterr().err
+    assert "of which 9 are to be averaged" in said
+    assert "kept no running mean" in said

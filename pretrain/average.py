@@ -1,0 +1,101 @@
+"""`biolm pretrain average`: the mean of a run's last checkpoints, or the running mean that it kept, as a model of its own.
+
+Averaging the last checkpoints of a run (Vaswani et al. 2017, arXiv 1706.03762, section 6.1) or a running mean of its weights (Polyak and
+Juditsky 1992) costs nothing at inference and often gains what a decay of the learning rate would.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from biolm.convert import native
+from biolm.core import checkpoint, manifest
+from biolm.core.checkpoint import Checkpoint
+from biolm.core.cli import Verb
+from biolm.core.errors import CheckpointError, ConfigError
+from biolm.core.files import sha256
+from biolm.core.summary import summary
+from biolm.model.config import EncoderConfig
+from biolm.model.optim import EMA
+from biolm.tokenizer import folder as tokenizer_folder
+
+STAGE = "pretrain average"
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Average the weights of a run.
+
+    Args:
+        run: The run folder.
+        out: Folder of the averaged model, which every verb reads as it reads a run.
+        last: Checkpoints to take the mean of, the newest ones (`--keep` says how many a run keeps).
+        ema: Take the running mean that `--optim.ema` kept, as the newest checkpoint holds it, instead.
+    """
+
+    run: str
+    out: str = field(metadata={"runtime": True})
+    last: int = 5
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ConfigError("last must be 1 at least", remedy="5 is usual.")
+
+
+def average(config: AverageConfig) -> None:
+    """Write the mean as a model folder."""
+    run, out = Path(config.run), Path(config.out)
+    encoder = EncoderConfig.load(run)
+    steps = checkpoint.steps(run)
+    if not config.ema and len(steps) < config.last:
+        raise CheckpointError(
+            f"{len(steps)} checkpoints, of which {config.last} are to be averaged",
+            file=run,
+            remedy=f"Give --last {len(steps) or 1}, or train with a larger --keep.",
+        )
+    taken = [checkpoint.path_of(run, step) for step in (steps[-1:] if config.ema else steps[-config.last :])]
+    found = [checkpoint.load(path) for path in taken]
+    hashes = {path.name: sha256(path / "state.json") for path in taken}
+    record = manifest.begin(out, STAGE, config, hashes)
+    if record.status != "done":
+        model = running_mean(found[-1], run) if config.ema else mean([dict(one.tensors["model"]) for one in found])
+        encoder.save(out)
+        tokenizer_folder.copy(run / native.TOKENIZER, out / native.TOKENIZER)
+        tensors = {"model": model, "objective": found[-1].tensors.get("objective", {})}
+        path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in found]}), keep=1)
+        record.finish(out, sorted(path.iterdir()), {"checkpoints": len(found), "tensors": len(model)})
+    what = "running mean of step" if config.ema else "mean of steps"
+    summary(f"biolm {STAGE} → {out}", {what: " ".join(str(one.step) for one in found)})
+
+
+def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of every tensor, added up in float64."""
+    return {
+        name: torch.stack([model[name].double() for model in models]).mean(0).to(tensor.dtype)
+        for name, tensor in models[-1].items()
+    }
+
+
+def running_mean(found: Checkpoint, run: Path) -> dict[str, Tensor]:
+    """The checkpoint's weights with the running mean in place of those that were trained.
+
+    Raises:
+        CheckpointError: The run kept none.
+    """
+    moments = found.tensors["optimizer"]
+    kept = {name: moments[f"{EMA}.{name}"] for name in found.tensors["model"] if f"{EMA}.{name}" in moments}
+    if not kept:
+        raise CheckpointError("this run kept no running mean", file=run, remedy="Train it with --optim.ema 0.999.")
+    return {**found.tensors["model"], **kept}
+
+
+VERB = Verb(
+    config=AverageConfig,
+    run=average,
+    example="biolm pretrain average RUN --last 3 --out MEAN",
+    positionals=("run",),
+)
+"""The command line's entry."""
