@@ -4,7 +4,8 @@ A difference is measured against the larger of 1 and the largest magnitude in th
 for large ones, because float32 carries seven digits and no more. Padding positions are not compared: nothing depends on them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,19 @@ from biolm.model.packed import pack
 from biolm.tokenizer.folder import Tokenizer
 
 TOLERANCE = 1e-5
-ROWS = 32  # positions whose logits are computed at a time: a large vocabulary's do not fit for all of them
+LONG_DEPTH = 4  # layers that the longest sequence goes through: attention over long distances is the same code in each; ModernBERT's
+# repeat after three
+MOST_SCORED = 128  # positions of a batch whose logits are computed, spread evenly: the head does the same at each
 
 
 class Computes(Protocol):
     """A model of any library."""
 
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
-        """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens of a batch."""
+    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
+        """Hidden states after the embeddings and after each of the first `depth` layers, [t, h] each, for the real tokens of a batch.
+
+        The last one is the output of an encoder of that depth, which pre-LN normalises.
+        """
 
     def head(self) -> nn.Module | None:
         """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
@@ -55,9 +61,10 @@ class Ours:
     def __init__(self, model: MaskedLM, has_head: bool):
         self.model, self.has_head = model, has_head
 
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
         """See `Computes`."""
-        return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
+        with shortened(self.model.encoder, "layers", depth):
+            return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
 
     def head(self) -> nn.Module | None:
         """See `Computes`."""
@@ -81,13 +88,16 @@ class HuggingFace:
         transformers.utils.logging.set_verbosity(said)
         self.model = loaded.eval()
 
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
         """See `Computes`."""
         longest, padding = max(len(s) for s in sequences), self.model.config.pad_token_id
         input_ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
         lengths_b = torch.tensor([len(s) for s in sequences])
         real_bl = torch.arange(longest) < lengths_b[:, None]
-        out = self.model.base_model(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
+        base = self.model.base_model
+        place = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
+        with shortened(*place, depth):
+            out = base(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
         return [state_blh[real_bl] for state_blh in (*out.hidden_states[:-1], out.last_hidden_state)]
 
     def head(self) -> nn.Module | None:
@@ -97,6 +107,17 @@ class HuggingFace:
         if hasattr(self.model, "lm_head"):
             return self.model.lm_head  # type: ignore[no-any-return]
         return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
+
+
+@contextmanager
+def shortened(module: nn.Module, name: str, depth: int) -> Iterator[None]:
+    """Leave a list of layers with its first `depth` for a while."""
+    layers = getattr(module, name)
+    setattr(module, name, layers[:depth])
+    try:
+        yield
+    finally:
+        setattr(module, name, layers)
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,8 @@ def record(model: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) 
     with progress("check: source", sum(len(s) for group in groups for s in group), "tokens") as bar:
         hidden = []
         for group in groups:
-            hidden.append(model.hidden(group))
+            layers = config.num_hidden_layers
+            hidden.append(model.hidden(group, min(layers, LONG_DEPTH) if group is groups[-1] else layers))
             bar.advance(len(hidden[-1][0]))
     return Recording(groups, hidden, deepcopy(model.head()), known)
 
@@ -186,12 +208,13 @@ def compare(a: Recording, model: Computes) -> Differences:
     head = model.head()
     with progress("check: target", sum(len(hidden[0]) for hidden in a.hidden), "tokens") as bar:
         for group, ours in zip(a.batches, a.hidden, strict=True):
-            theirs = model.hidden(group)
+            theirs = model.hidden(group, len(ours) - 1)
             for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
                 found.hidden[i] = _worse(found.hidden[i], x, y)
-            if a.head and head:
-                for x, y in zip(torch.split(ours[-1], ROWS), torch.split(theirs[-1], ROWS), strict=True):
-                    found.logits = _worse_logits(found.logits or 0.0, a.head(x), head(y), a.known)
+            if a.head and head and len(ours) == len(found.hidden):
+                scored = torch.linspace(0, len(ours[0]) - 1, min(len(ours[0]), MOST_SCORED)).long()
+                x, y = ours[-1][scored], theirs[-1][scored]
+                found.logits = _worse_logits(found.logits or 0.0, a.head(x), head(y), a.known)
             found.texts += len(group)
             found.tokens += len(ours[0])
             bar.advance(len(ours[0]))

@@ -27,6 +27,7 @@ from biolm.model.config import EncoderConfig, Shape
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
 from biolm.tokenizer.fairseq import order, read_dict
+from biolm.tokenizer.folder import Tokenizer
 
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
@@ -118,8 +119,9 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     last = history[-1] if isinstance(history, list) and history else None
     if isinstance(last, dict) and isinstance(last.get("num_updates"), int):
         facts["updates"] = last["num_updates"]
-    made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file) or tokenizer
-    return Parts("fairseq", config, native, file, rest, made, facts)
+    made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file)
+    place, loaded = made or (tokenizer, None)
+    return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded)
 
 
 def _choose(folder: Path) -> Path:
@@ -202,8 +204,8 @@ def _number(value: Any, default: float) -> float:
     return float(value) if isinstance(value, (int, float)) else default
 
 
-def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> Path | None:
-    """Make a tokenizer folder from fairseq's three files, each from the first folder that has it; None if one is nowhere.
+def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[Path, Tokenizer] | None:
+    """Make a tokenizer folder of fairseq's three files, each from the first folder that has it, and load it; None if one is nowhere.
 
     The published `roberta.base.tar.gz` has `dict.txt` but no BPE, which is GPT-2's: then `--tokenizer` says where that lies.
 
@@ -223,8 +225,7 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> Path |
     if not (dict_txt and encoder_json and vocab_bpe):
         return None
     target = scratch()
-    tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
-    return target
+    return target, tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
 
 
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:

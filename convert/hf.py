@@ -23,7 +23,6 @@ from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import SILENT
-from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import Tokenizer
 
 CONFIG = "config.json"
@@ -195,7 +194,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     architecture = architectures.BY_SHAPE[parts.config.shape]
     front = parts.config.pad_token_id + 1 if architecture.table.behind_padding else 0
     native = dict(parts.tensors)
-    tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+    tokenizer = parts.tokenizer
     extra = max(0, tokenizer.vocab_size + tokenizer.outside - parts.config.vocab_size) if tokenizer else 0
     if tokenizer and extra:
         words = native[WORDS]

@@ -127,7 +127,7 @@ def load_model(path: str | Path) -> Loaded:
 
 
 def build(config: EncoderConfig, tensors: dict[str, Tensor]) -> MaskedLM:
-    """The model around the given tensors, taken over without a copy where they are float32 already; if they have no head, with a new one."""
+    """The model around the given tensors, taken over without a copy where they are float32 already; without a head, it gets a new one."""
     with torch.device("meta"):
         model = MaskedLM(config)
     head = {} if BIAS in tensors else new_head(config)

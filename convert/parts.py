@@ -8,6 +8,7 @@ from torch import Tensor
 
 from biolm.core.errors import CheckpointError
 from biolm.model.config import EncoderConfig
+from biolm.tokenizer.folder import Tokenizer
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
 SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron"]
@@ -58,6 +59,7 @@ class Parts:
         rest: Tensors that the native model does not have, under neutral names (see `convert.names`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
+        tokenizer: What lies there, if it has been loaded already; that takes a second for a large one.
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
         has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
     """
@@ -70,3 +72,4 @@ class Parts:
     tokenizer_dir: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     has_head: bool = True
+    tokenizer: Tokenizer | None = None

@@ -1,6 +1,7 @@
 """`biolm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -69,17 +70,26 @@ def run(config: ConvertConfig) -> None:
     refuse_target(source, target, config.override)
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
-    with atomic_dir(target) as folder:
+    with atomic_dir(target) as folder, ThreadPoolExecutor(1) as thread:
+        source_hash = thread.submit(sha256, parts.weights)  # beside the single-threaded work
         written = write(parts, config.to, folder, dtype)
-        tokenizer = tokenizer_folder.load(parts.tokenizer_dir) if parts.tokenizer_dir else None
+        hashes = [thread.submit(sha256, path) for path in written]
         left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config))
-        recording = record(computed(parts, dtype), parts.config, tokenizer)
+        recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder, parts.has_head))
-        agreement = agree(tokenizer, config.to, folder)
+        agreement = agree(parts.tokenizer, config.to, folder)
+        assert parts.has_head == (differences.logits is not None), "a head was lost"
         differences.demand(TOLERANCE, source)
         agreement.demand(source)
-        account = accounted(parts, config.to, differences, agreement, written, folder) | {"left_out": left_out}
+        account = accounted(parts, config.to, differences, agreement) | {
+            "left_out": left_out,
+            "source_sha256": source_hash.result(),
+            "sha256": {
+                path.relative_to(folder).as_posix(): digest.result()
+                for path, digest in zip(written, hashes, strict=True)
+            },
+        }
         write_json(folder / RECORD, account)
         if config.to == "hf":
             card.write(folder, parts, account)
@@ -115,7 +125,7 @@ def refuse_target(source: Path, target: Path, override: bool) -> None:
 
 
 def prepared(parts: Parts, config: ConvertConfig) -> Parts:
-    """Cut embedding rows that no token has, if so told or if the format needs it (fairseq derives their number from `dict.txt`).
+    """Load the tokenizer; cut rows that no token has, if so told or if the format needs it (fairseq derives their number from `dict.txt`).
 
     Raises:
         DataError: They cannot be told apart without a tokenizer.
@@ -126,7 +136,9 @@ def prepared(parts: Parts, config: ConvertConfig) -> Parts:
             problem = "without a tokenizer nobody knows which rows to cut"
             raise DataError(problem, file=parts.weights, remedy="Give --tokenizer.")
         return parts
-    ids = tokenizer_folder.load(parts.tokenizer_dir).vocab_size
+    tokenizer = parts.tokenizer or tokenizer_folder.load(parts.tokenizer_dir)
+    parts = replace(parts, tokenizer=tokenizer)
+    ids = tokenizer.vocab_size
     if ids > parts.config.vocab_size:
         raise MismatchError(
             f"the tokenizer has {ids} ids and the model {parts.config.vocab_size} embeddings",
@@ -157,16 +169,6 @@ def write(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path
         written = WRITERS[to](parts, folder, dtype)
         bar.advance(size)
     return written + write_tokenizer(parts, to, folder)
-
-
-def hashes(files: list[Path]) -> list[str]:
-    """SHA-256 of each file."""
-    found = []
-    with progress("hash", sum(file.stat().st_size for file in files), "B") as bar:
-        for file in files:
-            found.append(sha256(file))
-            bar.advance(file.stat().st_size, file.name)
-    return found
 
 
 def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
@@ -212,22 +214,17 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     return Ours(model, parts.has_head)
 
 
-def accounted(
-    parts: Parts, to: Kind, differences: Differences, agreement: Agreement, written: list[Path], folder: Path
-) -> dict[str, Any]:
-    """The content of `conversion.json`."""
-    source, *targets = hashes([parts.weights, *written])
+def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
+    """The content of `conversion.json`, but for the hashes."""
     return {
         "source_kind": parts.kind,
         "target_kind": to,
-        "source_sha256": source,
         "max_difference_logits": differences.logits,
         "max_difference_hidden": differences.hidden,
         "tolerance": TOLERANCE,
         "texts": differences.texts,
         "tokens": differences.tokens,
         "tokenizer_agreement": {"equal": agreement.equal, "sentences": agreement.sentences},
-        "sha256": {path.relative_to(folder).as_posix(): digest for path, digest in zip(written, targets, strict=True)},
     }
 
 

@@ -10,21 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from biolm.convert.inputs import sentences, texts
 from biolm.convert.load import load_model
 from biolm.core.cli import run as command
 from biolm.model.packed import pack
 
 Convert = Callable[..., Path]
-
-
-def test_the_inputs_hold_what_a_check_needs() -> None:
-    assert len(sentences()) == 1000
-    assert len(set(sentences())) == 1000
-    assert len(texts()) == 100
-    assert "" in texts()
-    assert sum("<mask>" in text for text in texts()) == 12
-    assert any(not text.isascii() for text in texts())
 
 
 def test_check_tells_equal_from_different(golden: Path, convert: Convert, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,82 @@
+"""The numerical check itself: what it is asked on, and that one wrong number anywhere does not get past it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import RobertaForMaskedLM
+
+from biolm.convert.check import LONG_DEPTH, HuggingFace, Ours, compare, record
+from biolm.convert.inputs import batches, sentences, texts
+from biolm.convert.load import build, load_model
+from biolm.model.config import EncoderConfig, Shape
+from biolm.model.encoder import MaskedLM
+from biolm.tokenizer import folder as tokenizer_folder
+
+
+def test_the_inputs_hold_what_a_check_needs(one_golden: Path) -> None:
+    assert len(set(sentences())) == 1000
+    assert len(texts()) == 99
+    assert "" in texts()
+    assert sum("<mask>" in text for text in texts()) == 12
+    assert any(not text.isascii() for text in texts())
+    loaded = load_model(one_golden)
+    assert loaded.tokenizer_dir is not None
+    for tokenizer in (tokenizer_folder.load(loaded.tokenizer_dir), None):
+        groups = batches(loaded.config, tokenizer)
+        assert sum(len(group) for group in groups) == 100
+        assert [len(sequence) for sequence in groups[-1]] == [loaded.config.max_positions]
+        assert any(max(map(len, group)) >= 4 * min(map(len, group)) for group in groups), "nothing is padded"
+
+
+SHAPES: tuple[Shape, ...] = ("roberta", "bert", "megatron-bert", "modernbert")
+
+
+def no_effect(name: str, place: int, config: EncoderConfig) -> bool:
+    """A key's bias adds the same to a query's score of every key, and softmax takes it out."""
+    return name.endswith("qkv.bias") and place // config.hidden_size == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_changed_number_of_any_tensor_is_found(shape: Shape) -> None:
+    torch.manual_seed(0)
+    types = {"roberta": 0, "modernbert": 0}.get(shape, 1)
+    config = EncoderConfig(300, 24, 5, 2, 40, max_positions=40, type_vocab_size=types, shape=shape, local_window=4)
+    model = MaskedLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=float(name.endswith("norm.weight")), std=0.15)
+    recording = record(Ours(model, True), config, None)
+    changed = build(config, {name: value.clone() for name, value in model.state_dict().items()})
+    unseen, source = [], torch.Generator().manual_seed(1)
+    for name, value in changed.state_dict().items():
+        flat = value.view(-1)
+        place = int(torch.randint(len(flat), (1,), generator=source))
+        before = flat[place].item()
+        flat[place] += 0.05
+        if compare(recording, Ours(changed, True)).first_above(1e-5) is None and not no_effect(name, place, config):
+            unseen.append(name)
+        flat[place] = before
+    assert not unseen
+    assert compare(recording, Ours(changed, True)).first_above(1e-5) is None
+
+
+def test_a_fault_that_only_the_longest_sequence_shows_is_found(
+    hf_model: RobertaForMaskedLM, hf_folder: Path, convert: Callable[..., Path]
+) -> None:
+    native = load_model(convert(hf_folder, "native"))
+    recording = record(Ours(native.model, True), native.config, None)
+    theirs = HuggingFace(hf_folder, True)
+    assert compare(recording, theirs).first_above(1e-5) is None
+    with torch.no_grad():
+        theirs.model.roberta.embeddings.position_embeddings.weight[-1, 3] += 0.05
+    assert compare(recording, theirs).first_above(1e-5) == "the embeddings"
+
+
+def test_the_longest_sequence_goes_through_the_first_layers_alone(one_golden: Path) -> None:
+    config = EncoderConfig(90, 24, LONG_DEPTH + 2, 2, 40, max_positions=30)
+    model = MaskedLM(config).eval()
+    recording = record(Ours(model, True), config, None)
+    assert [len(states) for states in recording.hidden][-2:] == [LONG_DEPTH + 3, LONG_DEPTH + 1]
+    assert len(model.encoder.layers) == LONG_DEPTH + 2
