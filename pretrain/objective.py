@@ -32,10 +32,10 @@ class Totals:
 
     @staticmethod
     def of(batches: list[Batch]) -> "Totals":
-        """Count a step's micro-batches."""
+        """Count micro-batches; whoever divides by a sum of these takes 1 for 0."""
         masked = sum(len(batch.labels_m) for batch in batches)
         pairs = sum(int((b.pair_labels_b != NO_LABEL).sum()) for b in batches if b.pair_labels_b is not None)
-        return Totals(max(masked, 1), sum(len(batch.packed.input_ids_t) for batch in batches), max(pairs, 1))
+        return Totals(masked, sum(len(batch.packed.input_ids_t) for batch in batches), pairs)
 
 
 class Objective(nn.Module, ABC):

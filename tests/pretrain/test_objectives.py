@@ -117,7 +117,9 @@ def test_a_single_segment_has_no_part_in_the_pair_loss(tiny_shards: Path) -> Non
     alone = torch.full_like(batch.pair_labels_b, NO_LABEL)
     model, objective, _ = ours_and_theirs("bert", "sop", pad_id=1)
     none = replace(batch, pair_labels_b=alone)
-    terms = objective(model, none, Totals.of([none]))
+    assert Totals.of([none]).pairs == 0
+    assert Totals.of([]) == Totals(0, 0, 0), "a rank without a micro-batch adds nothing to a step's totals"
+    terms = objective(model, none, replace(Totals.of([none]), pairs=1))
     assert terms["sop"].item() == 0
     assert terms["loss"].item() == pytest.approx(terms["mlm"].item())
 
