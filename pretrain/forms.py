@@ -36,6 +36,10 @@ def former(reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: 
         sequences = single(units, batch.max_length, across=batch.form == "full")
         return lambda _: sequences
     if documents < 2 and pair != "sop":
-        raise DataError(f"{pair} needs two documents", file=reader.folder, remedy="Encode a larger corpus.")
+        raise DataError(
+            f"{pair} needs two documents, and the {reader.split} split has one",
+            file=reader.folder,
+            remedy="Encode a larger corpus.",
+        )
     links = read_links(reader.documents(), np.diff(units.bounds) > 0) if pair == "drp" else None
     return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links)

@@ -93,6 +93,19 @@ def test_tokens(look: Look, form: str, rate: float) -> None:
     assert (seen.shown[~seen.chosen] == seen.original[~seen.chosen]).all()
 
 
+def test_a_falling_rate(bundled: dict[str, Path]) -> None:
+    """From 40% in the first step to 10% in the last one."""
+    shards, sizes = Shards([bundled["bpe"]], "train"), BatchConfig(tokens=4096, max_length=128)
+    mlm = MlmConfig(mask_rate=0.4, final_mask_rate=0.1)
+    steps = Batches(shards, mlm, sizes, 5).per_epoch
+    made = Batches(shards, mlm, sizes, 5, steps=steps)
+    for index in (0, steps // 2, steps - 1):
+        batch = made.micro_batch(0, index)
+        assert batch is not None
+        real = len(batch.packed.input_ids_t) - 2 * len(batch.packed.lengths)
+        assert near(len(batch.labels_m) / real, 0.4 - 0.3 * index / steps, real)
+
+
 def test_all_masked(look: Look) -> None:
     """NeoBERT's: whatever is predicted is shown as <mask>."""
     seen = look(MlmConfig(mask_rate=0.2, mask_share=1, random_share=0))
