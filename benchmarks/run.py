@@ -1,6 +1,6 @@
 """`make bench`: prepare the demo's input once, then run every benchmark on it, each printing ratios taken in one run.
 
-python benchmarks/run.py [NAME …]      all, or some of: corpus tokenizer pretrain
+python benchmarks/run.py [NAME …]      all, or some of: corpus tokenizer pretrain loader start
 """
 
 import subprocess
@@ -31,6 +31,8 @@ BENCHMARKS = {
     "corpus": ["--pubmed", DATA / "pubmed", "--pmc", DATA / "pmc"],
     "tokenizer": ["--docs", OUT / "corpus"],
     "pretrain": [OUT / "shards"],
+    "loader": [OUT / "shards"],
+    "start": [OUT / "shards"],
 }
 
 
