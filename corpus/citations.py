@@ -9,6 +9,7 @@ neighbourhood of a call-out is looked at, so the rest of the text cannot change.
 import re
 
 OPEN, CLOSE = "\ue000", "\ue001"
+GONE = "\0"  # stands for what is taken out, until it is known whether a blank before it goes too; no XML has it
 BEFORE, BETWEEN, AFTER = (
     60,
     40,
@@ -23,8 +24,8 @@ GLUE = (
     r"(?:[ ,;:.&–—‐‑−-]|(?:and|or|to|but|see|e\.?g|i\.?e|cf|for|an?|recent(?:ly)?|review(?:s|ed)?|also|example|in|by|refs?|references?|"
     r"therein|within|among|others|data|from|as|well|the)\b)*"
 )
-GROUP = re.compile(rf" ?[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
-NUMBERS = re.compile(rf" ?{NUMBER}(?:{JOINT}{NUMBER})*")
+GROUP = re.compile(rf"[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
+NUMBERS = re.compile(rf"{NUMBER}(?:{JOINT}{NUMBER})*")
 DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]]|[,;] ?[,;.)\]]|\. ?\.")
 HOLLOW = r"(?:[ ,;:.]|(?:see|also|e\.?g|i\.?e|cf|reviewed|reviews?|in|refs?|references?)\b)*"
 EMPTY = re.compile(rf" ?(?:\({HOLLOW}\)|\[{HOLLOW}\])")  # brackets with nothing but connecting words left in them
@@ -39,7 +40,7 @@ def without_callouts(text: str) -> str:
     """Remove the call-outs marked in `text`, and the marks; where there are any, white-space runs become one blank."""
     if OPEN not in text:
         return text
-    if "  " in text or not text.isprintable():
+    if "  " in text or not text.replace(OPEN, "").replace(CLOSE, "").isprintable():  # the marks are not printable
         text = " ".join(text.split())
     done, parts = 0, list[str]()
     start = text.find(OPEN)
@@ -60,9 +61,9 @@ def without_callouts(text: str) -> str:
 def _mended(text: str) -> str:
     """A stretch of text around call-outs, without them."""
     if "(" in text or "[" in text:
-        text = GROUP.sub("", text)
+        text = GROUP.sub(GONE, text).replace(" " + GONE, "").replace(GONE, "")
     if OPEN in text:
-        text = NUMBERS.sub("", text).replace(OPEN, "").replace(CLOSE, "")
+        text = NUMBERS.sub(GONE, text).replace(" " + GONE, "").replace(GONE, "").replace(OPEN, "").replace(CLOSE, "")
     if not DEBRIS.search(text):
         return text
     text = OPENING.sub("", EMPTY.sub("", text))

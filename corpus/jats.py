@@ -21,6 +21,7 @@ from biolm.corpus.document import build, damaged
 from biolm.corpus.jats_body import body_sections, selected_sections
 from biolm.corpus.packages import members
 from biolm.corpus.records import Cutter, parse, parser, text_of
+from biolm.corpus.references import cited, cut, ids
 from biolm.corpus.streams import opened
 
 Element = etree._Element
@@ -30,7 +31,6 @@ PACKAGES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 HREF = "{http://www.w3.org/1999/xlink}href"
 CREATIVE = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)(?:/(\d\.\d))?", re.I)
 NAMED = re.compile(r"\bcc[\s-]?(by(?:[\s-](?:nc|nd|sa))*|0|zero)(?:[\s-]?v?(\d\.\d))?\b", re.I)
-PMID_TYPES, PMCID_TYPES = {"pmid", "pubmed"}, {"pmc", "pmcid"}
 
 
 class JatsReader(BaseDiskReader):  # type: ignore[misc]
@@ -81,28 +81,31 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
     def _articles(self, stream: IO[bytes], file: str) -> Iterator[Document]:
         cutter, xml, number = Cutter("article"), parser(), 0
         for number, piece in enumerate(cutter.cut(stream), start=1):
-            root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
+            data, references = cut(piece.data)
+            root = None if piece.problem else parse(data, xml, cutter.encoding)
             if root is None:
                 yield damaged("pmc", file, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
             else:
-                yield article(root, f"text:{PurePosixPath(file).name}:{number - 1}", self.tables, self.xpath)
+                fallback = f"text:{PurePosixPath(file).name}:{number - 1}"
+                yield article(root, references, fallback, self.tables, self.xpath)
         if not number:
             yield damaged("pmc", file, "no article in it")
 
 
-def article(root: Element, fallback: str, tables: bool, xpath: str = "") -> Document:
+def article(root: Element, references: list[str], fallback: str, tables: bool, xpath: str = "") -> Document:
     """One article as a document.
 
     Args:
         root: The `article` element.
+        references: The reference lists that were cut out of it.
         fallback: The document's id if the article has neither PMCID nor PMID.
         tables: Include the cells of tables.
         xpath: Take only what this selects; empty takes all running text.
     """
     meta = root.find("front/article-meta")
     metadata: dict[str, Any] = {"source": "pmc"}
-    ids = {} if meta is None else _ids(meta, "article-id")
-    metadata |= ids
+    own = {} if meta is None else _ids(meta, "article-id")
+    metadata |= own
     if kind := root.get("article-type"):
         metadata["article_type"] = kind
     if journal := " ".join(text_of(e) for e in root.iterfind("front//journal-title")).strip():
@@ -112,8 +115,8 @@ def article(root: Element, fallback: str, tables: bool, xpath: str = "") -> Docu
             metadata["date"], metadata["year"] = published, int(published[:4])
         if license := licence(meta):
             metadata["license"] = license
-    metadata["links"] = _links(root, ids)
-    id = f"pmcid:{ids['pmcid']}" if "pmcid" in ids else f"pmid:{ids['pmid']}" if "pmid" in ids else fallback
+    metadata["links"] = _links(root, references, own)
+    id = f"pmcid:{own['pmcid']}" if "pmcid" in own else f"pmid:{own['pmid']}" if "pmid" in own else fallback
     sections = selected_sections(root, xpath, tables) if xpath else body_sections(root, tables)
     return build(id, sections, metadata)
 
@@ -153,27 +156,15 @@ def licence(meta: Element) -> str:
 
 
 def _ids(parent: Element, tag: str) -> dict[str, str]:
-    """`pmid`, `pmcid` (with its `PMC`) and `doi` (lower case) among an element's children."""
-    found: dict[str, str] = {}
-    for item in parent.iter(tag):
-        kind, value = item.get("pub-id-type", ""), (item.text or "").strip()
-        if not value:
-            continue
-        if kind in PMID_TYPES and value.isdecimal():
-            found.setdefault("pmid", str(int(value)))
-        elif kind in PMCID_TYPES and (number := value.upper().removeprefix("PMC")).isdecimal():
-            found.setdefault("pmcid", f"PMC{int(number)}")
-        elif kind == "doi":
-            found.setdefault("doi", value.lower())
-    return found
+    """The ids among an element's descendants."""
+    return ids((item.get("pub-id-type", ""), item.text or "") for item in parent.iter(tag))
 
 
-def _links(root: Element, own: dict[str, str]) -> list[str]:
+def _links(root: Element, references: list[str], own: dict[str, str]) -> list[str]:
     """What the article cites, in order, each once: a reference by its PMID, else its PMCID, else its DOI."""
     found: dict[str, None] = {}
-    for reference in root.iter("ref"):
-        ids = _ids(reference, "pub-id")
-        kind = next((kind for kind in ("pmid", "pmcid", "doi") if kind in ids), None)
-        if kind and ids[kind] != own.get(kind):
-            found[f"{kind}:{ids[kind]}"] = None
+    for names in (*cited(references), *(_ids(reference, "pub-id") for reference in root.iter("ref"))):
+        kind = next((kind for kind in ("pmid", "pmcid", "doi") if kind in names), None)
+        if kind and names[kind] != own.get(kind):
+            found[f"{kind}:{names[kind]}"] = None
     return list(found)

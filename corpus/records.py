@@ -19,8 +19,9 @@ try:
     import stringzilla  # type: ignore[import-not-found,unused-ignore]
 except ImportError:  # the same, ten times slower on long records
     find: Callable[..., int] = bytes.find
+    count: Callable[..., int] = bytes.count
 else:
-    find = stringzilla.find
+    find, count = stringzilla.find, stringzilla.count
 
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 

@@ -21,6 +21,7 @@ from biolm.corpus.citations import CLOSE, OPEN, without_callouts
 from biolm.corpus.document import DROPPED
 from biolm.corpus.jats import JatsReader, article
 from biolm.corpus.records import Cutter, parse, parser
+from biolm.corpus.references import cut
 
 
 def read(tmp_path: Path, data: bytes, name: str = "x.nxml", **options: Any) -> list[Document]:
@@ -31,7 +32,7 @@ def read(tmp_path: Path, data: bytes, name: str = "x.nxml", **options: Any) -> l
 def body(inside: str, **options: Any) -> Document:
     root = parse(f"<article><body>{inside}</body></article>".encode(), parser())
     assert root is not None
-    return article(root, "text:x:0", options.get("tables", False), options.get("xpath", ""))
+    return article(root, [], "text:x:0", options.get("tables", False), options.get("xpath", ""))
 
 
 def test_metadata_and_structure(tmp_path: Path, article: str) -> None:
@@ -161,6 +162,37 @@ def test_licences(licence: str, expected: str | None, tmp_path: Path) -> None:
     <abstract><p>Text.</p></abstract></article-meta></front></article>"""
     (document,) = read(tmp_path, data.encode())
     assert document.metadata.get("license") == expected
+
+
+REFERENCES = """<ref-list><title>References</title><ref id="b1"><element-citation><pub-id pub-id-type="pmid"> 11 </pub-id>
+<pub-id pub-id-type="doi">10.1/A</pub-id></element-citation></ref><ref id="b2"><mixed-citation><?supplied-pmid 12?>
+<pub-id assigning-authority="x" pub-id-type="doi">10.1002/(SICI)1&lt;1::AID&gt;3.0.CO;2-&#35;</pub-id></mixed-citation></ref>
+<ref id="b3"><nlm-citation>None.</nlm-citation></ref><ref id="b4"><nlm-citation><pub-id pub-id-type="pmcid">77</pub-id></nlm-citation>
+</ref></ref-list>"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lists"),
+    [
+        ("", "", 1),
+        ("<title>", "<!-- x --><title>", 0),
+        ('pub-id-type="pmid"', "pub-id-type='pmid'", 0),
+        ("<title>References</title>", "<ref-list><title>References</title></ref-list>", 0),
+        ("None.", "None &#38; <italic/> nothing.", 1),
+    ],
+)
+def test_references_are_the_same_from_bytes_and_tree(old: str, new: str, lists: int, tmp_path: Path) -> None:
+    back = f"<article><body><p>Text.</p></body><back>{REFERENCES.replace(old, new, 1)}<app><p>End.</p></app></back></article>"
+    assert len(cut(back.encode())[1]) == lists
+    (document,) = read(tmp_path, back.encode())
+    assert document.text == "Text.\nEnd."
+    assert document.metadata["links"] == ["pmid:11", "doi:10.1002/(sici)1<1::aid>3.0.co;2-#", "pmcid:PMC77"]
+
+
+def test_a_reference_list_that_lost_a_tag_stays_and_costs_its_article(tmp_path: Path) -> None:
+    broken = REFERENCES.replace("</nlm-citation>", "", 1)
+    (document,) = read(tmp_path, f"<article><body><p>Text.</p></body><back>{broken}</back></article>".encode())
+    assert document.metadata[DROPPED] == "damaged"
 
 
 def test_xpath_takes_abstracts_and_legends(tmp_path: Path, article: str) -> None:
@@ -298,7 +330,7 @@ def test_running_text_is_found_again_in_every_article(shared: Path) -> None:
         root = parse(piece.data, parser())
         assert root is not None, name
         wanted = Counter(running_text(root))
-        missing = wanted - Counter(words(article(root, "x", False).text))
+        missing = wanted - Counter(words(article(root, [], "x", False).text))
         for word in CONNECTING:
             del missing[word]
         share = 1 - missing.total() / max(1, wanted.total())
@@ -332,7 +364,7 @@ def test_no_debris_in_two_hundred_sampled_paragraphs(shared: Path) -> None:
         }  # type: ignore[arg-type]
         lines = [
             line
-            for line in article(root, "x", False).text.split("\n")
+            for line in article(root, [], "x", False).text.split("\n")
             if line[:40] in with_callouts and len(line) > 200
         ]
         paragraphs += rng.sample(lines, min(2, len(lines)))
@@ -340,3 +372,19 @@ def test_no_debris_in_two_hundred_sampled_paragraphs(shared: Path) -> None:
     assert [
         text[max(0, found.start() - 30) : found.end() + 30] for text in sampled if (found := DEBRIS.search(text))
     ] == []
+
+
+@pytest.mark.shared
+def test_references_of_real_articles_are_the_same_from_bytes_and_tree(shared: Path) -> None:
+    seen = handed_over = 0
+    for name, data in real_articles(shared):
+        (piece,) = Cutter("article").cut(io.BytesIO(data))
+        rest, lists = cut(piece.data)
+        whole, shorter = parse(piece.data, parser()), parse(rest, parser())
+        assert whole is not None
+        assert shorter is not None
+        found, expected = article(shorter, lists, "x", False), article(whole, [], "x", False)
+        assert (found.text, found.metadata) == (expected.text, expected.metadata), name
+        seen, handed_over = seen + 1, handed_over + (not lists and b"<ref-list" in piece.data)
+    assert seen > 100
+    assert handed_over <= seen // 10

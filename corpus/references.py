@@ -1,0 +1,64 @@
+"""The reference lists of JATS articles, from their bytes: a third of an article, of which only the ids of what is cited are of use.
+
+Cutting them out before the article is parsed saves a third of the parser's work. Where a list is not plainly written (another list inside,
+a comment, a tag without its partner), it stays, and its references are read from the tree.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from html import unescape
+
+from biolm.corpus.records import count, find
+
+OPENING, CLOSING = b"<ref-list", b"</ref-list>"
+PUB_ID = re.compile(r'<pub-id\s(?:[^<>]*?\s)?pub-id-type="([^"]*)"[^<>]*>([^<]*)<')
+PMID_TYPES, PMCID_TYPES = {"pmid", "pubmed"}, {"pmc", "pmcid"}
+
+
+def cut(article: bytes) -> tuple[bytes, list[str]]:
+    """An article without its reference lists, and these; the whole article and none if one of them is odd."""
+    rest, lists, at = [], [], 0
+    while (begin := find(article, OPENING, at)) >= 0:
+        end = find(article, CLOSING, begin) + len(CLOSING)
+        found = article[begin:end]
+        if end < begin or _is_odd(found):
+            return article, []
+        try:
+            lists.append(found.decode())
+        except UnicodeDecodeError:
+            return article, []
+        rest.append(article[at:begin])
+        at = end
+    return b"".join((*rest, article[at:])), lists
+
+
+def _is_odd(found: bytes) -> bool:
+    tags = 2 * count(found, b"</") + count(found, b"/>") + count(found, b"<?")
+    strange = (find(found, OPENING, 1), find(found, b"<!"), find(found, b"pub-id-type='"))
+    return count(found, b"<") != tags or max(strange) >= 0
+
+
+def cited(lists: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The ids of every reference in the lists, see `ids`."""
+    for found in lists:
+        for reference in found.split("</ref>")[:-1]:
+            yield ids((kind, unescape(value) if "&" in value else value) for kind, value in PUB_ID.findall(reference))
+
+
+def ids(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """`pmid`, `pmcid` (with its `PMC`) and `doi` (lower case), the first of each kind.
+
+    Args:
+        pairs: `(pub-id-type, value)`.
+    """
+    found: dict[str, str] = {}
+    for kind, text in pairs:
+        if not (value := text.strip()):
+            continue
+        if kind in PMID_TYPES and value.isdecimal():
+            found.setdefault("pmid", str(int(value)))
+        elif kind in PMCID_TYPES and (number := value.upper().removeprefix("PMC")).isdecimal():
+            found.setdefault("pmcid", f"PMC{int(number)}")
+        elif kind == "doi":
+            found.setdefault("doi", value.lower())
+    return found
