@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import read_json, write_json
@@ -31,6 +31,8 @@ NAME = "encoder.json"
 Shape = Literal["roberta", "bert", "megatron-bert", "modernbert"]
 LAYER_NORM_EPS: dict[Shape, float] = {"roberta": 1e-5, "bert": 1e-12, "megatron-bert": 1e-12, "modernbert": 1e-5}
 TOKEN_TYPES: dict[Shape, int] = {"roberta": 0, "bert": 2, "megatron-bert": 2, "modernbert": 0}
+# gelu: exact. gelu_tanh: its approximation by tanh (Hendrycks and Gimpel 2016, arXiv 1606.08415), Megatron-LM's fused kernel.
+Activation = Literal["gelu", "gelu_tanh"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class EncoderConfig:
         initializer_range: Standard deviation of the initial weights.
         pad_token_id: The id whose embedding stays zero.
         shape: The arrangement of the layers.
+        activation: In the feed-forward parts and in the head: gelu, or gelu_tanh.
         local_window: Tokens on each side that a local layer sees; `modernbert` only.
         global_every: Each n-th layer, the first included, sees the whole sequence; `modernbert` only.
         rope_thetas: Base of the rotary frequencies in global and in local layers; `modernbert` only.
@@ -69,6 +72,7 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 1
     shape: Shape = "roberta"
+    activation: Activation = "gelu"
     local_window: int = 64
     global_every: int = 3
     rope_thetas: tuple[float, float] = (160_000.0, 10_000.0)
@@ -76,6 +80,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
             raise ConfigError("sizes of the encoder must be positive", remedy="Check the model's configuration.")
+        if self.activation not in get_args(Activation):
+            raise ConfigError(f"there is no activation {self.activation}", remedy="Choose gelu or gelu_tanh.")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}",

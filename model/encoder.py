@@ -1,4 +1,4 @@
-"""The encoder and its masked-LM head in four shapes (see `model.config.Shape`), with exact GELU and the decoder tied to the embeddings.
+"""The encoder and its masked-LM head in four shapes (see `model.config.Shape`), with GELU and the decoder tied to the embeddings.
 
 Parameter names are those of docs/design.md; `convert` maps them onto other formats by tables. Shape suffixes: see `model.packed`.
 """
@@ -12,6 +12,7 @@ from biolm.model.attention import Kernel, attention
 from biolm.model.config import EncoderConfig
 from biolm.model.dropout import Dropout
 from biolm.model.initial import initialise
+from biolm.model.loss import LARGE, cross_entropy, linear_cross_entropy
 from biolm.model.packed import Packed
 from biolm.model.rotary import rotary_table, rotate
 
@@ -24,6 +25,11 @@ Rotary = tuple[Tensor, Tensor]
 def norm(config: EncoderConfig) -> nn.LayerNorm:
     """A layer-norm over the hidden size."""
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
+
+
+def approximation(config: EncoderConfig) -> str:
+    """What torch's GELU is told."""
+    return "tanh" if config.activation == "gelu_tanh" else "none"
 
 
 class Attention(nn.Module):
@@ -55,7 +61,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.gated = config.shape == "modernbert"
+        self.gated, self.approximate = config.shape == "modernbert", approximation(config)
         width = config.intermediate_size * (2 if self.gated else 1)
         self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
@@ -65,8 +71,8 @@ class FeedForward(nn.Module):
         x = self.up(x_th)
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
-            return self.down(F.gelu(x) * gate)  # type: ignore[no-any-return]
-        return self.down(F.gelu(x))  # type: ignore[no-any-return]
+            return self.down(F.gelu(x, approximate=self.approximate) * gate)  # type: ignore[no-any-return]
+        return self.down(F.gelu(x, approximate=self.approximate))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
@@ -155,13 +161,18 @@ class Head(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
+        self.approximate = approximation(config)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.norm = norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def transform(self, x_mh: Tensor) -> Tensor:
+        """What the decoder sees: [m, h] → [m, h]."""
+        return self.norm(F.gelu(self.dense(x_mh), approximate=self.approximate))  # type: ignore[no-any-return]
+
     def forward(self, x_mh: Tensor, embeddings_vh: Tensor) -> Tensor:
         """[m, h] → logits [m, v]."""
-        return F.linear(self.norm(F.gelu(self.dense(x_mh))), embeddings_vh, self.bias)
+        return F.linear(self.transform(x_mh), embeddings_vh, self.bias)
 
 
 class MaskedLM(nn.Module):
@@ -177,6 +188,13 @@ class MaskedLM(nn.Module):
     def logits(self, hidden_mh: Tensor) -> Tensor:
         """Vocabulary scores [m, v] of the given rows of the last hidden state."""
         return self.head(hidden_mh, self.encoder.word_embeddings.weight)  # type: ignore[no-any-return]
+
+    def masked_loss(self, hidden_mh: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit."""
+        if len(labels_m) * self.config.vocab_size > LARGE:
+            decoder = self.encoder.word_embeddings.weight, self.head.bias
+            return linear_cross_entropy(self.head.transform(hidden_mh), *decoder, labels_m)
+        return cross_entropy(self.logits(hidden_mh), labels_m)
 
     def forward(self, packed: Packed, positions_m: Tensor | None = None) -> Tensor:
         """Logits [m, v] at the given positions of the flat row, or at all of them."""

@@ -1,0 +1,60 @@
+"""Cross-entropy by blocks equals torch's from whole logits: value, count of right labels, every gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biolm.model import encoder as module
+from biolm.model.config import ModelConfig
+from biolm.model.encoder import MaskedLM
+from biolm.model.loss import linear_cross_entropy
+
+M, H, V = 11, 8, 29
+
+
+def leaves() -> tuple[nn.Parameter, nn.Parameter, nn.Parameter, Tensor]:
+    torch.manual_seed(0)
+    x, weight, bias = (nn.Parameter(torch.randn(*size)) for size in ((M, H), (V, H), (V,)))
+    return x, weight, bias, torch.randint(0, V, (M,))
+
+
+@pytest.mark.parametrize("block", [1, 3 * V, 1000], ids=["row", "three rows", "all"])
+def test_it_is_torchs_cross_entropy(block: int) -> None:
+    x, weight, bias, labels = leaves()
+    logits = F.linear(x, weight, bias)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    gradients = torch.autograd.grad(expected / 3, (x, weight, bias))
+    loss, right = linear_cross_entropy(x, weight, bias, labels, block)
+    torch.testing.assert_close(loss, expected)
+    assert int(right) == int((logits.argmax(-1) == labels).sum())
+    for mine, theirs in zip(torch.autograd.grad(loss / 3, (x, weight, bias)), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_as_near_as_that_allows(dtype: torch.dtype) -> None:
+    x, weight, bias, labels = leaves()
+    gradients = torch.autograd.grad(F.cross_entropy(F.linear(x, weight, bias), labels, reduction="sum"), (x, weight))
+    with torch.autocast("cpu", dtype):
+        loss, _ = linear_cross_entropy(x, weight, bias, labels, 4 * V)
+    for mine, theirs in zip(torch.autograd.grad(loss, (x, weight)), gradients, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
+
+
+def test_without_gradients_it_computes_none() -> None:
+    x, weight, bias, labels = leaves()
+    with torch.no_grad():
+        loss, _ = linear_cross_entropy(x, weight, bias, labels)
+    assert not loss.requires_grad
+
+
+def test_a_model_takes_it_for_many_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = MaskedLM(ModelConfig(size="tiny").resolve(V, 16, 1))
+    hidden, labels = torch.randn(M, 128), torch.randint(0, V, (M,))
+    plain = model.masked_loss(hidden, labels)
+    monkeypatch.setattr(module, "LARGE", 0)
+    for mine, theirs in zip(model.masked_loss(hidden, labels), plain, strict=True):
+        torch.testing.assert_close(mine, theirs)
