@@ -30,9 +30,10 @@ from biolm.corpus.inputs import Input, find, tasks
 from biolm.corpus.minhash import AddBands
 from biolm.corpus.parts import WriteParts, part_folder, table
 from biolm.corpus.reading import ReadTask
-from biolm.corpus.resolve import repeats, resolve
+from biolm.corpus.repeats import Treatment, drop_emptied, find_repeats
+from biolm.corpus.resolve import resolve
 from biolm.corpus.selection import MarkUnwanted, Selection
-from biolm.corpus.shards import TOTALS, WriteShards, codes_path, counts_path, edges_path, number, repeats_path
+from biolm.corpus.shards import REPEATED, TOTALS, WriteShards, codes_path, counts_path, edges_path, number, repeats_path
 
 STAGE = "corpus build"
 WORK = ".work"
@@ -57,6 +58,8 @@ class BuildConfig:
         xpath: Of PMC articles take only what this XPath selects, such as './/abstract | .//fig'.
         placeholders: What becomes of `[** … **]` in notes: kept, replaced by its type, or by surrogates.
         repeats: Paragraphs that stood in an earlier note of the same patient: counted in the metadata, or removed.
+        templates: Paragraphs that stand in the notes of many patients: counted in the metadata, or removed but for the first place.
+        template_patients: How many patients make a paragraph a template.
         note_columns: Columns of the notes' table where they are not MIMIC's: any of id, patient, text, category, description, date, error.
         salt: Key of the patients' hashes and of the split. Set your own for real patients; only its hash is stored.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
@@ -77,6 +80,8 @@ class BuildConfig:
     xpath: str = ""
     placeholders: Literal["keep", "type", "surrogate"] = "keep"
     repeats: Literal["count", "remove"] = "count"
+    templates: Literal["count", "remove"] = "count"
+    template_patients: int = 50
     note_columns: dict[str, str] = field(default_factory=dict)
     salt: str = "biolm"
     keep_dropped: bool = False
@@ -89,6 +94,13 @@ class BuildConfig:
             raise ConfigError("valid_fraction must be at least 0 and below 1", remedy="Give a share such as 0.02.")
         if self.workers < 0 or self.min_words < 0:
             raise ConfigError("workers and min_words cannot be negative", remedy="Give a number from 0 on.")
+        if self.template_patients < 2:
+            raise ConfigError("template_patients must be at least 2", remedy="Give a number such as 50.")
+
+    @property
+    def treatment(self) -> Treatment:
+        """What is done about repeated paragraphs."""
+        return Treatment(self.template_patients, self.repeats == "remove", self.templates == "remove")
 
 
 def run(config: BuildConfig) -> None:
@@ -155,7 +167,7 @@ def _build(config: BuildConfig, inputs: list[Input], out: Path, record: manifest
             _Watch(work / "progress", bar),
         )
     numbers = _decide(config, work, len(jobs))
-    writing = [WriteShards(str(out), str(work), numbers, config.keep_dropped, config.repeats == "remove")]
+    writing = [WriteShards(str(out), str(work), numbers, config.keep_dropped, config.treatment)]
     with progress("writing", len(jobs), "tasks") as bar:
         execute(
             writing,
@@ -197,7 +209,9 @@ def _reading(config: BuildConfig, jobs: list[list[Input]], work: Path) -> list[P
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
     """Decide about every document and save the decisions; the numbers of the shards."""
     codes = resolve(work, jobs, config.valid_fraction)
-    for path, arrays in ((codes_path, codes), (repeats_path, repeats(work, codes))):
+    repeats = find_repeats(work, codes, config.template_patients)
+    drop_emptied(work, codes, repeats, config.treatment)
+    for path, arrays in ((codes_path, codes), (repeats_path, repeats)):
         for task, array in enumerate(arrays):
             with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
                 np.save(file, array)
@@ -243,7 +257,8 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     """Add up what both passes counted."""
     sources: dict[str, Any] = {}
     problems: list[str] = []
-    deletes = repeated = 0
+    deletes = 0
+    repeated = dict.fromkeys(REPEATED, 0)
 
     def of(source: str) -> dict[str, Any]:
         return sources.setdefault(source, {"records": 0, "kept": 0, "dropped": {}, "splits": {}})  # type: ignore[no-any-return]
@@ -253,7 +268,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         wrote: dict[str, Any] = files.read_json(counts_path(work, task))
         problems += read["problems"]
         deletes += read["deletes"]
-        repeated += wrote["repeats"]
+        repeated = {name: n + wrote[name] for name, n in repeated.items()}
         for source, n in read["records"].items():
             of(source)["records"] += n
         for dropped in (read["dropped"], wrote["dropped"]):
@@ -266,7 +281,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    return {"sources": sources, "deletes": deletes, "repeated_paragraphs": repeated, "problems": problems[:LISTED]}
+    return {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
 
 
 def check(counts: dict[str, Any]) -> None:
@@ -295,8 +310,7 @@ def show(out: Path, counts: dict[str, Any]) -> None:
     if graph["edges"]:
         rows["citations inside the corpus"] = graph["edges"]
         rows["articles without any"] = f"{graph['isolated']:,} of {graph['documents']:,}"
-    if counts["repeated_paragraphs"]:
-        rows["repeated paragraphs in notes"] = counts["repeated_paragraphs"]
+    rows |= {f"{name.replace('_', ' ')} in notes": counts[name] for name in REPEATED if counts[name]}
     for problem in counts["problems"][:5]:
         rows[f"  {problem}"] = ""
     if len(counts["problems"]) > 5:

@@ -4,7 +4,7 @@
     WORK/parts/00012/keys.bin           one row a document: what duplicates, versions and splits are decided by
     WORK/parts/00012/deletes.bin        PMIDs that update files take back
     WORK/parts/00012/bands.bin          MinHash bands, where near-duplicates are looked for
-    WORK/parts/00012/paragraphs.bin     (document, line, hash) of the longer paragraphs of notes, patient by patient
+    WORK/parts/00012/paragraphs.bin     the longer paragraphs of notes: where they are, hashes of text alone and of patient and text
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
@@ -31,9 +31,9 @@ PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
 SOURCES = ("pubmed", "pmc", "notes", "text")
 KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
-     ("text", "u8"), ("split", "u8"), ("set_aside", "?")]
+     ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?")]
 )  # fmt: skip
-PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("hash", "u8")])
+PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("text", "u8"), ("own", "u8")])
 TABLES = {
     "keys": KEYS,
     "deletes": np.dtype([("row", "i8"), ("pmid", "i8")]),
@@ -112,8 +112,8 @@ class _Part:
         version = meta.pop("version", (0, 0))
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
             self.tables["bands"].append(bands)
-        if patient := meta.get("patient"):
-            self._note_paragraphs(document, patient)
+        if source == "notes":
+            self._note_paragraphs(document, meta.get("patient", document.id))
         self._write(document)
         self.tables["keys"].append(self._key(document, version, bool(reason)))
         self.documents += 1
@@ -132,13 +132,14 @@ class _Part:
             *version,
             hash64(document.text),
             hash64(self.salt, group),
+            sum(map(bool, document.text.split("\n"))),
             set_aside,
         )
 
     def _note_paragraphs(self, document: Document, patient: str) -> None:
         for number, line in enumerate(document.text.split("\n")):
             if line.count(" ") >= FEWEST - 1:
-                self.tables["paragraphs"].append((self.documents, number, hash64(patient, line)))
+                self.tables["paragraphs"].append((self.documents, number, hash64(line), hash64(patient, line)))
 
     def _write(self, document: Document) -> None:
         if self.file is None:

@@ -17,7 +17,7 @@ U1 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
 TRAIN, VALID, SET_ASIDE = 0, 1, 2
-SAME_ARTICLE = 6
+SAME_ARTICLE, ONLY_REPEATS = 6, 9
 REASONS = {
     3: "deleted by an update file",
     4: "superseded by a newer version",
@@ -25,6 +25,7 @@ REASONS = {
     SAME_ARTICLE: "same article in PMC",
     7: "same text",
     8: "near-duplicate",
+    ONLY_REPEATS: "nothing but repeated paragraphs",
 }
 PREFERRED = np.array([SOURCES.index(name) for name in ("pmc", "pubmed", "notes", "text")])
 
@@ -117,24 +118,3 @@ def _hold_out(keys: npt.NDArray[Any], codes: U1, fraction: float) -> None:
         if fraction > 0 and len(np.unique(hashes)) > 1 and not held.any():
             held = hashes == hashes.min()
         codes[rows[held]] = VALID
-
-
-def repeats(work: str | Path, codes: list[U1]) -> list[npt.NDArray[Any]]:
-    """Paragraphs of notes that stood in an earlier note of the same patient, or earlier in the same one.
-
-    Args:
-        work: The working folder.
-        codes: For each task, the decision about each document; only kept ones are looked at.
-
-    Returns:
-        For each task the rows of its `paragraphs` table that are such repeats.
-    """
-    tables = []
-    for task, of_task in enumerate(codes):
-        paragraphs = table(work, task, "paragraphs")
-        tables.append(paragraphs[of_task[paragraphs["document"]] <= VALID])
-    hashes = np.concatenate([np.zeros(0, np.uint64), *(of_task["hash"] for of_task in tables)])
-    again = np.ones(len(hashes), bool)
-    again[np.unique(hashes, return_index=True)[1]] = False
-    starts = np.cumsum([0, *map(len, tables)])
-    return [of_task[again[a:b]] for of_task, (a, b) in zip(tables, pairwise(starts), strict=True)]

@@ -16,6 +16,7 @@ from biolm.core.files import atomic_file, write_json
 from biolm.corpus.document import DROPPED, without_lines
 from biolm.corpus.graph import Aliases
 from biolm.corpus.parts import part_folder, table
+from biolm.corpus.repeats import Table, Treatment
 from biolm.corpus.resolve import REASONS, SET_ASIDE, TRAIN, VALID
 from biolm.corpus.streams import compressed
 
@@ -23,6 +24,7 @@ LEVEL = 5  # gzip's level
 FOLDERS = {TRAIN: "train", VALID: "valid"}
 TOTALS = ("documents", "words", "characters", "sections", "sentences", "links")
 ARTICLES = ("pubmed", "pmc")
+REPEATED = ("repeated_paragraphs", "template_paragraphs")
 
 Numbers = list[dict[str, dict[int, int]]]  # for each task: split folder → file of the part → number of the shard
 
@@ -35,19 +37,19 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
         work: The working folder with parts, decisions, repeats and aliases.
         numbers: The numbers of the shards.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
-        remove_repeats: Take repeated paragraphs out of notes; otherwise they are counted.
+        treatment: Which repeated paragraphs are taken out of notes; the others are counted.
     """
 
     type, name = "✍ - WRITER", "shards"
 
-    def __init__(self, out: str, work: str, numbers: Numbers, keep_dropped: bool, remove_repeats: bool):
+    def __init__(self, out: str, work: str, numbers: Numbers, keep_dropped: bool, treatment: Treatment):
         super().__init__()
         self.out, self.work, self.numbers = out, work, numbers
-        self.keep_dropped, self.remove_repeats = keep_dropped, remove_repeats
+        self.keep_dropped, self.treatment = keep_dropped, treatment
 
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Write the shards of task `rank`; yield nothing."""
-        task = _Task(self.work, rank, self.keep_dropped, self.remove_repeats)
+        task = _Task(self.work, rank, self.keep_dropped, self.treatment)
         with atomic_file(edges_path(self.work, rank)) as tmp, tmp.open("wb") as edges:
             for path in sorted(part_folder(self.work, rank).glob("*.jsonl.gz")):
                 file = int(path.name[:5])
@@ -61,15 +63,13 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 class _Task:
     """Writes one task's documents and counts them."""
 
-    def __init__(self, work: str, rank: int, keep_dropped: bool, remove_repeats: bool):
-        self.keep_dropped, self.remove_repeats = keep_dropped, remove_repeats
+    def __init__(self, work: str, rank: int, keep_dropped: bool, treatment: Treatment):
+        self.keep_dropped, self.treatment = keep_dropped, treatment
         self.codes = np.load(codes_path(work, rank), allow_pickle=False)
         self.files = table(work, rank, "keys")["file"]
-        self.repeats: dict[int, list[int]] = {}
-        for row in np.load(repeats_path(work, rank), allow_pickle=False):
-            self.repeats.setdefault(int(row["document"]), []).append(int(row["line"]))
+        self.repeats = np.load(repeats_path(work, rank), allow_pickle=False)
         self.aliases = Aliases(work)
-        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, "repeats": 0}
+        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, **dict.fromkeys(REPEATED, 0)}
 
     def write(self, part: Path, file: int, shards: dict[str, IO[bytes]], edges: IO[bytes]) -> None:
         """Write the documents of one file of the part."""
@@ -91,11 +91,7 @@ class _Task:
     def keep(self, document: dict[str, Any], row: int, folder: str, edges: IO[bytes]) -> None:
         """Finish a document that is kept: links, repeats, counts."""
         meta = document["metadata"]
-        if repeated := self.repeats.get(row):
-            self.counts["repeats"] += len(repeated)
-            meta["repeated_paragraphs"] = len(repeated)
-            if self.remove_repeats:
-                without_lines(document, repeated)
+        self._treat(document, self.repeats[slice(*np.searchsorted(self.repeats["document"], (row, row + 1)))])
         meta["links"], here = self.aliases.resolved(meta["links"], document["id"])
         if meta["source"] in ARTICLES:
             edges.write("\t".join((document["id"], *here)).encode() + b"\n")
@@ -104,6 +100,18 @@ class _Task:
         found = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
         for name, value in zip(TOTALS, found, strict=True):
             totals[name] += value
+
+    def _treat(self, document: dict[str, Any], repeats: Table) -> None:
+        """Count a document's repeated paragraphs, and take out those that are not wanted."""
+        if not len(repeats):
+            return
+        templates = int(repeats["template"].sum())
+        for name, number in zip(REPEATED, (len(repeats) - templates, templates), strict=True):
+            if number:
+                self.counts[name] += number
+                document["metadata"][name] = number
+        if len(gone := repeats["line"][self.treatment.gone(repeats)]):
+            without_lines(document, gone.tolist())
 
 
 def codes_path(work: str | Path, task: int) -> Path:
