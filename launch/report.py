@@ -6,17 +6,14 @@ It holds figures and configurations, and no text of any document; the only sente
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 
 from biolm.core.cli import Verb
 from biolm.core.files import write_text
+from biolm.core.page import Markup, document, join, tag
 from biolm.core.progress import clock, human
 from biolm.core.summary import summary
 from biolm.launch import sections
-from biolm.launch.page import Markup, join, tag
 from biolm.launch.runs import Found, collect, tokens, total
-
-STYLE = Path(__file__).with_name("report.css")
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,7 @@ def render(found: Found, title: str, *, log_x: bool = False) -> str:
         [tag("section", tag("h2", name), section) for name, section in content if section],
         tag("footer", f"Made by biolm report, {made}. No text of any document is on this page."),
     )
-    head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
-    )
-    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
+    return document(title, body)
 
 
 def _headline(name: str, figure: str) -> Markup:

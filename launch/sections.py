@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from biolm.core.manifest import NAME as MANIFEST
+from biolm.core.page import Child, Markup, join, tag
 from biolm.core.progress import clock, human
-from biolm.launch.page import Child, Markup, join, tag
+from biolm.core.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 from biolm.launch.runs import (
     Folder,
     Found,
@@ -22,7 +23,6 @@ from biolm.launch.runs import (
     tokens,
     total,
 )
-from biolm.launch.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 
 NO_FIGURE = "–"
 FEW = 4  # inputs that are listed by name

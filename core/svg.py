@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from biolm.core.page import Markup, join, number, tag
 from biolm.core.progress import human
-from biolm.launch.page import Markup, join, number, tag
 
-COLOURS = 6  # series classes s0 … s5 in report.css
+COLOURS = 6  # series classes s0 … s5 in page.css
 DOTS = 40  # points beyond which a line has no dots
 HUGE = 1e290  # beyond this, and below its inverse on a logarithmic axis, nothing is drawn
 LETTER = 7.2  # about the width of a letter at the charts' font size of 12

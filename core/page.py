@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from html import escape
+from pathlib import Path
 
+STYLE = Path(__file__).with_name("page.css")
 VOID = {"meta", "br", "line", "path", "rect", "circle", "polyline"}
 
 
@@ -37,6 +39,17 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
     if name in VOID and not children:
         return Markup(f"<{' '.join(words)}/>")
     return Markup(f"<{' '.join(words)}>{join(*children)}</{name}>")
+
+
+def document(title: str, body: Markup) -> str:
+    """A whole page with its style sheet in it, so that it can be mailed as one file."""
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
+    )
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
 
 def number(value: float) -> str:
