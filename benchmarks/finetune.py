@@ -24,15 +24,15 @@ from biolm.convert.parts import Parts
 from biolm.core import cli
 from biolm.core.files import read_json
 from biolm.finetune import saved
-from biolm.finetune.datasets import find
-from biolm.finetune.device import Precision, choose
-from biolm.finetune.inference import outputs
+from biolm.finetune.folds import find
+from biolm.finetune.inference import outputs, quickened
 from biolm.finetune.iob import read_iob
 from biolm.finetune.ner import labels_of
 from biolm.finetune.predict import QUICKEST
 from biolm.finetune.scorers import EntityScorer
 from biolm.finetune.spans import entities, tag_type
 from biolm.model.config import ModelConfig
+from biolm.model.device import Precision, choose
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer import folder as tokenizer_folder
 
@@ -180,6 +180,7 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path) -> tuple[float
 def predict_ours(run: Path, data: Path, precision: Precision) -> float:
     """Seconds for the test sentences as texts, words cut and tokens made."""
     task, model = saved.read(str(run))
+    model = quickened(model, choose(precision))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
     started = time.monotonic()
     records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]

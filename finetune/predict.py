@@ -23,7 +23,7 @@ from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.finetune import saved
 from biolm.finetune.brat import pubtator_lines, write_brat
-from biolm.finetune.inference import outputs
+from biolm.finetune.inference import outputs, quickened
 from biolm.finetune.ner import Ner
 from biolm.finetune.task import Task
 from biolm.model.device import Precision, choose
@@ -78,7 +78,7 @@ def run(config: PredictConfig) -> None:
         raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
     task, model = saved.read(config.model)
     device = choose(config.precision)
-    model.to(device.torch)
+    model = quickened(model.to(device.torch), device)
     tokens = config.tokens or QUICKEST[device.torch.type]
     done = 0
     with ExitStack() as stack:
