@@ -18,7 +18,7 @@ from biolm.core import checkpoint, rng
 from biolm.core.checkpoint import Checkpoint
 from biolm.core.errors import DataError, TemporaryError
 from biolm.core.saver import Saver
-from biolm.pretrain.batches import Batches
+from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.engines.base import Engine
@@ -28,6 +28,7 @@ from biolm.pretrain.examples import Examples
 from biolm.pretrain.flops import peak
 from biolm.pretrain.guards import Guard
 from biolm.pretrain.loader import Loader
+from biolm.pretrain.memory import is_out_of_memory, largest, too_large
 from biolm.pretrain.objective import Totals
 from biolm.pretrain.recorder import Recorder
 from biolm.pretrain.share import Share, share
@@ -157,7 +158,7 @@ class Trainer:
         self.engine.begin(timed=(self.done + 1) % self.config.log_every == 0)
         for number, (batch, weight) in enumerate(zip(part.batches, part.weights, strict=True)):
             torch.manual_seed(rng.key(self.config.seed, "dropout", batch.epoch, batch.index) >> 1)
-            terms = self.engine.backward(batch.to(self.engine.device.torch), totals, weight, number == last)
+            terms = self._backward(batch, totals, weight, number == last)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         self.done += 1
@@ -165,6 +166,40 @@ class Trainer:
         self.recorder.computed(totals.tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
             self._decide(sums, fingerprint)
+
+    def _backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+        """See `Engine.backward`.
+
+        Raises:
+            ConfigError: Memory ran out.
+        """
+        try:
+            return self.engine.backward(batch.to(self.engine.device.torch), totals, weight, last)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here, where the error and all that its traceback holds are gone, is there memory to try with.
+        self.engine.drop()
+        fitting = 0 if self.world.size > 1 else largest(batch, self._fits)
+        raise too_large(batch, fitting, self.batches.stage(self.done + self.guard.shift).batch)
+
+    def _fits(self, batch: Batch) -> bool:
+        """Whether a micro-batch could be computed beside the optimiser's moments, which the first step does not have yet."""
+        device = self.engine.device.torch
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            moments = torch.empty(0 if self.engine.updates else 2 * self.engine.parameters, device=device)
+            self.engine.backward(batch.to(device), Totals.of([batch]), 1.0, True)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        else:
+            del moments
+            return True
+        finally:
+            self.engine.drop()
 
     def _decide(self, sums: dict[str, Tensor], fingerprint: int) -> None:
         """Move the weights by the step's gradient, unless the guard objects.
