@@ -1,0 +1,51 @@
+"""Benchmarks run rarely: here each is imported, and the GPU's runs at toy size on the CPU, so that they work the day they are wanted."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_it_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for their module
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("biolm"):
+            raise
+        pytest.skip(f"its peer {error.name} is not installed")
+    assert module.__doc__
+
+
+def test_the_gpu_benchmark_at_toy_size(tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    toy = [
+        "--sizes",
+        "tiny",
+        "--rows",
+        "2",
+        "--length",
+        "32",
+        "--vocab_size",
+        "300",
+        "--seconds",
+        "0",
+        "--precision",
+        "fp32",
+    ]
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), *toy, "--json", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["side"] for row in rows} >= {"biolm", "transformers"}
+    assert all(0 < row["share_of_measured"] < 1.2 and row["tokens_per_second"] > 0 for row in rows)
