@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from datetime import timedelta
 from types import TracebackType
 
 import torch.distributed as dist
@@ -49,21 +48,19 @@ class Watch:
         """Ask all ranks how far they are; who holds the run up, in words."""
         store = self.world.store
         assert store is not None, "a rank that is alone waits for nobody"
-        counts: dict[int, int] = {}
-        silent: list[int] = []
+        others = [rank for rank in range(self.world.size) if rank != self.world.rank]
+        counts = {self.world.rank: self.count}
         try:
             store.set("watch/asked", "1")
             deadline = time.monotonic() + ANSWER
-            for rank in range(self.world.size):
-                left = max(deadline - time.monotonic(), 0.1)
-                try:
-                    store.wait([f"watch/{rank}"], timedelta(seconds=left))
-                    counts[rank] = int(store.get(f"watch/{rank}"))
-                except (dist.DistStoreError, RuntimeError):
-                    silent.append(rank)
-        except (dist.DistNetworkError, RuntimeError):
+            while len(counts) < self.world.size and time.monotonic() < deadline:
+                time.sleep(LOOK / 4)  # polled: a client that waits keeps this process's own thread from answering
+                for rank in others:
+                    if rank not in counts and store.check([f"watch/{rank}"]):
+                        counts[rank] = int(store.get(f"watch/{rank}"))
+        except RuntimeError:  # the store has gone with the rank that kept it
             return f"rank 0 of {self.world.size} has ended"
-        if silent:
+        if silent := [rank for rank in others if rank not in counts]:
             return f"rank {', '.join(map(str, silent))} of {self.world.size} has ended or is frozen"
         late = min(counts, key=lambda rank: counts[rank])
         return f"rank {late} of {self.world.size} hangs at step {counts[late] + 1} of this process"
@@ -80,7 +77,7 @@ class Watch:
             try:
                 if store.check(["watch/asked"]):
                     store.set(f"watch/{self.world.rank}", str(self.count))
-            except (dist.DistNetworkError, RuntimeError):
+            except RuntimeError:
                 return  # the store has gone, and its rank with it: the exchange itself fails
             if time.monotonic() - self.moved > self.world.timeout:
                 print(

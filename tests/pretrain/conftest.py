@@ -14,7 +14,18 @@ from biolm.core.metrics import read_metrics
 
 PRELOAD = ["biolm.pretrain.verb", "torch.utils.tensorboard", "torch.distributed.fsdp", "biolm.core.cli"]
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
-SMALL = ["--batch.tokens", "128", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--precision", "fp32"]
+SMALL = [
+    "--batch.tokens",
+    "128",
+    "--batch.max_length",
+    "32",
+    "--optim.lr",
+    "3e-3",
+    "--seed",
+    "1",
+    "--precision",
+    "fp32",
+]
 
 
 class Ranks:

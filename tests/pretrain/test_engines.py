@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from biolm.convert.load import load_model
 from biolm.core import checkpoint, cli
