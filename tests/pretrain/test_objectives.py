@@ -1,5 +1,6 @@
 """Pair objectives equal Hugging Face's in loss and gradient, and their pooler and classifier travel with the model, there and back."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,17 @@ def test_contradictions_are_refused(wrong: dict[str, Any], said: str) -> None:
 def test_masks_by_part_of_speech_need_the_parts(tiny_shards: Path) -> None:
     with pytest.raises(DataError, match="--pos"):
         Batches(Shards([tiny_shards], "train"), MlmConfig(pos=["DET"]), BatchConfig(512, 1, LENGTH), 0)
+
+
+def test_two_processes_share_out_the_pooler_as_well(
+    tiny_shards: Path, tmp_path: Path, start_ranks: Callable[..., Any], small_run: Callable[..., list[str]]
+) -> None:
+    """FSDP2: training and held-out figures of the pairs are those of one process."""
+    more = ["--model.shape=bert", "--batch.form=pairs", "--objective.nsp=1", "--batch.accumulation=2", "--log_every=1"]
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    assert cli.run(small_run(tiny_shards, alone, 4, *more)) == 0
+    ranks = start_ranks(2, small_run(tiny_shards, two, 4, *more, "--engine", "fsdp"))
+    assert ranks.wait(90) == [0, 0], ranks.said()
+    for a, b in zip(*map(read_metrics, (alone, two)), strict=True):
+        for name in ("loss", "nsp", "nsp_accuracy"):
+            assert a[name] == pytest.approx(b[name], abs=1e-4), (name, a["step"], a["split"])
