@@ -10,7 +10,7 @@ from typing import Any
 
 from biolm.convert.names import Table
 from biolm.core.errors import CheckpointError
-from biolm.model.config import EncoderConfig, Shape
+from biolm.model.config import Activation, EncoderConfig, Shape
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -46,17 +46,23 @@ DEFAULTS = {
     "attention_dropout": 0.0,
     "pad_token_id": 0,
 }
+# The names in transformers' table of activations; the first of each meaning is written.
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+}
 # Under which values the class computes what the native model does; the first is written.
 BERT_DEMANDS: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu", None),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
     "tie_word_embeddings": (True, None),
 }
 MODERN_DEMANDS: dict[str, tuple[Any, ...]] = {
-    "hidden_activation": ("gelu", None),
-    "classifier_activation": ("gelu", None),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "norm_bias": (False, None),
@@ -80,6 +86,7 @@ class Architecture:
         rest: Neutral prefix of a tensor that is carried along → the class's.
         keys: Field of the native configuration → key of `config.json`.
         demands: Key → values that are accepted.
+        activations: Keys of the layers' activation and of the head's; RoBERTa's head has exact GELU always.
         pad: The padding id of a file that states none.
     """
 
@@ -92,6 +99,7 @@ class Architecture:
     rest: Mapping[str, str]
     keys: Mapping[str, str]
     demands: Mapping[str, tuple[Any, ...]]
+    activations: tuple[str, str | None] = ("hidden_act", "hidden_act")
     pad: int = 0
 
 
@@ -152,6 +160,7 @@ ROBERTA = Architecture(
     rest={"pooler.": "roberta.pooler.", **QA_BACK},
     keys=BERT_KEYS,
     demands=BERT_DEMANDS,
+    activations=("hidden_act", None),
     pad=1,
 )
 
@@ -222,6 +231,7 @@ MODERN = Architecture(
     rest={"prediction_head.": "head.", **QA_BACK},
     keys=MODERN_KEYS,
     demands=MODERN_DEMANDS,
+    activations=("hidden_activation", "classifier_activation"),
 )
 
 BY_TYPE = {found.model_type: found for found in (ROBERTA, BERT, MEGATRON, MODERN)}
@@ -241,6 +251,10 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
             file=file,
             remedy=f"Give a model of {', '.join(BY_TYPE)}.",
         )
+    for key in filter(None, found.activations):
+        if raw.get(key, "gelu") not in list(ACTIVATIONS):  # a list, because a stranger's value may have no hash
+            problem = f"{key} is {raw[key]!r}, which cannot be computed"
+            raise CheckpointError(problem, file=file, remedy=f"Give a model with {', '.join(ACTIVATIONS)}.")
     for key, accepted in found.demands.items():
         if raw.get(key) not in accepted:
             raise CheckpointError(
@@ -249,6 +263,14 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
                 remedy="Give an encoder of the usual kind.",
             )
     return found
+
+
+def head_activation(config: EncoderConfig) -> Activation:
+    """The activation that transformers' masked-LM head has for a model: its own, the layers', or exact GELU."""
+    layers, head = BY_SHAPE[config.shape].activations
+    if head is None:
+        return "gelu"
+    return config.activation if head == layers else config.head_activation
 
 
 def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,6 +283,8 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
     defaults = DEFAULTS | {"pad_token_id": architecture.pad}
     found = {field: raw[key] if key in raw else defaults[key] for field, key in architecture.keys.items()}
     front = found["pad_token_id"] + 1 if architecture.table.behind_padding else 0
+    for field, key in zip(("activation", "head_activation"), architecture.activations, strict=True):
+        found[field] = ACTIVATIONS[raw.get(key, "gelu")] if key else "gelu"
     found |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
     if architecture.shape != "modernbert":
         return found
@@ -297,6 +321,13 @@ def keys(config: EncoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions + front,
         **{key: getattr(config, field) for field, key in architecture.keys.items()},
         **{key: accepted[0] for key, accepted in architecture.demands.items()},
+        **{
+            key: next(name for name, meant in ACTIVATIONS.items() if meant == activation)
+            for key, activation in zip(
+                architecture.activations, (config.activation, head_activation(config)), strict=True
+            )
+            if key
+        },
     }
     if config.shape != "modernbert":
         return found | {"type_vocab_size": max(1, config.type_vocab_size)}

@@ -23,7 +23,7 @@ from biolm.convert.parts import Parts, sane
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
 from biolm.core.files import atomic_file, write_text
-from biolm.model.config import EncoderConfig, Shape
+from biolm.model.config import Activation, EncoderConfig, Shape
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
 from biolm.tokenizer.fairseq import order, read_dict
@@ -35,6 +35,11 @@ PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 HEADS = "classification_heads."
 HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
+ACTIVATIONS: dict[str, Activation] = {  # fairseq/utils.py, get_activation_fn
+    "gelu": "gelu",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
 E_ = "encoder.sentence_encoder"
 
 VERSION = f"{E_}.version"  # below 2, or missing, fairseq leaves the final norm of a prenorm model out
@@ -177,10 +182,11 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
     if words is None or positions is None or up is None or words.ndim != 2 or positions.ndim != 2 or up.ndim != 2:
         other = f" but {arch}" if isinstance(arch, str) else ""
         raise _refused(file, f"this is not fairseq's RoBERTa{other}", "BART, decoders and others cannot be converted.")
-    wanted = {"activation_fn": "gelu", "untie_weights_roberta": False}
-    for name, value in wanted.items():
-        if settings.get(name, value) != value:
-            raise _refused(file, f"its {name} is {settings[name]!r}", f"Only {value!r} can be converted.")
+    if settings.get("untie_weights_roberta", False) is not False:
+        raise _refused(file, "its decoder is not tied to the embeddings", "Untied decoders cannot be converted.")
+    activation = settings.get("activation_fn", "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise _refused(file, f"its activation_fn is {activation!r}", f"{', '.join(ACTIVATIONS)} can be converted.")
     heads = settings.get("encoder_attention_heads")
     if type(heads) is not int or heads < 1 or words.shape[1] % heads:
         raise _refused(file, "its settings do not say how many attention heads there are", "Give the file as trained.")
@@ -196,6 +202,8 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         layer_norm_eps=EPS,
         pad_token_id=PAD,
         shape="megatron-bert" if pre_norm else "roberta",
+        activation=ACTIVATIONS[activation],
+        head_activation=ACTIVATIONS[activation],
     )
     return sane(config, file)
 
@@ -312,7 +320,7 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
         "activation_dropout": 0.0,
         "pooler_dropout": 0.0,
         "encoder_layerdrop": 0.0,
-        "activation_fn": "gelu",
+        "activation_fn": next(name for name, meant in ACTIVATIONS.items() if meant == config.activation),
         "pooler_activation_fn": "tanh",
         "encoder_normalize_before": config.pre_norm,
         "layernorm_embedding": not config.pre_norm,

@@ -19,6 +19,7 @@ from biolm.convert.parts import Parts
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError
 from biolm.core.files import read_json
+from biolm.model.config import Activation
 
 FILE = "model_optim_rng.pt"
 LATEST = "latest_checkpointed_iteration.txt"
@@ -89,25 +90,24 @@ def read(path: Path) -> Parts:
             raise
         raise _refused(files[0], f"its ranks do not fit together ({type(error).__name__}: {str(error)[:60]})") from None
     parts = hf.parts_of(path, raw, merged, files[0])
-    return replace(parts, kind="megatron", facts=parts.facts | {"step": states[0].get("iteration", 0)})
+    head: Activation = "gelu_tanh" if args.get("openai_gelu") else "gelu"  # the fused kernel is in the layers alone
+    config = replace(parts.config, head_activation=head if args else parts.config.head_activation)
+    return replace(parts, kind="megatron", config=config, facts=parts.facts | {"step": states[0].get("iteration", 0)})
 
 
 def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """`config.json` from the training's arguments; the first checkpoints have none, and need a `config.json` beside them.
 
     Raises:
-        CheckpointError: There is neither, or an activation that is not the exact GELU.
+        DataError: There is neither.
     """
     if not args:
         return read_json(file, remedy="This checkpoint has no arguments: put transformers' config.json beside it.")
-    inexact = [name for name in ("bias_gelu_fusion", "openai_gelu", "onnx_safe") if args.get(name)]
-    if inexact:
-        raise _refused(
-            file.parent, f"it was trained with {inexact[0]}, an approximation of GELU that the native model lacks"
-        )
+    tanh = args.get("openai_gelu") or args.get("bias_gelu_fusion")
     hidden = args.get("hidden_size")
     return {
         "model_type": "megatron-bert",
+        "hidden_act": "gelu_new" if tanh else "gelu",
         "hidden_size": hidden,
         "num_hidden_layers": args.get("num_layers"),
         "num_attention_heads": args.get("num_attention_heads"),

@@ -53,7 +53,8 @@ class EncoderConfig:
         initializer_range: Standard deviation of the initial weights.
         pad_token_id: The id whose embedding stays zero.
         shape: The arrangement of the layers.
-        activation: In the feed-forward parts and in the head: gelu, or gelu_tanh.
+        activation: In the feed-forward parts: gelu or gelu_tanh.
+        head_activation: In the masked-LM head. Programs that train with the approximation often leave the head exact.
         local_window: Tokens on each side that a local layer sees; `modernbert` only.
         global_every: Each n-th layer, the first included, sees the whole sequence; `modernbert` only.
         rope_thetas: Base of the rotary frequencies in global and in local layers; `modernbert` only.
@@ -73,6 +74,7 @@ class EncoderConfig:
     pad_token_id: int = 1
     shape: Shape = "roberta"
     activation: Activation = "gelu"
+    head_activation: Activation = "gelu"
     local_window: int = 64
     global_every: int = 3
     rope_thetas: tuple[float, float] = (160_000.0, 10_000.0)
@@ -80,8 +82,9 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
             raise ConfigError("sizes of the encoder must be positive", remedy="Check the model's configuration.")
-        if self.activation not in get_args(Activation):
-            raise ConfigError(f"there is no activation {self.activation}", remedy="Choose gelu or gelu_tanh.")
+        for name in (self.activation, self.head_activation):
+            if name not in get_args(Activation):
+                raise ConfigError(f"there is no activation {name}", remedy="Choose gelu or gelu_tanh.")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from biolm.model.attention import Kernel, attention
-from biolm.model.config import EncoderConfig
+from biolm.model.config import Activation, EncoderConfig
 from biolm.model.dropout import Dropout
 from biolm.model.initial import initialise
 from biolm.model.loss import LARGE, cross_entropy, linear_cross_entropy
@@ -27,9 +27,9 @@ def norm(config: EncoderConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
 
 
-def approximation(config: EncoderConfig) -> str:
+def approximation(activation: Activation) -> str:
     """What torch's GELU is told."""
-    return "tanh" if config.activation == "gelu_tanh" else "none"
+    return "tanh" if activation == "gelu_tanh" else "none"
 
 
 class Attention(nn.Module):
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.gated, self.approximate = config.shape == "modernbert", approximation(config)
+        self.gated, self.approximate = config.shape == "modernbert", approximation(config.activation)
         width = config.intermediate_size * (2 if self.gated else 1)
         self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
@@ -161,7 +161,7 @@ class Head(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.approximate = approximation(config)
+        self.approximate = approximation(config.head_activation)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.norm = norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))

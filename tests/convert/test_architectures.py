@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from biolm.convert.fill import fill
-from biolm.convert.load import load_model
+from biolm.convert.load import build, load_model
 from biolm.core.errors import CheckpointError, MismatchError
 from biolm.model.packed import unpad
 from biolm.tokenizer import folder as tokenizer_folder
@@ -42,8 +43,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = KINDS[request.param]().eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.15)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=float(parameter.ndim == 1 and name.endswith("weight")), std=0.15)
     model.save_pretrained(tmp_path / request.param)
     return Path(tmp_path / request.param)
 
@@ -86,6 +87,27 @@ def test_a_missing_and_a_surplus_tensor_are_named(folder: Path) -> None:
     save_file({**tensors, "adapter.weight": torch.ones(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"adapter\.weight is unexpected"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["gelu_new", "gelu_pytorch_tanh"])
+def test_gelu_by_tanh_equals_transformers_and_survives(folder: Path, name: str, convert: Convert) -> None:
+    stated = json.loads((folder / "config.json").read_text())
+    keys = ("hidden_activation", "classifier_activation") if folder.name == "modernbert" else ("hidden_act",)
+    (folder / "config.json").write_text(json.dumps(stated | dict.fromkeys(keys, name)))
+    ids = torch.randint(5, 89, (1, 40))
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    native = convert(folder, "native")
+    loaded = load_model(native)
+    assert loaded.config.activation == "gelu_tanh"
+    with torch.inference_mode():
+        expected, exact = (
+            theirs(ids).logits[0],
+            build(replace(loaded.config, activation="gelu"), loaded.model.state_dict()),
+        )
+        torch.testing.assert_close(loaded.model(unpad(ids, ids > 0)), expected, atol=1e-5, rtol=1e-5)
+        assert (exact(unpad(ids, ids > 0)) - expected).abs().max() > 1e-4, "the two do not differ here"
+    back = json.loads((convert(native, "hf", "back") / "config.json").read_text())
+    assert all(back[key] == "gelu_new" for key in keys)
 
 
 def test_the_first_berts_names_of_layer_norm(tmp_path: Path) -> None:

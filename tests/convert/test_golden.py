@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from biolm.convert import torchfile
 from biolm.convert.load import load_model
+from biolm.convert.restricted import entries
 from biolm.core.files import sha256
 from biolm.model.packed import unpad
 from biolm.tokenizer import folder as tokenizer_folder
@@ -165,6 +166,20 @@ def test_prenorm_is_megatrons_shape(prenorm_golden: Path, convert: Convert) -> N
     before = torchfile.load(prenorm_golden / "checkpoint_best.pt")["model"]
     assert back.keys() == before.keys(), "without its version, fairseq leaves the final norm out"
     assert all(torch.equal(before[name], value) for name, value in back.items())
+
+
+def test_fairseqs_approximation_of_gelu_goes_out_and_back(one_golden: Path, convert: Convert) -> None:
+    """`gelu_accurate` is Hugging Face's `gelu_new`, but for the head, which Hugging Face's RoBERTa leaves exact."""
+    assert load_model(one_golden).config.activation == "gelu"
+    state = torch.load(one_golden / "checkpoint_best.pt", weights_only=False)
+    state["cfg"]["model"].activation_fn = "gelu_accurate"
+    torch.save(state, one_golden / "checkpoint_best.pt")
+    folder = convert(one_golden, "hf")
+    assert json.loads((folder / "config.json").read_text())["hidden_act"] == "gelu_new"
+    changed = "the head's activation, gelu_tanh: gelu instead"
+    assert json.loads((folder / "conversion.json").read_text())["left_out"] == [changed]
+    back = torchfile.load(convert(folder, "fairseq", "back") / "model.pt")
+    assert entries(back["args"])["activation_fn"] == "gelu_accurate"
 
 
 @pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args"])

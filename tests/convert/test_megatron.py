@@ -1,6 +1,7 @@
 """Megatron-LM's layout, written here from the known weights of a transformers model: each version, on 1 and 2 ranks."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from biolm.convert.load import load_model
 from biolm.core.errors import CheckpointError
+from biolm.model.packed import pack
 
 HIDDEN, HEADS, LAYERS, INNER = 24, 4, 2, 40
 VERSIONS = (0, 1.0, 2.0, 3.0)
@@ -124,9 +126,40 @@ def test_every_version_and_rank_gives_the_known_weights(
     assert read.config.layer_norm_eps == 1e-5
 
 
+@pytest.mark.parametrize(
+    ("args", "activation"),
+    [
+        ({"bias_gelu_fusion": True}, "gelu_new"),
+        ({"openai_gelu": True}, "gelu_new"),
+        ({"onnx_safe": True}, "gelu"),
+        ({}, "gelu"),
+    ],
+)
+def test_the_approximation_of_gelu_follows_from_the_arguments(
+    model: Any, args: dict[str, bool], activation: str, tmp_path: Path, convert: Callable[..., Path]
+) -> None:
+    """GatorTron was trained with Megatron's default, the fused kernel: tanh in the layers, not in the head."""
+    target = convert(write(model, tmp_path / "megatron", 2.0, 1, **args), "hf")
+    read = transformers.MegatronBertForPreTraining.from_pretrained(target, local_files_only=True)
+    assert read.config.hidden_act == activation
+    fused = "bias_gelu_fusion" in args
+    native = load_model(tmp_path / "megatron")
+    model.config.hidden_act = activation
+    known = transformers.MegatronBertForPreTraining(model.config).eval()
+    known.load_state_dict(model.state_dict())
+    ids = torch.randint(5, 60, (2, 20))
+    with torch.inference_mode():
+        expected = known(ids)
+        assert torch.equal(read.eval()(ids).prediction_logits, expected.prediction_logits)
+        if fused:
+            known.cls.predictions.transform.transform_act_fn = torch.nn.GELU()
+        head = known.cls.predictions(known.bert(ids).last_hidden_state).flatten(0, 1)
+        torch.testing.assert_close(native.model(pack(ids.tolist())), head, atol=1e-5, rtol=1e-5)
+    said = json.loads((target / "conversion.json").read_text())["left_out"]
+    assert said == (["the head's activation, gelu: gelu_tanh instead"] if fused else [])
+
+
 def test_what_megatron_cannot_give_is_refused(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="bias_gelu_fusion"):
-        load_model(write(model, tmp_path / "fused", 2.0, 1, bias_gelu_fusion=True))
     short = write(model, tmp_path / "short", 2.0, 2)
     next(short.rglob("mp_rank_01/model_optim_rng.pt")).unlink()
     with pytest.raises(CheckpointError, match="1 of 2 ranks"):
