@@ -17,7 +17,7 @@ from biolm.core.errors import DataError
 from biolm.model.packed import Packed
 from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
 from biolm.pretrain.forms import former
-from biolm.pretrain.masking import choose, corrupt, mask_epoch, rate_at, wanted
+from biolm.pretrain.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
 from biolm.pretrain.mixture import Epoch, Mixture, Sources
 from biolm.pretrain.rows import lay_out
 from biolm.pretrain.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
@@ -106,6 +106,7 @@ class Batches:
         self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
         self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
         self.pos, self.wanted = self._parts_of_speech(), wanted(mlm)
+        self.pieces = ordinary(reader.tokenizer.ids, reader.vocab_size)
         form = former(reader, batch, pair, segments)
         # With static masks, pairs come round again with them.
         self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
@@ -194,9 +195,8 @@ class Batches:
         step = self.first_step + ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
         rate = rate_at(self.mlm, step / self.steps)
         positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key, rate, self._may(places_t))
-        special = self.reader.tokenizer.ids
-        pieces = (1 + max(special.bos, special.pad, special.eos, special.unk), self.reader.vocab_size - 1)
-        corrupted_t = corrupt(self.mlm, ids_t, positions_m, draws_t, key, special.mask, pieces)
+        mask_id = self.reader.tokenizer.ids.mask
+        corrupted_t = corrupt(self.mlm, ids_t, positions_m, draws_t, key, mask_id, self.pieces)
         types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
         packed = Packed(torch.from_numpy(corrupted_t), tuple(row.lengths.tolist()), types_t)
         labels_m = torch.from_numpy(ids_t[positions_m])

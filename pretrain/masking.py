@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from biolm.core import rng
 from biolm.pretrain.config import POS_SETS, MlmConfig
+from biolm.tokenizer.folder import SpecialIds
 from biolm.tokenizer.pos import ID
 
 I64 = npt.NDArray[np.int64]
@@ -37,6 +38,11 @@ def wanted(config: MlmConfig) -> npt.NDArray[np.int64]:
     """Numbers of the parts of speech that tokens are chosen from, as shards hold them."""
     names = {tag for name in config.pos for tag in POS_SETS.get(name, (name,))}
     return np.array(sorted(ID[name] for name in names), dtype=np.int64)
+
+
+def ordinary(special: SpecialIds, vocab_size: int) -> I64:
+    """All ids but those of the special tokens, wherever these stand: RoBERTa's `<mask>` is last, BERT's `[MASK]` among the first."""
+    return np.setdiff1d(np.arange(vocab_size), [special.bos, special.pad, special.eos, special.unk, special.mask])
 
 
 def choose(
@@ -120,9 +126,7 @@ def _at_most(most: int, chosen_t: Bools, places_t: I64, lengths: npt.NDArray[np.
     return kept
 
 
-def corrupt(
-    config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, key: int, mask_id: int, pieces: tuple[int, int]
-) -> I64:
+def corrupt(config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, key: int, mask_id: int, pieces: I64) -> I64:
     """The ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
 
     Args:
@@ -132,11 +136,11 @@ def corrupt(
         places_t: As for `choose`.
         key: Of this seed and epoch.
         mask_id: The id of `<mask>`.
-        pieces: Range of ids to draw random pieces from.
+        pieces: The ids to draw random pieces from, from `ordinary`.
     """
     places_m = places_t[positions_m]
     how = rng.uniform(rng.key(key, "how"), places_m)
-    random = rng.integers(rng.key(key, "token"), places_m, *pieces)
+    random = pieces[rng.integers(rng.key(key, "token"), places_m, 0, len(pieces))]
     shown = np.where(how < config.mask_share, mask_id, ids_t[positions_m])
     is_random = (how >= config.mask_share) & (how < config.mask_share + config.random_share)
     corrupted_t = ids_t.copy()

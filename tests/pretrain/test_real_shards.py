@@ -79,10 +79,10 @@ def words(seen: Seen, bundled: dict[str, Path], kind: str) -> np.ndarray:
     return np.cumsum(starts[seen.original] | seen.special | after_special) - 1
 
 
-@pytest.mark.parametrize("form", ["document", "full"])
+@pytest.mark.parametrize(("form", "kind"), [("document", "wordpiece"), ("full", "wordpiece"), ("full", "bpe")])
 @pytest.mark.parametrize("rate", [0.15, 0.4])
-def test_tokens(look: Look, form: str, rate: float) -> None:
-    seen = look(MlmConfig(mask_rate=rate), form=form)
+def test_tokens(look: Look, bundled: dict[str, Path], form: str, kind: str, rate: float) -> None:
+    seen = look(MlmConfig(mask_rate=rate), kind=kind, form=form)
     real = ~seen.special
     assert not (seen.chosen & seen.special).any()
     assert near(seen.chosen[real].mean(), rate, real.sum())
@@ -90,6 +90,10 @@ def test_tokens(look: Look, form: str, rate: float) -> None:
     mask = shown == np.bincount(shown).argmax()
     assert near(mask.mean(), 0.8, len(mask))
     assert near((shown == original).mean(), 0.1 + 0.1 / 1000, len(mask))
+    ids = Shards([bundled[kind]], "train").ids
+    assert not np.isin(shown[shown != original], [ids.bos, ids.pad, ids.eos, ids.unk]).any()
+    random = shown[(shown != original) & ~mask]
+    assert {random.min() <= 6, random.max() >= 990} == {True}, "from the whole vocabulary"
     assert (seen.shown[~seen.chosen] == seen.original[~seen.chosen]).all()
 
 
