@@ -31,6 +31,7 @@ VERBS = {
     "distill": ("biolm.distill.verb", "shards + teacher → run folder"),
     "distill cache": ("biolm.distill.caching", "a teacher's answers ahead of time → cache folder"),
     "distill plan": ("biolm.distill.plan", "what such a cache would take"),
+    "distill report": ("biolm.distill.report", "a student beside its teacher and beside itself alone → HTML page"),
     "convert": ("biolm.convert.verb", "SRC DST --to {hf,fairseq,native}, checked numerically"),
     "convert check": ("biolm.convert.compare", "compare two models of any kind on the same inputs"),
     "convert fill": ("biolm.convert.fill", "a model's best words for <mask> in given sentences"),
