@@ -1,0 +1,154 @@
+"""`biolm distill report`: what a student kept of its teacher, beside the same student alone, as a page and as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from biolm.convert.load import Loaded
+from biolm.core.cli import Verb
+from biolm.core.errors import DataError
+from biolm.core.files import write_json, write_text
+from biolm.core.manifest import read_manifest
+from biolm.core.metrics import read_metrics
+from biolm.core.summary import summary
+from biolm.distill.held_out import ALL, Seen, alike, compare
+from biolm.distill.page import curves, heat_map, page, table
+from biolm.distill.teacher import load
+from biolm.model.device import Precision, choose
+from biolm.model.encoder import parameter_count
+from biolm.pretrain.config import BatchConfig
+from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.shards import held_out
+
+PARTS = ("kl", "mlm", "hidden", "embeddings", "relations")
+TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A report on a distilled student, on the held-out split of the shards that it was trained on.
+
+    Args:
+        run: Run folder that `biolm distill` wrote.
+        teacher: Its teacher, if the run's own is not there any more.
+        alone: Run folder of the same student without a teacher.
+        tokens: Held-out tokens to read; 0 for all.
+        mask_rate: Share of these to predict, always the same ones.
+        precision: Of matrix products.
+        out: Folder for report.html and report.json.
+    """
+
+    run: str
+    teacher: str = ""
+    alone: str = ""
+    tokens: int = 0
+    mask_rate: float = 0.15
+    precision: Precision = "auto"
+    out: str = field(metadata={"runtime": True})
+
+
+def report(config: ReportConfig) -> None:
+    """Compare the models, write the page and the figures."""
+    record = read_manifest(config.run, "distill")
+    shards = record.config["shards"]
+    reader = held_out([shards] if isinstance(shards, str) else shards)
+    if reader is None:
+        raise DataError("its shards have no held-out split", file=config.run, remedy="Encode one and train again.")
+    teachers = [config.teacher] if config.teacher else record.config["teacher"]
+    if not teachers:
+        raise DataError(
+            "the run learnt from a cache, and its teacher is not named", file=config.run, remedy="Name it by --teacher."
+        )
+    paths = {TEACHER: teachers[0], STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
+    sizes = BatchConfig(**record.config["batch"])
+    loaded = dict(zip(paths, load(list(paths.values()), reader, sizes.max_length, False), strict=True))
+    evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
+    models = {name: one.model for name, one in loaded.items()}
+    found = compare(models, evaluator, choose(config.precision), TEACHER)
+    figures: dict[str, Any] = {
+        "models": {name: _figures(loaded[name], seen) for name, seen in found.items()},
+        "similarity": alike(found, STUDENT, TEACHER),
+        "parts": _parts(config.run),
+    }
+    out = Path(config.out)
+    write_json(out / "report.json", figures)
+    write_text(out / "report.html", _page(config, figures, read_metrics(config.run)))
+    told = {
+        f"{name}: {what}": value
+        for name, model in figures["models"].items()
+        for what, value in model["sources"][ALL].items()
+        if what != "masked"
+    }
+    summary(f"biolm distill report → {out / 'report.html'}", told)
+
+
+def _figures(loaded: Loaded, seen: Seen) -> dict[str, Any]:
+    return {
+        "parameters": parameter_count(loaded.model),
+        "tokens": seen.tokens,
+        "tokens_per_second": seen.tokens / max(seen.seconds, 1e-9),
+        "has_head": loaded.has_head,
+        "sources": {source: sums.means() for source, sums in sorted(seen.sources.items())},
+    }
+
+
+def _parts(run: str) -> dict[str, dict[str, float]]:
+    """First and last recorded value of each part of the training loss."""
+    train = [r for r in read_metrics(run) if r["split"] == "train"]
+    return {n: {"first": train[0][n], "last": train[-1][n]} for n in PARTS if train and n in train[-1]}
+
+
+def _page(config: ReportConfig, figures: Mapping[str, Any], metrics: list[dict[str, Any]]) -> str:
+    models, train = figures["models"], [r for r in metrics if r["split"] == "train"]
+    teacher = models[TEACHER]
+    overview = [
+        [
+            name,
+            f"{m['parameters']:,}",
+            f"{m['parameters'] / teacher['parameters']:.1%}",
+            f"{m['tokens_per_second']:,.0f}",
+            f"{m['tokens_per_second'] / teacher['tokens_per_second']:.2f} ×",
+        ]
+        for name, m in models.items()
+    ]
+    by_source = [
+        [
+            source,
+            name,
+            f"{v['masked']:,}",
+            f"{v['loss']:.3f}",
+            f"{v['right']:.1%}",
+            f"{v['kl']:.3f}",
+            f"{v['agree']:.1%}",
+        ]
+        for source in teacher["sources"]
+        for name, m in models.items()
+        for v in [m["sources"][source]]
+    ]
+    parts = [[name, f"{v['first']:.4g}", f"{v['last']:.4g}"] for name, v in figures["parts"].items()]
+    masked = teacher["sources"][ALL]["masked"]
+    return page(
+        f"Distillation: {Path(config.run).name}",
+        "<h2>Size and speed</h2>",
+        table(("model", "parameters", "of the teacher's", "real tokens/s", "speed"), overview),
+        "<p class='note'>Forward passes with the head on masked positions, the models taking turns on the same micro-batches.</p>",
+        "<h2>Held-out text, by source</h2>",
+        table(("source", "model", "masked", "loss", "accuracy", "KL from the teacher", "agrees with it"), by_source),
+        f"<p class='note'>{masked:,} masked tokens, the same for all models; loss and KL in nats, at temperature 1.</p>",
+        "<h2>Training loss by part</h2>",
+        table(("part", "first", "last"), parts),
+        curves(train, list(figures["parts"])),
+        "<h2>Layers alike</h2>",
+        heat_map(figures["similarity"]),
+        "<p class='note'>Linear CKA of the student's layers (down) with the teacher's (across); 0 is the embeddings' output. "
+        "1 is the same up to rotation and scale.</p>",
+    )
+
+
+VERB = Verb(
+    config=ReportConfig,
+    run=report,
+    example="biolm distill report --run STUDENT --alone ALONE --out REPORT",
+    positionals=("run",),
+)
