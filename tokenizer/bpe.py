@@ -1,21 +1,27 @@
 """Learn byte-level BPE: RoBERTa's kind of vocabulary, in files for Hugging Face and fairseq."""
 
+from pathlib import Path
+
 import numpy as np
 
 from biolm.tokenizer import bytelevel, fairseq
 from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts
+from biolm.tokenizer.count import Counts, scratch
 from biolm.tokenizer.made import Made, learn_merges
-from biolm.tokenizer.merges import BORDER, Words
+from biolm.tokenizer.merges import CHUNK, Words, border, symbol_type
 
 
 def make(counts: Counts, config: TrainConfig) -> Made:
     """Learn a vocabulary: specials, pieces by falling frequency (ties in order of learning), `<mask>`."""
     characters = bytelevel.alphabet()
-    symbol_of = np.argsort(np.argsort(characters)).astype(np.int32)  # byte → rank of its character
-    symbol_of[ord("\n")] = BORDER  # words hold no line break
-    symbols = symbol_of[np.frombuffer(counts.text, dtype=np.uint8)]
-    learnt = learn_merges(Words(symbols, counts.times, 256), len(bytelevel.SPECIALS) + 1, config)
+    dtype = symbol_type(config.vocab_size)
+    symbol_of = np.argsort(np.argsort(characters)).astype(dtype)  # byte → rank of its character
+    symbol_of[ord("\n")] = border(dtype)  # words hold no line break
+    symbols = scratch(Path(config.out), len(counts.text), dtype)
+    for start in range(0, len(symbols), CHUNK):
+        symbols[start : start + CHUNK] = symbol_of[counts.text[start : start + CHUNK]]
+    words = Words(symbols, counts.times, counts.sizes, 256)
+    learnt = learn_merges(words, len(bytelevel.SPECIALS) + 1, config)
     pieces = sorted(characters)
     for left, right in learnt.merges:
         pieces.append(pieces[left] + pieces[right])

@@ -68,18 +68,16 @@ class Columns:
             fits = ((length > shortest) & (length <= width)).nonzero()[0]
             shortest = width
             if len(fits):
-                rows = eights(text, start[fits], length[fits], width)
-                self.waiting[width].append(_added_up(rows, times[fits]))
+                self.waiting[width].append(_added_up([(eights(text, start[fits], length[fits], width), times[fits])]))
                 if sum(len(counts) for _, counts in self.waiting[width]) > len(self.counts[width]):
                     self._settle(width)
         for i in (length > shortest).nonzero()[0].tolist():
             self.long[text[start[i] : start[i] + length[i]].tobytes()] += int(times[i])
 
     def _settle(self, width: int) -> None:
-        parts = [(self.rows[width], self.counts[width]), *self.waiting[width]]
-        rows, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-        self.rows[width], self.counts[width] = _added_up(rows, counts)
-        self.waiting[width] = []
+        parts = [(self.rows.pop(width), self.counts.pop(width)), *self.waiting[width]]
+        self.waiting[width].clear()
+        self.rows[width], self.counts[width] = _added_up(parts)
 
     @property
     def size(self) -> int:
@@ -103,25 +101,28 @@ class Columns:
         return np.concatenate(texts), np.concatenate(lengths), np.concatenate(counts)
 
 
-def _added_up(rows: U64, counts: I64) -> tuple[U64, I64]:
-    """Distinct rows, and the counts of equal ones added up."""
+def _added_up(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
+    """Distinct rows, and the counts of equal ones added up; the list is emptied, so that its memory is free for the sorting."""
+    rows, counts = parts[0] if len(parts) == 1 else (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts.clear()
     if not len(rows):
         return rows, counts
-    lanes = rows.T  # a loop over a few columns is much quicker than a reduction along rows of a few numbers
-    key = lanes[0]
-    if len(lanes) > 1:
-        key = lanes[0] * ODD[0]
-        for lane, odd in zip(lanes[1:], ODD[1:], strict=False):
+    key = rows[:, 0]
+    if rows.shape[1] > 1:
+        key = key * ODD[0]
+        for lane, odd in zip(
+            rows.T[1:], ODD[1:], strict=False
+        ):  # much quicker than a reduction along rows of a few numbers
             key += lane * odd
     order = key.argsort()
-    rows = rows[order]
+    rows, counts, key = rows[order], counts[order], key[order]
     new = _changes(rows)
-    if len(lanes) > 1 and np.count_nonzero(new) != np.count_nonzero(_changes(key[order, None])):
-        order = np.lexsort(lanes)  # two strings share a hash
-        rows = lanes.T[order]
+    if rows.shape[1] > 1 and np.count_nonzero(new) != np.count_nonzero(_changes(key[:, None])):
+        order = np.lexsort(rows.T)  # two strings share a hash
+        rows, counts = rows[order], counts[order]
         new = _changes(rows)
     first = new.nonzero()[0]
-    return rows[first], np.add.reduceat(counts[order], first)
+    return rows[first], np.add.reduceat(counts, first)
 
 
 def _changes(rows: U64) -> npt.NDArray[np.bool_]:

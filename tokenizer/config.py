@@ -22,7 +22,7 @@ class TrainConfig:
         sample: Share of the documents to learn from, chosen by a hash of their ids.
         seed: Of the sample.
         min_frequency: Pairs of pieces that stand together less often are not merged (bpe and wordpiece only).
-        memory: MiB for counting and learning; beyond it counts go to disk, and the rarest words are left out (and counted).
+        memory: MiB for counting and learning; beyond it counts go to disk.
         model_max_length: Tokens that the model will take, stated in the folder.
         workers: Processes that count words; 0 takes one a core.
     """

@@ -2,9 +2,10 @@
 
 Every process counts what stands between two blanks (`columns`). When its share of the memory is used up, or its files are, it splits
 that into words and writes them to a run on disk, in parts by a hash of the word. In the end the parts are merged one by one, and the
-words that fit the bound are kept, the most frequent first. Counts have 64 bits.
+words are laid out by falling count. No word is left out. Counts have 64 bits.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -22,10 +23,11 @@ from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights, padded
 from biolm.tokenizer.pool import CONTEXT, pool
 
 UNIT = 1000  # weights of sources are kept in thousandths
-BUFFER = 1 << 20  # bytes of text counted at a time; they need about 20 times that for a moment
-BATCH = 1 << 16  # strings that are split or gathered at a time
+BUFFER = 1 << 19  # bytes of text counted at a time; they need about 20 times that for a moment
+BATCH = 1 << 14  # strings that are split or gathered at a time
 PARTS = 64  # of a run
-PLACE = 64  # bytes that learning needs for a byte of a distinct word, at its worst
+PROCESS = 24 << 20  # bytes that Python and NumPy take of a process of their own
+ADDING = 4  # adding up needs so many times the memory of what is held, for a moment
 BLANK, BREAK = ord(" "), ord("\n")
 OPENS = 0xFF  # in front of a document; UTF-8 has no such byte
 TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
@@ -39,12 +41,10 @@ WIDE = {  # bytes of a white-space character beyond ASCII → all that have so m
 }
 WIDE_FIRST = sorted({number >> 8 * (size - 1) for size, numbers in WIDE.items() for number in numbers})
 
-RUN = ("words.npy", "lengths.npy", "counts.npy", "bounds.npy")
+RUN = TEXT, LENGTHS, TIMES, BOUNDS = "text", "lengths", "times", "bounds"
 
 Split = Callable[[str], Sequence[str]]
 Starts = Callable[[U8, I64], I64]
-# Words end to end (padded), their lengths, their counts; [2, PARTS + 1] the first word and the first byte of every part.
-Run = tuple[U8, I64, I64, I64]
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,28 @@ class Tally:
 
 @dataclass(frozen=True)
 class Counts:
-    """The words of a text.
+    """The words of a text, the most frequent first; those that stand in it equally often are a run.
 
     Args:
-        text: The distinct words as UTF-8, each followed by a line break; a line break in front.
-        times: [words] how often each stands in the text.
+        text: [bytes] the distinct words as UTF-8, each followed by a line break; a line break in front.
+        times: [runs] how often each word of a run stands in the text.
+        words: [runs] its words.
+        sizes: [runs] bytes of its words, with the line breaks behind them.
         tally: What was read.
-        rare: Distinct words that were left out, the rarest, because they did not fit the memory.
     """
 
-    text: bytes
-    times: npt.NDArray[np.int64]
+    text: U8
+    times: I64
+    words: I64
+    sizes: I64
     tally: Tally
-    rare: int = 0
 
     def items(self) -> Iterator[tuple[str, int]]:
         """Every word and its count."""
-        return zip(self.text.decode()[1:].split("\n"), self.times.tolist(), strict=False)
+        end = 1
+        for times, size in zip(self.times.tolist(), self.sizes.tolist(), strict=True):
+            start, end = end, end + size
+            yield from ((word, times) for word in self.text[start : end - 1].tobytes().decode().split("\n"))
 
 
 def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Counts:
@@ -116,13 +121,21 @@ def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Co
         folder: For the runs; it must exist, and is left to the caller to remove.
     """
     shares = [sorted(files)[i::workers] for i in range(min(workers, len(files)))]
-    room = what.memory // (4 * max(len(shares), 1))  # adding up needs thrice as much for a moment
+    free = max(what.memory - PROCESS * (len(shares) + 1), what.memory // 4)
+    room = free // (ADDING * max(len(shares), 1))
     tally, runs = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
         for found, written in _each(shares, what, room, folder, bar.advance):
             tally.add(found)
             runs += written
-    return _merge(runs, tally, what.memory // PLACE)
+    return _merge(runs, tally, folder)
+
+
+def scratch(folder: Path, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """[size] zeros in a file without a name, whose memory the system may take back at any time."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype=dtype, shape=(size,))
 
 
 def _each(
@@ -178,9 +191,9 @@ def _count(
 
     def spill() -> None:
         nonlocal between
+        flat, between = between.flat(), Columns()
         runs.append(prefix.with_name(f"{prefix.name}.{len(runs)}"))
-        _write_run(runs[-1], _words(between, what))
-        between = Columns()
+        _write_run(runs[-1], _words(*flat, what))
 
     for file in files:
         for document in documents.read(file):
@@ -244,9 +257,8 @@ def _blank_wide(content: U8) -> None:
         content[three + n] = BLANK
 
 
-def _words(between: Columns, what: What) -> Columns:
-    """The words of what stands between blanks."""
-    text, length, times = between.flat()
+def _words(text: U8, length: I64, times: I64, what: What) -> Columns:
+    """The words of what stands between blanks: strings end to end, their lengths, their counts."""
     words, end = Columns(), np.append(0, np.cumsum(length))
     for first in range(0, len(length), BATCH):
         batch = slice(first, first + BATCH)
@@ -298,7 +310,7 @@ def _write_run(path: Path, words: Columns) -> None:
     bounds = np.stack((first, np.append(0, np.cumsum(length))[first]))
     path.mkdir()
     for name, array in zip(RUN, (_gathered(text, start[order], length), length, times, bounds), strict=True):
-        np.save(path / name, array, allow_pickle=False)
+        array.tofile(path / name)
 
 
 def _gathered(text: U8, start: I64, length: I64) -> U8:
@@ -312,53 +324,54 @@ def _gathered(text: U8, start: I64, length: I64) -> U8:
     return np.concatenate((*found, np.zeros(PAD, dtype=np.uint8)))
 
 
-def _read_run(path: Path) -> Run:
-    text, length, times, bounds = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in RUN)
-    return text, length, times, bounds
-
-
-def _merged(runs: Sequence[Run]) -> Iterator[tuple[U8, I64, I64]]:
+def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
     """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
+    all_bounds = [np.fromfile(run / BOUNDS, dtype=np.int64).reshape(2, -1) for run in runs]
     for part in range(PARTS):
         words = Columns()
-        for text, length, times, bounds in runs:
+        for run, bounds in zip(runs, all_bounds, strict=True):
             (a, b), (first, last) = bounds[:, part : part + 2].tolist()
-            size = np.array(length[a:b])
-            words.count(np.array(text[first : last + PAD]), np.cumsum(size) - size, size, np.array(times[a:b]))
+            text = np.fromfile(run / TEXT, dtype=np.uint8, count=last - first + PAD, offset=first)
+            length, times = (np.fromfile(run / name, np.int64, b - a, offset=8 * a) for name in (LENGTHS, TIMES))
+            words.count(text, np.cumsum(length) - length, length, times)
         text, length, times = words.flat()
         yield text[: int(length.sum())], length, np.maximum((times + UNIT // 2) // UNIT, 1)
 
 
-def _merge(paths: Sequence[Path], tally: Tally, most_bytes: int) -> Counts:
-    """Merge runs, and keep the most frequent words that fit.
-
-    Which of them fit is known only when all have been counted, so the runs are merged twice: for the counts, then for the words.
-    """
-    runs = [_read_run(path) for path in paths]
-    sizes: Counter[int] = Counter()  # count → bytes of the words that have it
+def _merge(runs: Sequence[Path], tally: Tally, folder: Path) -> Counts:
+    """Merge runs. The first time tells how many words there are of each count, the second where each of them goes."""
+    found: dict[int, I64] = {}  # count → words and bytes
     for _, length, times in _merged(runs):
-        value, which = np.unique(times, return_inverse=True)
-        sizes.update(dict(zip(value.tolist(), np.bincount(which, length + 1).astype(np.int64).tolist(), strict=True)))
-    least, used = 1, 0
-    for count in sorted(sizes, reverse=True):
-        used += sizes[count]
-        if used > most_bytes:
-            least = count + 1
-            break
-    texts, kept, rare = [b"\n"], [np.zeros(0, dtype=np.int64)], 0
-    for text, length, times in _merged(runs):
-        fits = times >= least
-        texts.append(_lines(text, length, fits))
-        kept.append(times[fits])
-        rare += int(np.count_nonzero(~fits))
-    return Counts(b"".join(texts), np.concatenate(kept), tally, rare)
+        for count, *sums in zip(*_runs(length, times)[:3], strict=True):
+            found[int(count)] = found.get(int(count), 0) + np.array(sums)
+    times = np.array(sorted(found, reverse=True), dtype=np.int64)
+    words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
+    text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
+    text[0] = BREAK
+    end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
+    for content, length, part in _merged(runs):
+        value, _, size, order = _runs(length, part)
+        lines = _lines(content, length, order)
+        begin, run = np.cumsum(size) - size, np.searchsorted(-times, -value)
+        for a, n, r in zip(begin.tolist(), size.tolist(), run.tolist(), strict=True):
+            text[end[r] : end[r] + n] = lines[a : a + n]
+        end[run] += size
+    return Counts(text, times, words, sizes, tally)
 
 
-def _lines(text: U8, length: I64, chosen: npt.NDArray[np.bool_]) -> bytes:
-    """The chosen strings, a line break behind each."""
-    size = length[chosen]
-    lines = np.full(int(size.sum()) + len(size), BREAK, dtype=np.uint8)
+def _runs(length: I64, times: I64) -> tuple[I64, I64, I64, I64]:
+    """[runs] distinct counts, the words of each, their bytes with line breaks; [words] the words, sorted by count."""
+    order = times.argsort(kind="stable")
+    value, first = np.unique(times[order], return_index=True)
+    size = np.add.reduceat(length[order] + 1, first) if len(first) else first
+    return value, np.diff(first, append=len(order)), size, order
+
+
+def _lines(text: U8, length: I64, order: I64) -> U8:
+    """Strings that lie end to end in another order, a line break behind each."""
+    start, length = (np.cumsum(length) - length)[order], length[order]
+    lines = np.full(int(length.sum()) + len(length), BREAK, dtype=np.uint8)
     keeps = np.ones(len(lines), dtype=np.bool_)
-    keeps[np.cumsum(size + 1) - 1] = False
-    lines[keeps] = text[np.repeat(chosen, length)]
-    return lines.tobytes()
+    keeps[np.cumsum(length + 1) - 1] = False
+    lines[keeps] = _gathered(text, start, length)[:-PAD]
+    return lines

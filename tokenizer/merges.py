@@ -1,40 +1,58 @@
 """Learn BPE merges from word counts (Sennrich et al. 2016, "Neural machine translation of rare words with subword units").
 
-All distinct words lie in one flat array of symbols. A symbol's id stands at its first and at its last place, so that from any symbol
-both neighbours are one addition away and no links are kept. A pair of symbols comes into being in exactly one merge, that of its later
-symbol; from then on it only becomes rarer. So the places of a pair are listed once, and checked when they are used. Ties fall to the
-pair with the smaller ids, as in `tokenizers`, with whose merges ours are identical.
+All distinct words lie in one flat array of symbols. A symbol's id stands at its first and at its last place,
+so that from any symbol both neighbours are one addition away and no links are kept. A pair of symbols comes into being in exactly one
+merge, that of its later symbol; from then on it only becomes rarer. So the places of a pair are listed once, and checked when they are
+used. Ties fall to the pair with the smaller ids, as in `tokenizers`, with whose merges ours are identical.
+
+Listing the places of all pairs would take several times the memory of the words. So learning goes in stages: a stage knows the pairs
+above a threshold only, which are all that can be merged before the most frequent one falls below it. Then the next stage counts anew,
+in a shorter array, with a lower threshold.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Symbols = npt.NDArray[Any]  # uint16 where all ids fit, else uint32
 Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
 
-BORDER, INNER = -1, -2  # between two words; inside a symbol
-CHUNK = 1 << 17  # places whose first pairs are sorted at a time
+CHUNK = 1 << 17  # places looked at at a time
+BUCKETS = 1 << 18  # sums over pairs that share a hash
+STEP = 3  # the threshold of a stage is the count of its most frequent pair divided by this
 MANY = 256  # from here on, equal keys are added up before the dictionary is asked
+ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def symbol_type(symbols: int) -> np.dtype[Any]:
+    """The type of the ids of so many symbols and the two marks."""
+    return np.dtype(np.uint16 if symbols + 2 <= 1 << 16 else np.uint32)
+
+
+def border(dtype: np.dtype[Any]) -> int:
+    """The mark between two words, for symbols of that type."""
+    return int(np.iinfo(dtype).max)
 
 
 @dataclass(frozen=True)
 class Words:
-    """The distinct words of a text.
+    """The distinct words of a text, those that stand in it equally often in a run.
 
     Args:
-        symbols: [places] base symbols of all words; BORDER before the first word and behind each.
-        counts: [words] how often each stands in the text.
+        symbols: [places] base symbols of all words; `border` before the first word and behind each. Of a type from `symbol_type`.
+        times: [runs] how often each word of a run stands in the text.
+        sizes: [runs] places of its words, with the borders behind them.
         base: Number of base symbols: 0 … base - 1.
     """
 
-    symbols: I32
-    counts: I64
+    symbols: Symbols
+    times: I64
+    sizes: I64
     base: int
 
 
@@ -60,24 +78,25 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> 
         min_count: Pairs below this count are not merged.
         tick: Called after every merge.
     """
-    state = _State(words, most, min_count)
+    state = _State(words, most)
     merges: list[tuple[int, int]] = []
-    while len(merges) < most and (top := state.pairs.pop()) is not None:
-        key, places = top
-        merges.append((key >> 32, key & 0xFFFFFFFF))
-        state.merge(*merges[-1], places)
-        tick()
+    while len(merges) < most and (pairs := state.stage(min_count)) is not None:
+        while len(merges) < most and (top := pairs.pop()) is not None:
+            key, places = top
+            merges.append((key >> 32, key & 0xFFFFFFFF))
+            state.merge(*merges[-1], places, pairs)
+            tick()
     return Learnt(merges, state.totals())
 
 
 class _Pairs:
-    """Counts of the pairs that can still be merged, and a heap of them by falling count.
+    """Counts of the pairs that have at least `least`, and a heap of them by falling count.
 
     The heap's entries hold the pairs' places as bare bytes: most pairs have few, and an array's own hundred bytes would be most of it.
     """
 
-    def __init__(self, min_count: int, place_type: npt.DTypeLike):
-        self.min_count, self.place_type = min_count, place_type
+    def __init__(self, least: int, place_type: npt.DTypeLike):
+        self.least, self.place_type = least, place_type
         self.count: dict[int, int] = {}
         self.heap: list[tuple[int, int, bytes]] = []
         self.parts: dict[int, list[bytes]] = {}
@@ -90,14 +109,14 @@ class _Pairs:
 
     def ready(self) -> None:
         """All first pairs are entered: forget the rare ones, put the others on the heap."""
-        self.count = {key: count for key, count in self.count.items() if count >= self.min_count}
-        self.heap = [(-count, key, b"".join(self.parts[key])) for key, count in self.count.items()]
-        self.parts.clear()
+        self.count = {key: count for key, count in self.count.items() if count >= self.least}
+        self.parts = {key: self.parts[key] for key in self.count}
+        self.heap = [(-count, key, b"".join(self.parts.pop(key))) for key, count in self.count.items()]
         heapq.heapify(self.heap)
 
     def add(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the pairs of a new symbol."""
-        for key, total, found in _grouped(keys, places, weights, self.min_count):
+        for key, total, found in _grouped(keys, places, weights, self.least):
             self.count[key] = total
             heapq.heappush(self.heap, (-total, key, found))
 
@@ -116,7 +135,7 @@ class _Pairs:
         while self.heap:
             count, key, places = self.heap[0]
             now = self.count[key]
-            if now == -count or now < self.min_count:
+            if now == -count or now < self.least:
                 heapq.heappop(self.heap)
                 del self.count[key]
             else:
@@ -129,24 +148,65 @@ class _Pairs:
 class _State:
     """The words as they are segmented so far."""
 
-    def __init__(self, words: Words, most: int, min_count: int):
-        self.symbols, self.counts = words.symbols, words.counts
-        self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
-        self.pairs = _Pairs(min_count, self.place_type)
-        self.word_of = np.cumsum(self.symbols == BORDER, dtype=np.int32) - np.int32(1)  # [places]
-        self.size: Places = np.ones(
-            words.base + most + 1, dtype=self.place_type
-        )  # [symbols] places of each; the last is no symbol
+    def __init__(self, words: Words, most: int):
+        self.symbols, self.times = words.symbols, words.times
+        self.border = border(self.symbols.dtype)
+        self.inner = self.border - 1  # inside a symbol
         self.known = words.base  # symbols there are
-        for start in range(0, len(self.symbols) - 1, CHUNK):
-            left, right = self.symbols[start : start + CHUNK], self.symbols[start + 1 : start + 1 + CHUNK]
-            places = ((left[: len(right)] >= 0) & (right >= 0)).nonzero()[0]
-            keys = _keys(left[places], right[places])
-            places = (places + start).astype(self.place_type)
-            self.pairs.collect(keys, places, self.counts[self.word_of[places]])
-        self.pairs.ready()
+        self.size = np.ones(
+            words.base + most + 1, dtype=np.int32
+        )  # [symbols] places of each; the last stands for the marks
+        self.run_ends = np.cumsum(words.sizes)  # [runs] the mark behind the last word of each
+        self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
+        self.least = 1 << 63
 
-    def merge(self, left: int, right: int, places: Places) -> None:
+    def stage(self, min_count: int) -> _Pairs | None:
+        """The pairs that can be merged next, or None if all are below `min_count`."""
+        if self.least <= min_count:
+            return None
+        self._compact()
+        sums = np.zeros(BUCKETS)  # at least the count of every pair in the bucket; exact up to 2 ** 53
+        for keys, _, times in self._all_pairs():
+            sums += np.bincount(_bucket(keys), weights=times, minlength=BUCKETS)
+        self.least = max(min(int(sums.max()), self.least - 1) // STEP, min_count)
+        pairs = _Pairs(self.least, self.place_type)
+        for keys, places, times in self._all_pairs():
+            chosen = sums[_bucket(keys)] >= self.least
+            pairs.collect(keys[chosen], places[chosen], times[chosen])
+        pairs.ready()
+        return pairs
+
+    def _all_pairs(self) -> Iterator[tuple[I64, Places, I64]]:
+        """Key, place and word count of every pair, some at a time; each symbol has one place (`_compact`)."""
+        for start in range(0, len(self.symbols) - 1, CHUNK):
+            part = self.symbols[start : start + CHUNK + 1].astype(np.int64)
+            at = np.flatnonzero((part[:-1] < self.inner) & (part[1:] < self.inner))
+            places = (at + start).astype(self.place_type)
+            yield _keys(part[at], part[at + 1]), places, self._times(places)
+
+    def _times(self, places: Places) -> I64:
+        """[places] how often the word of each stands in the text."""
+        return self.times[np.searchsorted(self.run_ends, places)]
+
+    def _compact(self) -> None:
+        """Give each symbol one place."""
+        filled, half = 0, 0  # half: a symbol has been seen at its first place and not yet at its last
+        many = self.size > 1
+        for start in range(0, len(self.symbols), CHUNK):
+            part = self.symbols[start : start + CHUNK]
+            kept = part != self.inner
+            twice = np.flatnonzero(kept & many[np.minimum(part, len(many) - 1)])
+            kept[twice[1 - half :: 2]] = False
+            half = (half + len(twice)) % 2
+            first, last = np.searchsorted(self.run_ends, (start, start + len(part)))
+            self.run_ends[first:last] = filled - 1 + np.cumsum(kept)[self.run_ends[first:last] - start]
+            size = int(np.count_nonzero(kept))
+            self.symbols[filled : filled + size] = part[kept]
+            filled += size
+        self.symbols = self.symbols[:filled]
+        self.size[:] = 1
+
+    def merge(self, left: int, right: int, places: Places, pairs: _Pairs) -> None:
         """Make a new symbol of `left` and `right` wherever they still stand side by side."""
         symbols, new = self.symbols, self.known
         left_size, both = int(self.size[left]), int(self.size[left] + self.size[right])
@@ -155,35 +215,47 @@ class _State:
         if left == right:
             at = _every_second(np.sort(at), left_size)
         before, middle, end = at - 1, at + left_size, at + both
-        old_before, old_after = symbols[before], symbols[end]
-        symbols[middle] = INNER
-        symbols[middle - 1] = INNER
+        old_before, old_after = self._neighbours(before), self._neighbours(end)
+        symbols[middle] = self.inner
+        symbols[middle - 1] = self.inner
         symbols[at] = new
         symbols[end - 1] = new
 
         # At a border the keys come out negative, and no such pair is ever known. Where the new symbol stands beside itself, that
         # neighbour was a merged place as well: it is told of once, from the right.
-        weights = self.counts[self.word_of[at]]
+        weights = self._times(at)
         weights = np.concatenate((weights, weights))
-        new_before, new_after = symbols[before], symbols[end]
+        new_before, new_after = self._neighbours(before), self._neighbours(end)
         lost = np.where(new_before == new, -1, _keys(old_before, left))
-        self.pairs.subtract(np.concatenate((lost, right << 32 | old_after.astype(np.int64))), weights)
-        won = np.where(new_after == new, -1, new << 32 | new_after.astype(np.int64))
-        places = np.concatenate((at - self.size[new_before], at))
-        self.pairs.add(np.concatenate((_keys(new_before, new), won)), places, weights)
+        pairs.subtract(np.concatenate((lost, _keys(right, old_after))), weights)
+        won = np.where(new_after == new, -1, _keys(new, new_after))
+        places = np.concatenate((at - self.size[new_before], at)).astype(self.place_type)
+        pairs.add(np.concatenate((_keys(new_before, new), won)), places, weights)
+
+    def _neighbours(self, places: Places) -> I64:
+        """[places] the symbol that is there, or -1 for a border."""
+        found = self.symbols[places].astype(np.int64)
+        found[found == self.border] = -1
+        return found
 
     def totals(self) -> I64:
         """[symbols] how often each symbol stands in the text, as it is segmented now."""
-        place = (self.symbols >= 0).nonzero()[0]
+        self._compact()
         totals = np.zeros(self.known, dtype=np.int64)
-        np.add.at(totals, self.symbols[place], self.counts[self.word_of[place]])
-        totals[np.greater(self.size[: self.known], 1)] //= 2  # seen at its first place and at its last
+        for start in range(0, len(self.symbols), CHUNK):
+            part = self.symbols[start : start + CHUNK]
+            at = np.flatnonzero(part < self.inner)
+            np.add.at(totals, part[at], self._times(at + start))
         return totals
 
 
-def _keys(left: I32, right: I32 | int) -> I64:
-    keys: I64 = left.astype(np.int64) << 32 | right
+def _keys(left: I64 | int, right: I64 | int) -> I64:
+    keys: I64 = np.left_shift(left, 32) | right
     return keys
+
+
+def _bucket(keys: I64) -> I64:
+    return (keys.astype(np.uint64) * ODD >> np.uint64(64 - (BUCKETS - 1).bit_length())).astype(np.int64)
 
 
 def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, bytes]]:

@@ -70,7 +70,7 @@ def _count(config: TrainConfig) -> Counts:
         counts = count(read.shards(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if not len(counts.times):
+    if not len(counts.words):
         of = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"the train split has no text{of}", file=config.docs, remedy="Give other --docs or --sources.")
     return counts
@@ -78,8 +78,8 @@ def _count(config: TrainConfig) -> Counts:
 
 def _shown(counts: Counts, ids: int) -> dict[str, Any]:
     tally = {name.replace("_", " "): number for name, number in asdict(counts.tally).items()}
-    words = {"words, weighted": int(counts.times.sum()), "distinct words": len(counts.times)}
-    return {**tally, **words, "distinct words left out": counts.rare, "ids": ids}
+    words = {"words, weighted": int(counts.times @ counts.words), "distinct words": int(counts.words.sum())}
+    return {**tally, **words, "ids": ids}
 
 
 VERB = Verb(

@@ -3,6 +3,7 @@
 Merges are learnt by frequency, as in `tokenizers`' trainer: Google's own was never released.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from biolm.tokenizer import bert, folder
 from biolm.tokenizer.config import TrainConfig
 from biolm.tokenizer.count import Counts
 from biolm.tokenizer.made import Made, learn_merges
-from biolm.tokenizer.merges import BORDER, Words
+from biolm.tokenizer.merges import Words, border, symbol_type
 
 ALPHABET = 1000  # characters at most, as in `tokenizers`; a word with any other becomes [UNK]
 
@@ -26,25 +27,38 @@ def made(vocab: Mapping[str, int], lowercase: bool, model_max_length: int) -> Ma
 
 def make(counts: Counts, config: TrainConfig) -> Made:
     """Learn a vocabulary: specials, the alphabet, the alphabet inside words, then merges."""
-    items = list(counts.items())
     seen: Counter[str] = Counter()
-    for word, times in items:
+    for word, times in counts.items():
         for character in word:
             seen[character] += times
     kept = {character for character, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:ALPHABET]}
-    items = [(word, times) for word, times in items if kept.issuperset(word)]
-    inside = sorted({character for word, _ in items for character in word[1:]})
+    inside = sorted({c for word, _ in counts.items() if kept.issuperset(word) for c in word[1:]})
     base = [*sorted(kept), *(bert.INSIDE + character for character in inside)]
     symbol_of = {symbol: i for i, symbol in enumerate(base)}
-    symbols = [BORDER]
-    for word, _ in items:
-        symbols += [symbol_of[word[0]], *(symbol_of[bert.INSIDE + character] for character in word[1:]), BORDER]
-    words = Words(np.array(symbols, dtype=np.int32), np.array([times for _, times in items], dtype=np.int64), len(base))
+    words = _words(counts, symbol_of, config.vocab_size)
     for left, right in learn_merges(words, len(bert.SPECIALS), config).merges:
         base.append(base[left] + base[right].removeprefix(bert.INSIDE))
     return made(
         {piece: i for i, piece in enumerate([*bert.SPECIALS, *base])}, config.lowercase, config.model_max_length
     )
+
+
+def _words(counts: Counts, symbol_of: Mapping[str, int], vocab_size: int) -> Words:
+    """The words that have symbols for all their characters."""
+    dtype = symbol_type(vocab_size)
+    code, mark = np.dtype(dtype).char, border(dtype)
+    symbols, times, sizes = array(code, [mark]), array("q"), array("q")
+    for word, count in counts.items():
+        found = [symbol_of.get(word[0], mark), *(symbol_of.get(bert.INSIDE + c, mark) for c in word[1:]), mark]
+        if found.index(mark) < len(word):
+            continue
+        symbols.extend(found)
+        if times and times[-1] == count:
+            sizes[-1] += len(found)
+        else:
+            times.append(count)
+            sizes.append(len(found))
+    return Words(np.frombuffer(symbols, dtype), np.array(times), np.array(sizes), len(symbol_of))
 
 
 def from_vocab(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from biolm.tokenizer import bytelevel, merges
-from biolm.tokenizer.merges import BORDER, Learnt, Words, learn
+from biolm.tokenizer.merges import Learnt, Words, border, learn, symbol_type
 
 RANK = np.argsort(np.argsort(bytelevel.alphabet()))
 
@@ -28,10 +28,14 @@ def ours(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], 
 
 
 def learn_counts(words: Counter[str], most: int, min_count: int) -> Learnt:
-    rows = [[*(int(RANK[byte]) for byte in key.encode()), BORDER] for key in words]
-    symbols = np.array([BORDER, *chain.from_iterable(rows)], dtype=np.int32)
-    counts = np.array(list(words.values()), dtype=np.int64)
-    return learn(Words(symbols, counts, 256), most, min_count, lambda: None)
+    dtype = symbol_type(256 + most)
+    by_count = words.most_common()
+    rows = [[*(int(RANK[byte]) for byte in key.encode()), border(dtype)] for key, _ in by_count]
+    symbols = np.array([border(dtype), *chain.from_iterable(rows)], dtype=dtype)
+    times = np.array([n for _, n in by_count], dtype=np.int64)  # every word is a run of its own
+    return learn(
+        Words(symbols, times, np.array(list(map(len, rows)), dtype=np.int64), 256), most, min_count, lambda: None
+    )
 
 
 def theirs(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], Counter[str]]:

@@ -108,15 +108,6 @@ def test_little_memory_spills_and_gives_the_same_bytes(
     assert not (tmp_path / "tok" / ".work").exists()
 
 
-def test_words_that_do_not_fit_the_memory_are_counted(docs: Path, tmp_path: Path) -> None:
-    everything, _ = counted(docs, tmp_path)
-    found = count.count(read.shards(docs, "train"), what(memory=20_000 * count.PLACE), 1, tmp_path)
-    kept = dict(found.items())
-    assert sum(len(word.encode()) + 1 for word in kept) <= 20_000
-    assert len(kept) + found.rare == len(everything) == 5846
-    assert min(kept.values()) >= max(times for word, times in everything.items() if word not in kept)
-
-
 def what(**options: Any) -> count.What:
     standard = {"weights": {}, "only_named": False, "sample": 1.0, "seed": 1, "memory": 1 << 30}
     return count.What(split=bytelevel.split, starts=bytelevel.ascii_starts, **{**standard, **options})
