@@ -10,9 +10,11 @@ from biolm.core.manifest import read_manifest
 from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.corpus.read import SPLITS, documents, shards
+from biolm.corpus.shards import REPEATED, TOTALS
 
 BAR = 40  # characters of the longest bar
-SHOWN = 12  # sections and years shown
+SHOWN = 12  # sections shown
+YEARS = 24  # years shown one by one; more are shown by decades
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class StatsConfig:
 
 
 def run(config: StatsConfig) -> None:
-    """Print composition, drops, years and sections.
+    """Print and draw composition, drops, duplicates, years, sections and links.
 
     Raises:
         DataError: This is no finished folder of documents.
@@ -49,9 +51,13 @@ def run(config: StatsConfig) -> None:
                 bar.advance(path.stat().st_size)
     if counts["graph"]["documents"]:
         summary("citations inside the corpus", counts["graph"])
-    for source, n in counts["sources"].items():
-        summary(f"{source} ({Path(config.docs).name})", _rows(n))
-        draw("documents a year", dict(sorted(years.get(source, Counter()).most_common(SHOWN))))
+    sources = counts["sources"]
+    draw("words by source", {source: sum(t["words"] for t in n["splits"].values()) for source, n in sources.items()})
+    for source, n in sources.items():
+        repeated = {name.replace("_", " "): counts[name] for name in REPEATED} if source == "notes" else {}
+        summary(f"{source} ({Path(config.docs).name})", _rows(n) | repeated)
+        draw("records", {"kept": n["kept"]} | {f"dropped, {reason}": count for reason, count in n["dropped"].items()})
+        draw("documents by year", by_year(years.get(source, Counter())))
         draw("sections", dict(sections.get(source, Counter()).most_common(SHOWN)))
 
 
@@ -59,8 +65,18 @@ def _rows(n: dict[str, Any]) -> dict[str, object]:
     rows: dict[str, object] = {"records": n["records"], "kept": n["kept"]}
     rows |= {f"dropped, {reason}": count for reason, count in sorted(n["dropped"].items())}
     for split, totals in sorted(n["splits"].items()):
-        rows |= {f"{split}: {name}": value for name, value in totals.items()}
+        rows |= {f"{split}: {name}": totals[name] for name in TOTALS}
     return rows
+
+
+def by_year(years: Counter[int]) -> dict[str, int]:
+    """Documents of every year, or of every decade where there are many years."""
+    if len(years) <= YEARS:
+        return {str(year): years[year] for year in sorted(years)}
+    decades: Counter[int] = Counter()
+    for year, number in years.items():
+        decades[year // 10 * 10] += number
+    return {f"{decade}s": decades[decade] for decade in sorted(decades)}
 
 
 def draw(title: str, values: dict[Any, int]) -> None:

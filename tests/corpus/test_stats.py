@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from biolm.core.cli import run as biolm
+from biolm.corpus.stats import by_year, draw
 
 
 def test_head_is_no_fault(tmp_path: Path, make: Any) -> None:
@@ -14,3 +16,15 @@ def test_head_is_no_fault(tmp_path: Path, make: Any) -> None:
     command = f"{sys.executable} -m biolm.corpus stats {tmp_path / 'docs'} | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert result.stderr == ""
+
+
+def test_many_years_are_drawn_by_decades() -> None:
+    assert by_year(Counter({2003: 1, 2001: 2})) == {"2001": 2, "2003": 1}
+    many = by_year(Counter(range(1990, 2020)))
+    assert many == {"1990s": 10, "2000s": 10, "2010s": 10}
+
+
+def test_bars_are_in_proportion(capsys: Any) -> None:
+    draw("words", {"pubmed": 100, "pmc": 50, "notes": 1})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count("█") for line in lines] == [0, 40, 20, 1]
