@@ -2,8 +2,9 @@
 
     python benchmarks/checkpoint.py [--size base --saves 4 --every 300]
 
-Stall is the time that `Saver.save` takes, plus what matrix products beside the writing take longer than without it. Its share of training
-time is (stall of one save) / `--every` seconds. Beside wall time stands this thread's processor time, which a busy machine does not lengthen.
+Stall is the time that `Saver.save` takes, plus what matrix products beside the writing take longer than without it. Its share of
+training time is (stall of one save) / `--every` seconds. Beside wall time stands this thread's processor time, which a busy machine
+does not lengthen.
 """
 
 import argparse
