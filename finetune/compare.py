@@ -1,80 +1,72 @@
-"""`biolm finetune compare RUN…`: test scores side by side, and whether a difference is more than chance.
+"""`biolm finetune compare RUN…`: models × tasks with intervals, which differences are more than chance, kinds of mistakes.
 
-The paired bootstrap draws the same test records for both runs, so that what is hard for both does not blur the difference.
+Runs on the same task and data are compared with the first of them. The paired bootstrap draws the same test records for both,
+so that what is hard for both does not blur the difference.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+import orjson
 
+from biolm.core import config as configuration
 from biolm.core.cli import Verb
 from biolm.core.errors import ConfigError, MismatchError
-from biolm.core.files import read_json, write_json
+from biolm.core.files import read_json, write_json, write_text
 from biolm.core.manifest import read_manifest
-from biolm.finetune import protocol, saved
+from biolm.core.summary import summary
+from biolm.finetune import datasets, mistakes, protocol, saved
 from biolm.finetune.bootstrap import interval, resampled
-from biolm.finetune.scorers import F64, Scorer
+from biolm.finetune.compare_page import page
+from biolm.finetune.compare_tables import show
+from biolm.finetune.config import FinetuneConfig
+from biolm.finetune.contests import Contest, Run
+from biolm.finetune.scorers import Scorer
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Runs to compare; all on one test file.
+    """Runs to compare: of several models, on one task or several.
 
     Args:
-        runs: Run folders that `biolm finetune` wrote; the others are compared with the first.
+        runs: Run folders that `biolm finetune` wrote; on each task the others are compared with the first.
         out: A JSON file to write the comparison to as well.
+        page: An HTML file to write it to, with learning curves.
+        words: Show the words of this many mistakes that most runs and seeds make. For public data only: these are words of the test
+            fold, on the screen and in the files; without it none are shown.
     """
 
     runs: list[str]
     out: str = field(default="", metadata={"runtime": True})
+    page: str = field(default="", metadata={"runtime": True})
+    words: int = 0
 
     def __post_init__(self) -> None:
         if len(set(self.runs)) < 2 or len(set(self.runs)) < len(self.runs):
             raise ConfigError("there must be two runs or more, each once", remedy="Give several run folders.")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Args:
-        name: Its folder, as given.
-        scores: `scores.json`.
-        rows: Each seed's counts of every test record.
-        test: Hash of the test fold's file.
-    """
-
-    name: str
-    scores: dict[str, Any]
-    rows: list[F64]
-    test: dict[str, str]
-
-    def values(self, scorer: Scorer[Any]) -> F64:
-        """The mean score over seeds on each resample of the test records."""
-        return np.asarray(np.mean([scorer.value(resampled(rows)) for rows in self.rows], axis=0))
+        if self.words < 0:
+            raise ConfigError("words must not be negative", remedy="0 shows none.")
 
 
 def run(config: CompareConfig) -> None:
-    """Print the table and, with `out`, write JSON.
+    """Print the tables and write what was asked for.
 
     Raises:
-        MismatchError: The runs are of different tasks or data.
+        MismatchError: No two runs are of one task and one data set, or the data have changed since.
     """
-    runs = [load(name) for name in config.runs]
-    first = runs[0]
-    for other in runs[1:]:
-        if other.scores["task"] != first.scores["task"] or other.test != first.test:
-            problem = f"its task or data are not those of {first.name}"
-            raise MismatchError(problem, file=other.name, remedy="Compare runs on the same data.")
-    scorer = saved.read(first.name)[0].scorer
-    compared = [against(scorer, first, other) for other in runs]
+    contests = [contest(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
+    if all(len(found.runs) == 1 for found in contests):
+        problem = "no two of the runs are of one task on the same data"
+        raise MismatchError(problem, file=config.runs[-1], remedy="Give runs of several models on the same data.")
+    show(contests)
     if config.out:
-        write_json(config.out, {"metric": scorer.metric, "against": first.name, "runs": compared})
-    show(scorer.metric, compared)
+        write_json(config.out, {"tasks": [found.as_json() for found in contests]})
+    if config.page:
+        write_text(config.page, page(contests))
+        summary(f"biolm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(contests)})
 
 
 def load(name: str) -> Run:
@@ -87,8 +79,51 @@ def load(name: str) -> Run:
     manifest = read_manifest(folder, "finetune")
     scores = read_json(folder / "scores.json")
     seeds: Any = scores["seeds"]
-    rows = [np.load(protocol.folder_of(folder, seed) / protocol.ROWS) for seed in seeds]
-    return Run(name, scores, rows, {k: v for k, v in manifest.inputs.items() if k != "model"})
+    folders = [protocol.folder_of(folder, seed) for seed in seeds]
+    given = configuration.parse(
+        FinetuneConfig, ["--config", str(folder / "config.yaml")], prog="biolm finetune compare"
+    )
+    return Run(
+        name=name,
+        config=given,
+        scores=scores,
+        rows=[np.load(seed / protocol.ROWS) for seed in folders],
+        data={k: v for k, v in manifest.inputs.items() if k != "model"},
+        histories=[read_json(seed / protocol.RESULT)["history"] for seed in folders],  # type: ignore[misc]
+        lines=[
+            [orjson.loads(line) for line in (seed / protocol.PREDICTIONS).read_bytes().splitlines()] for seed in folders
+        ],
+    )
+
+
+def grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one task on the same data, in the order given."""
+    found: dict[tuple[object, ...], list[Run]] = {}
+    for one in runs:
+        found.setdefault((one.config.task, *sorted(one.data.items())), []).append(one)
+    return list(found.values())
+
+
+def contest(runs: list[Run], words: int) -> Contest:
+    """Compare runs on one task.
+
+    Args:
+        runs: Of one task on the same data.
+        words: How many mistakes to show with their words.
+
+    Raises:
+        MismatchError: The data, which words would be taken from, have changed since.
+    """
+    scorer, first = saved.read(runs[0].name)[0].scorer, runs[0]
+    shown = []
+    if words:
+        data = datasets.read(first.config)
+        if data.hashes() != first.data:
+            problem = "the data are no longer those that the run was scored on"
+            raise MismatchError(problem, file=first.config.data, remedy="Leave --words out, or put the files back.")
+        worst = mistakes.hardest([lines for one in runs for lines in one.lines], words)
+        shown = [(mistake, mistakes.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
+    return Contest(scorer.metric, runs, [against(scorer, first, other) for other in runs], shown)
 
 
 def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
@@ -97,11 +132,13 @@ def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
     The p-value is two-sided: twice the share of resamples in which the difference has the other sign (ties count), at most 1.
     """
     metric = scorer.metric
-    difference = other.values(scorer) - first.values(scorer)
+    means = [np.mean([scorer.value(resampled(rows)) for rows in one.rows], axis=0) for one in (first, other)]
+    difference = means[1] - means[0]
     worse, better = float(np.mean(difference <= 0)), float(np.mean(difference >= 0))
     test = other.scores["test"]
     return {
         "run": other.name,
+        "model": other.model,
         "seeds": len(other.rows),
         metric: test[metric],
         "sd": test[f"{metric}_sd"],
@@ -110,46 +147,13 @@ def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
         "difference_interval": interval(difference),
         "p": min(1.0, 2 * min(worse, better)),
         "types": {kind: scores["f1"] for kind, scores in test.get("types", {}).items()},
+        "mistakes": other.mistakes,
     }
-
-
-def show(metric: str, compared: list[dict[str, Any]]) -> None:
-    """Print the comparison; differences are against the first run."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", f"test {metric}", "± sd", "95% interval", "difference", "95% interval", "p", "seeds"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for i, row in enumerate(compared):
-        deviation = "" if row["sd"] is None else f"{row['sd']:.4f}"
-        cells = [row["run"], f"{row[metric]:.4f}", deviation, _range(row["interval"])]
-        cells += (
-            [f"{row['difference']:+.4f}", _range(row["difference_interval"]), f"{row['p']:.3f}"] if i else ["", "", ""]
-        )
-        table.add_row(*cells, str(row["seeds"]))
-    console = Console(highlight=False, markup=False, width=160)
-    console.print(table)
-    kinds = list(compared[0]["types"])
-    if len(kinds) > 1:
-        console.print("\nF1 by type", _by_type(kinds, compared))
-
-
-def _by_type(kinds: list[str], compared: list[dict[str, Any]]) -> Table:
-    """Types × runs, the types that differ most between runs first."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("type", *(row["run"] for row in compared)):
-        table.add_column(column, justify="left" if column == "type" else "right")
-    values = {kind: [row["types"].get(kind, 0.0) for row in compared] for kind in kinds}
-    for kind in sorted(kinds, key=lambda kind: min(values[kind]) - max(values[kind])):
-        table.add_row(kind, *(f"{value:.4f}" for value in values[kind]))
-    return table
-
-
-def _range(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.4f} – {ends[1]:.4f}"
 
 
 VERB = Verb(
     config=CompareConfig,
     run=run,
-    example="biolm finetune compare runs/before runs/after",
+    example="biolm finetune compare runs/before runs/after --page compared.html",
     positionals=("runs",),
 )

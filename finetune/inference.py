@@ -36,7 +36,7 @@ def quickened(model: nn.Module, device: Device) -> nn.Module:
         model: A task's model in evaluation mode; it is changed in place and cannot be trained any more.
         device: Where it is.
     """
-    if device.torch.type == "cpu" and device.precision == "fp32" and torch.backends.mkldnn.is_available():
+    if device.torch.type == "cpu" and device.precision == "fp32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if type(child) is nn.Linear:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from biolm.finetune import blurb_files, chemprot, ddi, i2b2, medmentions, qa
+from biolm.finetune.config import TAGGING
 from biolm.finetune.dropped import Dropped
 
 Files = Mapping[str, Sequence[Path]]
 Types = Mapping[str, str] | None
-TAGGING = ("ner", "pico")
 
 
 @dataclass(frozen=True)

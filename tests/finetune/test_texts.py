@@ -145,31 +145,6 @@ def test_plain_models_do_not_predict(tiny_model: Path, tmp_path: Path, capsys: p
     assert "was not fine-tuned" in capsys.readouterr().err
 
 
-def test_compare_shows_differences_with_intervals(
-    made: Path, tiny_model: Path, folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = ["--negative", "false"]
-    trained, again, other = tmp_path / "trained", tmp_path / "again", tmp_path / "other"
-    data = folder("relation")
-    finetune(tiny_model, data, trained, "relation", *more)
-    finetune(tiny_model, data, again, "relation", *more, "--epochs", "1", "--optim.lr", "1e-9")
-    out = tmp_path / "compared.json"
-    assert cli.run(["finetune", "compare", str(trained), str(again), "--out", str(out)]) == 0
-    runs: list[dict[str, Any]] = read_json(out)["runs"]  # type: ignore[assignment]
-    assert runs[0]["difference"] == 0
-    assert runs[0]["p"] == 1
-    assert runs[1]["difference"] < 0
-    assert runs[1]["p"] < 0.05
-    low, high = runs[1]["difference_interval"]
-    assert low <= runs[1]["difference"] <= high
-    shown = capsys.readouterr().out
-    assert "F1 by type" in shown
-    assert f"{runs[1]['difference']:+.4f}" in shown
-    finetune(tiny_model, folder("classification"), other, "classification", "--epochs", "1")
-    assert cli.run(["finetune", "compare", str(trained), str(other)]) == 2
-    assert "task or data are not those" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -1,0 +1,124 @@
+"""A comparison as one HTML page: models × tasks, learning curves, mistakes by type, and words only if they were asked for."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from statistics import fmean
+from typing import Any
+
+from biolm.core.page import Child, Markup, document, join, tag
+from biolm.core.svg import COLOURS, Line, line_chart
+from biolm.finetune.compare_tables import columns_of, rows_of
+from biolm.finetune.contests import Contest, labels, matrix, span_of
+
+TITLE = "biolm finetune compare"
+SURE = 0.05  # p below which a difference is coloured
+
+
+def page(contests: Sequence[Contest]) -> str:
+    """The page."""
+    names = labels(contests)
+    colour = {name: i % COLOURS for i, name in enumerate(matrix(contests))}
+    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    words = any(contest.words for contest in contests)
+    told = "Words of the test folds are on this page." if words else "No text of any document is on this page."
+    body = join(
+        tag("header", tag("h1", TITLE)),
+        tag("section", tag("h2", "Scores"), _grid(contests, colour)),
+        [tag("section", tag("h2", contest.name), _contest(contest, names, colour)) for contest in contests],
+        tag("footer", f"Made by {TITLE}, {made}. {told}"),
+    )
+    return document(TITLE, body)
+
+
+def _grid(contests: Sequence[Contest], colour: dict[str, int]) -> Markup:
+    """Models × tasks; each cell has score, deviation over seeds, interval, and the difference from the task's first run."""
+    rows: list[list[Child]] = []
+    for name, cells in matrix(contests).items():
+        found = [_cell(contest, cell) for contest, cell in zip(contests, cells, strict=True)]
+        rows.append([join(tag("span", class_=f"key s{colour[name]}"), name), *found])
+    told = "Mean of the seeds ± standard deviation; 95% bootstrap interval over test records; difference from the first model and its p."
+    return join(
+        _table(["model", *(f"{c.name}, {c.metric}" for c in contests)], rows, text=1), tag("p", told, class_="note")
+    )
+
+
+def _cell(contest: Contest, row: dict[str, Any] | None) -> Child:
+    if row is None:
+        return None
+    apart = "" if row["sd"] is None else f" ± {row['sd']:.4f}"
+    parts: list[Child] = [tag("b", f"{row[contest.metric]:.4f}"), apart, tag("br"), span_of(row["interval"])]
+    if row is not contest.compared[0]:
+        sure = row["p"] < SURE
+        kind = ("good" if row["difference"] > 0 else "bad") if sure else None
+        parts += [tag("br"), tag("span", f"{row['difference']:+.4f} (p {row['p']:.3f})", class_=kind)]
+    return join(parts)
+
+
+def _contest(contest: Contest, names: dict[str, str], colour: dict[str, int]) -> Markup:
+    return join(
+        tag("figure", tag("h3", "Learning curves"), _curves(contest, names, colour)),
+        _types(contest, names),
+        _mistakes(contest, names),
+        _words(contest),
+    )
+
+
+def _curves(contest: Contest, names: dict[str, str], colour: dict[str, int]) -> Markup:
+    """The development score after each epoch: each seed thin, their mean as far as all seeds go."""
+    lines = []
+    for run in contest.runs:
+        name = names[run.name]
+        seeds = [[entry["dev"][contest.metric] for entry in history] for history in run.histories]
+        if len(seeds) > 1:
+            lines += [Line(name, list(enumerate(values, start=1)), colour[name], faint=True) for values in seeds]
+        means = [fmean(values) for values in zip(*seeds, strict=False)]
+        lines.append(Line(name, list(enumerate(means, start=1)), colour[name]))
+    return line_chart(
+        f"{contest.name}: development score by epoch", lines, x_label="epoch", y_label=f"dev {contest.metric}"
+    )
+
+
+def _types(contest: Contest, names: dict[str, str]) -> Markup | None:
+    kinds = list(contest.compared[0]["types"])
+    if len(kinds) < 2:
+        return None
+    rows: list[list[Child]] = [
+        [kind, *(f"{row['types'].get(kind, 0.0):.4f}" for row in contest.compared)] for kind in kinds
+    ]
+    return join(
+        tag("h3", "F1 by type"), _table(["type", *(names[row["run"]] for row in contest.compared)], rows, text=1)
+    )
+
+
+def _mistakes(contest: Contest, names: dict[str, str]) -> Markup | None:
+    columns, found = columns_of(contest), rows_of(contest, names)
+    rows: list[list[Child]] = [
+        [kind, run, *(f"{counts.get(c, 0):.1f}" for c in columns)] for kind, run, counts in found
+    ]
+    if not rows:
+        return None
+    return join(tag("h3", "What became of each type, a seed"), _table(["type", "model", *columns], rows, text=2))
+
+
+def _words(contest: Contest) -> Markup | None:
+    rows: list[list[Child]] = []
+    for mistake, (before, inside, after) in contest.words:
+        shown = join(before, tag("mark", inside), after) if mistake.span else inside
+        rows.append([shown, mistake.gold or "nothing", ", ".join(mistake.said), f"{mistake.share:.0%}"])
+    if not rows:
+        return None
+    return join(
+        tag("h3", "What most runs and seeds get wrong"),
+        _table(["words", "gold", "said instead", "wrong in"], rows, text=3),
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text: int) -> Markup:
+    """A table whose first `text` columns are words and the others numbers."""
+
+    def kind(i: int) -> str | None:
+        return "num" if i >= text else None
+
+    top = tag("tr", [tag("th", head, class_=kind(i)) for i, head in enumerate(heads)])
+    body = [tag("tr", [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row)]) for row in rows]
+    return tag("div", tag("table", tag("thead", top), tag("tbody", body)), class_="wide")

@@ -1,0 +1,103 @@
+"""A comparison on the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from biolm.finetune.contests import Contest, labels, matrix, span_of
+from biolm.finetune.mistakes import KINDS
+
+WIDTH = 160
+
+
+def show(contests: Sequence[Contest]) -> None:
+    """Print models × tasks where there are several tasks, then each task."""
+    console = Console(highlight=False, markup=False, width=WIDTH)
+    names = labels(contests)
+    if len(contests) > 1:
+        table = _table("model", *(contest.name for contest in contests))
+        for name, cells in matrix(contests).items():
+            table.add_row(name, *(_cell(contest.metric, cell) for contest, cell in zip(contests, cells, strict=True)))
+        console.print(table)
+    for contest in contests:
+        console.print(f"\n{contest.name}" if len(contests) > 1 else contest.name, style="bold")
+        console.print(_scores(contest, names))
+        kinds = list(contest.compared[0]["types"])
+        if len(kinds) > 1:
+            console.print("\nF1 by type", _by_type(kinds, contest, names))
+        if contest.compared[0]["mistakes"]:
+            console.print("\nMistakes by type, a seed", _mistakes(contest, names))
+        if contest.words:
+            console.print("\nWhat most runs and seeds get wrong", _words(contest))
+
+
+def _cell(metric: str, row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row[metric]:.4f}{_deviation(row)} ({span_of(row['interval'])})"
+
+
+def _deviation(row: dict[str, Any]) -> str:
+    return "" if row["sd"] is None else f" ± {row['sd']:.4f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def _scores(contest: Contest, names: dict[str, str]) -> Table:
+    columns = (f"test {contest.metric}", "± sd", "95% interval", "difference", "95% interval", "p", "seeds")
+    table = _table("run", *columns)
+    for i, row in enumerate(contest.compared):
+        cells = [
+            names[row["run"]],
+            f"{row[contest.metric]:.4f}",
+            _deviation(row).removeprefix(" ± "),
+            span_of(row["interval"]),
+        ]
+        against = [f"{row['difference']:+.4f}", span_of(row["difference_interval"]), f"{row['p']:.3f}"]
+        table.add_row(*cells, *(against if i else ["", "", ""]), str(row["seeds"]))
+    return table
+
+
+def _by_type(kinds: list[str], contest: Contest, names: dict[str, str]) -> Table:
+    """Types × runs, the types that differ most between runs first."""
+    table = _table("type", *(names[row["run"]] for row in contest.compared))
+    values = {kind: [row["types"].get(kind, 0.0) for row in contest.compared] for kind in kinds}
+    for kind in sorted(kinds, key=lambda kind: min(values[kind]) - max(values[kind])):
+        table.add_row(kind, *(f"{value:.4f}" for value in values[kind]))
+    return table
+
+
+def _mistakes(contest: Contest, names: dict[str, str]) -> Table:
+    """Types and runs × what became of them."""
+    columns = columns_of(contest)
+    table = _table("type", "run", *columns)
+    for kind, run, counts in rows_of(contest, names):
+        table.add_row(kind, run, *(f"{counts.get(column, 0):.1f}" for column in columns))
+    return table
+
+
+def columns_of(contest: Contest) -> list[str]:
+    """What may become of an entity, or the labels that may be predicted."""
+    said = dict.fromkeys(name for row in contest.compared for counts in row["mistakes"].values() for name in counts)
+    return [kind for kind in KINDS if kind in said] if set(said) <= set(KINDS) else sorted(said)
+
+
+def rows_of(contest: Contest, names: dict[str, str]) -> list[tuple[str, str, dict[str, float]]]:
+    """For each type and run its counts."""
+    types = sorted({kind for row in contest.compared for kind in row["mistakes"]})
+    return [(kind, names[row["run"]], row["mistakes"].get(kind, {})) for kind in types for row in contest.compared]
+
+
+def _words(contest: Contest) -> Table:
+    table = _table("words", "gold", "said instead", "wrong in")
+    for mistake, (before, inside, after) in contest.words:
+        shown = f"{before}[{inside}]{after}" if mistake.span else inside
+        table.add_row(
+            " ".join(shown.split()), mistake.gold or "nothing", ", ".join(mistake.said), f"{mistake.share:.0%}"
+        )
+    return table

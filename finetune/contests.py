@@ -1,0 +1,111 @@
+"""Runs side by side on one task: what `compare` computes, and its tables and its page show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from biolm.finetune import mistakes
+from biolm.finetune.config import TAGGING, FinetuneConfig
+from biolm.finetune.mistakes import Line, Mistake
+from biolm.finetune.scorers import F64
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        name: Its folder, as given.
+        config: What it was told.
+        scores: `scores.json`.
+        rows: Each seed's counts of every test record.
+        data: Hashes of the data set's files.
+        histories: Each seed's epochs.
+        lines: Each seed's predictions.
+    """
+
+    name: str
+    config: FinetuneConfig
+    scores: dict[str, Any]
+    rows: list[F64]
+    data: dict[str, str]
+    histories: list[list[dict[str, Any]]]
+    lines: list[list[Line]]
+
+    @property
+    def model(self) -> str:
+        """The name of the model that it began with."""
+        return Path(self.config.model).name or self.config.model
+
+    @cached_property
+    def mistakes(self) -> dict[str, dict[str, float]]:
+        """By type of entity or by label; nothing for numbers."""
+        if self.config.task in TAGGING:
+            return mistakes.by_type(self.lines)
+        return {} if self.config.task == "similarity" else mistakes.confusions(self.lines)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Runs of one task on the same data.
+
+    Args:
+        metric: The main score.
+        runs: In the order given; the others are compared with the first.
+        compared: For each run its score and difference (`compare.against`).
+        words: Mistakes that most make, with the words before, of and after each.
+    """
+
+    metric: str
+    runs: list[Run]
+    compared: list[dict[str, Any]]
+    words: Sequence[tuple[Mistake, tuple[str, str, str]]] = ()
+
+    @property
+    def name(self) -> str:
+        """The data set and the task."""
+        config = self.runs[0].config
+        return f"{Path(config.data).name} ({config.task})"
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it; of mistakes the words only if they were asked for."""
+        hardest = [
+            {
+                "id": self.runs[0].lines[0][m.record]["id"],
+                "gold": m.gold,
+                "said": m.said,
+                "share": m.share,
+                "words": words,
+            }
+            for m, words in self.words
+        ]
+        return {
+            "task": self.name,
+            "metric": self.metric,
+            "against": self.runs[0].name,
+            "runs": self.compared,
+            "hardest": hardest,
+        }
+
+
+def labels(contests: Sequence[Contest]) -> dict[str, str]:
+    """Run → what its row is called: its model's name, or its folder where two runs of one task share that."""
+    for contest in contests:
+        if len({run.model for run in contest.runs}) < len(contest.runs):
+            return {run.name: run.name for other in contests for run in other.runs}
+    return {run.name: run.model for contest in contests for run in contest.runs}
+
+
+def matrix(contests: Sequence[Contest]) -> dict[str, list[dict[str, Any] | None]]:
+    """Row's name → what was compared on each task, None where there is no run."""
+    names = labels(contests)
+    rows = list(dict.fromkeys(names[run.name] for contest in contests for run in contest.runs))
+    found = [{names[row["run"]]: row for row in contest.compared} for contest in contests]
+    return {name: [row.get(name) for row in found] for name in rows}
+
+
+def span_of(ends: Sequence[float]) -> str:
+    """An interval."""
+    return f"{ends[0]:.4f} – {ends[1]:.4f}"
