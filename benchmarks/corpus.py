@@ -3,13 +3,13 @@
     python benchmarks/corpus.py --pubmed FOLDER --pmc FOLDER [--peer PYTHON] [--large]
 
 `--peer` is the interpreter of an environment with pubmed_parser in it (`python -m venv peer && peer/bin/pip install pubmed_parser`);
-without it only the floor is compared. Processor time of one process on the same files, gunzip included on every side; rounds alternate, and the
-best of each counts, so that a busy machine does all the same harm. Both sides give title, abstract with labels, journal, date, languages,
-publication types, MeSH, ids and the PMIDs of references; pubmed_parser also gives authors and grants, which it cannot be told to leave out, and
-the reader also gives other abstracts, related articles and cleaned text with the offsets of its sections. pubmed_parser takes four calls
-for what the JATS reader gives at once: article, paragraphs, captions, references.
-`--large` adds a file of 30,000 records, the size of the NLM's, a 1 GB file (peak memory) and files of 8 to 80 thousand records (linearity), made
-of the real records in a temporary folder.
+without it only the floor is compared. Processor time of one process on the same files, gunzip included on every side; rounds alternate,
+and the best of each counts, so that a busy machine does all the same harm. Both sides give title, abstract with labels, journal, date,
+languages, publication types, MeSH, ids and the PMIDs of references; pubmed_parser also gives authors and grants, which it cannot be told to
+leave out, and the reader also gives other abstracts, related articles and cleaned text with the offsets of its sections. pubmed_parser
+takes four calls for what the JATS reader gives at once: article, paragraphs, captions, references.
+`--large` adds a file of 30,000 records, the size of the NLM's, a 1 GB file (peak memory) and files of 8 to 80 thousand records (linearity),
+made of the real records in a temporary folder.
 """
 
 import argparse
