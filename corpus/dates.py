@@ -2,6 +2,7 @@
 
 import re
 from datetime import date as calendar_date
+from functools import lru_cache
 
 _NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
 MONTHS = {name: number for number, name in enumerate(_NAMES.split(), start=1)}
@@ -28,6 +29,7 @@ def date(year: str, month: str | None = None, day: str | None = None) -> str:
         return f"{year}-{number:02}"
 
 
+@lru_cache(maxsize=1 << 14)
 def written(text: str) -> str:
     """The first date in the NLM's manner, such as `1998 Dec 12-19` or `<Year>1998</Year><Month>12</Month>`; empty if there is none."""
     found = WRITTEN.search(text)

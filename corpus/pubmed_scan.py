@@ -18,7 +18,10 @@ Section = tuple[str, list[str]]
 
 PMID = re.compile(rb'<PMID(?: Version="([0-9]+)")?>([0-9]+)</PMID>')
 REVISED = re.compile(rb"<DateRevised>\s*<Year>(\d+)</Year>\s*<Month>(\d+)</Month>\s*<Day>(\d+)</Day>")
-RELATED = re.compile(rb'<CommentsCorrections RefType="(\w+)">(.*?)</CommentsCorrections>', re.S)
+RELATED = re.compile(
+    r'<CommentsCorrections RefType="(\w+)">[^<]*(?:<(?!PMID|/CommentsCorrections>)[^<]*)*'
+    r'(?:<PMID(?: Version="[0-9]+")?>\s*([0-9]+)\s*</PMID>)?'
+)
 CITED = re.compile(r'="pubmed">\s*([0-9]+)\s*</ArticleId>')
 LABEL = re.compile(r'\sLabel="([^"]*)"')
 LANGUAGE_OF = re.compile(r'\sLanguage="([^"]*)"')
@@ -139,7 +142,7 @@ def _lists(
 ) -> None:
     """From `Article` to the end of the citation: related articles, MeSH headings, other abstracts."""
     begin, end = _inside(COMMENTS, record, start, stop)
-    facts["related"] = _related(record[begin:end]) if begin >= 0 else []
+    facts["related"] = RELATED.findall(record[begin:end].decode()) if begin >= 0 else []
     begin, end = _inside(MESH_HEADINGS, record, start, stop)
     if begin >= 0:
         _values(facts, "mesh", DESCRIPTOR, record[begin:end].decode(), xml)
@@ -152,15 +155,6 @@ def _lists(
     for attributes, content in others:
         kind = LANGUAGE_OF.search(attributes) or TYPE_OF.search(attributes)
         _abstract(sections, content, f"Other abstract ({_plain(kind[1], xml) if kind else 'unknown'})", xml)
-
-
-def _related(part: bytes) -> list[tuple[str, str]]:
-    """Kind and PMID of every related article, an empty PMID where none is given."""
-    found = []
-    for kind, inside in RELATED.findall(part):
-        pmid = PMID.search(inside)
-        found.append((kind.decode(), pmid[2].decode() if pmid else ""))
-    return found
 
 
 def _inside(tag: Tag, record: bytes, start: int, stop: int) -> tuple[int, int]:

@@ -7,9 +7,8 @@ nothing can be expanded or fetched. Character entities that the DTDs of PubMed a
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from html.entities import html5
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from lxml import etree
 
@@ -31,8 +30,7 @@ ROOT = re.compile(rb"<[A-Za-z_]")
 DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of a file.
 
     Args:
