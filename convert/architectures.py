@@ -1,6 +1,6 @@
 """Hugging Face's masked language models: for each `model_type` the class, its names for the native tensors, its keys of `config.json`.
 
-Sources: transformers' `modeling_*.py` and `configuration_*.py` of the four. RoBERTa's positions begin at row pad + 1, the others' at 0.
+Sources: transformers' `modeling_*.py` and `configuration_*.py` of the five. RoBERTas' positions begin at row pad + 1, others' at 0.
 """
 
 from collections.abc import Mapping
@@ -136,7 +136,7 @@ CLASSIFIER = {
 BERT_REST = {r"bert\.pooler\.dense": "pooler.dense", r"cls\.seq_relationship": "seq_relationship", **CLASSIFIER}
 QA_BACK = {"qa_outputs.": "qa_outputs."}
 BERT_BACK = {"pooler.": "bert.pooler.", "seq_relationship.": "cls.seq_relationship.", **QA_BACK}
-BUFFERS = {r"(roberta|bert)\.embeddings\.(position_ids|token_type_ids)": lambda _: True}
+BUFFERS = {r"(roberta|roberta_prelayernorm|bert)\.embeddings\.(position_ids|token_type_ids)": lambda _: True}
 
 ROBERTA = Architecture(
     model_type="roberta",
@@ -162,6 +162,26 @@ ROBERTA = Architecture(
     demands=BERT_DEMANDS,
     activations=("hidden_act", None),
     pad=1,
+)
+
+PRELAYERNORM = replace(
+    ROBERTA,
+    model_type="roberta-prelayernorm",
+    shape="roberta-prelayernorm",
+    masked_lm="RobertaPreLayerNormForMaskedLM",
+    base="RobertaPreLayerNormModel",
+    prefix="roberta_prelayernorm.",
+    table=replace(
+        ROBERTA.table,
+        modules={
+            **ROBERTA.table.modules,
+            **_bert_layers("roberta_prelayernorm", ("attention.LayerNorm", "intermediate.LayerNorm")),
+            "encoder.embedding_norm": ("roberta_prelayernorm.embeddings.LayerNorm",),
+            "encoder.final_norm": ("roberta_prelayernorm.LayerNorm",),
+        },
+        rest={r"roberta_prelayernorm\.pooler\.dense": "pooler.dense", **CLASSIFIER},
+    ),
+    rest={"pooler.": "roberta_prelayernorm.pooler.", **QA_BACK},
 )
 
 BERT = Architecture(
@@ -234,7 +254,7 @@ MODERN = Architecture(
     activations=("hidden_activation", "classifier_activation"),
 )
 
-BY_TYPE = {found.model_type: found for found in (ROBERTA, BERT, MEGATRON, MODERN)}
+BY_TYPE = {found.model_type: found for found in (ROBERTA, PRELAYERNORM, BERT, MEGATRON, MODERN)}
 BY_SHAPE = {found.shape: found for found in BY_TYPE.values()}
 
 

@@ -47,8 +47,8 @@ VERSION = f"{E_}.version"  # below 2, or missing, fairseq leaves the final norm 
 UNUSED = r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)"
 
 
-def _table(norm: dict[str, tuple[str, ...]]) -> Table:
-    """The names of RoBERTa with its first or its last layer-norm."""
+def _table(norms: Mapping[str, tuple[str, ...]]) -> Table:
+    """The names of RoBERTa with its first layer-norm, its last or both."""
     return Table(
         modules={
             "encoder.word_embeddings": (f"{E_}.embed_tokens",),
@@ -62,7 +62,7 @@ def _table(norm: dict[str, tuple[str, ...]]) -> Table:
             "head.dense": ("encoder.lm_head.dense",),
             "head.norm": ("encoder.lm_head.layer_norm",),
             "head": ("encoder.lm_head",),
-            **norm,
+            **norms,
         },
         tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
         rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
@@ -71,10 +71,14 @@ def _table(norm: dict[str, tuple[str, ...]]) -> Table:
     )
 
 
-# fairseq's prenorm RoBERTa normalises what goes into each sub-layer and the output, not the embeddings: Megatron BERT's shape.
+# fairseq's prenorm RoBERTa normalises what goes into each sub-layer and the output. Its architecture `roberta_prenorm` does not normalise
+# the embeddings, which is Megatron BERT's shape; any other with `--encoder-normalize-before` does, as Hugging Face's RobertaPreLayerNorm.
+FIRST = {"encoder.embedding_norm": (f"{E_}.layernorm_embedding",)}
+LAST = {"encoder.final_norm": (f"{E_}.layer_norm",)}
 TABLES: dict[Shape, Table] = {
-    "roberta": _table({"encoder.embedding_norm": (f"{E_}.layernorm_embedding",)}),
-    "megatron-bert": _table({"encoder.final_norm": (f"{E_}.layer_norm",)}),
+    "roberta": _table(FIRST),
+    "roberta-prelayernorm": _table(FIRST | LAST),
+    "megatron-bert": _table(LAST),
 }
 
 # What `checkpoint_utils._upgrade_state_dict` asks of every checkpoint.
@@ -172,9 +176,9 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
     up = tensors.get(f"{E_}.layers.0.fc1.weight")
     arch = settings.get("arch") or settings.get("_name")
     pre_norm = f"{E_}.layer_norm.weight" in tensors
-    if pre_norm and f"{E_}.layernorm_embedding.weight" in tensors:
-        problem = "it normalises both the embeddings and what goes into each sub-layer"
-        raise _refused(file, problem, "Prenorm models can be converted without the norm on the embeddings only.")
+    shape: Shape = "roberta"
+    if pre_norm:
+        shape = "roberta-prelayernorm" if f"{E_}.layernorm_embedding.weight" in tensors else "megatron-bert"
     version = tensors.get(VERSION, torch.ones(1)).flatten()
     if pre_norm and (not len(version) or not version[0] >= 2):
         problem = "it is a prenorm model of before version 2, whose final norm fairseq leaves out"
@@ -201,7 +205,7 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         attention_dropout=_number(settings.get("attention_dropout"), 0.1),
         layer_norm_eps=EPS,
         pad_token_id=PAD,
-        shape="megatron-bert" if pre_norm else "roberta",
+        shape=shape,
         activation=ACTIVATIONS[activation],
         head_activation=ACTIVATIONS[activation],
     )
@@ -305,7 +309,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def settings(config: EncoderConfig) -> dict[str, Any]:
     """What fairseq needs to build the same model: the names of `roberta_base` in `fairseq/models/roberta/model.py`."""
     return {
-        "arch": "roberta_prenorm" if config.pre_norm else "roberta_base",
+        "arch": "roberta_prenorm" if config.shape == "megatron-bert" else "roberta_base",
         "task": "masked_lm",
         "criterion": "masked_lm",
         "data": ".",
@@ -323,7 +327,7 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
         "activation_fn": next(name for name, meant in ACTIVATIONS.items() if meant == config.activation),
         "pooler_activation_fn": "tanh",
         "encoder_normalize_before": config.pre_norm,
-        "layernorm_embedding": not config.pre_norm,
+        "layernorm_embedding": config.shape != "megatron-bert",
         "untie_weights_roberta": False,
     }
 

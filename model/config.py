@@ -26,11 +26,24 @@ SIZES: dict[str, tuple[int, int, int]] = {
 NAME = "encoder.json"
 
 # roberta: post-LN, learned positions (arXiv 1907.11692). bert: the same with token types (arXiv 1810.04805).
-# megatron-bert: pre-LN, no norm on the embeddings (arXiv 1909.08053). modernbert: pre-LN, rotary positions, GeGLU, no biases, most
+# roberta-prelayernorm: RoBERTa with pre-LN (fairseq's encoder_normalize_before; arXiv 2202.08005). megatron-bert: pre-LN, no norm on the
+# embeddings (arXiv 1909.08053). modernbert: pre-LN, rotary positions, GeGLU, no biases, most
 # layers attending locally (arXiv 2412.13663).
-Shape = Literal["roberta", "bert", "megatron-bert", "modernbert"]
-LAYER_NORM_EPS: dict[Shape, float] = {"roberta": 1e-5, "bert": 1e-12, "megatron-bert": 1e-12, "modernbert": 1e-5}
-TOKEN_TYPES: dict[Shape, int] = {"roberta": 0, "bert": 2, "megatron-bert": 2, "modernbert": 0}
+Shape = Literal["roberta", "roberta-prelayernorm", "bert", "megatron-bert", "modernbert"]
+LAYER_NORM_EPS: dict[Shape, float] = {
+    "roberta": 1e-5,
+    "roberta-prelayernorm": 1e-5,
+    "bert": 1e-12,
+    "megatron-bert": 1e-12,
+    "modernbert": 1e-5,
+}
+TOKEN_TYPES: dict[Shape, int] = {
+    "roberta": 0,
+    "roberta-prelayernorm": 0,
+    "bert": 2,
+    "megatron-bert": 2,
+    "modernbert": 0,
+}
 # gelu: exact. gelu_tanh: its approximation by tanh (Hendrycks and Gimpel 2016, arXiv 1606.08415), Megatron-LM's fused kernel.
 Activation = Literal["gelu", "gelu_tanh"]
 
@@ -94,7 +107,7 @@ class EncoderConfig:
     @property
     def pre_norm(self) -> bool:
         """Whether layers normalise their input, and the encoder its output, instead of each sub-layer's sum."""
-        return self.shape in ("megatron-bert", "modernbert")
+        return self.shape in ("roberta-prelayernorm", "megatron-bert", "modernbert")
 
     @property
     def rotary(self) -> bool:
@@ -145,7 +158,7 @@ class ModelConfig:
     """The model, by the name of its size; any number given replaces the name's.
 
     Args:
-        shape: roberta, bert, megatron-bert or modernbert.
+        shape: roberta, roberta-prelayernorm, bert, megatron-bert or modernbert.
         size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large and
             345m 24 × 1024, 3.9b 48 × 2560, 8.9b 56 × 3584.
         num_hidden_layers: Layers, if not the size's.

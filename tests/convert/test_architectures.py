@@ -29,7 +29,11 @@ SIZES = {
     "pad_token_id": 0,
 }
 SPECIAL = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+ROBERTA = SIZES | {"pad_token_id": 1, "max_position_embeddings": 72, "type_vocab_size": 2, "layer_norm_eps": 1e-5}
 KINDS: dict[str, Callable[[], Any]] = {
+    "roberta-prelayernorm": lambda: transformers.RobertaPreLayerNormForMaskedLM(
+        transformers.RobertaPreLayerNormConfig(**ROBERTA)
+    ),
     "bert": lambda: transformers.BertForPreTraining(transformers.BertConfig(**SIZES)),
     "megatron-bert": lambda: transformers.MegatronBertForPreTraining(transformers.MegatronBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertForMaskedLM(
@@ -57,7 +61,7 @@ def test_native_logits_equal_transformers(folder: Path) -> None:
     loaded = load_model(folder)
     assert loaded.config.shape == folder.name
     with torch.inference_mode():
-        expected = theirs(torch.where(real, ids, 0), attention_mask=real.long()).logits[real]
+        expected = theirs(torch.where(real, ids, loaded.config.pad_token_id), attention_mask=real.long()).logits[real]
         logits = loaded.model(unpad(ids, real))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 

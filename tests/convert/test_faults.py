@@ -205,7 +205,10 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     ),
     "untied": ("not tied", lambda s: s["model"].update({"encoder.lm_head.weight": torch.ones(505, 48)})),
     "unused but filled": ("has values", lambda s: s["model"].update({f"{E_}.layers.0.fc1_bias": torch.ones(96)})),
-    "both norms": ("normalises both", lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48)})),
+    "half a final norm": (
+        r"layer_norm\.bias is missing",
+        lambda s: s["model"].update({f"{E_}.layer_norm.weight": torch.ones(48), f"{E_}.version": torch.ones(1) * 3}),
+    ),
     "no final norm": (
         "before version 2",
         lambda s: s["model"].update(

@@ -168,6 +168,22 @@ def test_prenorm_is_megatrons_shape(prenorm_golden: Path, convert: Convert) -> N
     assert all(torch.equal(before[name], value) for name, value in back.items())
 
 
+def test_prenorm_with_normalised_embeddings_is_robertaprelayernorm(one_golden: Path, convert: Convert) -> None:
+    """`--encoder-normalize-before` with any architecture but `roberta_prenorm`; transformers' class reads what we write, and back."""
+    state = torch.load(one_golden / "checkpoint_best.pt", weights_only=False)
+    stem = "encoder.sentence_encoder."
+    state["model"] |= {f"{stem}layer_norm.{leaf}": torch.rand(48) + 0.5 for leaf in ("weight", "bias")}
+    state["model"][f"{stem}version"] = torch.tensor([3.0])
+    torch.save(state, one_golden / "checkpoint_best.pt")
+    assert load_model(one_golden).config.shape == "roberta-prelayernorm"
+    folder = convert(one_golden, "hf")
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["RobertaPreLayerNormForMaskedLM"]
+    back = torchfile.load(convert(folder, "fairseq", "back") / "model.pt")
+    assert entries(back["args"])["layernorm_embedding"] is entries(back["args"])["encoder_normalize_before"] is True
+    assert back["model"].keys() == state["model"].keys()
+    assert all(torch.equal(state["model"][name], value) for name, value in back["model"].items())
+
+
 def test_fairseqs_approximation_of_gelu_goes_out_and_back(one_golden: Path, convert: Convert) -> None:
     """`gelu_accurate` is Hugging Face's `gelu_new`, but for the head, which Hugging Face's RoBERTa leaves exact."""
     assert load_model(one_golden).config.activation == "gelu"
