@@ -4,8 +4,8 @@
 
 All sides work on the same micro-batches in one process and take turns, step by step, so that a change of the machine's load meets all;
 what is compared is the median over steps, in CPU time of the process (threads that unpack a cache included) and in wall time. The losses
-are DistilBERT's, with DistilBioBERT's weights: 5 × KL at T = 2 on masked positions, 2 × MLM, 1 × cosine of the last hidden states. The cached
-side has KL (64 samples a position) and MLM; the cache is written first, and its bytes a corpus token are counted at 15% masks.
+are DistilBERT's, with DistilBioBERT's weights: 5 × KL at T = 2 on masked positions, 2 × MLM, 1 × cosine of the last hidden states. The
+cached side has KL (64 samples a position) and MLM; the cache is written first, and its bytes a corpus token are counted at 15% masks.
 """
 
 import argparse

@@ -143,6 +143,11 @@ class DistillConfig(PretrainConfig):
                 "a teacher with another vocabulary can be aligned on words by its hidden states only",
                 remedy="Give --loss.kl 0, and no embeddings, relations or cache.",
             )
+        if self.vocabulary == "words" and self.start == "teacher":
+            raise ConfigError(
+                "a teacher with another vocabulary has no embeddings for the student to start from",
+                remedy="Give --start scratch, or move a model over with --init and --init_vocabulary.",
+            )
         if self.cache and any(self.loss.uses(part) for part in ("embeddings", "relations")):
             raise ConfigError(
                 "a cache holds predictions and hidden states, not what embeddings and relations are learnt from",

@@ -17,6 +17,7 @@ from biolm.distill.layers import layer_map, require_no_deeper
 from biolm.distill.losses import Weighting, distance, prediction_losses
 from biolm.distill.relations import QKV, captured, relation_distance
 from biolm.distill.teacher import Answerer, Answers, View, Wanted
+from biolm.distill.words import word_means
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch
@@ -64,9 +65,13 @@ class Alignment(nn.Module):
     def between(self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, config: LossConfig) -> Tensor:
         """The distance of one pair of layers, summed over the tokens."""
         ours, theirs = pair
-        name, student_th = f"{ours}_{theirs}", hidden[ours]
+        name, student_th, teacher_tu = f"{ours}_{theirs}", hidden[ours], view.hidden[theirs]
+        if view.word_of_t is not None:  # each token stands for its word
+            words_t = view.word_of_t[view.word_of_t >= 0]
+            student_th = word_means(student_th, view.word_of_t, len(teacher_tu))[words_t]
+            teacher_tu = teacher_tu[words_t]
         projected_tu = self.projections[name](student_th) if name in self.projections else student_th
-        return distance(projected_tu, view.hidden[theirs], config.distance)
+        return distance(projected_tu, teacher_tu, config.distance)
 
 
 def _require_relations(
@@ -120,7 +125,10 @@ class DistillObjective(Objective):
         return list(self.alignments)  # type: ignore[arg-type]
 
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
-        """See `Objective.forward`; the parts are reported unweighted, by their names in `LossConfig`."""
+        """See `Objective.forward`; the parts are reported unweighted, by their names in `LossConfig`.
+
+        With teachers of other vocabularies, `aligned` is the share of tokens whose words have been compared.
+        """
         answers = self.teachers(batch, self.wanted)
         with ExitStack() as stack:
             kept: list[QKV] = []
@@ -144,7 +152,8 @@ class DistillObjective(Objective):
             terms |= {"kl": kl / totals.masked} if answers.targets is not None else {}
         for name, value in self._alignment(answers, hidden, kept, batch).items():
             terms[name] = value / (totals.tokens * len(self.alignments))
-            loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
+            if name != "aligned":
+                loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
         return {"loss": loss, **terms}
 
     def _alignment(
@@ -161,6 +170,8 @@ class DistillObjective(Objective):
                 add("hidden", alignment.between(pair, hidden, view, self.config) / len(alignment.layers))
             if self.config.uses("embeddings"):
                 add("embeddings", alignment.between(EMBEDDINGS, hidden, view, self.config))
+            if view.word_of_t is not None:
+                add("aligned", (view.word_of_t >= 0).sum())
             if view.qkv is not None:
                 lengths, kind = batch.packed.lengths, self.config.relation
                 add("relations", relation_distance(kept[0], view.qkv, lengths, alignment.heads, kind))

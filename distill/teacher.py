@@ -41,12 +41,14 @@ class View:
     """What one teacher sees in a micro-batch.
 
     Args:
-        hidden: Layer → its hidden states [t, u].
+        hidden: Layer → its hidden states [t, u]; or of each word [w, u], where the teacher has another vocabulary.
         qkv: Queries, keys and values [t, u] of the relation layer, or None.
+        word_of_t: The word that each of the student's tokens belongs to, -1 for none; None where both have the same tokens.
     """
 
     hidden: dict[int, Tensor] = field(default_factory=dict)
     qkv: QKV | None = None
+    word_of_t: Tensor | None = None
 
 
 @dataclass(frozen=True)

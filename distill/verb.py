@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from biolm.convert.load import Loaded
+from biolm.convert.load import Loaded, load_model
 from biolm.core.cli import Verb
 from biolm.distill import student as students
 from biolm.distill.cache import CachedTeachers
@@ -10,6 +10,7 @@ from biolm.distill.cache_config import key_of
 from biolm.distill.config import DistillConfig
 from biolm.distill.objective import DistillObjective
 from biolm.distill.teacher import Answerer, Teachers, load
+from biolm.distill.words import WordTeachers
 from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain import run
@@ -22,14 +23,17 @@ STAGE = "distill"
 def distill(config: DistillConfig) -> None:
     """Distil, or go on with distilling, one student."""
     reader = Shards(config.folders, "train")
-    loaded = load(config.teachers, reader, config.batch.max_length, config.loss.uses("kl"))
+    same = config.vocabulary == "same"
+    if same:
+        loaded = load(config.teachers, reader, config.batch.max_length, config.loss.uses("kl"))
+    else:
+        loaded = [load_model(path) for path in config.teachers]
     student = initial_student(config, loaded, reader)
     inputs = {f"teacher {i}" if i else "teacher": teacher.sha256 for i, teacher in enumerate(loaded)}
     if config.cache:
-        cached = CachedTeachers(config.cache)
+        answerer: Answerer = (cached := CachedTeachers(config.cache))
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
         inputs["cache"] = cached.manifest.fingerprint
-        answerer: Answerer = cached
     else:
         answerer = present(config, loaded, reader)
     seed_weights(config.seed + 1)  # the projections', drawn apart so that the student starts as it would alone
@@ -39,12 +43,16 @@ def distill(config: DistillConfig) -> None:
     if record.status == "done":
         run.show(STAGE, Path(config.out))
         return
-    run.train(config, record, reader, student, objective, loaded[0].model if loaded else None)
+    comparable = same and loaded and loaded[0].has_head
+    run.train(config, record, reader, student, objective, loaded[0].model if comparable else None)
 
 
 def present(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> Answerer:
     """Teachers that run beside the student."""
-    models, device = [teacher.model for teacher in loaded], choose(config.precision)
+    device = choose(config.precision)
+    if config.vocabulary == "words":
+        return WordTeachers(loaded, device, reader.tokenizer)
+    models = [teacher.model for teacher in loaded]
     return Teachers(models, device, reader.vocab_size, config.loss.temperature, config.teacher_compile)
 
 

@@ -1,0 +1,94 @@
+"""Teachers with another vocabulary: words meet their counterparts, and states are averaged over each word."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from biolm.core import cli
+from biolm.core.errors import ConfigError
+from biolm.core.metrics import read_metrics
+from biolm.distill.config import DistillConfig, LossConfig
+from biolm.distill.words import Reader, word_means
+from biolm.model.packed import pack
+from biolm.pretrain.batches import Batch, Batches
+from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.shards import Shards
+from biolm.tokenizer import folder
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tiny_docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("other") / "tokenizer"
+    assert cli.run(["tokenizer", "train", "--docs", str(tiny_docs), "--vocab_size", "270", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def other_shards(tiny_docs: Path, other_tokenizer: Path) -> Path:
+    out = other_tokenizer.parent / "shards"
+    words = ["--docs", str(tiny_docs), "--tokenizer", str(other_tokenizer), "--out", str(out)]
+    assert cli.run(["tokenizer", "encode", *words]) == 0
+    return out
+
+
+def test_word_means_by_hand() -> None:
+    states = torch.arange(10.0).view(5, 2)
+    means = word_means(states, torch.tensor([-1, 0, 0, 1, -1]), 2)
+    assert means.tolist() == [[3.0, 4.0], [6.0, 7.0]]
+
+
+def test_every_word_is_spelt_in_the_teachers_pieces(tiny_shards: Path, other_tokenizer: Path) -> None:
+    """Whatever the masks show, both sides' pieces of each word decode to the same text."""
+    shards, theirs = Shards([tiny_shards], "train"), folder.load(other_tokenizer)
+    batch = Batches(shards, MlmConfig(mask_rate=0.4), BatchConfig(tokens=256, max_length=32), 1).step(0)[0]
+    reading = Reader(shards.tokenizer, theirs, 512)(batch)
+    ids_t = batch.packed.input_ids_t.clone()
+    ids_t[batch.positions_m] = batch.labels_m
+    assert reading.words > 50
+    for word in range(reading.words):
+        ours = shards.tokenizer.decode(ids_t[reading.word_of_t == word].tolist())
+        assert theirs.decode(reading.packed.input_ids_t[reading.word_of_theirs == word].tolist()) == ours
+    special = torch.isin(ids_t, torch.tensor([shards.ids.bos, shards.ids.eos]))
+    assert torch.equal(reading.word_of_t < 0, special)
+    assert len(reading.packed.lengths) == len(batch.packed.lengths)
+
+
+def test_words_beyond_the_teachers_positions_are_left_out(tiny_shards: Path, other_tokenizer: Path) -> None:
+    shards, theirs = Shards([tiny_shards], "train"), folder.load(other_tokenizer)
+    ids = shards.tokenizer.encode("Treatment with aspirin often protects the heart of the patient.")
+    packed = pack([[shards.ids.bos, *ids, shards.ids.eos]])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    reading = Reader(shards.tokenizer, theirs, 12)(Batch(packed, nothing, nothing))
+    assert max(reading.packed.lengths) <= 12
+    assert 0 < reading.words < 10
+    assert (reading.word_of_t >= 0).any()
+
+
+def test_a_student_learns_from_a_teacher_with_another_vocabulary(
+    other_shards: Path, teacher_run: Path, student_words: list[str], tmp_path: Path
+) -> None:
+    words = [
+        "distill",
+        "--shards",
+        str(other_shards),
+        "--batch.tokens",
+        "256",
+        "--batch.max_length",
+        "32",
+        *student_words,
+    ]
+    words += ["--optim.lr", "3e-3", "--teacher", str(teacher_run), "--vocabulary", "words", "--loss.kl", "0"]
+    assert cli.run([*words, "--steps", "30", "--log_every", "5", "--out", str(tmp_path / "run")]) == 0
+    train = [r for r in read_metrics(tmp_path / "run") if r["split"] == "train"]
+    assert train[-1]["hidden"] < 0.8 * train[0]["hidden"]
+    assert all(0.5 < r["aligned"] < 1 for r in train)
+
+
+def test_what_words_cannot_carry_is_refused() -> None:
+    hidden = LossConfig(kl=0)
+    where = {"shards": "shards", "out": "out", "teacher": "t", "vocabulary": "words"}
+    with pytest.raises(ConfigError, match="has no embeddings for the student to start from"):
+        DistillConfig(**where, loss=hidden, start="teacher")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="by its hidden states only"):
+        DistillConfig(**where, loss=LossConfig(kl=0, relations=1))  # type: ignore[arg-type]
