@@ -44,14 +44,19 @@ def biolm(*words: object) -> None:
         sys.exit(f"failed: biolm {' '.join(argv)}")
 
 
+def folder(out: Path, arm: str, seed: int, steps: int) -> Path:
+    """A student's run folder."""
+    return out / f"{arm.replace(' ', '_').replace(',', '')}-{steps}-{seed}"
+
+
 def train(out: Path, arm: str, seed: int, steps: int) -> dict[str, object]:
     """One student's `result.json`."""
-    run = out / f"{arm.replace(' ', '_').replace(',', '')}-{seed}"
+    run = folder(out, arm, seed, steps)
     words = ["--shards", out / "shards", *RECIPE, *STUDENT, "--steps", steps, "--seed", seed, "--out", run]
     if arm == "alone":
         biolm("pretrain", *words)
     else:
-        start = ["--init", out / f"alone-{seed}"] if arm.endswith("student alone") else []
+        start = ["--init", folder(out, "alone", seed, steps)] if arm.endswith("student alone") else []
         biolm("distill", *words, *shlex.split({**LOSSES, **STARTS}[arm]), *start, "--teacher", out / "teacher")
     return read_json(run / "result.json")
 
