@@ -16,7 +16,6 @@ import argparse
 import gzip
 import io
 import json
-import resource
 import subprocess
 import sys
 import tarfile
@@ -192,7 +191,9 @@ def alone(path: Path) -> None:
     started = time.process_time()
     for _ in AddSentences().run(PubMedReader(str(path.parent)).read_file(path.name)):
         pass
-    print(time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    seconds = time.process_time() - started
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # rusage would count the parent's memory before `exec`
+    print(seconds, int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 if __name__ == "__main__":
