@@ -238,7 +238,7 @@ def test_two_processes_share_out_the_pooler_as_well(
     alone, two = tmp_path / "alone", tmp_path / "two"
     assert cli.run(small_run(tiny_shards, alone, 4, *more)) == 0
     ranks = start_ranks(2, small_run(tiny_shards, two, 4, *more, "--engine", "fsdp"))
-    assert ranks.wait(90) == [0, 0], ranks.said()
+    assert ranks.wait(240) == [0, 0], ranks.said()
     for a, b in zip(*map(read_metrics, (alone, two)), strict=True):
         for name in ("loss", "nsp", "nsp_accuracy"):
             assert a[name] == pytest.approx(b[name], abs=1e-4), (name, a["step"], a["split"])
