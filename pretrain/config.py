@@ -224,6 +224,21 @@ class GuardConfig:
             )
 
 
+@dataclass(frozen=True)
+class DeepSpeedConfig:
+    """DeepSpeed's part of a run.
+
+    Args:
+        stage: What ZeRO shares out over the ranks: 1 moments, 2 gradients too, 3 weights too; 0 nothing.
+        offload: Keep moments, and compute the update, in the host's memory.
+        config: A ds_config of DeepSpeed's (JSON) whose entries win over all of this.
+    """
+
+    stage: Literal[0, 1, 2, 3] = 2
+    offload: bool = False
+    config: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pretrain a masked-LM encoder on token shards.
@@ -250,6 +265,7 @@ class PretrainConfig:
         guard: What is done about bad steps.
         engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
             shares out weights and moments; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
+        deepspeed: How `deepspeed` computes.
         timeout: Seconds after which a rank that the others wait for is given up and named.
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
         eval_every: Steps between evaluations on the held-out split; one is always done at the end.
@@ -281,6 +297,7 @@ class PretrainConfig:
     freeze_layers: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)
     engine: EngineName = field(default="torch", metadata={"runtime": True})
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig, metadata={"runtime": True})
     timeout: float = runtime(1800.0)
     eval_mask_rate: float = 0.15
     eval_every: int = runtime(1000)

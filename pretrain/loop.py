@@ -7,7 +7,7 @@ with the same bits as one that was not; on another number of processes it sees t
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Trainer:
     ):
         self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
         self.config, self.what, self.world = config, what, engine.world
-        self.guard = Guard(config.guard)
+        self.guard = Guard(config.guard if engine.looks_first else replace(config.guard, spike=0.0))
         self.recorder = Recorder(run, what, config.steps, self.world.first, peak(engine.device) * self.world.size)
         ranks = self.world.size if engine.sharded else 1
         token = self.world.tell(f"{time.time_ns():x}")
@@ -155,7 +155,7 @@ class Trainer:
         totals, self.stopping = Totals(*(max(count, 1) for count in counts)), wishes > 0
         last = len(part.batches) - 1
         sums: dict[str, Tensor] = {}
-        self.engine.begin(timed=(self.done + 1) % self.config.log_every == 0)
+        self.engine.begin(self.done, timed=(self.done + 1) % self.config.log_every == 0)
         for number, (batch, weight) in enumerate(zip(part.batches, part.weights, strict=True)):
             torch.manual_seed(rng.key(self.config.seed, "dropout", batch.epoch, batch.index) >> 1)
             terms = self._backward(batch, totals, weight, number == last)
@@ -217,7 +217,7 @@ class Trainer:
             words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
             self.recorder.event(self.done, words, {"skipped": self.guard.skipped})
         else:
-            figures["learning_rate"] = self.engine.update(self.done - 1)
+            figures["learning_rate"] = self.engine.update()
             self.recorder.step(figures, fingerprint)
 
     def _named(self, step: int) -> str:

@@ -25,13 +25,14 @@ from biolm.pretrain.objective import Objective, Totals
 class Loss(nn.Module):
     """Model and objective as one module, since engines wrap exactly one; its forward pass is one micro-batch's losses."""
 
-    def __init__(self, model: MaskedLM, objective: Objective):
+    def __init__(self, model: MaskedLM, objective: Objective, device: Device):
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.device = model, objective, device
 
     def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """See `Objective.forward`."""
-        return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
+        with self.device.autocast():
+            return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that moves, by its name in a checkpoint."""
@@ -49,12 +50,15 @@ class Engine(ABC):
     """
 
     sharded = False  # whether `tensors` gives each rank a part of its own
+    looks_first = (
+        True  # whether a gradient's norm is known before the weights move, so that a large one can be left out
+    )
 
     def __init__(self, loss: Loss, device: Device, world: World):
         self.loss, self.device, self.world = loss.to(device.torch), device, world
         self.scale = LossScale() if device.precision == "fp16" else None
         self.parameters = parameter_count(loss.model)
-        self.updates = 0
+        self.updates = self.at = 0
         self.timed, self.started, self.busy = False, 0.0, 0.0
 
     @property
@@ -62,9 +66,9 @@ class Engine(ABC):
         """The model inside."""
         return self.loss.model
 
-    def begin(self, timed: bool) -> None:
-        """Start a step; if `timed`, `busy` will be the seconds that this rank computes before it meets the others."""
-        self.timed, self.started = timed, time.perf_counter()
+    def begin(self, step: int, timed: bool) -> None:
+        """Start the step that follows `step` others; if `timed`, `busy` will be this rank's seconds until it meets the others."""
+        self.at, self.timed, self.started = step, timed, time.perf_counter()
 
     def meets(self) -> None:
         """Note that the next thing this rank does involves the others."""
@@ -91,8 +95,8 @@ class Engine(ABC):
         """The norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
 
     @abstractmethod
-    def update(self, step: int) -> float:
-        """Clip the gradient, move the weights at the rate that follows `step` steps, clear the gradient; the rate."""
+    def update(self) -> float:
+        """Clip the gradient, move the weights, clear the gradient; the rate."""
 
     @abstractmethod
     def drop(self) -> None:

@@ -9,6 +9,7 @@ from biolm.model.encoder import MaskedLM
 from biolm.model.optim import freeze
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.engines.base import Engine, Loss
+from biolm.pretrain.engines.deepspeed import DeepSpeed
 from biolm.pretrain.engines.fsdp import Fsdp
 from biolm.pretrain.engines.replicated import Replicated
 from biolm.pretrain.engines.world import World
@@ -26,7 +27,9 @@ def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: W
     if world.first:
         print(f"computing on {chosen}", file=sys.stderr)
     freeze(model, config.freeze_layers)
-    loss = Loss(model, objective)
+    loss = Loss(model, objective, device)
+    if config.engine == "deepspeed":
+        return DeepSpeed(loss, device, world, config)
     if config.engine == "fsdp":
         if world.size == 1:
             raise ConfigError(

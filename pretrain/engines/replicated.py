@@ -43,8 +43,7 @@ class Replicated(Engine):
     def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         with self._synchronised(last):
-            with self.device.autocast():
-                terms = self.spread(batch, totals)
+            terms = self.spread(batch, totals)
             if last:
                 self.meets()
             # Gradients are averaged over ranks, but losses are shares of one mean: hence the number of ranks.
@@ -65,10 +64,10 @@ class Replicated(Engine):
         self.size = self.optimizer.norm(self._factor)
         return self.size
 
-    def update(self, step: int) -> float:
+    def update(self) -> float:
         """See `Engine.update`."""
         self.updates += 1
-        return self.optimizer.update(step, self.size)
+        return self.optimizer.update(self.at, self.size)
 
     def drop(self) -> None:
         """See `Engine.drop`."""

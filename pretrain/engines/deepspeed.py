@@ -1,0 +1,258 @@
+"""DeepSpeed's ZeRO (arXiv 1910.02054), stages 0 to 3, with its offloading to the host's memory.
+
+Its states are put together tensor by tensor for our own checkpoints, so any of them goes on in any engine on any number of ranks, and
+none is a pickle. DeepSpeed looks at gradients in the same call that moves the weights: it leaves out those that are not finite by
+itself, but large ones cannot be left out afterwards, so the guard does not look for spikes here.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from biolm.core.checkpoint import Groups
+from biolm.core.errors import CheckpointError, ConfigError
+from biolm.core.files import read_json
+from biolm.model.device import Device
+from biolm.model.encoder import MaskedLM
+from biolm.model.optim import MOMENTS, Optimizer, schedule
+from biolm.pretrain.batches import Batch
+from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.engines.base import Engine, Loss
+from biolm.pretrain.engines.scale import LossScale
+from biolm.pretrain.engines.world import World
+from biolm.pretrain.objective import Totals
+
+
+class TheirScale(LossScale):
+    """DeepSpeed's own loss scale, which moves without us."""
+
+    def good(self) -> None:
+        """Nothing to do."""
+
+    def overflowed(self) -> None:
+        """Nothing to do: at its floor DeepSpeed ends the run."""
+
+
+class DeepSpeed(Engine):
+    """A model in DeepSpeed's hands.
+
+    Args:
+        loss: Model and objective.
+        device: Where this rank computes.
+        world: The ranks.
+        config: Of the run.
+    """
+
+    looks_first = False
+
+    def __init__(self, loss: Loss, device: Device, world: World, config: PretrainConfig):
+        super().__init__(loss, device, world)
+        deepspeed = _imported()
+        self.optim, self.steps = config.optim, config.steps
+        self.settings = settings(config)
+        self.stage = self.settings["zero_optimization"]["stage"]
+        self.trained = self.loss.trained()
+        grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps).inner
+        if not dist.is_initialized():
+            _group_of_one()
+        self.inner, *_ = deepspeed.initialize(
+            model=self.loss, optimizer=grouped, config=self.settings, dist_init_required=False
+        )
+        self.base = getattr(self.inner.optimizer, "optimizer", self.inner.optimizer)
+        if device.precision == "fp16":
+            self.scale = TheirScale()
+        self._count(0)
+
+    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+        """See `Engine.backward`."""
+        self.inner.set_gradient_accumulation_boundary(last)
+        terms = self.inner(batch, totals)
+        if last:
+            self.meets()
+        self.inner.backward(terms["loss"] * (weight * self.world.size))
+        if not last:
+            self.inner.step()
+        return {name: value.detach() * weight for name, value in terms.items()}
+
+    def norm(self) -> Tensor:
+        """See `Engine.norm`; this moves the weights, unless the gradient is not finite."""
+        for group in self.inner.optimizer.param_groups:
+            group["lr"] = self._rate * group.get("scale", 1.0)
+        if self.stage:
+            self.inner.step()
+            return torch.as_tensor(self.inner.get_global_grad_norm(), dtype=torch.float32)
+        norm = nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
+        if torch.isfinite(norm):
+            self.inner.step()
+        else:
+            self.inner.zero_grad()
+        return norm
+
+    @property
+    def _rate(self) -> float:
+        return self.optim.lr * schedule(self.at, self.steps, self.optim)
+
+    def update(self) -> float:
+        """See `Engine.update`: it has been done."""
+        self.updates += 1
+        return self._rate
+
+    def drop(self) -> None:
+        """See `Engine.drop`: it has been done."""
+
+    def tensors(self) -> Groups:
+        """See `Engine.tensors`."""
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "optimizer": {}}
+        for group, name, parameter in self._everything():
+            self._keep(groups[group], name, self._weight(parameter))
+            for moment in MOMENTS if parameter.requires_grad else ():
+                key = name if group == "model" else f"objective.{name}"
+                self._keep(groups["optimizer"], f"{moment}.{key}", self._moment(parameter, moment))
+        return groups
+
+    def _everything(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """Group, name and parameter of all that a checkpoint holds."""
+        for name, parameter in self.model.named_parameters():
+            yield "model", name, parameter
+        for name, parameter in self.loss.objective.named_parameters():
+            if parameter.requires_grad:
+                yield "objective", name, parameter
+
+    def _keep(self, held: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+        """Keep a whole tensor on rank 0; the others only helped to put it together."""
+        if self.world.first:
+            held[name] = tensor.detach().to("cpu", torch.float32, copy=True)
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        value = safe_get_full_fp32_param(parameter) if self.stage and parameter.requires_grad else None
+        if value is not None:
+            return value  # type: ignore[no-any-return]
+        with self._gathered([parameter]):
+            return parameter.detach().clone()
+
+    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.stage:
+            return safe_get_full_optimizer_state(parameter, name)  # type: ignore[no-any-return]
+        return self.base.state[parameter].get(name, torch.zeros_like(parameter))  # type: ignore[no-any-return]
+
+    def load_tensors(self, groups: Groups) -> None:
+        """See `Engine.load_tensors`."""
+        for group, name, parameter in self._everything():
+            shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+            saved = groups[group].get(name)
+            if saved is None or tuple(saved.shape) != shape:
+                raise CheckpointError(f"the checkpoint is of another model ({name})", remedy="Give another --out.")
+            key = name if group == "model" else f"objective.{name}"
+            self._put(
+                parameter, saved, {m: groups["optimizer"][f"{m}.{key}"] for m in MOMENTS if parameter.requires_grad}
+            )
+        self._count(self.updates)
+
+    def _put(self, parameter: nn.Parameter, saved: Tensor, moments: Mapping[str, Tensor]) -> None:
+        """Lay a whole tensor and its moments into every place that DeepSpeed keeps them in."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        saved = saved.to(self.device.torch)
+        with torch.no_grad(), self._gathered([parameter], changed=True):
+            parameter.copy_(saved)
+        if not self.stage:
+            self.base.state[parameter].update({m: value.to(saved) for m, value in moments.items()})
+            self.base.state[parameter].setdefault("step", torch.zeros(()))
+            return
+        if moments:
+            safe_set_full_fp32_param(parameter, saved)
+        for moment, value in moments.items():
+            safe_set_full_optimizer_state(parameter, value.to(saved), moment)
+
+    def _count(self, updates: int) -> None:
+        """Adam's own count of updates; DeepSpeed's preparation of its states may have counted one."""
+        for state in self.base.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(updates))
+
+    def _gathered(self, parameters: list[nn.Parameter], *, changed: bool = False) -> AbstractContextManager[Any]:
+        """Whole parameters, on every rank."""
+        if self.stage < 3:
+            return nullcontext()
+        from deepspeed.zero import GatheredParameters
+
+        return GatheredParameters(parameters, modifier_rank=0 if changed else None)  # type: ignore[no-any-return]
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """See `Engine.averaged`; `settings` refuses to keep one."""
+        return nullcontext()
+
+    @contextmanager
+    def whole(self) -> Iterator[MaskedLM]:
+        """See `Engine.whole`."""
+        with self._gathered(list(self.loss.parameters())):
+            yield self.model
+
+
+def settings(config: PretrainConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration: what follows from ours, overlaid with the user's file; its entries `auto` are ours.
+
+    Raises:
+        ConfigError: The file sets an optimiser or a schedule, or ours is one that ZeRO computes wrongly.
+    """
+    given = read_json(config.deepspeed.config, remedy="Give a ds_config.") if config.deepspeed.config else {}
+    if twice := given.keys() & {"optimizer", "scheduler"}:
+        raise ConfigError(f"{min(twice)} belongs into --optim", file=config.deepspeed.config, remedy="Take it out.")
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # the loop says itself which micro-batch is a step's last
+        "gradient_clipping": config.optim.clip,
+        "zero_optimization": {"stage": config.deepspeed.stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+        "fp16": {"enabled": config.precision == "fp16"},
+    }
+    if config.deepspeed.offload:
+        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    merged = _overlaid(ours, given)
+    if config.optim.ema:
+        raise ConfigError("DeepSpeed keeps no running mean of the weights", remedy="Leave --optim.ema out.")
+    if merged["zero_optimization"]["stage"] and config.optim.name != "adamw":
+        raise ConfigError(
+            f"ZeRO lays parameters end to end, which {config.optim.name} is not made for",
+            remedy="Take --optim.name adamw, or --deepspeed.stage 0.",
+        )
+    return merged
+
+
+def _overlaid(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for name, value in given.items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _overlaid(merged[name], value)
+        elif value != "auto":
+            merged[name] = value
+    return merged
+
+
+def _imported() -> Any:
+    try:
+        import deepspeed
+    except ImportError:
+        raise ConfigError("DeepSpeed is not installed", remedy="pip install 'biolm[deepspeed]'") from None
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiles for half a minute; gloo does without
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed
+
+
+def _group_of_one() -> None:
+    """DeepSpeed wants a process group even for a single process, and these variables or else MPI."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    os.environ.update({name: value for name, value in alone.items() if name not in os.environ})
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
