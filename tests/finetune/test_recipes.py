@@ -10,7 +10,9 @@ import yaml
 
 from biolm.core import cli
 from biolm.core.files import read_json
+from biolm.finetune.iob import read_text
 
+PUBTATOR = Path(__file__).parents[3] / "shared/data/ncbi_disease_pubtator"
 RECIPES = sorted((Path(__file__).parents[2] / "finetune/configs").glob("*.yaml"))
 
 
@@ -38,12 +40,44 @@ def test_recipe(recipe: Path, data: dict[str, Path], tiny_model: Path, tmp_path:
     settings: dict[str, Any] = yaml.safe_load(recipe.read_text())
     small = ["--epochs", "1", "--seeds", "1", "--batch.max_length", "32", "--max_shared", "1"]
     small += ["--columns.choices", "options"] if settings["task"] == "choice" else []
+    small += ["--grid.size", "16"] if "grid" in settings else []
     where = ["--model", str(tiny_model), "--data", str(data[settings["task"]]), "--out", str(tmp_path / "run")]
     assert cli.run(["finetune", "--config", str(recipe), *where, *small]) == 0
     scores: dict[str, Any] = read_json(tmp_path / "run/scores.json")
     assert scores["counts"]["test"]["records"] == 20
     used: dict[str, Any] = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert used["optim"]["lr"] == settings["optim"]["lr"]
+    assert used["optim"].get("lr") == settings["optim"].get("lr", used["optim"]["lr"])
+    assert used["grid"]["lr"] == settings.get("grid", {}).get("lr", [])
+    assert len(scores["grid"]) == len(used["grid"]["lr"])
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not PUBTATOR.is_dir(), reason="needs the shared data beside the checkout")
+def test_the_job_of_llm_ner_clinical_text_on_the_files_of_ncbi_disease(tiny_model: Path, tmp_path: Path) -> None:
+    """PubTator → IOB → fine-tune → strict F1, on the first abstracts of each fold; every annotation is trained on or scored."""
+    mentions = {}
+    for fold in ("train", "devel", "test"):
+        (source,) = (PUBTATOR / fold).iterdir()
+        documents = read_text(source).strip().split("\n\n")[:6]
+        (tmp_path / f"{fold}.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+        mentions[fold] = sum(line.count("\t") >= 4 for document in documents for line in document.split("\n"))
+    recipe = next(path for path in RECIPES if path.stem == "llm-ner-clinical-text")
+    where = [
+        "--model",
+        str(tiny_model),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "run"),
+        "--one_type",
+        "Disease",
+    ]
+    small = ["--epochs", "1", "--seeds", "1", "--batch.max_length", "32"]
+    assert cli.run(["finetune", "--config", str(recipe), *where, *small]) == 0
+    scores: dict[str, Any] = read_json(tmp_path / "run/scores.json")
+    assert [scores["counts"][fold]["entities"] for fold in ("train", "dev", "test")] == list(mentions.values())
+    assert scores["test"]["gold"] == mentions["test"]
+    assert set(scores["test"]) >= {"precision", "recall", "f1", "f1_interval"}
 
 
 def test_there_are_recipes() -> None:

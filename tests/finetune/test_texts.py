@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 
 from biolm.core import cli
 from biolm.core.files import read_json
+from biolm.finetune import saved
 from biolm.finetune.class_scorers import LabelScorer, PearsonScorer
 from biolm.finetune.examples import collate
+from biolm.finetune.inference import outputs, quickened
 from biolm.finetune.sequences import pair, segment_ids, single
 from biolm.finetune.texts import Choice, Classification
 from biolm.model.config import EncoderConfig
+from biolm.model.device import choose
 from biolm.model.encoder import MaskedLM
 from biolm.model.packed import pack
 from biolm.tokenizer import folder as tokenizer_folder
@@ -137,6 +140,16 @@ def made(tiny_model: Path, folder: Callable[[str], Path], tmp_path_factory: pyte
     run = tmp_path_factory.mktemp("made") / "run"
     finetune(tiny_model, folder("relation"), run, "relation", "--negative", "false", "--epochs", "1", "--seeds", "2")
     return run
+
+
+def test_a_quickened_model_says_the_same(made: Path) -> None:
+    task, model = saved.read(str(made))
+    record = task.unlabelled("1", ["often aspirin", "heart"], 1)
+    device = choose("fp32")
+    before = outputs(model, task.examples([record]), 2048, device)[0]
+    quick = quickened(model, device)
+    assert not any(type(module) is torch.nn.Linear for module in quick.lm.encoder.modules())  # type: ignore[union-attr]
+    assert torch.allclose(outputs(quick, task.examples([record]), 2048, device)[0], before, atol=1e-6)
 
 
 def test_plain_models_do_not_predict(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
