@@ -109,7 +109,7 @@ class DistillConfig(PretrainConfig):
             (DistilBERT), `uniform` the last of each k, and pairs such as 1:1,2:4 are taken as they are.
         start_width: How a narrower student is cut out: `important` keeps the coordinates, heads and neurons with the largest weights
             (weight subcloning, Samragh et al. 2023, arXiv 2312.09299), `svd` the widest directions of the embeddings.
-        teacher_compile: Compile the teacher's forward pass with torch.compile, which costs a minute and pays on a GPU.
+        teacher_compile: Fuse the teacher's layers with torch.compile, as `compute.compile` does the student's.
         loss: What is learnt from it.
     """
 
@@ -128,9 +128,11 @@ class DistillConfig(PretrainConfig):
             object.__setattr__(self, "teacher", [self.teacher] if self.teacher else [])
         if self.objective != ObjectiveConfig():
             raise ConfigError("a student learns by --loss, not by --objective", remedy="Weight the parts by --loss.")
+        if self.engine == "fairseq":
+            raise ConfigError("fairseq cannot distil", remedy="Take another --engine; its checkpoints can be teachers.")
         if not self.teachers and not self.cache:
             raise ConfigError("there is no teacher", remedy="Give one or more with --teacher, or a --cache.")
-        if self.start == "teacher" and (self.init is not None or not self.teachers):
+        if self.start == "teacher" and (self.init or self.longer or not self.teachers):
             raise ConfigError(
                 "start: teacher takes the weights of --teacher, and of nothing else",
                 remedy="Give --init or --start teacher, and with the latter a --teacher.",
@@ -147,6 +149,12 @@ class DistillConfig(PretrainConfig):
             raise ConfigError(
                 "a teacher with another vocabulary has no embeddings for the student to start from",
                 remedy="Give --start scratch, or move a model over with --init and --init_vocabulary.",
+            )
+        fused = self.compute.compile or self.compute.recompute or self.teacher_compile
+        if self.loss.uses("relations") and fused:
+            raise ConfigError(
+                "loss.relations looks into a layer, which compiled or recomputed layers do not allow",
+                remedy="Leave out compute.compile, compute.recompute and teacher_compile, or loss.relations.",
             )
         if self.cache and any(self.loss.uses(part) for part in ("embeddings", "relations")):
             raise ConfigError(

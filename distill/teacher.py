@@ -106,7 +106,8 @@ class Teachers(Answerer):
         self.vocab_size, self.temperature = vocab_size, temperature
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
         self.models = [model.to(device.torch, dtype).eval().requires_grad_(False) for model in models]
-        self.encode = [torch.compile(m.encoder, dynamic=True) if compiled else m.encoder for m in self.models]
+        for model in self.models if compiled else []:
+            model.encoder.compile_layers()
 
     def require(self, wanted: Sequence[Wanted]) -> None:
         """See `Answerer`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""
@@ -130,7 +131,7 @@ class Teachers(Answerer):
             kept: list[QKV] = []
             if wanted.relation_layer is not None:
                 kept = stack.enter_context(captured(model.encoder, wanted.relation_layer))
-            hidden = self.encode[i](batch.packed)
+            hidden = model.encoder(batch.packed)
         view = View({layer: hidden[layer] for layer in wanted.layers}, kept[0] if kept else None)
         if not wanted.predictions:
             return None, view

@@ -135,6 +135,10 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         DistillConfig(**where, teacher="a", vocabulary="words")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a cache holds predictions"):
         DistillConfig(**where, cache="c", loss=LossConfig(relations=1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="fairseq cannot distil"):
+        DistillConfig(**where, teacher="a", engine="fairseq")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="looks into a layer"):
+        DistillConfig(**where, teacher="a", loss=LossConfig(relations=1), teacher_compile=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is no weight"):
         LossConfig(kl="much")
     with pytest.raises(ConfigError, match="are counts"):
