@@ -14,6 +14,7 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from biolm.corpus.finding import find_text
 from biolm.corpus.sentences import spans
 
 DROPPED = "dropped"  # metadata key: why a document is put aside
@@ -30,7 +31,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if text.isprintable():  # then its only white space is the blank
-        return " ".join(text.split()) if "  " in text else text.strip()
+        return " ".join(text.split()) if find_text(text, "  ") >= 0 else text.strip()
     return INVISIBLE.sub("", " ".join(text.split())).strip()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from lxml import etree
 
 from biolm.corpus.dates import written
-from biolm.corpus.records import find, text_of
+from biolm.corpus.finding import find
+from biolm.corpus.records import text_of
 
 Section = tuple[str, list[str]]
 

@@ -6,21 +6,14 @@ nothing can be expanded or fetched. Character entities that the DTDs of PubMed a
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.entities import html5
 from typing import IO, NamedTuple, cast
 
 from lxml import etree
 
+from biolm.corpus.finding import find
 from biolm.corpus.streams import BLOCK
-
-try:
-    import stringzilla  # type: ignore[import-not-found,unused-ignore]
-except ImportError:  # the same, ten times slower on long records
-    find: Callable[..., int] = bytes.find
-    count: Callable[..., int] = bytes.count
-else:
-    find, count = stringzilla.find, stringzilla.count
 
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 
