@@ -3,17 +3,22 @@
     python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--parts learn encode fairseq memory]
 
 DOCS is a folder of real documents (`biolm corpus build`). Where it is smaller than what is asked for, it is repeated with word-level
-variation: in every copy but the first, two letters of one word in fifty are swapped, so that the number of distinct words goes on
-growing as in real text (offsets of sentences stay right). Every measurement is a command of its own, from documents on disk to
-files on disk; peak memory is the largest sum over its processes of their proportional set sizes. The two sides read the same
-documents with the same reader. The part `fairseq` needs `--fairseq`, the interpreter of fairseq's environment (`biolm-fairseq-env`); the
-part `memory` learns from a fifth of the text, from all of it and from twice as much at one bound.
+variation, so that the number of distinct words goes on growing as in real text, by Heaps' law: with the size of the text to the power of
+0.58, which was measured on the 57 MB of shared data in random order (0.56 to 0.60 for every doubling from 2.8 MB on). In every copy but the
+first, a document gets as many new words as the law asks for: words of its own with two neighbouring letters swapped, wherever they
+stand in it (offsets of sentences stay right). The number of distinct words of every copy is printed.
+
+Every measurement is a command of its own, from documents on disk to files on disk; peak memory is the largest sum over its processes of
+their proportional set sizes, in which shared pages count once, and of their resident set sizes, in which they count for each. The two
+sides read the same documents with the same reader. The part `fairseq` needs `--fairseq`, the interpreter of fairseq's environment
+(`biolm-fairseq-env`); the part `memory` learns from a fifth of the text, from all of it and from twice as much at one bound.
 """
 
 import argparse
 import gzip
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -28,10 +33,12 @@ import orjson
 
 from biolm.core.manifest import Manifest
 from biolm.corpus import read
+from biolm.tokenizer.bytelevel import WORD
 from biolm.tokenizer.shards import ShardReader
 
 FILE_SIZE = 8_000_000  # bytes of text in a file of documents
-VARIED = 0.02  # share of the words that a copy changes
+HEAPS = 0.58  # exponent of the number of distinct words in the size of the text (see --help)
+LETTERS = re.compile(r"[^\W\d_]+")
 FAIRSEQ_MB = 5  # for the slow pipeline, MB of text
 
 TEXTS = """
@@ -105,14 +112,15 @@ if __name__ == "__main__":
 
 
 class Measured(NamedTuple):
-    """Wall-clock seconds, processor seconds of all processes, peak memory in MiB."""
+    """Wall-clock seconds, processor seconds of all processes, peak memory in MiB (proportional, resident)."""
 
     wall: float
     cpu: float
     peak: float
+    resident: float
 
     def __str__(self) -> str:
-        return f"{self.wall:8.1f} s wall {self.cpu:8.1f} s processor {self.peak:8.0f} MiB"
+        return f"{self.wall:8.1f} s wall {self.cpu:8.1f} s processor {self.peak:8.0f} MiB proportional {self.resident:8.0f} MiB resident"
 
 
 def main() -> None:
@@ -120,7 +128,7 @@ def main() -> None:
     parser.add_argument("--docs", required=True)
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--vocab_size", type=int, default=50_000)
-    parser.add_argument("--memory", type=int, default=256, help="the bound given to `tokenizer train`, MiB")
+    parser.add_argument("--memory", type=int, default=128, help="the bound given to `tokenizer train`, MiB")
     parser.add_argument("--fairseq", default="")
     parser.add_argument(
         "--parts", nargs="+", choices=("learn", "encode", "fairseq", "memory"), default=["learn", "encode"]
@@ -147,12 +155,11 @@ def main() -> None:
 def make(source: Path, out: Path, megabytes: int) -> Path:
     """Documents of about so many MB of text."""
     (out / "train").mkdir(parents=True)
-    seen = kept = number = 0
+    kept = number = 0
     lines: list[bytes] = []
-    for line, size in varied(source):
+    for line, seen in varied(source):
         lines.append(line)
-        kept += size
-        seen += size
+        kept += len(line)
         if kept > FILE_SIZE or seen > megabytes * 1_000_000:
             (out / "train" / f"{number:05d}.jsonl.gz").write_bytes(gzip.compress(b"".join(lines), 1))
             lines, kept, number = [], 0, number + 1
@@ -164,23 +171,36 @@ def make(source: Path, out: Path, megabytes: int) -> Path:
 
 
 def varied(source: Path) -> Iterator[tuple[bytes, int]]:
-    """Documents and their bytes, over and over, each time with other words changed."""
-    chance = random.Random(1)
-    copy = 0
+    """Documents and the bytes of text so far, over and over, with as many new words as Heaps' law asks for in all copies but the first."""
+    chance, seen, size = random.Random(1), set[str](), 0
+    first_size = first_words = 0
     while True:
         for file in read.shards(source, "train"):
             for line in gzip.decompress(file.read_bytes()).splitlines(keepends=True):
                 raw = orjson.loads(line)
-                size = len(raw["text"].encode())
-                if copy:
-                    text = list(raw["text"])
-                    for _ in range(int(len(text) / 6 * VARIED)):
-                        at = chance.randrange(len(text))
-                        if text[at : at + 2] and all(c.isalpha() for c in text[at : at + 2]):
-                            text[at : at + 2] = text[at : at + 2][::-1]
-                    raw["text"] = "".join(text)
+                if first_size:
+                    wanted = first_words * (size / first_size) ** HEAPS - len(seen)
+                    raw["text"] = with_new_words(raw["text"], int(wanted), seen, chance)
+                else:
+                    seen.update(WORD.findall(raw["text"]))
+                size += len(raw["text"].encode())
                 yield orjson.dumps(raw, option=orjson.OPT_APPEND_NEWLINE), size
-        copy += 1
+        print(f"{size / 1e6:.0f} MB of text have {len(seen):,} distinct words", flush=True)
+        if not first_size:
+            first_size, first_words = size, len(seen)
+
+
+def with_new_words(text: str, wanted: int, seen: set[str], chance: random.Random) -> str:
+    """A text of the same length with at most so many words that have not been seen; they are seen then."""
+    words = sorted({word for word in LETTERS.findall(text) if len(word) > 4}) if wanted > 0 else []
+    new = {}
+    for word in chance.sample(words, min(wanted, len(words))):
+        at = chance.randrange(len(word) - 1)
+        changed = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        if f" {changed}" not in seen:
+            seen.add(f" {changed}")
+            new[word] = changed
+    return LETTERS.sub(lambda match: new.get(match[0], match[0]), text) if new else text
 
 
 def biolm(*words: object) -> list[str]:
@@ -239,7 +259,12 @@ def compare_fairseq(arguments: argparse.Namespace, docs: Path, work: Path) -> No
     ]
     binary = measured(preprocess)
     size = (work / "text").stat().st_size / 1e6
-    theirs = Measured(bpe.wall + binary.wall, bpe.cpu + binary.cpu, max(bpe.peak, binary.peak))
+    theirs = Measured(
+        bpe.wall + binary.wall,
+        bpe.cpu + binary.cpu,
+        max(bpe.peak, binary.peak),
+        max(bpe.resident, binary.resident),
+    )
     shutil.rmtree(work / "shards", ignore_errors=True)
     ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
     rates = arguments.megabytes / ours.wall, size / theirs.wall
@@ -254,7 +279,7 @@ def report(what: str, ours: Measured, theirs: Measured, note: str) -> None:
     print(f"{what}: biolm       {ours}\n{what}: tokenizers  {theirs}")
     print(
         f"{what}: {theirs.wall / ours.wall:.1f} times the speed ({theirs.cpu / ours.cpu:.1f} by processor time), "
-        f"{ours.peak / theirs.peak:.2f} of the memory, {note}",
+        f"{ours.peak / theirs.peak:.2f} of the memory ({ours.resident / theirs.resident:.2f} resident), {note}",
         flush=True,
     )
 
@@ -263,16 +288,18 @@ def measured(command: list[str]) -> Measured:
     """Run a command to its end."""
     before, started = os.times(), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0.0
+    peak = resident = 0.0
     while process.poll() is None:
-        peak = max(peak, sum(map(proportional, family(process.pid))))
+        sizes = [memory(pid) for pid in family(process.pid)]
+        peak = max(peak, sum(size["Pss:"] for size in sizes))
+        resident = max(resident, sum(size["Rss:"] for size in sizes))
         time.sleep(0.2)
     wall, after = time.perf_counter() - started, os.times()
     assert process.stderr is not None
     if process.returncode:
         sys.exit(f"{' '.join(command)[:200]} failed:\n{process.stderr.read().decode()[-2000:]}")
     cpu = after.children_user - before.children_user + after.children_system - before.children_system
-    return Measured(wall, cpu, peak)
+    return Measured(wall, cpu, peak, resident)
 
 
 def family(pid: int) -> list[int]:
@@ -284,13 +311,17 @@ def family(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in family(int(child)))]
 
 
-def proportional(pid: int) -> float:
-    """MiB of a process; what it shares with others counts in part."""
+def memory(pid: int) -> dict[str, float]:
+    """MiB of a process: all that is resident, and with what it shares with others counted in part."""
+    found = {"Rss:": 0.0, "Pss:": 0.0}
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, size = line.split()[:2]
+            if name in found:
+                found[name] = int(size) / 1024
     except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+        pass  # it has ended
+    return found
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def scratch(folder: Path, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """[size] zeros in a file without a name, whose memory the system may take back at any time."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
-        return np.memmap(file, dtype=dtype, shape=(size,))
+        return np.asarray(np.memmap(file, dtype=dtype, shape=(size,)))  # the class of its own makes every look slow
 
 
 def _each(

@@ -13,7 +13,7 @@ in a shorter array, with a lower threshold.
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ I64 = npt.NDArray[np.int64]
 Symbols = npt.NDArray[Any]  # uint16 where all ids fit, else uint32
 Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
 
-CHUNK = 1 << 17  # places looked at at a time
+CHUNK = 1 << 18  # places looked at at a time
 BUCKETS = 1 << 18  # sums over pairs that share a hash
 STEP = 3  # the threshold of a stage is the count of its most frequent pair divided by this
 MANY = 256  # from here on, equal keys are added up before the dictionary is asked
@@ -250,8 +250,7 @@ class _State:
 
 
 def _keys(left: I64 | int, right: I64 | int) -> I64:
-    keys: I64 = np.left_shift(left, 32) | right
-    return keys
+    return cast(I64, left << 32 | right)
 
 
 def _bucket(keys: I64) -> I64:

@@ -77,6 +77,23 @@ def test_equal_where_many_places_change_at_once(monkeypatch: pytest.MonkeyPatch,
     same(abstracts[:20], 500, 2)
 
 
+@pytest.mark.parametrize(("step", "buckets"), [(2, 1 << 18), (1000, 1 << 18), (3, 4)])
+def test_equal_in_many_stages_and_in_one(
+    monkeypatch: pytest.MonkeyPatch, abstracts: list[str], step: int, buckets: int
+) -> None:
+    monkeypatch.setattr(merges, "STEP", step)
+    monkeypatch.setattr(merges, "BUCKETS", buckets)  # of few, most thresholds find no pair at all
+    monkeypatch.setattr(merges, "CHUNK", 997)  # symbols of several places lie across the borders
+    same(abstracts[:30], 700, 2)
+
+
+def test_32_bit_symbols(monkeypatch: pytest.MonkeyPatch, abstracts: list[str]) -> None:
+    assert symbol_type((1 << 16) - 2) == np.uint16
+    assert symbol_type((1 << 16) - 1) == np.uint32
+    monkeypatch.setitem(globals(), "symbol_type", lambda _: np.dtype(np.uint32))
+    same(abstracts[:20], 300, 2)
+
+
 def test_equal_on_abstracts(abstracts: list[str]) -> None:
     same(abstracts, 2000, 2)
 

@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_little_memory_spills_and_gives_the_same_bytes(
     assert len(written) > 10
     assert read_manifest(tmp_path / "tok", "tokenizer train").outputs == read_manifest(tok, "tokenizer train").outputs
     assert not (tmp_path / "tok" / ".work").exists()
+
+
+def test_no_word_is_left_out_and_the_most_frequent_come_first(
+    docs: Path, tmp_path: Path, abstracts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(count, "BUFFER", 10_000)
+    monkeypatch.setattr(count.Columns, "size", 1 << 40)
+    found = count.count(read.shards(docs, "train"), what(), 1, tmp_path)
+    expected = Counter(word for text in abstracts for word in bytelevel.split(text))
+    assert dict(found.items()) == expected
+    assert [times for _, times in found.items()] == sorted(expected.values(), reverse=True)
+    assert found.words.sum() == len(expected)
+    assert found.sizes.sum() + 1 == len(found.text)
 
 
 def what(**options: Any) -> count.What:
