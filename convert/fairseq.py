@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import torchfile
 from biolm.convert.archive import scratch
 from biolm.convert.names import POSITIONS, TYPES, Table, common_dtype, count_layers, from_native, to_native
 from biolm.convert.parts import Parts, sane
@@ -101,20 +100,18 @@ def detect(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
 
 
-def read(path: Path, tokenizer: Path | None = None) -> Parts:
-    """Read a checkpoint with the dictionary and the BPE that lie beside it.
+def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
+    """Translate an opened checkpoint, with the dictionary and the BPE that lie beside it.
 
     Args:
-        path: The `.pt` file or its folder.
+        state: What the file holds.
+        file: The `.pt` file.
         tokenizer: A folder with those of `dict.txt`, `encoder.json` and `vocab.bpe` that are not beside the checkpoint.
 
     Raises:
-        UnsafeFileError: It wants to run code.
-        CheckpointError: It is damaged, or no RoBERTa.
+        CheckpointError: It is no RoBERTa.
         MismatchError: The dictionary is not the checkpoint's.
     """
-    file = path if path.is_file() else _choose(path)
-    state = torchfile.load(file)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise _refused(file, "this holds no fairseq model", "Give the file that fairseq-train wrote.")
     tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
@@ -133,13 +130,19 @@ def read(path: Path, tokenizer: Path | None = None) -> Parts:
     return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded)
 
 
-def _choose(folder: Path) -> Path:
-    """The one checkpoint of a folder."""
-    found = sorted(p.name for p in folder.glob("*.pt"))
+def choose(path: Path) -> Path:
+    """The file itself, or the one checkpoint of a folder.
+
+    Raises:
+        CheckpointError: There are several, and none has a name that goes before the others'.
+    """
+    if path.is_file():
+        return path
+    found = sorted(p.name for p in path.glob("*.pt"))
     named = [name for name in PREFERRED if name in found] or (found if len(found) == 1 else [])
     if not named:
-        raise _refused(folder, f"this folder holds {len(found)} checkpoints: {', '.join(found[:3])} …", "Name one.")
-    return folder / named[0]
+        raise _refused(path, f"this folder holds {len(found)} checkpoints: {', '.join(found[:3])} …", "Name one.")
+    return path / named[0]
 
 
 def modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import archive, deepspeed, fairseq, hf, megatron, native, tensorflow
+from biolm.convert import archive, composer, deepspeed, fairseq, hf, megatron, native, tensorflow, torchfile
 from biolm.convert.names import BIAS, HEAD, shapes
 from biolm.convert.parts import Parts, SourceKind
 from biolm.core.errors import DataError
@@ -49,7 +49,7 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
     """Read a checkpoint of any kind as it is stored.
 
     Args:
-        path: A run folder or one of its `step_N` folders; a Hugging Face folder; a fairseq checkpoint or its folder;
+        path: A run folder or one of its `step_N` folders; a Hugging Face folder; a checkpoint of fairseq or Composer, or its folder;
             a DeepSpeed folder with the model's configuration beside it; a folder of Google's
             BERT or of Megatron-LM's; a `.tar.gz` with one of these.
         tokenizer: A tokenizer folder, or fairseq's files, if the model has none beside it.
@@ -80,11 +80,15 @@ def _read(path: Path, tokenizer: Path | None) -> Parts:
     if tensorflow.detect(path):
         return _with_tokenizer(tensorflow.read(path), tokenizer)
     if fairseq.detect(path):
-        return fairseq.read(path, tokenizer)
+        file = fairseq.choose(path)
+        state = torchfile.load(file)
+        if composer.holds(state):
+            return _with_tokenizer(composer.read(state, file), tokenizer)
+        return fairseq.read(state, file, tokenizer)
     raise DataError(
         "this is no model of a known kind",
         file=path,
-        remedy="Give a run folder, a Hugging Face folder or a fairseq checkpoint.",
+        remedy="Give a run folder, a Hugging Face folder or a checkpoint.",
     )
 
 

@@ -11,7 +11,7 @@ from biolm.model.config import EncoderConfig
 from biolm.tokenizer.folder import Tokenizer
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
-SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron"]
+SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron", "composer"]
 
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training

@@ -38,6 +38,7 @@ INERT = {
     "argparse.Namespace",
     "typing.Any",
     "pathlib.PosixPath",
+    "datetime.timedelta",
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -48,7 +49,7 @@ INERT = {
     *(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGES.values()),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in PLAIN_TYPES),
 }
-INERT_CLASSES = re.compile(r"(omegaconf|fairseq|deepspeed|megatron)(\.[a-z]\w*)*\.[A-Z]\w*")
+INERT_CLASSES = re.compile(r"(omegaconf|fairseq|deepspeed|megatron|composer|torchmetrics)(\.[a-z]\w*)*\.[A-Z]\w*")
 
 MARK = object()
 

@@ -37,8 +37,8 @@ class ConvertConfig:
     """A conversion.
 
     Args:
-        src: A run folder or one of its checkpoints; a Hugging Face folder; a checkpoint of fairseq, DeepSpeed, Megatron-LM or
-            TensorFlow; a published .tar.gz of one.
+        src: A run folder or one of its checkpoints; a Hugging Face folder; a checkpoint of fairseq, Composer, DeepSpeed,
+            Megatron-LM or TensorFlow; a published .tar.gz of one.
         dst: Folder to write; it must be new or empty, or an earlier conversion and --override given.
         to: The format: hf, fairseq or native.
         dtype: Number type of the weights written; `source` keeps the source's.
