@@ -107,10 +107,13 @@ class Batches:
         self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
         self.pos, self.wanted = self._parts_of_speech(), wanted(mlm)
         self.pieces = ordinary(reader.tokenizer.ids, reader.vocab_size)
-        form = former(reader, batch, pair, segments)
+        mixed = mix is not None and mix.active
+        by = "source" if mix is None else mix.by
+        sources = Sources.read(reader, by) if mixed or pair in ("nsp", "drp") else None
+        form = former(reader, batch, pair, segments, None if sources is None else sources.of_document)
         # With static masks, pairs come round again with them.
         self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
-        self.mixture = Mixture(self.form, Sources.read(reader, mix.by), mix, seed) if mix and mix.active else None
+        self.mixture = Mixture(self.form, sources, mix, seed) if mix and sources and mixed else None
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)

@@ -8,13 +8,15 @@ from biolm.core.errors import DataError
 from biolm.pretrain.config import BatchConfig, PairKind
 from biolm.pretrain.pairs import Pairs, longest_unit, read_links
 from biolm.pretrain.rows import pair_specials
-from biolm.pretrain.sequences import SPECIALS, Sequences, cut, single
+from biolm.pretrain.sequences import I64, SPECIALS, Sequences, cut, single
 from biolm.pretrain.shards import Shards
 
 Former = Callable[[int], Sequences]  # key of seed and epoch → sequences
 
 
-def former(reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: bool) -> Former:
+def former(
+    reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: bool, source_of: I64 | None = None
+) -> Former:
     """How sequences are formed for a key; only pairs are others under each key.
 
     Args:
@@ -22,6 +24,7 @@ def former(reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: 
         batch: Form and lengths.
         pair: The pair objective, if `batch.form` says pairs.
         segments: Whether the model has token types, which decides on a pair's special tokens.
+        source_of: The source of each document, which a random document of a pair shares.
 
     Raises:
         DataError: There are no tokens, or fewer documents than pairs need.
@@ -42,4 +45,4 @@ def former(reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: 
             remedy="Encode a larger corpus.",
         )
     links = read_links(reader.documents(), np.diff(units.bounds) > 0) if pair == "drp" else None
-    return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links)
+    return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links, source_of)

@@ -91,15 +91,32 @@ class Pairs:
         specials: Special tokens of a pair.
         short_seq_prob: Share of documents whose target length is drawn uniformly from 2 on.
         links: For `drp`.
+        source_of: The source of each document; a random document is of the same one, if there is another, since its style would give
+            another source away. None for one source.
     """
 
     def __init__(
-        self, units: Units, kind: PairKind, max_length: int, specials: int, short_seq_prob: float, links: Links | None
+        self,
+        units: Units,
+        kind: PairKind,
+        max_length: int,
+        specials: int,
+        short_seq_prob: float,
+        links: Links | None,
+        source_of: I64 | None = None,
     ):
         self.units, self.kind, self.specials = units, kind, specials
         self.room, self.short_seq_prob, self.links = max_length - specials, short_seq_prob, links
         self.before = np.concatenate([[0], np.cumsum(units.length)])  # tokens in front of each unit
-        self.documents = np.flatnonzero(np.diff(units.bounds))  # those that have tokens
+        filled = np.flatnonzero(np.diff(units.bounds))
+        source = np.zeros(len(filled), np.int64) if source_of is None else source_of[filled]
+        order = np.argsort(source, kind="stable")
+        self.documents = filled[order]  # those that have tokens, source after source
+        self.rank = np.zeros(len(units.bounds) - 1, np.int64)
+        self.rank[self.documents] = np.arange(len(filled))
+        low, high = (np.searchsorted(source[order], source[order], side=side) for side in ("left", "right"))
+        alone = high - low < 2
+        self.low, self.high = np.where(alone, 0, low), np.where(alone, len(filled), high)  # of its source, by rank
 
     def __call__(self, key: int) -> Sequences:
         """The pairs under one key, of a seed and an epoch."""
@@ -166,14 +183,16 @@ class Pairs:
             key: As above.
         """
         place, own = self.units.start[first], self.units.document[first]
-        other = rng.integers(rng.key(key, "document"), place, 0, len(self.documents) - 1)
-        document = self.documents[other + (other >= np.searchsorted(self.documents, own))]
+        rank = self.rank[own]
+        low, high = self.low[rank], self.high[rank]
+        other = low + np.floor(rng.uniform(rng.key(key, "document"), place) * (high - low - 1)).astype(np.int64)
+        document = self.documents[other + (other >= rank)]
         linked = label == LINKED
         if self.links is not None:
             document[linked] = self.links.draw(own[linked], rng.uniform(rng.key(key, "link"), place[linked]))
         low, units = self.units.bounds[document], np.diff(self.units.bounds)[document]
         room = self.room - self._tokens(first, stop)
-        found = low
+        found: I64 = low
         for draw in range(DRAWS):
             chance = rng.uniform(rng.key(key, "sentence", draw), place)
             drawn = low + np.floor(chance * units).astype(np.int64)

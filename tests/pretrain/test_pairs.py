@@ -111,6 +111,19 @@ def test_relations_come_in_thirds() -> None:
     assert np.bincount(b * 10 // 4000, minlength=10).min() > 0.08 * random.sum(), "from all over the split"
 
 
+def test_random_documents_are_of_the_same_source() -> None:
+    """Else the style of another source gives it away, and a source that is left out is read all the same."""
+    units = units_of(many(6, 300), 128)
+    source = np.arange(300) % 3
+    source[:5] = np.arange(3, 8)  # each the only one of its source: any other will do
+    pairs = Pairs(units, "nsp", 128, 3, 0.1, None, source)(key=9)
+    a, b = (documents_of(units, pairs.start[pairs.labels == RANDOM, side]) for side in (0, 1))
+    assert (a != b).all()
+    assert (source[a] == source[b])[a >= 5].all()
+    assert (a < 5).any()
+    assert len(set(b)) > 200, "from all over their sources"
+
+
 def test_linked_documents_are_drawn_by_their_in_degree() -> None:
     """LinkBERT, section 3.2: the probability is inversely proportional to the in-degree, so that hubs do not flood the batches."""
     documents = [{"id": "a", "links": ["hub", "b", "a", "elsewhere"]}, {"id": "b", "links": ["hub"]}]
