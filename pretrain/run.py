@@ -58,7 +58,7 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
-    """A model with seeded random weights, or that of `init` or `longer`, its embeddings moved to the shards' vocabulary if that is asked for.
+    """A model with seeded random weights, or that of `init` or `longer`, its embeddings moved to the shards' vocabulary if asked for.
 
     Raises:
         MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.

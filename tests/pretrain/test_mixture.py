@@ -1,5 +1,6 @@
 """Mixing sources: the stated shares of tokens, each sequence once a pass, nothing but (configuration, shards, seed, step)."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biolm.core.errors import ConfigError, DataError
-from biolm.pretrain.config import MixConfig
+from biolm.pretrain.batches import Batches
+from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig
 from biolm.pretrain.mixture import Mixture, Sources, shares
 from biolm.pretrain.sequences import Sequences
 from biolm.pretrain.shards import Shards
@@ -119,3 +121,40 @@ def test_wrong_settings_are_refused() -> None:
             MixConfig(**settings_)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="exclude"):
         MixConfig(weights={"a": 1}, temperature=2)
+
+
+def test_a_sequence_that_an_epoch_holds_twice_is_masked_differently(tiny_shards: Path, tmp_path: Path) -> None:
+    """Two folders of the same documents, one of them read three times as often: its places come up to twice in an epoch."""
+    second = shutil.copytree(tiny_shards, tmp_path / "again")
+    names = [str(tiny_shards), str(second)]
+    mix = MixConfig(by="folder", weights={names[0]: 3, names[1]: 1})
+    shards = Shards(names, "train")
+    made = Batches(shards, MlmConfig(), BatchConfig(tokens=1024, max_length=32), 3, mix=mix)
+    masked: list[set[int]] = [set(), set()]  # by pass over the first folder, in its first epoch
+    tokens = Counter[int]()
+    for index in range(made.per_epoch):
+        batch = made.micro_batch(0, index)
+        assert batch is not None
+        assert batch.places_m is not None
+        numbers = made.plan(0).micro_batch(index)
+        of_m = np.repeat(made.epoch(0).passes[numbers], batch.packed.lengths)[batch.positions_m]
+        first_m = batch.places_m < shards.tokens.bounds[1]
+        tokens.update({True: int(first_m.sum()), False: int((~first_m).sum())})
+        for number in (0, 1):
+            masked[number] |= set(batch.places_m[first_m & (of_m == number)].tolist())
+    assert tokens[True] / tokens[False] == pytest.approx(3, rel=0.1)
+    both = len(masked[0] & masked[1]) / len(masked[1])
+    assert 0.1 < both < 0.2, "a token of the second pass was masked in the first one as often as any other"
+
+
+def test_pairs_are_mixed_too(tiny_shards: Path) -> None:
+    mix = MixConfig(by="folder", weights={str(tiny_shards): 1})
+    sizes = BatchConfig(tokens=512, max_length=64, form="pairs")
+    shards = Shards([tiny_shards], "train")
+    mixed = Batches(shards, MlmConfig(), sizes, 3, "sop", segments=True, mix=mix)
+    plain = Batches(shards, MlmConfig(), sizes, 3, "sop", segments=True)
+    assert mixed.per_epoch == plain.per_epoch
+    for epoch in (0, 1):
+        a, b = mixed.epoch(epoch), plain.epoch(epoch)
+        assert sorted(a.sequences.start[:, 0]) == sorted(b.sequences.start[:, 0]), "the same pairs in another order"
+        assert (a.passes == epoch).all()
