@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from biolm.convert.load import build
 from biolm.core.checkpoint import Groups
 from biolm.core.errors import CheckpointError, ConfigError
 from biolm.core.files import read_json
@@ -183,7 +184,7 @@ class DeepSpeed(Engine):
         """Whole parameters, on every rank."""
         if self.stage < 3:
             return nullcontext()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         return GatheredParameters(parameters, modifier_rank=0 if changed else None)  # type: ignore[no-any-return]
 
@@ -193,9 +194,12 @@ class DeepSpeed(Engine):
 
     @contextmanager
     def whole(self) -> Iterator[MaskedLM]:
-        """See `Engine.whole`."""
-        with self._gathered(list(self.loss.parameters())):
+        """See `Engine.whole`; where weights are shared out, it is a copy: theirs can be called only through DeepSpeed."""
+        if self.stage < 3:
             yield self.model
+        else:
+            named = dict(self.model.named_parameters())
+            yield build(self.model.config, {name: self._weight(p).to(self.device.torch) for name, p in named.items()})
 
 
 def settings(config: PretrainConfig) -> dict[str, Any]:
