@@ -14,6 +14,7 @@ import pytest
 
 from biolm.core.cli import run as biolm
 from biolm.core.manifest import read_manifest
+from biolm.corpus.build import check
 
 
 @pytest.fixture
@@ -84,6 +85,12 @@ def test_the_counts_add_up_and_say_why(raw: Path, tmp_path: Path, capsys: pytest
     for n in sources.values():
         assert n["records"] == n["kept"] + sum(n["dropped"].values())
     assert "60 = 59 + 1" in capsys.readouterr().out
+
+
+def test_a_run_whose_counts_do_not_add_up_fails() -> None:
+    check({"sources": {"pubmed": {"records": 3, "kept": 1, "dropped": {"no text": 2}}}})
+    with pytest.raises(RuntimeError, match="pubmed: 4 records, but 1 kept and 2 dropped"):
+        check({"sources": {"pubmed": {"records": 4, "kept": 1, "dropped": {"no text": 2}}}})
 
 
 def test_a_patient_is_in_one_split_only_and_only_as_a_hash(raw: Path, tmp_path: Path) -> None:
