@@ -105,8 +105,10 @@ def citation(facts: dict[str, Any]) -> Document:
     links |= dict.fromkeys(pmid for kind, pmid in related if pmid and kind in CITING)
     links.pop(facts["pmid"], None)
     metadata["links"] = [f"pmid:{pmid}" for pmid in links]
-    sections = [(path, [without_boilerplate(block) for block in blocks]) for path, blocks in facts["sections"]]
-    return build(f"pmid:{facts['pmid']}", sections, metadata)
+    for path, blocks in facts["sections"]:
+        if path != "Title":
+            blocks[-1] = without_boilerplate(blocks[-1])
+    return build(f"pmid:{facts['pmid']}", facts["sections"], metadata)
 
 
 def facts(root: Element) -> dict[str, Any] | None:
