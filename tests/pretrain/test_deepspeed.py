@@ -1,0 +1,70 @@
+"""DeepSpeed's ZeRO stages, each going on from the checkpoint of another, lose what one process of torch's loses."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biolm.convert.load import load_model
+from biolm.core import checkpoint, cli
+from biolm.core.errors import ConfigError
+from biolm.core.files import write_json
+from biolm.pretrain.config import DeepSpeedConfig, PretrainConfig
+from biolm.pretrain.engines.deepspeed import settings
+
+STEPS = 16
+EVERY = ["--log_every", "1", "--save_every", "100", "--batch.accumulation", "3"]
+
+
+def test_the_users_file_wins_and_auto_is_ours(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    write_json(file, {"zero_optimization": {"stage": 3}, "gradient_clipping": "auto", "bf16": {"enabled": True}})
+    made = settings(
+        PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(stage=1, offload=True, config=str(file)))
+    )
+    assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}}
+    assert (made["gradient_clipping"], made["bf16"]) == (1.0, {"enabled": True})
+    write_json(file, {"optimizer": {"type": "Adam"}})
+    with pytest.raises(ConfigError, match="optimizer belongs into --optim"):
+        settings(PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file))))
+
+
+def test_it_says_what_is_missing(tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path) -> None:
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError:
+        argv = small_run(tiny_shards, tmp_path / "run", 2, "--engine", "deepspeed")
+        assert cli.run(argv) == 2
+
+
+def test_every_stage_takes_up_the_others_checkpoints(
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    start_ranks: Callable[..., Any],
+    records: Callable[[Path, str], dict[int, Any]],
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    alone, run, out = tmp_path / "alone", tmp_path / "run", tmp_path / "hf"
+    assert cli.run(small_run(tiny_shards, alone, STEPS, *EVERY)) == 0
+    argv = [*small_run(tiny_shards, run, STEPS, *EVERY), "--engine", "deepspeed", "--deepspeed.stage"]
+    for stage, size, until in ((1, 2, 4), (3, 2, 7), (0, 1, 10)):
+        ranks = start_ranks(size, [*argv, str(stage)])
+        deadline = time.monotonic() + 60
+        while len(records(run, "loss")) < until and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(ranks.processes[0].pid, signal.SIGUSR1)
+        assert ranks.wait() == [75] * size, ranks.said()
+    ranks = start_ranks(2, [*argv, "2", "--deepspeed.offload"])
+    assert ranks.wait() == [0, 0], ranks.said()
+    assert records(run, "batches") == records(alone, "batches")
+    for name in ("loss", "gradient_norm", "learning_rate"):
+        assert list(records(run, name).values()) == pytest.approx(list(records(alone, name).values()), rel=2e-4)
+    ours, theirs = load_model(run).model.state_dict(), load_model(alone).model.state_dict()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-3 for name in theirs)
+    assert checkpoint.steps(run)[-1] == STEPS
+    assert cli.run(["convert", str(run), str(out), "--to", "hf"]) == 0
