@@ -6,7 +6,9 @@ n attention heads, d head size, m masked positions, v vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +37,24 @@ class Packed:
         """Tokens of the longest sequence."""
         return max(self.lengths)
 
-    @property
+    @cached_property
+    @torch.inference_mode(False)  # it outlives the pass that asked first, and a later one may be for training
     def cu_seqlens(self) -> Tensor:
-        """Where each sequence begins and the last one ends: int32 [b + 1], as variable-length attention kernels take it."""
-        starts = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return starts.to(self.input_ids_t.device, non_blocking=True)
+        """Where each sequence begins and the last one ends: int32 [b + 1], as variable-length attention kernels take it.
 
-    @property
+        Made once for all layers, and small enough for a GPU's command queue, so that the host does not wait for the copy.
+        """
+        starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+        return torch.from_numpy(starts).to(self.input_ids_t.device, non_blocking=True)
+
+    @cached_property
+    @torch.inference_mode(False)
     def position_ids_t(self) -> Tensor:
-        """Each token's position in its own sequence, from 0."""
-        positions = torch.cat([torch.arange(length) for length in self.lengths])
-        return positions.to(self.input_ids_t.device, non_blocking=True)
+        """Each token's position in its own sequence, from 0; worked out where the tokens are."""
+        starts = self.cu_seqlens.long()
+        tokens = len(self.input_ids_t)
+        own_start_t = torch.repeat_interleave(starts[:-1], starts.diff(), output_size=tokens)
+        return torch.arange(tokens, device=starts.device) - own_start_t
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on another device."""
