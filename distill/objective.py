@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from biolm.core.errors import ConfigError
@@ -137,17 +136,15 @@ class DistillObjective(Objective):
             hidden = model.encoder(batch.packed)
         share = batch.step / max(self.steps - 1, 1)
         terms: dict[str, Tensor] = {}
-        if (
-            not self.predicts
-        ):  # every parameter gets a gradient: DistributedDataParallel and a checkpoint's moments count on it
-            loss = sum((p.sum() * 0 for p in model.head.parameters()), torch.zeros((), device=hidden[-1].device))
-        else:
+        # Every parameter gets a gradient, if only of 0: DistributedDataParallel and a checkpoint's moments count on it.
+        loss = hidden[-1].sum() * 0 + sum(p.sum() * 0 for p in model.head.parameters())
+        if self.predicts:
             logits_mv = model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size]
             weighting = Weighting(
                 weight_at(self.config.kl, share), weight_at(self.config.mlm, share), self.config.temperature
             )
             weighted, kl, mlm, right = prediction_losses(logits_mv, batch.labels_m, answers.targets, weighting)
-            loss = weighted / totals.masked
+            loss = loss + weighted / totals.masked
             terms |= {"mlm": mlm / totals.masked, "accuracy": right / totals.masked}
             terms |= {"kl": kl / totals.masked} if answers.targets is not None else {}
         for name, value in self._alignment(answers, hidden, kept, batch).items():

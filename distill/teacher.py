@@ -88,7 +88,7 @@ class Teachers(Answerer):
 
     Args:
         models: One or more over the same vocabulary; their weights are converted to the device's precision once.
-        device: Where to run.
+        device: Its precision is taken; the models follow the first micro-batch to its device, which is each process's own.
         vocab_size: Pieces of the vocabulary; logits of rows behind it are cut off.
         temperature: What predictions are softened by.
         compiled: Whether to use torch.compile.
@@ -105,7 +105,8 @@ class Teachers(Answerer):
         super().__init__([model.config for model in models])
         self.vocab_size, self.temperature = vocab_size, temperature
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
-        self.models = [model.to(device.torch, dtype).eval().requires_grad_(False) for model in models]
+        self.models = [model.to(dtype).eval().requires_grad_(False) for model in models]
+        self.at = torch.device("cpu")
         for model in self.models if compiled else []:
             model.encoder.compile_layers()
 
@@ -114,8 +115,10 @@ class Teachers(Answerer):
 
     def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
         """See `Answerer`."""
-        device = batch.packed.input_ids_t.device.type
-        with torch.inference_mode(), torch.autocast(device, enabled=False):
+        if self.at != batch.packed.input_ids_t.device:
+            self.at = batch.packed.input_ids_t.device
+            self.models = [model.to(self.at) for model in self.models]
+        with torch.inference_mode(), torch.autocast(self.at.type, enabled=False):
             seen = [self._look(i, batch, w) for i, w in enumerate(wanted)]
         # An inference tensor may not be saved for a backward pass; hidden states are, and so are copied. Logits are not.
         views = [

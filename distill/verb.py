@@ -34,6 +34,8 @@ def distill(config: DistillConfig) -> None:
         answerer: Answerer = (cached := CachedTeachers(config.cache))
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
         inputs["cache"] = cached.manifest.fingerprint
+        for teacher in loaded:  # evaluated at the end, where the student is
+            teacher.model.to(choose(config.precision).torch)
     else:
         answerer = present(config, loaded, reader)
     seed_weights(config.seed + 1)  # the projections', drawn apart so that the student starts as it would alone

@@ -104,7 +104,7 @@ class WordTeachers(Answerer):
 
     Args:
         loaded: The teachers, each with its tokenizer beside it.
-        device: Where to run.
+        device: Its precision is taken; the models follow the micro-batches.
         ours: The student's tokenizer.
 
     Raises:
@@ -114,7 +114,7 @@ class WordTeachers(Answerer):
     def __init__(self, loaded: Sequence[Loaded], device: Device, ours: Tokenizer):
         super().__init__([teacher.config for teacher in loaded])
         self.device = device
-        self.models = [teacher.model.to(device.torch).eval().requires_grad_(False) for teacher in loaded]
+        self.models = [teacher.model.eval().requires_grad_(False) for teacher in loaded]
         self.readers = [Reader(ours, _tokenizer(teacher), teacher.config.max_positions) for teacher in loaded]
 
     def require(self, wanted: Sequence[Wanted]) -> None:
@@ -127,7 +127,7 @@ class WordTeachers(Answerer):
         for model, reader, want in zip(self.models, self.readers, wanted, strict=True):
             reading = reader(batch)
             with torch.no_grad(), self.device.autocast():
-                hidden = model.encoder(reading.packed.to(where))
+                hidden = model.to(where).encoder(reading.packed.to(where))
             means = {n: word_means(hidden[n], reading.word_of_theirs.to(where), reading.words) for n in want.layers}
             views.append(View(means, word_of_t=reading.word_of_t.to(where)))
         return Answers(None, views)

@@ -98,6 +98,18 @@ def test_shares_of_micro_batches_add_up_to_the_whole(make_model, batch) -> None:
         torch.testing.assert_close(parts[0][name] + parts[1][name], value)
 
 
+def test_every_parameter_has_a_gradient_whatever_is_learnt(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    """A loss on the first layer alone leaves zeros for the rest: engines and checkpoints count on every parameter."""
+    student = make_model(16)
+    objective = objective_of(LossConfig(kl=0, mlm=0, hidden=1, layers="1:2"), student, make_model(24))
+    terms = objective(student, batch, TOTALS)
+    assert set(terms) == {"loss", "hidden"}
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in [*student.parameters(), *objective.parameters()])
+    assert student.encoder.layers[1].mlp.up.weight.grad.abs().max() == 0
+    assert student.encoder.layers[0].mlp.up.weight.grad.abs().max() > 0
+
+
 def test_weights_change_linearly_over_the_run(make_model, batch) -> None:  # type: ignore[no-untyped-def]
     assert [weight_at("5..1", share) for share in (0, 0.5, 1)] == [5, 3, 1]
     assert weight_at(2.0, 0.7) == 2
