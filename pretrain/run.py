@@ -7,13 +7,15 @@ from pathlib import Path
 from biolm.convert.load import load_model
 from biolm.core import checkpoint, manifest
 from biolm.core import config as configuration
-from biolm.core.errors import MismatchError, UserError
+from biolm.core.errors import ConfigError, MismatchError, UserError
 from biolm.core.files import read_json, sweep, write_json
 from biolm.core.manifest import Manifest
 from biolm.core.summary import summary
-from biolm.model.encoder import MaskedLM
+from biolm.model.device import choose
+from biolm.model.encoder import MaskedLM, parameter_count
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.curriculum import Curriculum
+from biolm.pretrain.engines import fairseq
 from biolm.pretrain.engines.base import Engine
 from biolm.pretrain.engines.make import make
 from biolm.pretrain.engines.world import join, place
@@ -142,6 +144,9 @@ def _train(
 ) -> None:
     deterministic()
     run = Path(config.out)
+    if config.engine == "fairseq":
+        _take_over(config, record, reader, model, objective)
+        return
     engine = make(config, model, objective, join(config.timeout))
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
@@ -149,6 +154,37 @@ def _train(
     outcome = Trainer(run, engine, batches, evaluator, config, f"biolm {record.stage}").train()
     if engine.world.first:
         _finish(config, record, engine, batches, evaluator, outcome, teacher)
+
+
+def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: MaskedLM, objective: Objective) -> None:
+    """Have fairseq train, and evaluate what it leaves as any model of ours."""
+    if record.stage != "pretrain":
+        raise ConfigError("fairseq knows masked language modelling only", remedy="Give another --engine.")
+    run, device = Path(config.out), choose("fp32")
+    seconds = fairseq.train(config, model.config, f"biolm {record.stage} (fairseq)")
+    path = checkpoint.path_of(run, config.steps)
+    tokens = int(checkpoint.load(path).state["tokens"])
+    evaluator = _evaluator(config, objective, segments=False)
+    valid = None if evaluator is None else evaluator(load_model(path).model.to(device.torch), device)
+    result = {
+        "step": config.steps,
+        "tokens": tokens,
+        "epochs": tokens / Curriculum(reader, config, False).tokens_per_epoch,
+        "epochs_by_source": {},
+        "parameters": parameter_count(model),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "mfu": None,
+        "data_wait": None,
+        "engine": config.engine,
+        "device": str(device.torch),
+        "precision": config.precision,
+        "valid": None if valid is None else asdict(valid),
+        "unigram_entropy": None if evaluator is None else evaluator.shards.unigram_entropy,
+    }
+    write_json(run / RESULT, result)
+    record.finish(run, [path / "model.safetensors", run / "encoder.json"], {"steps": config.steps, "tokens": tokens})
+    show(record.stage, run)
 
 
 def _finish(
@@ -215,7 +251,7 @@ def show(stage: str, run: Path) -> None:
             rows |= {f"held-out loss, {source}": found["loss"], f"held-out accuracy, {source}": found["accuracy"]}
         rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
         rows["held-out unigram entropy (nats)"] = entropy
-    summary(f"biolm {stage} → {run}", rows)
+    summary(f"biolm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})
 
 
 def _evaluator(config: PretrainConfig, objective: Objective, segments: bool) -> Evaluator | None:

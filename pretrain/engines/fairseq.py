@@ -1,0 +1,134 @@
+"""`--engine fairseq`: the real fairseq trains on our shards in its own environment, and its model becomes a run of ours.
+
+The environment is the one that `biolm-fairseq-env` makes (docs/fairseq.md). Its checkpoints lie in `RUN/fairseq/`; a run that was
+interrupted goes on from the last of them. fairseq reads its own checkpoints with pickle, which torch allows it by a variable that only
+this one process gets; we read them with `convert`, which executes nothing.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+
+from biolm.convert.load import read_parts
+from biolm.core import checkpoint
+from biolm.core.checkpoint import Checkpoint
+from biolm.core.errors import ConfigError, DataError, TemporaryError
+from biolm.core.metrics import MetricsWriter, read_metrics
+from biolm.core.progress import progress
+from biolm.model.config import EncoderConfig
+from biolm.model.device import choose
+from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.fairseq_call import call, record
+from biolm.pretrain.signals import StopWish
+
+FOLDER, LAST = "fairseq", "checkpoint_last.pt"
+TAIL = 12  # lines of its log that an error shows
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def executable() -> Path:
+    """`fairseq-train` of the environment that `BIOLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    folder = Path(os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    program = folder / "bin" / "fairseq-train"
+    if not program.is_file():
+        raise ConfigError(
+            "there is no environment with fairseq here",
+            file=folder,
+            remedy="Make one: biolm-fairseq-env (docs/fairseq.md).",
+        )
+    return program
+
+
+def train(config: PretrainConfig, encoder: EncoderConfig, what: str) -> float:
+    """Run fairseq to the end and take its model over as the run's last checkpoint; the seconds that it took.
+
+    Args:
+        config: Of the run.
+        encoder: The model's shape.
+        what: The verb, for progress and messages.
+
+    Raises:
+        ConfigError: There is no fairseq, or it cannot do what the configuration says.
+        DataError: It ended with an error.
+        TemporaryError: A signal came.
+    """
+    run, gpu = Path(config.out), torch.cuda.is_available()
+    precision = choose(config.precision).precision if gpu else config.precision.replace("auto", "fp32")
+    words = [str(executable()), *call(config, encoder, run / FOLDER, precision, gpu=gpu)]
+    print("+ " + " ".join(words), file=sys.stderr)
+    started = time.monotonic()
+    tokens = _follow(words, run, config.steps, what)
+    parts = read_parts(run / FOLDER / LAST, Path(config.folders[0]) / "tokenizer")
+    parts.config.save(run)
+    tensors = {"model": parts.tensors, "objective": {}, "optimizer": {}}
+    checkpoint.save(run, Checkpoint(config.steps, tensors, {"tokens": tokens, "facts": parts.facts}), keep=1)
+    return time.monotonic() - started
+
+
+def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
+    """Run the command; its log becomes our metrics and progress. The tokens that it trained on."""
+    saved = run / FOLDER / LAST
+    earlier = [r for r in read_metrics(run) if r["split"] == "train"] if saved.exists() else []
+    done, tokens = (earlier[-1]["step"], earlier[-1]["tokens"]) if earlier else (0, 0)
+    tail: deque[str] = deque(maxlen=TAIL)
+    env = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "PYTHONUNBUFFERED": "1"}
+    env.pop("PYTHONPATH", None)
+    with (
+        StopWish() as wish,
+        MetricsWriter(run, done) as metrics,
+        progress(what, steps, "steps", done) as bar,
+        subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 it calls prctl and nothing else
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                tail.append(line)
+                if wish.name:
+                    break
+                found = record(line)
+                if found is None or found[0] <= done * (found[1] == "train"):
+                    continue
+                step, split, figures = found
+                if split == "train":
+                    tokens += round(figures.pop("words", 0) * (step - done))
+                    bar.advance(step - done, note=f"loss {figures['loss']:.3f}")
+                    done, figures["tokens"] = step, tokens
+                metrics.write(step, split, figures)
+        finally:
+            process.terminate()
+    if wish.name:
+        raise TemporaryError(
+            f"stopped by {wish.name} at step {done} of fairseq's",
+            remedy="The same command goes on from its last checkpoint.",
+        )
+    if process.returncode and done < steps:
+        print("".join(tail), file=sys.stderr)
+        raise DataError(
+            f"fairseq-train ended with code {process.returncode}", file=run, remedy="Its last lines say why."
+        )
+    return tokens
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: have the kernel end fairseq with us, even if we are killed."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(DIE_WITH_PARENT, signal.SIGTERM)

@@ -1,0 +1,120 @@
+"""The `fairseq-train` call that computes what a configuration of ours says, and what its log says back.
+
+fairseq 0.12's options (fairseq/options.py, tasks/masked_lm.py, models/roberta). What fairseq cannot do is refused, not left out.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from biolm.core.errors import ConfigError
+from biolm.model.config import EncoderConfig
+from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
+
+BITS = math.log(2)  # nats
+RECORD = re.compile(r"\| (train_inner|valid) \| (\{.*\})\s*$")
+
+
+def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precision: str, *, gpu: bool) -> list[str]:
+    """The words behind `fairseq-train`.
+
+    Args:
+        config: Of the run.
+        encoder: The model's shape.
+        save_dir: Where fairseq writes its checkpoints.
+        precision: `fp32`, `fp16` or `bf16`.
+        gpu: Whether there is one.
+
+    Raises:
+        ConfigError: fairseq cannot do what the configuration says.
+    """
+    refuse(config, encoder, precision, gpu)
+    optim, mlm = config.optim, config.mlm
+    prenorm = encoder.shape == "roberta-prelayernorm"
+    options: dict[str, object] = {
+        "task": "masked_lm",
+        "criterion": "masked_lm",
+        "arch": "roberta_base",
+        "encoder-layers": encoder.num_hidden_layers,
+        "encoder-embed-dim": encoder.hidden_size,
+        "encoder-ffn-embed-dim": encoder.intermediate_size,
+        "encoder-attention-heads": encoder.num_attention_heads,
+        "dropout": encoder.hidden_dropout,
+        "attention-dropout": encoder.attention_dropout,
+        "sample-break-mode": "complete" if config.batch.form == "full" else "complete_doc",
+        "tokens-per-sample": config.batch.max_length,
+        "max-positions": config.batch.max_length,
+        "mask-prob": mlm.mask_rate,
+        "random-token-prob": mlm.random_share,
+        "leave-unmasked-prob": round(1 - mlm.mask_share - mlm.random_share, 6),
+        "max-tokens": config.batch.tokens,
+        "update-freq": config.batch.accumulation,
+        "optimizer": "adam",
+        "adam-betas": str(optim.betas),
+        "adam-eps": optim.eps,
+        "weight-decay": optim.weight_decay,
+        "clip-norm": optim.clip,
+        "lr": optim.lr,
+        "lr-scheduler": "polynomial_decay",
+        "warmup-updates": round(optim.warmup * config.steps),
+        "total-num-update": config.steps,
+        "end-learning-rate": optim.final * optim.lr,
+        "power": optim.power if optim.schedule == "polynomial" else 1.0,
+        "max-update": config.steps,
+        "seed": config.seed,
+        "save-interval-updates": config.save_every,
+        "keep-interval-updates": config.keep,
+        "validate-interval-updates": config.eval_every,
+        "log-format": "json",
+        "log-interval": config.log_every,
+        "save-dir": save_dir,
+    }
+    flags = ["skip-invalid-size-inputs-valid-test", "no-epoch-checkpoints"]
+    flags += ["encoder-normalize-before"] * prenorm + ["cpu"] * (not gpu) + [precision] * (precision != "fp32")
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    return [config.folders[0], *words, *(f"--{flag}" for flag in flags)]
+
+
+def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: bool) -> None:
+    """Raise ConfigError for the first thing that fairseq's masked_lm task does otherwise or not at all."""
+    whole = MlmConfig(
+        mask_rate=config.mlm.mask_rate, mask_share=config.mlm.mask_share, random_share=config.mlm.random_share
+    )
+    batch, sizes = config.batch, BatchConfig(config.batch.tokens, config.batch.accumulation, config.batch.max_length)
+    cannot = {
+        "several folders of shards": len(config.folders) > 1,
+        f"models of the shape {encoder.shape}": encoder.shape not in ("roberta", "roberta-prelayernorm"),
+        "a model to start from": config.init is not None,
+        "pair objectives": config.objective != ObjectiveConfig(mlm=config.objective.mlm),
+        "masks other than of single tokens, drawn anew": config.mlm != whole,
+        "sequences of that form": batch.form == "pairs" or (batch.short_seq_prob != sizes.short_seq_prob),
+        "a curriculum": bool(config.curriculum),
+        "a mix of sources": config.mix.active,
+        f"the schedule {config.optim.schedule}": config.optim.schedule not in ("linear", "polynomial"),
+        f"the optimiser {config.optim.name}": config.optim.name != "adamw",
+        "rates by layer": config.optim.layer_decay != 1,
+        "a running mean of the weights": config.optim.ema != 0,
+        "frozen layers": config.freeze_layers != 0,
+        f"{precision} without a GPU": precision != "fp32" and not gpu,
+    }
+    if first := next((what for what, asked in cannot.items() if asked), None):
+        raise ConfigError(f"fairseq has no {first}", remedy="Leave it out, or give another --engine.")
+
+
+def record(line: str) -> tuple[int, str, dict[str, float]] | None:
+    """Step, split and figures of a line of fairseq's log, in our terms (losses in nats); None for any other line."""
+    found = RECORD.search(line)
+    if found is None:
+        return None
+    try:
+        said: dict[str, Any] = orjson.loads(found[2])
+        if found[1] == "valid":
+            return int(said["valid_num_updates"]), "valid", {"fairseq_loss": float(said["valid_loss"]) * BITS}
+        names = {"gradient_norm": "gnorm", "learning_rate": "lr", "tokens_per_second": "wps", "words": "wpb"}
+        figures = {ours: float(said[theirs]) for ours, theirs in names.items() if theirs in said}
+        return int(said["num_updates"]), "train", {"loss": float(said["loss"]) * BITS, **figures}
+    except (orjson.JSONDecodeError, KeyError, ValueError):
+        return None

@@ -1,0 +1,131 @@
+"""fairseq as an engine: its call from our configuration, its log in our terms, and with its environment a whole small run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from biolm.convert.load import load_model
+from biolm.core import cli
+from biolm.core.errors import ConfigError
+from biolm.core.files import read_json
+from biolm.core.metrics import read_metrics
+from biolm.model.config import EncoderConfig, ModelConfig
+from biolm.model.optim import OptimConfig
+from biolm.pretrain.config import BatchConfig, MlmConfig, PretrainConfig
+from biolm.pretrain.fairseq_call import call, record
+
+LOG = '2026-11-22 16:00:00 | INFO | {} | {{"epoch": 1, {}}}\n'
+
+
+@pytest.fixture
+def encoder() -> EncoderConfig:
+    return ModelConfig(size="tiny").resolve(300, 32, 1)
+
+
+def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> None:
+    optim = OptimConfig(lr=1e-3, warmup=0.1, final=0.1)
+    config = PretrainConfig(shards="S", out="O", steps=50, seed=3, batch=BatchConfig(256, 4, 32), optim=optim)
+    words = call(config, encoder, Path("O/fairseq"), "fp16", gpu=True)
+    said = dict(zip(words[1::2], words[2::2], strict=False))
+    assert words[0] == "S"
+    assert {"--fp16", "--skip-invalid-size-inputs-valid-test"} <= set(words)
+    assert "--cpu" not in words
+    for name, value in {
+        "--update-freq": "4",
+        "--max-tokens": "256",
+        "--warmup-updates": "5",
+        "--total-num-update": "50",
+        "--end-learning-rate": "0.0001",
+        "--leave-unmasked-prob": "0.1",
+        "--adam-betas": "(0.9, 0.98)",
+        "--encoder-layers": str(encoder.num_hidden_layers),
+        "--seed": "3",
+    }.items():
+        assert said[name] == value
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"mlm": MlmConfig(unit="word")}, "single tokens"),
+        ({"optim": OptimConfig(schedule="cosine")}, "schedule cosine"),
+        ({"shards": ["A", "B"]}, "several folders"),
+        ({"init": "model"}, "start from"),
+    ],
+)
+def test_what_fairseq_cannot_do_is_refused(asked: dict[str, object], said: str, encoder: EncoderConfig) -> None:
+    config = PretrainConfig(**{"shards": "S", "out": "O", **asked})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=said):
+        call(config, encoder, Path("O"), "fp32", gpu=False)
+
+
+def test_its_log_is_read_in_nats() -> None:
+    line = LOG.format(
+        "train_inner", '"loss": "2", "wps": "10.5", "wpb": "64", "num_updates": "5", "lr": "0.1", "gnorm": "3"'
+    )
+    found = record(line)
+    assert found is not None
+    step, split, figures = found
+    assert (step, split, figures["loss"]) == (5, "train", pytest.approx(1.386294))
+    assert (figures["words"], figures["learning_rate"], figures["gradient_norm"]) == (64, 0.1, 3)
+    assert record(LOG.format("valid", '"valid_loss": "1", "valid_num_updates": "7"')) == (
+        7,
+        "valid",
+        {"fairseq_loss": pytest.approx(0.693147)},
+    )
+    for odd in ("text", LOG.format("train_inner", '"loss": '), LOG.format("train_inner", '"loss": "x"'), ""):
+        assert record(odd) is None
+
+
+def test_without_its_environment_it_says_what_makes_one(
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BIOLM_FAIRSEQ_ENV", str(tmp_path / "none"))
+    assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fairseq")) == 2
+    assert "biolm-fairseq-env" in capsys.readouterr().err
+
+
+def test_a_program_that_fails_shows_its_last_lines(
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = tmp_path / "env" / "bin" / "fairseq-train"
+    program.parent.mkdir(parents=True)
+    line = LOG.format("train_inner", '"loss": "2", "wpb": "64", "num_updates": "1"').strip()
+    program.write_text(f"#!/bin/sh\necho '{line}'\necho broken\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("BIOLM_FAIRSEQ_ENV", str(tmp_path / "env"))
+    assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fairseq")) == 2
+    said = capsys.readouterr().err
+    assert "+ " in said
+    assert "broken" in said
+    assert "ended with code 3" in said
+    assert read_metrics(tmp_path / "run")[0]["tokens"] == 64
+
+
+@pytest.mark.slow
+def test_the_real_one_trains_and_its_model_is_a_run(
+    tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = Path(os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    if not (folder / "bin" / "fairseq-train").exists():
+        pytest.skip("there is no environment with fairseq (docs/fairseq.md)")
+    run, hf = tmp_path / "run", tmp_path / "hf"
+    argv = small_run(tiny_shards, run, 20, "--engine", "fairseq", "--log_every", "5")
+    assert cli.run(argv) == 0
+    losses = {r["step"]: r["loss"] for r in read_metrics(run) if r["split"] == "train"}
+    assert list(losses) == [5, 10, 15, 20]
+    assert losses[20] < losses[5]
+    assert read_json(run / "result.json")["valid"]["loss"] == pytest.approx(losses[20], abs=1.0)  # type: ignore[index]
+    assert load_model(run).config.num_hidden_layers == 2
+    assert cli.run(["convert", str(run), str(hf), "--to", "hf"]) == 0
+    assert cli.run(argv) == 0, "nothing is left to do"
