@@ -33,6 +33,7 @@ BENCHMARKS = {
     "pretrain": [OUT / "shards"],
     "loader": [OUT / "shards"],
     "start": [OUT / "shards"],
+    "distill": [OUT / "shards"],
 }
 
 
