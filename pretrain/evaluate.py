@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.loader import Loader
 from biolm.pretrain.mixture import Sources
 from biolm.pretrain.objective import PretrainObjective, Totals
 from biolm.pretrain.sequences import NO_LABEL
@@ -23,6 +25,18 @@ F64 = npt.NDArray[np.float64]
 
 LARGEST = 700.0  # nats whose exponential a float holds
 EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
+
+
+def held_out_batches(batches: Batches, max_tokens: float, device: Device) -> Iterator[Batch]:
+    """The micro-batches of the first epoch on their device, until they have held so many tokens; a thread makes them."""
+    tokens = 0
+    with Loader(lambda index: batches.micro_batch(0, index), 0, batches.per_epoch) as loader:
+        for _ in range(batches.per_epoch):
+            batch = loader.take()
+            if batch is None or tokens >= max_tokens:
+                return
+            tokens += len(batch.packed.input_ids_t)
+            yield batch.to(device.torch)
 
 
 class PairEvaluator:
@@ -54,22 +68,15 @@ class PairEvaluator:
     def __call__(self, model: MaskedLM, device: Device) -> dict[str, float]:
         """Mean loss and accuracy by their names, of a model in evaluation mode."""
         sums: dict[str, float] = defaultdict(float)
-        pairs = tokens = 0
+        pairs = 0
         with torch.inference_mode():
-            for index in range(self.batches.per_epoch):
-                batch = self.batches.micro_batch(0, index)
-                if batch is None or tokens >= self.max_tokens:
-                    break
-                batch = batch.to(device.torch)
+            for batch in held_out_batches(self.batches, self.max_tokens, device):
                 with device.autocast():
                     terms = self.objective.pair_terms(model.encoder(batch.packed)[-1], batch, Totals(1, 1))
                 for name, value in terms.items():
                     sums[name] += float(value)
                 assert batch.pair_labels_b is not None
-                pairs, tokens = (
-                    pairs + int((batch.pair_labels_b != NO_LABEL).sum()),
-                    tokens + len(batch.packed.input_ids_t),
-                )
+                pairs += int((batch.pair_labels_b != NO_LABEL).sum())
         return {name: value / max(pairs, 1) for name, value in sums.items()}
 
 
@@ -135,10 +142,7 @@ class Evaluator:
         sums = np.zeros((3, len(self.sources.names)))  # loss, predicted rightly and predicted at all, by source
         tokens = 0
         with torch.inference_mode():
-            for index in range(self.batches.per_epoch):
-                batch = self.batches.micro_batch(0, index)
-                if batch is None or tokens >= self.max_tokens:
-                    break
+            for batch in held_out_batches(self.batches, self.max_tokens, device):
                 tokens += len(batch.packed.input_ids_t)
                 source_m = self._source(batch)
                 for row, values_m in enumerate((*self._scores(model, batch, device), np.ones(len(source_m)))):
@@ -165,7 +169,6 @@ class Evaluator:
     @staticmethod
     def _scores(model: MaskedLM, batch: Batch, device: Device) -> tuple[F64, F64]:
         """Of every predicted token its cross-entropy (nats), and 1 if it is predicted rightly, else 0."""
-        batch = batch.to(device.torch)
         with device.autocast():
             logits_mv = model(batch.packed, batch.positions_m)
         loss_m = F.cross_entropy(logits_mv.float(), batch.labels_m, reduction="none")

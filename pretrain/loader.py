@@ -70,4 +70,6 @@ class Loader(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.closed.set()
+        while not self.ready.empty():  # a thread that waits for room sees at once that it should stop
+            self.ready.get()
         self.thread.join()
