@@ -94,6 +94,8 @@ def test_a_run_reports_by_source_and_mixes_by_weight(
     assert result["valid"]["sources"].keys() == {"notes", "pubmed"}  # type: ignore[index, union-attr, call-overload]
     passes = result["epochs_by_source"]
     assert passes["notes"] > 3 * passes["pubmed"] > 0  # type: ignore[index, call-overload, operator]
+    assert 0 <= result["data_wait"] < 1  # type: ignore[operator]
+    assert 0 < result["mfu"] < 1  # type: ignore[operator]
     valid = [record for record in read_metrics(tmp_path / "run") if record["split"] == "valid"]
     assert {"loss", "perplexity", "accuracy", "loss/notes", "loss/pubmed"} <= valid[0].keys()
     shown = capsys.readouterr().out
