@@ -28,6 +28,7 @@ from biolm.tokenizer.folder import Tokenizer
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
+SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
@@ -209,9 +210,31 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     config = replace(parts.config, vocab_size=len(native[WORDS]))
     stated = architectures.keys(config) | _classes(parts) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype)
     write_json(folder / CONFIG, stated)
-    with atomic_file(folder / SAFETENSORS) as tmp:
-        save_tensors(tmp, {name: value.to(dtype) for name, value in tensors.items()}, {"format": "pt"})
-    return [folder / CONFIG, folder / SAFETENSORS]
+    return [folder / CONFIG, *_write_tensors(folder, tensors, dtype)]
+
+
+def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> list[Path]:
+    """Write one file, or shards of at most `SHARD` bytes and their index; only one shard at a time is in memory in a new type."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = SHARD
+    for name, value in tensors.items():
+        size = value.numel() * dtype.itemsize
+        if shards[-1] and size > room:
+            shards.append({})
+            room = SHARD
+        shards[-1][name] = value
+        room -= size
+    of = len(shards)
+    names = [SAFETENSORS] if of == 1 else [f"model-{i:05}-of-{of:05}.safetensors" for i in range(1, of + 1)]
+    for file, shard in zip(names, shards, strict=True):
+        with atomic_file(folder / file) as tmp:
+            save_tensors(tmp, {name: value.to(dtype) for name, value in shard.items()}, {"format": "pt"})
+    if of == 1:
+        return [folder / SAFETENSORS]
+    weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+    total = sum(value.numel() for value in tensors.values()) * dtype.itemsize
+    write_json(folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return [*(folder / file for file in names), folder / f"{SAFETENSORS}.index.json"]
 
 
 def _rest(parts: Parts) -> dict[str, Tensor]:

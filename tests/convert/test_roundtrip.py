@@ -15,6 +15,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from biolm.convert import hf
 from biolm.convert.compare import differences
 from biolm.convert.load import load_model
 from biolm.core.checkpoint import Checkpoint, save
@@ -103,6 +104,19 @@ def test_old_bin_and_sharded_folders_give_the_same_model(
         for folder in (old, sharded):
             found = load_model(folder).model.state_dict()
             assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_large_model_is_written_in_shards(hf_folder: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "SHARD", 20_000)
+    folder = convert(hf_folder, "hf", "sharded")
+    files = sorted(folder.glob("model-*-of-*.safetensors"))
+    assert len(files) > 2
+    assert all(file.stat().st_size < 30_000 for file in files)
+    record = json.loads((folder / "conversion.json").read_text())
+    assert {file.name for file in files} < record["sha256"].keys()
+    expected = RobertaForMaskedLM.from_pretrained(hf_folder, local_files_only=True).state_dict()
+    found = RobertaForMaskedLM.from_pretrained(folder, local_files_only=True).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_an_old_sharded_bin(hf_model: RobertaForMaskedLM, hf_folder: Path) -> None:
