@@ -67,7 +67,18 @@ class DeepSpeed(Engine):
         self.base = getattr(self.inner.optimizer, "optimizer", self.inner.optimizer)
         if device.precision == "fp16":
             self.scale = TheirScale()
+        if self.stage:
+            self._make_moments()
         self._count(0)
+
+    def _make_moments(self) -> None:
+        """ZeRO's moments, which would be made in the first update only, and a checkpoint is laid into them."""
+        zero = self.inner.optimizer
+        for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
+            zeros = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            self.base.state[flat] = {"step": torch.zeros((), device=flat.device), **zeros}
+        if self.stage < 3:
+            zero._lazy_init_hp_params_optimizer_state()  # parameters find their stretches of them
 
     def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
