@@ -204,9 +204,7 @@ class Pairs:
         a_tokens, b_tokens = self._tokens(*a), self._tokens(*b)
         fitting = np.minimum(b_tokens, self.room - a_tokens)
         there = b_tokens > 0
-        b_start = np.where(
-            there, self.units.start[np.minimum(b[0], len(self.units.start) - 1)], self.units.stop[a[1] - 1]
-        )
+        b_start = np.append(self.units.start, self.units.stop[-1])[b[0]]
         b_stop = np.where(there, self.units.stop[b[1] - 1] - (b_tokens - fitting), b_start)
         start = np.stack([self.units.start[a[0]], b_start], axis=1)
         stop = np.stack([self.units.stop[a[1] - 1], b_stop], axis=1)
