@@ -3,9 +3,10 @@
     python benchmarks/finetune.py DATA [--model RUN] [--sentences 600] [--epochs 2] [--repeats 2]
 
 DATA is a folder of IOB files (NCBI-disease). Without --model a RoBERTa of 4 layers × 256 with random weights and a byte-level BPE learnt
-on DATA is made, which is enough for the ratio of speeds but not for a score worth having. Both sides are timed without
-loading and saving, evaluation on the development fold after each epoch included. Runs alternate and the faster of each side's
-counts, so that other work on the machine does not decide. Needs `pip install accelerate`, which the Trainer wants.
+on DATA is made, which is enough for the ratio of speeds but not for a score worth having (`finetune_show.py` has scores). Training is
+timed with its evaluations: on our side all of the verb, loading, scoring test and saving included, on the other Trainer.train alone.
+Runs alternate and the faster of each side's counts. CPU seconds stand beside wall time: on a busy machine only they can be compared.
+Needs `pip install accelerate`, which the Trainer wants.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import gzip
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ from biolm.model.device import Precision, choose
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer import folder as tokenizer_folder
 
+Timed = tuple[float, float]  # wall and CPU seconds
+
 SETTINGS = {"size": 16, "lr": 1e-3, "weight_decay": 0.01, "warmup": 0.1}
 
 
@@ -54,28 +59,39 @@ def main() -> None:
         model = options.model or make_model(data, work)
         run_verb("convert", model, work / "hf", "--to", "hf")
         kinds: tuple[Precision, ...] = ("fp32", "auto")
-        trained: dict[str, list[tuple[float, float]]] = {"Trainer": [], **{kind: [] for kind in kinds}}
-        predicted: dict[str, list[float]] = {"pipeline": [], **{kind: [] for kind in kinds}}
+        trained: dict[str, list[Timed]] = {"Trainer": [], **{kind: [] for kind in kinds}}
+        predicted: dict[str, list[Timed]] = {"pipeline": [], **{kind: [] for kind in kinds}}
+        f1: dict[str, float] = {}
         for repeat in range(options.repeats):
             for kind in kinds:
                 run = work / f"{kind}{repeat}"
-                trained[kind].append(train_ours(model, data, run, options.epochs, kind))
-            trained["Trainer"].append(train_theirs(work / "hf", data, options.epochs, work / "trainer"))
+                with timed(trained[kind]):
+                    f1[kind] = train_ours(model, data, run, options.epochs, kind)
+            f1["Trainer"] = train_theirs(work / "hf", data, options.epochs, work / "trainer", trained["Trainer"])
         run_verb("convert", work / "fp320", work / "tagger", "--to", "hf")
         for _ in range(options.repeats):
             for kind in kinds:
-                predicted[kind].append(predict_ours(work / "fp320", data, kind))
-            predicted["pipeline"].append(predict_theirs(work / "tagger", data))
+                predict_ours(work / "fp320", data, kind, predicted[kind])
+            predict_theirs(work / "tagger", data, predicted["pipeline"])
         for kind in kinds:
             name = f"{kind} ({choose(kind).precision})"
-            show(f"training, {name}", [s for s, _ in trained[kind]], [s for s, _ in trained["Trainer"]])
+            show(f"training, {name}", trained[kind], trained["Trainer"])
             show(f"prediction, {name}", predicted[kind], predicted["pipeline"])
-        print("test F1:", ", ".join(f"{name} {runs[0][1]:.4f}" for name, runs in trained.items()))
+        print("test F1:", ", ".join(f"{name} {score:.4f}" for name, score in f1.items()))
 
 
-def show(what: str, ours: list[float], theirs: list[float]) -> None:
-    ratio = min(theirs) / min(ours)
-    print(f"{what}: ours {min(ours):.2f} s, Hugging Face {min(theirs):.2f} s, ratio {ratio:.2f}", flush=True)
+@contextmanager
+def timed(into: list[Timed]) -> Iterator[None]:
+    """Note the wall and the CPU seconds of what is done inside."""
+    started, cpu = time.monotonic(), time.process_time()
+    yield
+    into.append((time.monotonic() - started, time.process_time() - cpu))
+
+
+def show(what: str, ours: list[Timed], theirs: list[Timed]) -> None:
+    for i, kind in enumerate(("wall", "CPU")):
+        a, b = (min(seconds[i] for seconds in side) for side in (ours, theirs))
+        print(f"{what}, {kind}: ours {a:.2f} s, Hugging Face {b:.2f} s, ratio {b / a:.2f}", flush=True)
 
 
 def cut(source: Path, target: Path, sentences: int) -> Path:
@@ -105,18 +121,18 @@ def make_model(data: Path, work: Path) -> Path:
     return work / "model"
 
 
-def train_ours(model: Path, data: Path, out: Path, epochs: int, precision: Precision) -> tuple[float, float]:
-    """Seconds and test F1."""
+def train_ours(model: Path, data: Path, out: Path, epochs: int, precision: Precision) -> float:
+    """Test F1."""
     options = ["--batch.size", SETTINGS["size"], "--optim.lr", SETTINGS["lr"], "--optim.warmup", SETTINGS["warmup"]]
     options += ["--optim.weight_decay", SETTINGS["weight_decay"], "--epochs", epochs]
     options += ["--precision", precision]
     run_verb("finetune", "--model", model, "--task", "ner", "--data", data, "--out", out, *options)
     result: dict[str, Any] = read_json(out / "seed_1/result.json")
-    return result["seconds"], result["test"]["f1"]
+    return float(result["test"]["f1"])
 
 
-def train_theirs(model: Path, data: Path, epochs: int, out: Path) -> tuple[float, float]:
-    """Seconds and test F1 of what run_ner does: labels on first pieces, padding to the longest of a batch."""
+def train_theirs(model: Path, data: Path, epochs: int, out: Path, seconds: list[Timed]) -> float:
+    """Test F1 of what run_ner does: labels on first pieces, padding to the longest of a batch."""
     from transformers import (
         AutoModelForTokenClassification,
         AutoTokenizer,
@@ -172,33 +188,31 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path) -> tuple[float
         encoded["dev"],
         compute_metrics=f1,
     )
-    started = time.monotonic()
-    trainer.train()
-    return time.monotonic() - started, f1(trainer.predict(encoded["test"]))["f1"]
+    with timed(seconds):
+        trainer.train()
+    return f1(trainer.predict(encoded["test"]))["f1"]
 
 
-def predict_ours(run: Path, data: Path, precision: Precision) -> float:
-    """Seconds for the test sentences as texts, words cut and tokens made."""
+def predict_ours(run: Path, data: Path, precision: Precision, seconds: list[Timed]) -> None:
+    """The test sentences as texts, words cut and tokens made."""
     task, model = saved.read(str(run))
     model = quickened(model, choose(precision))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
-    started = time.monotonic()
-    records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]
-    for rows in outputs(model, task.examples(records), QUICKEST["cpu"], choose(precision)):
-        task.decode(rows)
-    return time.monotonic() - started
+    with timed(seconds):
+        records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]
+        for rows in outputs(model, task.examples(records), QUICKEST["cpu"], choose(precision)):
+            task.decode(rows)
 
 
-def predict_theirs(model: Path, data: Path) -> float:
-    """Seconds of the pipeline with its default batching, one text at a time."""
+def predict_theirs(model: Path, data: Path, seconds: list[Timed]) -> None:
+    """The pipeline with its default batching, one text at a time."""
     from transformers import pipeline
 
     tagger = pipeline("token-classification", model=str(model), device="cpu", aggregation_strategy="first")
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
-    started = time.monotonic()
-    for _ in tagger(texts):
-        pass
-    return time.monotonic() - started
+    with timed(seconds):
+        for _ in tagger(texts):
+            pass
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class FinetuneConfig:
         task: ner (IOB, PubTator or brat files); pico (the same, scored by words); classification (one label a text or pair; yes/no/maybe
             questions); relation (the same, scored by F1 without the negative class); multilabel; similarity (a number for a pair);
             choice (multiple choice).
-        data: Folder of the data set: `train`, `devel` and `test` files, or PubMedQA's or MMLU's as distributed; see docs/finetune.md.
+        data: Folder of the data set: `train`, `devel` and `test` files, or a data set as it is published; see docs/finetune.md.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         epochs: Passes over the training fold.
         seeds: How many runs; scores are their mean and standard deviation.

@@ -413,3 +413,12 @@ def test_documents_are_held_out_whole() -> None:
     assert (len(train), len(dev)) == (126, 14)
     assert len({r.document for r in dev if isinstance(r, Labelled)}) == 2
     assert hold_out(records) == (train, dev)
+
+
+def test_records_in_two_folds_are_found_by_text_and_by_id() -> None:
+    train = [Labelled("1", ("a",), ("x",)), Labelled("2", ("b",), ("x",))]
+    test = [Labelled("9", ("a",), ("x",)), Labelled("2", ("c",), ("x",)), Labelled("8", ("d",), ("x",))]
+    data = DataSet([], {"train": train, "dev": [], "test": test}, dict.fromkeys(FOLDS, Path("test.tsv")))
+    assert datasets.shared(data, 1.0) == {"dev": 0, "test": 2}
+    with pytest.raises(DataError, match=r"test\.tsv: 2 of 3 records are in the training fold, too, by text or id"):
+        datasets.shared(data, 0.5)
