@@ -34,7 +34,7 @@ class Ranks:
     def __init__(self, processes: list[BaseProcess], logs: list[Path]):
         self.processes, self.logs = processes, logs
 
-    def wait(self, timeout: float = 30) -> list[int]:
+    def wait(self, timeout: float = 120) -> list[int]:
         """Exit codes, by rank; negative for a signal."""
         deadline = time.monotonic() + timeout
         for process in self.processes:

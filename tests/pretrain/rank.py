@@ -14,7 +14,7 @@ os.environ.update(GIVEN["ENV"])
 log = os.open(GIVEN["LOG"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 os.dup2(log, 1)
 os.dup2(log, 2)
-faulthandler.dump_traceback_later(25, file=sys.stderr)
+faulthandler.dump_traceback_later(110, file=sys.stderr)
 if GIVEN["PATCH"]:
     runpy.run_path(str(Path(__file__).with_name(GIVEN["PATCH"])))
 code = cli.run(GIVEN["ARGV"])
