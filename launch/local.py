@@ -20,7 +20,7 @@ def shown(words: Sequence[str]) -> str:
     return shlex.join(["biolm", *words])
 
 
-def run_stage(words: Sequence[str], log: Path) -> int:
+def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> int:
     """Run one command; its exit code, 128 + the signal's number for one that was killed.
 
     On a terminal the command writes its progress there itself, so that its bars stay live, and the log keeps its results. Elsewhere
@@ -29,13 +29,14 @@ def run_stage(words: Sequence[str], log: Path) -> int:
     Args:
         words: The command line behind `biolm`.
         log: File to append to.
+        command: What to start instead, if it is not this Python alone.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     live = sys.stderr.isatty()
     with (
         log.open("a", encoding="utf-8") as kept,
         subprocess.Popen(
-            [sys.executable, "-c", START, *words],
+            command or [sys.executable, "-c", START, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=None if live else subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""`biolm launch plan RECIPE`: check a recipe and show its stages with their exact commands; nothing is run."""
+"""`biolm launch plan RECIPE`: check a recipe, show its commands and, for a fleet, what training needs; nothing is run."""
 
 import importlib
 import sys
@@ -12,6 +12,8 @@ from rich.table import Table
 from biolm.core import config as configuration
 from biolm.core.cli import VERBS, Verb
 from biolm.core.errors import ConfigError, DataError
+from biolm.core.fleet import Fleet, find
+from biolm.core.summary import summary
 from biolm.launch.local import shown
 from biolm.launch.recipe import Recipe, Stage, read
 
@@ -25,12 +27,16 @@ class PlanConfig:
         out: The output folder, as the commands name it.
         scale: `smoke` shows the small version of the recipe.
         var: `NAME=VALUE` for variables that the recipe declares.
+        fleet: GPUs to plan for, such as `v100-32gb` or `4 x a100-80gb`: memory, time and disk of every training stage.
+        vocab_size: Pieces of the vocabulary, if no stage of the recipe learns it.
     """
 
     recipe: str
     out: str = field(default="runs/plan", metadata={"runtime": True})
     scale: Literal["full", "smoke"] = "full"
     var: list[str] = field(default_factory=list)
+    fleet: str = ""
+    vocab_size: int = 50_048
 
 
 def check(recipe: Recipe) -> None:
@@ -86,7 +92,8 @@ def table(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
 
 def run(config: PlanConfig) -> None:
     """Check a recipe and print its stages."""
-    recipe = read(config.recipe, config.out, config.scale, config.var)
+    fleet = find(config.fleet) if config.fleet else None
+    recipe = read(config.recipe, config.out, config.scale, config.var, fleet)
     check(recipe)
     width = None if sys.stdout.isatty() else 160
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
@@ -95,6 +102,20 @@ def run(config: PlanConfig) -> None:
     for (name, command, after), stage in zip(table(recipe), recipe.stages, strict=True):
         view.add_row(name, command, after, f"{stage.minutes:g}")
     console.print(view)
+    if fleet is not None:
+        for stage in recipe.stages:
+            _estimate(stage, recipe, fleet, config.vocab_size)
+
+
+def _estimate(stage: Stage, recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
+    """Print what a stage needs, if its verb can tell."""
+    verb = _verb(stage)
+    if verb.estimate is None:
+        return
+    learnt = [s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args]
+    words = stage.words[len(stage.verb.split()) :]
+    parsed = configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
+    summary(f"{stage.name} ({stage.verb})", verb.estimate(parsed, fleet, learnt[-1] if learnt else vocab_size))
 
 
 VERB = Verb(config=PlanConfig, run=run, example="biolm launch plan demo --out runs/demo", positionals=("recipe",))

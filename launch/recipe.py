@@ -9,6 +9,7 @@
         args: {pubmed: ["${data}/pubmed"], out: "${out}/corpus"}
         smoke: {limit: 100}                    # laid over args at --scale smoke
         minutes: 0.5                           # its share of the time, for the estimate of the time left
+        slurm: {time: "2:00:00"}               # laid over --slurm.… for this stage (docs/scaling.md)
 
 `${out}` is the launch's output folder and `${recipe}` the folder of the recipe file. What a stage depends on is not written down
 twice: a path under `${out}` belongs to the first stage that names it, and the later ones that name it, or something in it, read it.
@@ -18,7 +19,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ import yaml
 from biolm.core.cli import VERBS
 from biolm.core.config import yaml_errors
 from biolm.core.errors import ConfigError
+from biolm.core.fleet import Fleet
 
 SHIPPED = Path(__file__).parent / "recipes"
 
 RECIPE_KEYS = ("description", "vars", "inputs", "stages")
-STAGE_KEYS = ("name", "verb", "args", "smoke", "minutes")
+STAGE_KEYS = ("name", "verb", "args", "smoke", "minutes", "slurm")
+TRAINING = ("pretrain", "distill")  # verbs that run on all GPUs
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -48,6 +51,7 @@ class Stage:
         outputs: Paths under the output folder that this stage is the first to name.
         reads: Names of the earlier stages whose outputs it names.
         line: Where the stage stands in the recipe file.
+        slurm: What its batch job wants that others do not.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Stage:
     outputs: tuple[Path, ...]
     reads: tuple[str, ...]
     line: int
+    slurm: dict[str, Any] = field(default_factory=dict)
 
     @property
     def words(self) -> list[str]:
@@ -101,7 +106,7 @@ def find(name: str) -> Path:
     return shipped[name]
 
 
-def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()) -> Recipe:
+def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = (), fleet: Fleet | None = None) -> Recipe:
     """Read a recipe and fill in its variables.
 
     Args:
@@ -109,6 +114,7 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
         out: The value of `${out}`.
         scale: `smoke` lays each stage's `smoke` over its `args`.
         variables: `NAME=VALUE` for variables that the recipe declares.
+        fleet: Its options are laid under those of training stages.
 
     Raises:
         ConfigError: The recipe is missing, is not YAML, or holds an unknown or ill-typed key, verb or variable.
@@ -125,7 +131,9 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
     inputs = tuple(Path(_fill(str(path), values, file, None)) for path in raw.get("inputs") or [])
     stages: list[Stage] = []
     for stage_node, entry in zip(stage_nodes, raw["stages"], strict=True):
-        stages.append(_stage(file, stage_node, entry, values, scale, stages))
+        base = fleet.options if fleet is not None and entry.get("verb") in TRAINING else {}
+        suited = {**entry, "args": _over(base, entry.get("args") or {})}
+        stages.append(_stage(file, stage_node, suited, values, scale, stages))
     return Recipe(file.stem, file, str(raw.get("description", "")).strip(), folder, inputs, tuple(stages))
 
 
@@ -212,13 +220,16 @@ def _stage(
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         raise refuse(f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biolm.")
     args, smoke, minutes = raw.get("args") or {}, raw.get("smoke") or {}, raw.get("minutes", 1)
-    if not isinstance(args, dict) or not isinstance(smoke, dict):
-        raise refuse(f"stage {name}: `args` and `smoke` are mappings of options", "Write `option: value` lines.")
+    slurm = raw.get("slurm") or {}
+    if not all(isinstance(mapping, dict) for mapping in (args, smoke, slurm)):
+        raise refuse(
+            f"stage {name}: `args`, `smoke` and `slurm` are mappings of options", "Write `option: value` lines."
+        )
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
         raise refuse(f"stage {name}: `minutes` must be a positive number", "Give the minutes that it takes.")
     args = _fill(_over(args, smoke) if scale == "smoke" else args, values, file, line)
     outputs, reads = _paths(args, Path(values["out"]), earlier)
-    return Stage(name, verb, args, float(minutes), outputs, reads, node.start_mark.line + 1)
+    return Stage(name, verb, args, float(minutes), outputs, reads, node.start_mark.line + 1, slurm)
 
 
 def _over(args: dict[str, Any], smoke: dict[str, Any]) -> dict[str, Any]:

@@ -107,8 +107,12 @@ def open_state(out: Path, recipe: Recipe, scale: str) -> State:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder: two launches in one would write the same files.
+
+    Args:
+        out: The folder.
+        wait: Wait for another launch instead of giving up.
 
     Raises:
         MismatchError: Another launch holds it, or it is a file.
@@ -118,7 +122,7 @@ def locked(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise MismatchError(
                 "another launch is at work in this folder", file=out, remedy="Wait for it, or give another --out."

@@ -9,13 +9,16 @@ from typing import Literal
 
 from biolm.core.cli import Verb
 from biolm.core.config import runtime
+from biolm.core.errors import ConfigError
+from biolm.core.fleet import find
 from biolm.core.manifest import NAME as MANIFEST
 from biolm.core.progress import clock
 from biolm.core.summary import summary
-from biolm.launch import plan
+from biolm.launch import hosts, plan, slurm
 from biolm.launch.local import START, run_stage, shown, stop_on_sigterm
-from biolm.launch.recipe import Recipe, Stage, read
+from biolm.launch.recipe import TRAINING, Recipe, Stage, read
 from biolm.launch.runs import closing, collect
+from biolm.launch.slurm import SlurmConfig
 from biolm.launch.state import Record, State, is_done, locked, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
@@ -28,20 +31,36 @@ class LaunchConfig:
     Args:
         recipe: A shipped recipe's name (`demo`), or a YAML file; docs/recipes.md tells how to write one.
         out: The folder of all that comes out; logs are in its `logs/`.
-        on: Where to run; `local` is this machine.
+        on: Where to run: `local` is this machine, `hosts` the machines of a host file, `slurm` a batch system (docs/scaling.md).
         scale: `smoke` runs the recipe's small version, to see that everything works.
         var: `NAME=VALUE` for variables that the recipe declares.
         dry_run: Check the recipe and print its commands, but run nothing.
         override: Let stages whose settings changed go on in the folders that they made with the old ones.
+        fleet: GPUs whose options training stages are given, such as `v100-32gb`; `biolm launch plan --fleet` shows what they need.
+        processes: Processes of a training stage on this machine, with a GPU each; on `hosts` the host file says how many.
+        hostfile: For `hosts`: lines such as `gpu01 slots=8`, as DeepSpeed's; ssh must reach each without a password.
+        slurm: For `slurm`: what batch jobs ask for.
+        record: Note one stage as done and run nothing: what a batch job says at its end.
     """
 
     recipe: str
     out: str = field(metadata={"runtime": True})
-    on: Literal["local"] = "local"
+    on: Literal["local", "hosts", "slurm"] = field(default="local", metadata={"runtime": True})
     scale: Literal["full", "smoke"] = "full"
     var: list[str] = field(default_factory=list)
     dry_run: bool = runtime(False)
     override: bool = runtime(False)
+    fleet: str = ""
+    processes: int = runtime(1)
+    hostfile: str = runtime("")
+    slurm: SlurmConfig = field(default_factory=SlurmConfig, metadata={"runtime": True})
+    record: str = runtime("")
+
+    def __post_init__(self) -> None:
+        if (self.on == "hosts") != bool(self.hostfile):
+            raise ConfigError("--on hosts and --hostfile belong together", remedy="Give both or neither.")
+        if self.processes < 1:
+            raise ConfigError("processes must be 1 at least", remedy="Give one for each GPU.")
 
 
 def run(config: LaunchConfig) -> None:
@@ -51,13 +70,20 @@ def run(config: LaunchConfig) -> None:
         UserError: The recipe, its inputs or the output folder are not right.
         SystemExit: A stage failed; with its exit code.
     """
-    recipe = read(config.recipe, config.out, config.scale, config.var)
+    recipe = read(config.recipe, config.out, config.scale, config.var, find(config.fleet) if config.fleet else None)
     out = recipe.out
+    if config.record:
+        _note(recipe, config)
+        return
     plan.check_inputs(recipe)
     if config.dry_run:
         plan.check(recipe)
         for stage in recipe.stages:
-            print(shown(stage.words))
+            print(
+                slurm.script(stage, recipe, config.slurm, _again(config))
+                if config.on == "slurm"
+                else shown(stage.words)
+            )
         return
     with locked(out):
         state = open_state(out, recipe, config.scale)
@@ -65,14 +91,43 @@ def run(config: LaunchConfig) -> None:
             _say(f"checking the options of {len(recipe.stages)} stages")
             _check_apart(config)
         stop_on_sigterm()
+        if config.on == "slurm":
+            _submit(recipe, state, config)
+            return
         _run_stages(recipe, state, out, config)
     summary(f"launch {recipe.name} → {out}", closing(collect([out])))
 
 
+def _again(config: LaunchConfig) -> list[str]:
+    """The words after `biolm` that name this launch."""
+    words = ["launch", config.recipe, "--out", config.out, "--scale", config.scale]
+    words += ["--var", *config.var] if config.var else []
+    return [*words, "--fleet", config.fleet] if config.fleet else words
+
+
+def _submit(recipe: Recipe, state: State, config: LaunchConfig) -> None:
+    """Hand all stages that are not done to SLURM."""
+    to_do = [s for s, r in zip(recipe.stages, state.stages, strict=True) if not is_done(s, r)]
+    state.write(recipe.out)
+    jobs = slurm.submit(recipe, to_do, config.slurm, _again(config))
+    summary(f"launch {recipe.name} → {recipe.out}", {f"job of {name}": job for name, job in jobs.items()})
+    if jobs:
+        _say(f"`squeue` shows them, {recipe.out / 'logs'} what they say; the same command again submits what is left.")
+
+
+def _note(recipe: Recipe, config: LaunchConfig) -> None:
+    """Note a stage as done, after others that do so at the same time."""
+    with locked(recipe.out, wait=True):
+        state = open_state(recipe.out, recipe, config.scale)
+        for stage, record in zip(recipe.stages, state.stages, strict=True):
+            if stage.name == config.record:
+                record.key = stage_key(stage)
+        state.write(recipe.out)
+
+
 def _check_apart(config: LaunchConfig) -> None:
     """Check all options in a process of its own: it imports every verb's module, which this one need not hold for hours."""
-    words = ["launch", "plan", config.recipe, "--out", config.out, "--scale", config.scale]
-    words += ["--var", *config.var] if config.var else []
+    words = ["launch", "plan", *_again(config)[1:]]
     code = subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=False).returncode
     if code:
         raise SystemExit(code)
@@ -91,7 +146,7 @@ def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -
         gone = clock(time.monotonic() - started)
         _say(f"{head} · {gone} gone" + ("" if left is None else f" · about {clock(left)} left"))
         begun = time.monotonic()
-        code = _run_one(stage, record, state, out, override=config.override)
+        code = _run_one(stage, record, state, out, config)
         worked.append((stage.minutes, time.monotonic() - begun))
         if code:
             log = out / "logs" / f"{stage.name}.log"
@@ -104,19 +159,28 @@ def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -
     _say(f"all {number} stages done · {clock(time.monotonic() - started)} gone")
 
 
-def _run_one(stage: Stage, record: Record, state: State, out: Path, *, override: bool) -> int:
+def _run_one(stage: Stage, record: Record, state: State, out: Path, config: LaunchConfig) -> int:
     """Run one stage and keep its time, however it ends; its exit code."""
-    changed = override and any((path / MANIFEST).exists() for path in stage.outputs)
+    changed = config.override and any((path / MANIFEST).exists() for path in stage.outputs)
     words = [*stage.words, "--override"] if changed and plan.takes_override(stage) else stage.words
     before = 0.0 if record.key else record.seconds
     key, begun, code = stage_key(stage), time.monotonic(), 1
     try:
-        code = run_stage(words, out / "logs" / f"{stage.name}.log")
+        code = _start(stage, words, out / "logs" / f"{stage.name}.log", config)
     finally:
         record.key = "" if code else key
         record.seconds = round(before + time.monotonic() - begun, 1)
         state.write(out)
     return code
+
+
+def _start(stage: Stage, words: list[str], log: Path, config: LaunchConfig) -> int:
+    """Run a stage's command where it belongs; its exit code."""
+    if stage.verb in TRAINING and config.on == "hosts":
+        return hosts.run_stage(words, log, hosts.read(Path(config.hostfile)))
+    if stage.verb in TRAINING and config.processes > 1:
+        return run_stage(words, log, hosts.torchrun(words, config.processes))
+    return run_stage(words, log)
 
 
 def time_left(worked: list[tuple[float, float]], minutes_left: float) -> float:

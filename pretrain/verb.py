@@ -8,6 +8,7 @@ from biolm.core.cli import Verb
 from biolm.model.config import EncoderConfig
 from biolm.pretrain import run
 from biolm.pretrain.config import PretrainConfig
+from biolm.pretrain.estimate import estimate
 from biolm.pretrain.loop import seed_weights
 from biolm.pretrain.objective import PretrainObjective
 from biolm.pretrain.shards import Shards
@@ -43,4 +44,5 @@ VERB = Verb(
     config=PretrainConfig,
     run=pretrain,
     example="biolm pretrain --shards SHARDS --model.size tiny --steps 200 --seed 1 --out RUN",
+    estimate=estimate,
 )

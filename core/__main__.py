@@ -1,0 +1,5 @@
+"""`python -m biolm.core` is `biolm`, for launchers that start modules."""
+
+from biolm.core.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""Fleets of GPUs by name: what a plan needs to know of them, and the options that suit them.
+
+Rates are NVIDIA's datasheets' for dense 16-bit products; bandwidths are what a collective can use of NVLink within a node and of the usual
+network between nodes (100 Gb/s Ethernet or InfiniBand a node for V100, 8 × 200 for A100, 8 × 400 for H100), in GB/s each way.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from biolm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Machines of one kind.
+
+    Args:
+        name: As `--fleet` gives it.
+        gpu: The GPU.
+        memory_gb: Of one GPU.
+        tflops: 16-bit tensor-core rate of one GPU, dense.
+        share: Of that rate, what a training step of an encoder reaches: an assumption; measure yours with benchmarks/gpu.py.
+        inside: Bandwidth between the GPUs of a node, GB/s for each GPU.
+        between: Bandwidth between nodes, GB/s for each node.
+        nodes: Machines.
+        gpus: GPUs of a machine.
+        options: What training verbs are given on it, under the recipe's own options.
+    """
+
+    name: str
+    gpu: str
+    memory_gb: float
+    tflops: float
+    share: float
+    inside: float
+    between: float
+    nodes: int = 1
+    gpus: int = 8
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """GPUs in all."""
+        return self.nodes * self.gpus
+
+
+# A V100 has no bf16 and no kernel for packed attention; 16 GB want the layers computed twice.
+FLEETS = {
+    fleet.name: fleet
+    for fleet in (
+        Fleet(
+            "v100-16gb", "V100", 16, 125, 0.30, 120, 12, options={"precision": "fp16", "compute": {"recompute": True}}
+        ),
+        Fleet("v100-32gb", "V100", 32, 125, 0.30, 120, 12, options={"precision": "fp16"}),
+        Fleet(
+            "a100-40gb", "A100", 40, 312, 0.40, 240, 200, options={"precision": "bf16", "compute": {"compile": True}}
+        ),
+        Fleet(
+            "a100-80gb", "A100", 80, 312, 0.40, 240, 200, options={"precision": "bf16", "compute": {"compile": True}}
+        ),
+        Fleet(
+            "h100-80gb", "H100", 80, 989, 0.40, 360, 400, options={"precision": "bf16", "compute": {"compile": True}}
+        ),
+    )
+}
+
+
+def find(name: str) -> Fleet:
+    """A fleet by its name; `4 x a100-80gb` is four nodes of it.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    count, _, kind = name.rpartition("x ") if "x " in name else ("", "", name)
+    known = FLEETS.get(kind.strip())
+    if known is None or (count.strip() and not count.strip().isdigit()):
+        names = ", ".join(FLEETS)
+        raise ConfigError(f"there is no fleet {name}", remedy=f"Choose one of {names}; `4 x v100-32gb` is four nodes.")
+    nodes = int(count) if count.strip() else 1
+    return Fleet(**{**vars(known), "nodes": nodes})

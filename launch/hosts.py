@@ -1,0 +1,134 @@
+"""Training on the machines of a host file: the same command on each through ssh, as torchrun's nodes.
+
+The machines must share the folders that the recipe names, and have biolm's environment at the same path. What a machine says goes to a log
+of its own beside the stage's; the first one's is shown too.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from biolm.core.errors import ConfigError
+
+PORT = 29_500
+LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?\s*(?:#.*)?")
+POLL = 0.5  # seconds between two looks at whether a machine has ended
+SSH = ("ssh", "-o", "BatchMode=yes", "-tt")  # -tt: what runs there ends when the connection does
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine and how many processes it runs."""
+
+    name: str
+    slots: int
+
+
+def read(path: Path) -> list[Host]:
+    """Read a host file as DeepSpeed's: `name slots=N` a line; empty lines and what follows a # are left out.
+
+    Raises:
+        ConfigError: It is missing, empty, or a line says something else, or one host stands twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read it ({error.strerror})", file=path, remedy="Give a host file.") from None
+    found: dict[str, Host] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = LINE.fullmatch(line.strip())
+        if match is None or match[1] in found or match[1].startswith("-"):
+            raise ConfigError(
+                "this is no host, or stands twice", file=path, record=f"line {number}", remedy="Write `name slots=8`."
+            )
+        found[match[1]] = Host(match[1], int(match[2] or 1))
+    if not found:
+        raise ConfigError("it names no host", file=path, remedy="Write `name slots=8` a line.")
+    return list(found.values())
+
+
+def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standalone",)) -> list[str]:
+    """The command that starts a verb's processes on one machine.
+
+    Args:
+        words: The command line behind `biolm`.
+        slots: Processes.
+        node: What tells torchrun of the other machines.
+    """
+    start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
+    return [*start, "-m", "biolm.core", *words]
+
+
+def commands(words: Sequence[str], hosts: Sequence[Host]) -> list[list[str]]:
+    """The ssh command of every machine."""
+    found = []
+    for rank, host in enumerate(hosts):
+        node = ["--nnodes", str(len(hosts)), "--node-rank", str(rank)]
+        node += ["--master-addr", hosts[0].name, "--master-port", str(PORT)]
+        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(torchrun(words, host.slots, node))}"
+        found.append([*SSH, host.name, there])
+    return found
+
+
+def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host]) -> int:
+    """Run one training stage on all machines; the exit code of the first one that failed, and then the others are ended.
+
+    Args:
+        words: The command line behind `biolm`.
+        log: The stage's log; a machine's is beside it, `NAME-HOST.log`.
+        hosts: The machines.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as open_files:
+        running: list[subprocess.Popen[str]] = []
+        readers = []
+        try:
+            for rank, (host, command) in enumerate(zip(hosts, commands(words, hosts), strict=True)):
+                file = open_files.enter_context(
+                    log.with_name(f"{log.stem}-{host.name}.log").open("a", encoding="utf-8")
+                )
+                child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+                running.append(child)
+                readers.append(threading.Thread(target=_follow, args=(child, file, rank == 0)))
+                readers[-1].start()
+            return _wait(running)
+        finally:
+            for child in running:
+                child.terminate()
+            for child, reader in zip(running, readers, strict=True):
+                reader.join()
+                child.wait()
+
+
+def _follow(child: "subprocess.Popen[str]", file: IO[str], shown: bool) -> None:
+    assert child.stdout is not None
+    with child.stdout:
+        for line in child.stdout:
+            file.write(line)
+            file.flush()
+            if shown:
+                sys.stderr.write(line)
+
+
+def _wait(running: "Sequence[subprocess.Popen[str]]") -> int:
+    """Wait until all have ended well or one has not."""
+    while True:
+        codes = [child.poll() for child in running]
+        bad = next((code for code in codes if code), None)
+        if bad is not None:
+            return bad if bad > 0 else 128 - bad
+        if None not in codes:
+            return 0
+        time.sleep(POLL)

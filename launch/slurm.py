@@ -1,0 +1,181 @@
+"""`biolm launch RECIPE --on slurm`: one batch job for every stage, each waiting for those that it reads from.
+
+The scripts stay in `OUT/slurm/`, to be read, and changed, and submitted by hand. A training stage runs on all tasks of its nodes through
+`srun`; before the job's time is over, or when it is preempted, it saves a checkpoint, ends with exit code 75, is put back into the
+queue, and goes on where it was.
+"""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from biolm.core.errors import ConfigError, MismatchError
+from biolm.core.files import read_json, write_json, write_text
+from biolm.launch.recipe import TRAINING, Recipe, Stage
+
+JOBS = "jobs.json"
+AGAIN = 75  # exit code of a stage that goes on if it is started again (sysexits' EX_TEMPFAIL)
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """What batch jobs ask for; a stage of the recipe can have a `slurm:` of its own.
+
+    Args:
+        partition: Where to run; `sinfo` lists them. Empty for the default one.
+        account: What to charge; empty for the default one.
+        time: Limit of a job, as sbatch takes it.
+        nodes: Nodes of a training stage.
+        gpus: GPUs, and processes, of each of its nodes; 0 trains on processors.
+        tasks: Processes of each node if `gpus` is 0.
+        cpus: Cores of each process, and of the one process of other stages.
+        memory: Of a node, as sbatch takes it; empty for the default.
+        grace: Seconds before the time limit at which a stage is told to save.
+        arrays: Run corpus stages as job arrays of this many tasks at a time; 0 in one job.
+        setup: Shell lines before the command, such as `module load cuda`.
+        extra: Further options of sbatch, such as `--qos=long`.
+    """
+
+    partition: str = ""
+    account: str = ""
+    time: str = "24:00:00"
+    nodes: int = 1
+    gpus: int = 8
+    tasks: int = 1
+    cpus: int = 4
+    memory: str = ""
+    grace: int = 120
+    arrays: int = 0
+    setup: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    def of(self, stage: Stage, recipe: Recipe) -> "SlurmConfig":
+        """The same with a stage's own wishes.
+
+        Raises:
+            ConfigError: The recipe names an option that there is not.
+        """
+        known = {f.name for f in fields(SlurmConfig)}
+        odd = sorted(stage.slurm.keys() - known)
+        if odd:
+            raise ConfigError(
+                f"stage {stage.name}: there is no `slurm: {odd[0]}`",
+                file=recipe.file,
+                record=f"line {stage.line}",
+                remedy=f"There are {', '.join(sorted(known))}.",
+            )
+        return replace(self, **stage.slurm)
+
+
+def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[str]) -> str:
+    """The batch script of one stage.
+
+    Args:
+        stage: What to run.
+        recipe: Where it stands.
+        config: What the job asks for.
+        launch: The words after `biolm` that note a stage as done, without its name.
+    """
+    wants, out = config.of(stage, recipe), recipe.out.resolve()
+    trains = stage.verb in TRAINING
+    tasks = (wants.gpus or wants.tasks) if trains else 1
+    asks = {
+        "job-name": f"{recipe.name}-{stage.name}",
+        "output": out / "logs" / f"{stage.name}.log",
+        "open-mode": "append",
+        "partition": wants.partition,
+        "account": wants.account,
+        "time": wants.time,
+        "nodes": wants.nodes if trains else 1,
+        "ntasks-per-node": tasks,
+        "cpus-per-task": wants.cpus,
+        "gpus-per-node": wants.gpus if trains else 0,
+        "mem": wants.memory,
+        "signal": f"USR1@{wants.grace}",
+    }
+    several = trains and tasks * wants.nodes > 1
+    ranks = f" --output={shlex.quote(str(out / 'logs' / stage.name))}-rank%t.log" if several else ""
+    biolm = f"{shlex.quote(sys.executable)} -m biolm.core"
+    lines = [
+        "#!/bin/bash",
+        f"# Stage {stage.name} of recipe {recipe.name}: written by `biolm launch --on slurm`.",
+        *(f"#SBATCH --{name}={value}" for name, value in asks.items() if value),
+        "#SBATCH --requeue",
+        *(f"#SBATCH {option}" for option in wants.extra),
+        f"cd {shlex.quote(str(Path.cwd()))}",
+        "export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
+        *wants.setup,
+        "",
+        f"srun --kill-on-bad-exit=1{ranks} {biolm} {shlex.join(_words(stage, wants))}",
+        "code=$?",
+        f"if [ $code -eq {AGAIN} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
+        "    scontrol requeue $SLURM_JOB_ID",
+        "    sleep 60  # until it is taken out",
+        "fi",
+        f"[ $code -eq 0 ] && {biolm} {shlex.join([*launch, '--record', stage.name])}",
+        "exit $code",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _words(stage: Stage, config: SlurmConfig) -> list[str]:
+    """The stage's command; a corpus stage may want its tasks as a job array."""
+    if stage.verb != "corpus build" or not config.arrays:
+        return stage.words
+    array = ["--executor", "slurm", "--workers", str(config.arrays), "--where.partition", config.partition]
+    return [*stage.words, *array]
+
+
+def submit(recipe: Recipe, to_do: Sequence[Stage], config: SlurmConfig, launch: Sequence[str]) -> dict[str, str]:
+    """Write and submit the jobs of the stages that are not done; stage → job number.
+
+    Raises:
+        ConfigError: sbatch is missing or refuses.
+        MismatchError: Jobs of an earlier call are still in the queue.
+    """
+    folder = recipe.out / "slurm"
+    waiting = _in_queue(folder)
+    if waiting:
+        raise MismatchError(
+            f"jobs of this launch are still in the queue: {', '.join(waiting)}",
+            file=recipe.out,
+            remedy=f"Wait for them, or `scancel {' '.join(waiting)}`, then run the same command again.",
+        )
+    (recipe.out / "logs").mkdir(parents=True, exist_ok=True)
+    jobs: dict[str, str] = {}
+    for stage in to_do:
+        file = folder / f"{stage.name}.sbatch"
+        write_text(file, script(stage, recipe, config, launch))
+        after = [jobs[name] for name in stage.reads if name in jobs]
+        jobs[stage.name] = _sbatch(file, after)
+        write_json(folder / JOBS, jobs)
+    return jobs
+
+
+def _sbatch(file: Path, after: Sequence[str]) -> str:
+    words = ["sbatch", "--parsable", "--kill-on-invalid-dep=yes"]
+    words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
+    try:
+        answer = subprocess.run([*words, str(file)], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise ConfigError("there is no sbatch here", remedy="Start it where SLURM is, or give --on local.") from None
+    except subprocess.CalledProcessError as error:
+        problem = error.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise ConfigError(
+            f"sbatch refuses it: {problem[0]}", file=file, remedy="Mend the --slurm options; `sinfo` may help."
+        ) from None
+    return answer.stdout.strip().partition(";")[0]
+
+
+def _in_queue(folder: Path) -> list[str]:
+    """Jobs of an earlier call that wait or run."""
+    if not (folder / JOBS).exists():
+        return []
+    found = []
+    for job in read_json(folder / JOBS).values():
+        answer = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
+        found += [str(job)] * (answer.returncode == 0 and bool(answer.stdout.strip()))
+    return found

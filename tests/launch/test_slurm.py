@@ -1,0 +1,220 @@
+"""Recipes as batch jobs: the scripts, what sbatch is told, and, where SLURM can be started, a real queue with a preempted job."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from biolm.core import checkpoint, cli
+
+HERE = Path(__file__).parent
+RECIPE = """\
+description: a small pretraining
+stages:
+  - {{name: corpus, verb: corpus build, args: {{text: ["{data}/*.txt"], out: "${{out}}/corpus", min_words: 1, valid_fraction: 0.2}}}}
+  - {{name: tokenizer, verb: tokenizer train, args: {{docs: "${{out}}/corpus", out: "${{out}}/tokenizer", vocab_size: 300}}}}
+  - name: shards
+    verb: tokenizer encode
+    args: {{docs: "${{out}}/corpus", tokenizer: "${{out}}/tokenizer", out: "${{out}}/shards"}}
+  - name: model
+    verb: pretrain
+    slurm: {{nodes: 2, time: "1:00:00"}}
+    args:
+      shards: ${{out}}/shards
+      out: ${{out}}/model
+      steps: {steps}
+      seed: 1
+      model: {{size: tiny, num_hidden_layers: 2, hidden_size: 32, num_attention_heads: 2}}
+      batch: {{tokens: 256, max_length: 32}}
+      save_every: 20
+"""
+ORGANS = ("heart", "lung", "liver", "kidney", "spleen", "pancreas", "thyroid")
+FAKE = """\
+#!/bin/bash
+echo "$@" >> {log}
+if [ "$0" != "${{0%squeue}}" ]; then cat {queue} 2>/dev/null; exit 0; fi
+echo $(( $(wc -l < {log}) + 100 ))
+"""
+
+
+def make_recipe(folder: Path, steps: int) -> Path:
+    data = folder / "data"
+    data.mkdir()
+    for i in range(60):
+        words = " ".join(
+            f"{ORGANS[i * j % 7]} and {ORGANS[(i + j) % 5]}{i % 9} show {j * i % 23} cells." for j in range(1, 12)
+        )
+        (data / f"{i}.txt").write_text(f"Document {i} tells of {words}")
+    path = folder / "mine.yaml"
+    path.write_text(RECIPE.format(data=data, steps=steps))
+    return path
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sbatch and a squeue that only note what they are told; the folder with their log and queue."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue"):
+        file = folder / name
+        file.write_text(FAKE.format(log=folder / f"{name}.log", queue=folder / "queue"))
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def launch(recipe: Path, *words: str) -> int:
+    return cli.run(["launch", str(recipe), "--out", str(recipe.parent / "out"), "--on", "slurm", *words])
+
+
+def test_every_stage_is_a_job_that_waits_for_what_it_reads(tmp_path: Path, fake: Path) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    assert launch(recipe, "--slurm.partition", "gpu", "--slurm.gpus", "4", "--slurm.setup", "module load cuda") == 0
+    told = (fake / "sbatch.log").read_text().splitlines()
+    assert [("--dependency" in line, line.split("/")[-1]) for line in told] == [
+        (False, "corpus.sbatch"),
+        (True, "tokenizer.sbatch"),
+        (True, "shards.sbatch"),
+        (True, "model.sbatch"),
+    ]
+    assert "afterok:101:102" in told[2], "shards wait for the corpus and the tokenizer"
+    script = (tmp_path / "out" / "slurm" / "model.sbatch").read_text()
+    for line in (
+        "--partition=gpu",
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--gpus-per-node=4",
+        "--time=1:00:00",
+        "--requeue",
+    ):
+        assert f"#SBATCH {line}\n" in script
+    assert "module load cuda" in script
+    assert "model-rank%t.log" in script.replace("'", "")
+    assert "--gpus-per-node" not in (tmp_path / "out" / "slurm" / "corpus.sbatch").read_text()
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_jobs_in_the_queue_are_not_submitted_twice(
+    tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    assert launch(recipe) == 0
+    (fake / "queue").write_text("101 low demo")
+    assert launch(recipe) == 2
+    assert "still in the queue" in capsys.readouterr().err
+    (fake / "queue").unlink()
+    assert launch(recipe) == 0
+
+
+def test_a_recorded_stage_is_not_submitted_again(tmp_path: Path, fake: Path) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    out = str(tmp_path / "out")
+    assert launch(recipe) == 0
+    text = [str(tmp_path / "data" / "*.txt")]
+    assert (
+        cli.run(
+            [
+                "corpus",
+                "build",
+                "--text",
+                *text,
+                "--out",
+                f"{out}/corpus",
+                "--min_words",
+                "1",
+                "--valid_fraction",
+                "0.2",
+            ]
+        )
+        == 0
+    )
+    assert launch(recipe, "--record", "corpus") == 0
+    (fake / "sbatch.log").unlink()
+    assert launch(recipe) == 0
+    assert "corpus.sbatch" not in (fake / "sbatch.log").read_text()
+
+
+def test_dry_run_prints_the_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(make_recipe(tmp_path, 10), "--dry_run", "--slurm.arrays", "8", "--slurm.partition", "cpu") == 0
+    said = capsys.readouterr().out
+    assert said.count("#!/bin/bash") == 4
+    assert "--executor slurm --workers 8 --where.partition cpu" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_wish_of_a_stage_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    recipe.write_text(recipe.read_text().replace("nodes: 2", "node: 2"))
+    assert launch(recipe, "--dry_run") == 2
+    assert "there is no `slurm: node`" in capsys.readouterr().err
+
+
+def test_without_slurm_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch(make_recipe(tmp_path, 10)) == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if os.geteuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
+        pytest.skip("SLURM is not installed, or this is not root: apt-get install slurm-wlm munge")
+    folder = tmp_path / "slurm"
+    subprocess.run([HERE / "slurm.sh", "start", folder], check=True, capture_output=True)
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    try:
+        wait_for(lambda: "idle" in said("sinfo", "-h", "-o", "%T"), 60, "the node to come up")
+        yield
+    finally:
+        subprocess.run(["scancel", "-u", "root"], check=False)
+        subprocess.run([HERE / "slurm.sh", "stop", folder], check=True)
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def empty(jobs: dict[str, str]) -> bool:
+    return not said("squeue", "-h", "-j", ",".join(jobs.values())).strip()
+
+
+def wait_for(true: object, seconds: float, what: str) -> None:
+    assert callable(true)
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}: {said('squeue')}"
+        time.sleep(0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("queue")
+def test_a_real_queue_runs_the_stages_in_order_and_a_preempted_job_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe, out = make_recipe(tmp_path, 400), tmp_path / "out"
+    recipe.write_text(recipe.read_text().replace("nodes: 2", "nodes: 1"))
+    command = [sys.executable, "-m", "biolm.core", "launch", str(recipe), "--out", str(out), "--on", "slurm"]
+    subprocess.run([*command, "--slurm.partition", "low", "--slurm.gpus", "0", "--slurm.cpus", "1"], check=True)
+    jobs = orjson.loads((out / "slurm" / "jobs.json").read_bytes())
+    wait_for(lambda: checkpoint.steps(out / "model") or empty(jobs), 300, "the model's first checkpoint")
+    subprocess.run(
+        ["sbatch", "-p", "high", "-N", "1", "--exclusive", "--wrap", "sleep 2", "-o", "/dev/null"], check=True
+    )
+    log = out / "logs" / "model.log"
+    wait_for(lambda: "which is saved" in log.read_text(), 90, "the preempted job to save")
+    wait_for(lambda: empty(jobs), 240, "the queue to empty")
+    assert "going on from step" in log.read_text()
+    records = orjson.loads((out / "launch.json").read_bytes())["stages"]
+    assert all(record["key"] for record in records), "every job has noted its stage as done"
+    words = [*(out / "slurm" / "model.sbatch").read_text().split("biolm.core ")[1].splitlines()[0].split()]
+    words[words.index("--out") + 1] = str(tmp_path / "alone")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "biolm.core", *words], check=True, env=env, capture_output=True)
+    weights = "checkpoints/step_400/model.safetensors"
+    assert (tmp_path / "alone" / weights).read_bytes() == (out / "model" / weights).read_bytes()

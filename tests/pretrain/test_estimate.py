@@ -1,0 +1,58 @@
+"""Plans: states by ZeRO stage from their definition, activations against what autograd keeps, published sizes."""
+
+import pytest
+import torch
+
+from biolm.core.fleet import find
+from biolm.model.config import ModelConfig, Shape
+from biolm.model.encoder import MaskedLM
+from biolm.model.packed import Packed
+from biolm.pretrain.estimate import kept_per_token, largest_micro_batch, need, parameters
+
+
+def test_states_are_shared_out_as_zero_does() -> None:
+    encoder = ModelConfig(size="base").resolve(50_265, 512, 1)
+    p, n = parameters(encoder) / 1e9, 8
+    assert need(encoder, 512, n, half=False, recompute=False).states == pytest.approx(
+        (16 * p, 8 * p + 8 * p / n, 4 * p + 12 * p / n, 16 * p / n)
+    )
+
+
+def test_the_largest_model_needs_sharing_on_a_v100() -> None:
+    encoder = ModelConfig("megatron-bert", "3.9b").resolve(50_176, 512, 0)
+    how = {"half": True, "recompute": True}
+    fleet = find("8 x v100-32gb")
+    assert largest_micro_batch(encoder, fleet, 0, **how) == 0
+    assert largest_micro_batch(encoder, fleet, 3, **how) >= 8 * 512
+    small = ModelConfig(size="base").resolve(50_265, 512, 1)
+    plain = largest_micro_batch(small, find("v100-16gb"), 0, half=True, recompute=False)
+    assert 8 * 512 <= plain < largest_micro_batch(small, find("v100-16gb"), 0, **how)
+
+
+@pytest.mark.parametrize("shape", ["roberta", "modernbert"])
+def test_activations_are_what_autograd_keeps(shape: Shape) -> None:
+    """One layer more keeps so much more, counted by storage; attention's probabilities on a CPU apart, as a GPU's kernel keeps none."""
+
+    def kept(layers: int) -> int:
+        torch.manual_seed(0)
+        config = ModelConfig(shape, "mini", num_hidden_layers=layers, hidden_dropout=0, attention_dropout=0)
+        model = MaskedLM(config.resolve(300, 512, 1)).train()
+        model.encoder.use_attention("loop")
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        found: dict[int, int] = {}
+
+        def keep(x: torch.Tensor) -> torch.Tensor:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage.nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            hidden = model.encoder(Packed(torch.full((512,), 5), (512,)))
+        for x in hidden:
+            found[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return sum(found.values())
+
+    encoder = ModelConfig(shape, "mini", hidden_dropout=0, attention_dropout=0).resolve(300, 512, 1)
+    measured = (kept(5) - kept(2)) / 3 / 512
+    assert kept_per_token(encoder, half=False, recompute=False) == pytest.approx(measured, rel=0.15)
