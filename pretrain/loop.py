@@ -257,7 +257,8 @@ class Trainer:
             with self.engine.averaged(), self.engine.whole() as model:
                 mean = self.evaluator(model, self.engine.device)
             figures |= {"ema_loss": mean.loss, "ema_accuracy": mean.accuracy}
-        self.recorder.valid(self.done, figures)
+        epochs = {f"epochs/{name}": round(count, 4) for name, count in self.batches.passes(self.done).items()}
+        self.recorder.valid(self.done, {**figures, **epochs})
 
     def _save(self, *, wait: bool) -> None:
         made, self.save_due = self._checkpoint(), False

@@ -98,6 +98,7 @@ def test_a_run_reports_by_source_and_mixes_by_weight(
     assert 0 < result["mfu"] < 1  # type: ignore[operator]
     valid = [record for record in read_metrics(tmp_path / "run") if record["split"] == "valid"]
     assert {"loss", "perplexity", "accuracy", "loss/notes", "loss/pubmed"} <= valid[0].keys()
+    assert valid[-1]["epochs/notes"] == pytest.approx(passes["notes"], abs=1e-4)  # type: ignore[index, call-overload]
     shown = capsys.readouterr().out
     for row in ("passes over notes", "held-out loss, pubmed", "held-out perplexity", "model FLOPs utilisation"):
         assert row in shown
