@@ -192,7 +192,8 @@ def alone(path: Path) -> None:
     for _ in AddSentences().run(PubMedReader(str(path.parent)).read_file(path.name)):
         pass
     seconds = time.process_time() - started
-    status = Path("/proc/self/status").read_text(encoding="utf-8")  # rusage would count the parent's memory before `exec`
+    # rusage would count what the parent had before `exec`
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(seconds, int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
