@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--works", type=Path, required=True, help="OpenAlex works with abstracts, JSON lines")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=2048)
     args = parser.parse_args()
     start, out = time.process_time(), args.out
