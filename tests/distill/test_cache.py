@@ -176,6 +176,8 @@ def test_damage_is_found_and_named(caches: Path, tmp_path: Path) -> None:
         read_index(tmp_path / "nowhere")
     with pytest.raises(DataError, match="a block of answers is damaged"):
         blocks.decode(b"no block")
+    with pytest.raises(DataError, match="an array of kind"):
+        blocks.decode(blocks.encode({"objects": np.zeros(3, np.float64)}))
 
 
 def test_a_truncated_cache_is_refused_before_the_run(
