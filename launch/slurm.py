@@ -125,7 +125,7 @@ def _words(stage: Stage, config: SlurmConfig) -> list[str]:
     """The stage's command; a corpus stage may want its tasks as a job array."""
     if stage.verb != "corpus build" or not config.arrays:
         return stage.words
-    array = ["--executor", "slurm", "--workers", str(config.arrays), "--where.partition", config.partition]
+    array = ["--where.executor", "slurm", "--workers", str(config.arrays), "--where.partition", config.partition]
     return [*stage.words, *array]
 
 

@@ -144,7 +144,7 @@ def test_dry_run_prints_the_scripts(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert launch(make_recipe(tmp_path, 10), "--dry_run", "--slurm.arrays", "8", "--slurm.partition", "cpu") == 0
     said = capsys.readouterr().out
     assert said.count("#!/bin/bash") == 4
-    assert "--executor slurm --workers 8 --where.partition cpu" in said
+    assert "--where.executor slurm --workers 8 --where.partition cpu" in said
     assert not (tmp_path / "out").exists()
 
 
