@@ -1,11 +1,16 @@
 """A large fairseq checkpoint to Hugging Face, check included: peak memory and time, against reading and writing it alone.
 
     python benchmarks/convert.py --bpe FOLDER [--size base] [--keep FOLDER]
+    python benchmarks/convert.py --sparse 56 [--keep FOLDER]
 
 The checkpoint is a stand-in in the layout of bio-lm's published tarballs: random weights in RoBERTa's shape (`--size large` has 355M
 parameters), with the real BPE files (`dict.txt`, `encoder.json`, `vocab.bpe`) in FOLDER. Each measurement is a process of its own;
 peak memory is its largest resident set, mapped pages of files included. The floor copies every tensor from the checkpoint into
 memory and writes them as safetensors. Files are in the page cache for both.
+
+`--sparse LAYERS` converts a float16 stand-in of GatorTron-large's width (3,584, 56 heads; 56 layers are 8.9 billion parameters) that
+takes no disk, because its file is one hole; the result, a Hugging Face folder in shards, takes two bytes a parameter. Of its peak memory
+the part that is not mapped files is shown as well: the system can drop mapped pages at any time.
 """
 
 import argparse
@@ -40,12 +45,45 @@ save_file({name: value.clone() for name, value in tensors.items() if name != tie
 """
 
 
+SPARSE = """
+import json, sys
+from pathlib import Path
+from biolm.convert import architectures
+from biolm.convert.names import shapes
+from biolm.convert.names import from_native
+from biolm.model.config import EncoderConfig
+import torch
+layers, folder = int(sys.argv[1]), Path(sys.argv[2])
+config = EncoderConfig(50176, 3584, layers, 56, 14336, 512, 2, layer_norm_eps=1e-12, pad_token_id=0, shape="megatron-bert")
+with torch.device("meta"):
+    native = {name: torch.empty(shape) for name, shape in shapes(config).items()}
+header, place = {}, 0
+for name, tensor in from_native(architectures.MEGATRON.table, native, {}, 0).items():
+    header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [place, place + 2 * tensor.numel()]}
+    place += 2 * tensor.numel()
+text = json.dumps(header).encode()
+with (folder / "model.safetensors").open("wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.truncate(8 + len(text) + place)
+(folder / "config.json").write_text(json.dumps(architectures.keys(config) | {"torch_dtype": "float16"}))
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bpe", type=Path, required=True, help="folder with dict.txt, encoder.json and vocab.bpe")
+    parser.add_argument("--bpe", type=Path, help="folder with dict.txt, encoder.json and vocab.bpe")
+    parser.add_argument(
+        "--sparse", type=int, help="convert a sparse stand-in of this many layers of 8.9B's width instead"
+    )
     parser.add_argument("--size", default="large", choices=["tiny", "base", "large"])
     parser.add_argument("--keep", type=Path, help="folder to work in and to keep; else a temporary one")
     arguments = parser.parse_args()
+    if arguments.sparse:
+        with tempfile.TemporaryDirectory() as scratch:
+            sparse(arguments.sparse, arguments.keep or Path(scratch))
+        return
+    if not arguments.bpe:
+        parser.error("--bpe is needed")
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         source = folder / f"RoBERTa-{arguments.size}-stand-in"
@@ -57,11 +95,11 @@ def main() -> None:
             measured([sys.executable, "-c", MAKE, arguments.size, str(source), str(rows)])
         size = (source / "model.pt").stat().st_size
         (source / "model.pt").read_bytes()
-        floor, floor_work, floor_memory = measured(
+        floor, floor_work, floor_memory, _ = measured(
             [sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")]
         )
         command = ["-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf", "--override"]
-        seconds, work, memory = measured([sys.executable, *command])
+        seconds, work, memory, _ = measured([sys.executable, *command])
     print(f"checkpoint            {size / 1e9:8.2f} GB")
     print(f"reading and writing   {floor:8.1f} s {floor_work:8.1f} s of processor {floor_memory / 1e9:8.2f} GB peak")
     print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor {memory / 1e9:8.2f} GB peak")
@@ -69,14 +107,33 @@ def main() -> None:
     print(f"peak / checkpoint     {memory / size:8.2f}")
 
 
-def measured(command: list[str]) -> tuple[float, float, int]:
-    """Wall seconds, processor seconds and peak resident bytes of a command."""
-    started = time.perf_counter()
+def sparse(layers: int, folder: Path) -> None:
+    """Convert a sparse stand-in, and print what that took."""
+    source = folder / f"sparse-{layers}"
+    source.mkdir(parents=True, exist_ok=True)
+    measured([sys.executable, "-c", SPARSE, str(layers), str(source)])
+    size = (source / "model.safetensors").stat().st_size
+    command = ["-m", "biolm.convert", str(source), str(folder / "sparse-hf"), "--to", "hf", "--override"]
+    seconds, work, memory, own = measured([sys.executable, *command])
+    print(f"checkpoint            {size / 1e9:8.2f} GB")
+    print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor")
+    print(f"peak resident         {memory / 1e9:8.2f} GB, without mapped files {own / 1e9:.2f} GB")
+    print(f"own peak / checkpoint {own / size:8.2f}")
+
+
+def measured(command: list[str]) -> tuple[float, float, int, int]:
+    """Wall seconds, processor seconds, peak resident bytes, and peak bytes without mapped files, of a command."""
+    started, own = time.perf_counter(), 0
     process = subprocess.Popen(command)
+    status_file = Path(f"/proc/{process.pid}/status")
+    while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        lines = status_file.read_text().splitlines()
+        own = max([own, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))])
+        time.sleep(0.05)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"failed: {' '.join(command[:4])} …")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, own
 
 
 if __name__ == "__main__":

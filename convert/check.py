@@ -52,7 +52,7 @@ class TiedHead(nn.Module):
 
     def forward(self, hidden_mh: Tensor) -> Tensor:
         """[m, h] → [m, v]."""
-        return self.head(hidden_mh, self.words.weight)  # type: ignore[no-any-return]
+        return self.head(hidden_mh, self.words.weight.float())  # type: ignore[no-any-return]
 
 
 class Ours:
@@ -60,6 +60,7 @@ class Ours:
 
     def __init__(self, model: MaskedLM, has_head: bool):
         self.model, self.has_head = model, has_head
+        compute_in_float32(model)
 
     def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
         """See `Computes`."""
@@ -74,7 +75,7 @@ class Ours:
 class HuggingFace:
     """transformers' own class for a folder, loaded with its own reader, on right-padded batches."""
 
-    def __init__(self, folder: Path, has_head: bool):
+    def __init__(self, folder: Path, has_head: bool, dtype: torch.dtype = torch.float32):
         import transformers
 
         said = transformers.utils.logging.get_verbosity()
@@ -83,10 +84,11 @@ class HuggingFace:
         architecture = architectures.of(read_json(folder / "config.json"), folder)
         self.has_head = has_head
         loaded: Any = getattr(transformers, architecture.masked_lm if has_head else architecture.base).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype
         )
         transformers.utils.logging.set_verbosity(said)
         self.model = loaded.eval()
+        compute_in_float32(loaded)
 
     def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
         """See `Computes`."""
@@ -107,6 +109,28 @@ class HuggingFace:
         if hasattr(self.model, "lm_head"):
             return self.model.lm_head  # type: ignore[no-any-return]
         return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
+
+
+def compute_in_float32(model: nn.Module) -> None:
+    """Let each module that is stored in a narrower type widen its numbers just before it runs and drop them after.
+
+    That is exact, and of a model of any size only the module that runs is in memory in float32.
+    """
+
+    stored: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
+
+    def widen(module: nn.Module, _: object) -> None:
+        stored[module] = dict(module._parameters)
+        for name, value in stored[module].items():
+            module._parameters[name] = None if value is None else nn.Parameter(value.float(), requires_grad=False)
+
+    def narrow(module: nn.Module, _: object, __: object) -> None:
+        module._parameters.update(stored.pop(module))
+
+    for module in model.modules():
+        if any(value is not None and value.dtype != torch.float32 for value in module._parameters.values()):
+            module.register_forward_pre_hook(widen)
+            module.register_forward_hook(narrow)
 
 
 @contextmanager

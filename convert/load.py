@@ -130,12 +130,19 @@ def load_model(path: str | Path) -> Loaded:
     )
 
 
-def build(config: EncoderConfig, tensors: dict[str, Tensor]) -> MaskedLM:
-    """The model around the given tensors, taken over without a copy where they are float32 already; without a head, it gets a new one."""
+def build(config: EncoderConfig, tensors: dict[str, Tensor], dtype: torch.dtype | None = torch.float32) -> MaskedLM:
+    """The model around the given tensors, taken over without a copy where they are of the type already; without a head, it gets a new one.
+
+    Args:
+        config: Its shape.
+        tensors: As in `Parts`.
+        dtype: The numbers' type in the model; None for that of each tensor.
+    """
     with torch.device("meta"):
         model = MaskedLM(config)
     head = {} if BIAS in tensors else new_head(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in (tensors | head).items()}, strict=True, assign=True)
+    state = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in (tensors | head).items()}
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 

@@ -78,7 +78,7 @@ def run(config: ConvertConfig) -> None:
         left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config)) + approximated
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
-        differences = compare(recording, written_model(config.to, folder, parts.has_head))
+        differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
         agreement = agree(parts.tokenizer, config.to, folder)
         assert parts.has_head == (differences.logits is not None), "a head was lost"
         differences.demand(TOLERANCE, source)
@@ -210,12 +210,12 @@ def bound_length(settings: Path, max_positions: int) -> None:
         write_json(settings, stated | {"model_max_length": max_positions})
 
 
-def written_model(to: Kind, folder: Path, has_head: bool) -> Computes:
+def written_model(to: Kind, folder: Path, has_head: bool, dtype: torch.dtype) -> Computes:
     """The target as a model, read from the files just written, by transformers where it can."""
     if to == "hf":
-        return HuggingFace(folder, has_head)
+        return HuggingFace(folder, has_head, dtype)
     parts = read_parts(folder)
-    return Ours(build(parts.config, parts.tensors), parts.has_head)
+    return Ours(build(parts.config, parts.tensors, None), parts.has_head)
 
 
 def computed(parts: Parts, dtype: torch.dtype) -> Computes:
@@ -227,8 +227,8 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     as_it_is = parts.config.head_activation == architectures.head_activation(parts.config)
     as_it_is &= str(dtype) == f"torch.{parts.facts['dtype']}"
     if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and as_it_is:
-        return HuggingFace(parts.weights.parent, parts.has_head)
-    model = build(parts.config, {name: tensor.to(dtype) for name, tensor in parts.tensors.items()})
+        return HuggingFace(parts.weights.parent, parts.has_head, dtype)
+    model = build(parts.config, parts.tensors, dtype)
     return Ours(model, parts.has_head)
 
 

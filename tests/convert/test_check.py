@@ -80,3 +80,15 @@ def test_the_longest_sequence_goes_through_the_first_layers_alone(one_golden: Pa
     recording = record(Ours(model, True), config, None)
     assert [len(states) for states in recording.hidden][-2:] == [LONG_DEPTH + 3, LONG_DEPTH + 1]
     assert len(model.encoder.layers) == LONG_DEPTH + 2
+
+
+def test_a_narrower_model_is_computed_in_float32_and_stays_narrow() -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(90, 24, 3, 2, 40, max_positions=30, type_vocab_size=2, shape="bert")
+    narrow = MaskedLM(config).eval().half()
+    wide = build(config, {name: value.float() for name, value in narrow.state_dict().items()})
+    recording = record(Ours(narrow, True), config, None)
+    found = compare(recording, Ours(wide, True))
+    assert max(found.hidden) == found.logits == 0
+    assert recording.hidden[0][0].dtype == torch.float32
+    assert {parameter.dtype for parameter in narrow.parameters()} == {torch.float16}
