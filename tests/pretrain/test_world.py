@@ -1,0 +1,85 @@
+"""Launchers' variables, how a step is dealt, and engines that are asked for what they are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biolm.core import cli
+from biolm.core.errors import ConfigError
+from biolm.model.config import ModelConfig
+from biolm.pretrain.batches import Batches
+from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.engines.world import PORTS, Place, World, first_host, place
+from biolm.pretrain.objective import Totals
+from biolm.pretrain.shards import Shards
+from biolm.pretrain.share import FINGERPRINT, share
+
+SLURM = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "16",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_NODELIST": "gpu[03-06,9],login",
+}
+
+
+def test_each_launcher_is_understood() -> None:
+    torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
+    assert place(torchrun) == Place(3, 8, 1, ("host", 1234))
+    assert place(SLURM) == Place(5, 16, 1, ("gpu03", PORTS[0] + 123456 % PORTS[1]))
+    assert place(SLURM | {"SLURM_STEP_NUM_TASKS": "8"}).size == 8
+    assert place(SLURM | torchrun).size == 8, "torchrun inside a SLURM step wins"
+    batch_script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_ID"}
+    assert place(batch_script) == place({}) == Place()
+
+
+@pytest.mark.parametrize(
+    "env", [{"RANK": "8", "WORLD_SIZE": "8"}, {"RANK": "x", "WORLD_SIZE": "8"}, {**SLURM, "SLURM_PROCID": "16"}]
+)
+def test_contradictions_are_refused(env: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="torchrun or srun"):
+        place(env)
+    with pytest.raises(ConfigError, match="SLURM_LOCALID"):
+        place({name: value for name, value in SLURM.items() if name != "SLURM_LOCALID"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("one", "one"), ("a1,a2", "a1"), ("n[7-9]", "n7"), ("n[007,9]", "n007"), ("r[1-2]-x,b", "r1-x"), ("", "")],
+)
+def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_alone_there_is_nothing_to_exchange() -> None:
+    world = World(Place())
+    assert world.first
+    assert (world.sum([3, 4]), world.gather(1.5), world.tell({"a": 1})) == ([3, 4], [1.5], {"a": 1})
+    world.wait()
+    world.leave()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_a_step_is_dealt_without_loss_or_repetition(tiny_shards: Path, ranks: int) -> None:
+    """Five micro-batches on up to seven ranks: sums of totals and fingerprints do not depend on the number."""
+    batches = Batches(Shards([str(tiny_shards)], "train"), MlmConfig(), BatchConfig(128, 5, 32), 1)
+    shape = ModelConfig(size="tiny").resolve(300, 32, 1)
+    whole = share(batches, 3, 0, 1, shape)
+    parts = [share(batches, 3, rank, ranks, shape) for rank in range(ranks)]
+    assert len({len(part.batches) for part in parts}) == 1, "all ranks go forward equally often"
+    real = [b.index for part in parts for b, w in zip(part.batches, part.weights, strict=True) if w]
+    assert sorted(real) == [batch.index for batch in whole.batches]
+    assert np.array_equal(np.sum([part.totals for part in parts], axis=0), whole.totals)
+    assert Totals(*whole.totals).masked == sum(len(batch.labels_m) for batch in whole.batches)
+    assert sum(part.fingerprint for part in parts) & FINGERPRINT == whole.fingerprint
+    assert share(batches, 4, 0, 1, shape).fingerprint != whole.fingerprint
+
+
+def test_fsdp_on_one_process_is_refused(
+    tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fsdp")) == 2
+    assert "there is only one" in capsys.readouterr().err
