@@ -14,6 +14,7 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch < 2.10
-    varlen_attn = None  # type: ignore[assignment]
-try:
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # an extra that has to be compiled for the GPU at hand
     flash_attn_varlen_func = None
+
+HAS_VARLEN = (
+    find_spec("torch.nn.attention.varlen") is not None
+)  # torch 2.10; importing it takes a second, so it waits for its use
 
 Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 
@@ -43,7 +44,6 @@ LONGEST_BLOCK = 1024  # tokens; the probabilities of `blocks` grow with the squa
 Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # lengths differ from batch to batch: tracing them would compile anew each time
 def attention(
     q_tnd: Tensor,
     k_tnd: Tensor,
@@ -86,7 +86,7 @@ def pick(device: torch.device, dtype: torch.dtype, dropout: float, longest: int)
     if half and _capability(device) >= (8, 0):
         if flash_attn_varlen_func is not None:
             return "flash"
-        if varlen_attn is not None and dropout == 0:
+        if HAS_VARLEN and dropout == 0:
             return "varlen"
     return "padded"
 
@@ -104,7 +104,7 @@ def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: flo
         "flash": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
         + ([] if flash_attn_varlen_func else ["needs the package flash-attn"]),
         "varlen": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
-        + (["needs torch 2.10"] if varlen_attn is None else [])
+        + ([] if HAS_VARLEN else ["needs torch 2.10"])
         + (["has no dropout"] if dropout else []),
         "flex": ["has no dropout"] if dropout else [],
     }.get(kernel, [])
@@ -161,7 +161,8 @@ def _padded(rows: Rows, packed: Packed, dropout: float, window: int | None) -> T
 
 
 def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    assert varlen_attn is not None
+    from torch.nn.attention.varlen import varlen_attn
+
     assert not dropout
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
     sides = (-1, -1) if window is None else (window, window)

@@ -44,6 +44,7 @@ class Attention(nn.Module):
         )
         self.window = window
         self.kernel: Kernel = "auto"
+        self.mix = attention
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x_th).view(len(x_th), 3, self.heads, self.head_size).unbind(1)  # each [t, n, d]
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        mixed = attention(q, k, v, packed, self.dropout if self.training else 0.0, self.window, self.kernel)
+        mixed = self.mix(q, k, v, packed, self.dropout if self.training else 0.0, self.window, self.kernel)
         return self.out(mixed.reshape(x_th.shape))  # type: ignore[no-any-return]
 
 
@@ -131,10 +132,12 @@ class Encoder(nn.Module):
         for layer in self.layers:
             layer.attention.kernel = kernel  # type: ignore[union-attr]
 
-    def compile_layers(self) -> None:
+    def compile_layers(self, backend: str = "inductor") -> None:
         """Have torch.compile fuse what stands around attention, for any number of tokens; one compilation serves all layers of a kind."""
         for layer in self.layers:
-            layer.compile(dynamic=True)
+            # Lengths differ from batch to batch: traced, they would compile attention anew each time.
+            layer.attention.mix = torch.compiler.disable(attention)  # type: ignore[union-attr, no-untyped-call]
+            layer.compile(dynamic=True, backend=backend)
 
     def _embed(self, packed: Packed, positions_t: Tensor) -> Tensor:
         x_th = self.word_embeddings(packed.input_ids_t)

@@ -122,7 +122,7 @@ def test_the_choice_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(module, "_capability", lambda device: capability)
     monkeypatch.setattr(module, "flash_attn_varlen_func", (lambda: None) if flash else None)
-    monkeypatch.setattr(module, "varlen_attn", lambda: None)
+    monkeypatch.setattr(module, "HAS_VARLEN", True)
     assert pick(torch.device("cuda"), torch.float16, rate, 512) == expected
 
 
