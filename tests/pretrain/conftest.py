@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import coverage
 import pytest
 
 from biolm.core.metrics import read_metrics
@@ -56,6 +57,8 @@ def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     started: list[Ranks] = []
+    measured = coverage.Coverage.current()
+    data = "" if measured is None else str(Path(measured.config.data_file).absolute())
 
     def start(size: int, argv: Sequence[str], patch: str = "", **env: str) -> Ranks:
         with socket.socket() as free:
@@ -66,7 +69,7 @@ def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         for rank in range(size):
             where = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
             told = {"ENV": {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **where, **env}}
-            given = {**told, "ARGV": list(argv), "LOG": str(logs[rank]), "PATCH": patch}
+            given = {**told, "ARGV": list(argv), "LOG": str(logs[rank]), "PATCH": patch, "COVERAGE": data}
             script = str(Path(__file__).with_name("rank.py"))
             processes.append(context.Process(target=runpy.run_path, args=(script, given)))
             processes[-1].start()
