@@ -41,6 +41,7 @@ def test_it_says_what_is_missing(tiny_shards: Path, small_run: Callable[..., lis
         assert cli.run(argv) == 2
 
 
+@pytest.mark.slow
 def test_every_stage_takes_up_the_others_checkpoints(
     tiny_shards: Path,
     small_run: Callable[..., list[str]],
