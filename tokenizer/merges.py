@@ -23,8 +23,8 @@ Symbols = npt.NDArray[Any]  # uint16 where all ids fit, else uint32
 Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
 
 CHUNK = 1 << 18  # places looked at at a time
-BUCKETS = 1 << 18  # sums over pairs that share a hash
-STEP = 3  # the threshold of a stage is the count of its most frequent pair divided by this
+BUCKETS = 1 << 20  # sums over pairs that share a hash; late in learning there are a few million distinct pairs
+STEP = 2  # the threshold of a stage is the count of its most frequent pair divided by this
 MANY = 256  # from here on, equal keys are added up before the dictionary is asked
 ODD = np.uint64(0x9E3779B97F4A7C15)
 

@@ -130,18 +130,20 @@ def make_gatortron(counts: Counts, config: TrainConfig) -> Made:
     Yang et al. 2022, "A large language model for electronic health records").
     """
     own = 3  # <unk>, <s>, </s> of SentencePiece
-    bare = 1  # `▁` alone is no WordPiece
-    model = _train(
-        counts,
-        config,
-        config.vocab_size - len(GATORTRON) + own + bare,
-        model_type="bpe",
-        character_coverage=0.9999,
-        max_sentencepiece_length=128,
-    )
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    pieces = [piece.piece for piece in proto.pieces[own:] if piece.piece != OPENS]
-    as_wordpiece = [piece[1:] if piece.startswith(OPENS) else bert.INSIDE + piece for piece in pieces]
-    return wordpiece.made(
-        {piece: i for i, piece in enumerate([*GATORTRON, *as_wordpiece])}, False, config.model_max_length
-    )
+    more = 1  # `▁` alone is no WordPiece, and `▁##a` becomes the same one as `a`
+    while True:
+        model = _train(
+            counts,
+            config,
+            config.vocab_size - len(GATORTRON) + own + more,
+            model_type="bpe",
+            character_coverage=0.9999,
+            max_sentencepiece_length=128,
+        )
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        pieces = [piece.piece for piece in proto.pieces[own:] if piece.piece != OPENS]
+        as_wordpiece = [piece[1:] if piece.startswith(OPENS) else bert.INSIDE + piece for piece in pieces]
+        vocab = dict.fromkeys([*GATORTRON, *as_wordpiece])
+        if len(vocab) == config.vocab_size:
+            return wordpiece.made({piece: i for i, piece in enumerate(vocab)}, False, config.model_max_length)
+        more += config.vocab_size - len(vocab)

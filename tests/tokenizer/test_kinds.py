@@ -16,7 +16,8 @@ from biolm.core import cli
 from biolm.core.errors import DataError
 from biolm.core.manifest import read_manifest
 from biolm.corpus.sentences import spans
-from biolm.tokenizer import fairseq, folder, wordpiece
+from biolm.tokenizer import fairseq, folder, sentence_pieces, wordpiece
+from biolm.tokenizer.config import TrainConfig
 from biolm.tokenizer.quick import Quick
 from biolm.tokenizer.sentence_pieces import GATORTRON
 from biolm.tokenizer.words import END, WordTable
@@ -236,3 +237,21 @@ def test_berts_ids_on_ten_thousand_sentences(
     ours = wordpiece.from_vocab(file, tmp_path, lowercase=lowercase)
     theirs = BertTokenizerFast(vocab=str(file), do_lower_case=lowercase)
     assert ours.encode_batch(sentences) == theirs(sentences, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def test_gatortrons_pieces_that_become_the_same_one_are_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁##a", "a", "b", "▁c"]
+
+    def learnt(_counts: object, _config: object, size: int, **_options: object) -> bytes:
+        model = sentence_pieces.sentencepiece_model_pb2.ModelProto()
+        for piece in pieces[:size]:
+            model.pieces.add(piece=piece)
+        return bytes(model.SerializeToString())
+
+    monkeypatch.setattr(sentence_pieces, "_train", learnt)
+    config = TrainConfig(docs="", out="", kind="gatortron", vocab_size=len(GATORTRON) + 3)
+    made = sentence_pieces.make_gatortron(None, config)  # type: ignore[arg-type]
+    folder.write(tmp_path, made.hf, made.settings, made.files)
+    assert folder.load(tmp_path).pieces[len(GATORTRON) :] == ["##a", "##b", "c"]
