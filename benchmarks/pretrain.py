@@ -5,15 +5,13 @@
 
 Each side is a process of its own with its own memory, and they take turns step by step, so that a change of the machine's load
 meets all. Hugging Face's side is what `run_mlm.py` builds: `Trainer`, `DataCollatorForLanguageModeling`, `RobertaForMaskedLM`; with
-`--text full` blocks of 512 tokens, its default; with `documents` one document a row (`--line_by_line`), padded to the batch's longest.
-Ours masks, packs and steps inside the same clock. fairseq, where its environment is found (docs/fairseq.md), runs whole before and after: it
-cannot be halted between steps, and has no bf16 on a CPU.
+`--text full` blocks of 512 tokens, its default; else one document a row (`--line_by_line`), padded to the batch's longest. Ours masks,
+packs and steps inside the same clock; theirs collates outside it. fairseq-train takes part in fp32 (it has no bf16 on a CPU) where its
+environment is found (docs/fairseq.md), on documents of all sources. Needs `pip install accelerate`.
 """
 
 import argparse
-import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,9 +19,11 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from sides import SIDES, Case, Result
+from sides import SIDES, Case, Result, fairseq_home
 
+from biolm.model import device
 from biolm.model.config import SIZES
+from biolm.pretrain.flops import measured_peak
 
 FULL_TABLE = [
     (size, layers, precision, text)
@@ -62,52 +62,37 @@ class Side:
         self.process.wait()
 
 
-def compare(case: Case, repeats: int, warm: int) -> dict[str, tuple[float, float]]:
-    """Side → median real tokens a second, peak memory in GB."""
-    sides = [Side(name, case) for name in SIDES]
+def compare(case: Case, repeats: int, warm: int) -> dict[str, list[Result]]:
+    """Side → what its steps took, behind the first ones."""
+    names = [name for name in SIDES if name != "fairseq" or (fairseq_home() and case.precision == "fp32")]
+    sides = [Side(name, case) for name in names]
     for _ in range(warm + repeats):
         for side in sides:
             side.step()
     for side in sides:
         side.end()
-    return {
-        side.name: (
-            statistics.median(r.tokens / r.seconds for r in side.results[warm:]),
-            max(r.peak_gb for r in side.results),
-        )
-        for side in sides
-    }
-
-
-def matrix_rate(precision: str) -> float:
-    """FLOP a second of the feed-forward's product, 2,048 × 768 × 3,072, the best of 10."""
-    from time import perf_counter
-
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x, w = torch.randn(2048, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
-    best = float("inf")
-    for _ in range(10):
-        start = perf_counter()
-        torch.nn.functional.linear(x, w)
-        best = min(best, perf_counter() - start)
-    return 2 * 2048 * 768 * 3072 / best
+    return {side.name: side.results[warm:] for side in sides}
 
 
 def report(case: Case, repeats: int, warm: int) -> None:
     """Run one case and print its lines."""
     found = compare(case, repeats, warm)
-    rate = matrix_rate(case.precision)
+    speeds = {name: statistics.median(r.tokens / r.seconds for r in results) for name, results in found.items()}
+    peaks = {name: max(r.peak_gb for r in results) for name, results in found.items()}
+    a_token = sum(r.flops for r in found["biolm"]) / sum(r.tokens for r in found["biolm"])
+    rate = measured_peak(device.choose("bf16" if case.precision == "bf16" else "fp32"))
     print(
         f"{case.layers} × {case.hidden}, vocabulary {case.vocab_size}, {case.precision}, dropout {case.dropout}, {case.text}, "
-        f"{case.rows} rows a step, {os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads; median of {repeats} steps in turn"
+        f"{case.rows} rows a step, {torch.get_num_threads()} threads; median of {repeats} steps in turn"
     )
-    for name, (speed, peak) in found.items():
-        share = case.flops_per_token() * speed / rate
-        print(f"  {name:14}{speed:10,.0f} real tokens/s   {peak:5.2f} GB   {share:5.1%} of the measured matrix product")
-    ours = found["biolm"]
-    for name, (speed, peak) in found.items():
-        if name != "biolm":
-            print(f"  ratio to {name}: {ours[0] / speed:.2f} in speed, {ours[1] / peak:.2f} in memory", flush=True)
+    for name, speed in speeds.items():
+        share = a_token * speed / rate
+        print(
+            f"  {name:14}{speed:10,.0f} real tokens/s   {peaks[name]:5.2f} GB   {share:5.1%} of a measured matrix product"
+        )
+    for name in list(speeds)[1:]:
+        speed, memory = speeds["biolm"] / speeds[name], peaks["biolm"] / peaks[name]
+        print(f"  against {name}: {speed:.2f} times the speed, {memory:.2f} of the memory", flush=True)
 
 
 def main() -> None:
@@ -125,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     layers, hidden, heads = SIZES[args.size]
     cases = FULL_TABLE if args.table else [(args.size, args.layers or layers, args.precision, args.text)]
-    for (_, depth, precision, text), _ in itertools.product(cases, [0]):
+    for _, depth, precision, text in cases:
         case = Case(args.shards, depth, hidden, heads, args.vocab_size, precision, text, args.rows, args.dropout)
         report(case, args.repeats, warm=2)
 

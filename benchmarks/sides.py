@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from biolm.model.config import ModelConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.optim import OptimConfig, Optimizer
 from biolm.model.packed import Packed
+from biolm.pretrain.flops import step_flops
 from biolm.tokenizer.shards import ShardReader
 
 LONGEST = 512
@@ -39,13 +42,6 @@ class Case:
     rows: int
     dropout: float
 
-    def flops_per_token(self) -> float:
-        """Of a training step: three times the forward products; the head counted at masked positions only."""
-        length = LONGEST if self.text == "full" else 256
-        layer = 2 * 12 * self.hidden**2 + 4 * length * self.hidden
-        head = MASK_RATE * 2 * (self.hidden**2 + self.hidden * self.vocab_size)
-        return 3 * (self.layers * layer + head)
-
 
 @dataclass
 class Result:
@@ -54,6 +50,7 @@ class Result:
     tokens: int
     seconds: float
     peak_gb: float
+    flops: float = 0.0  # that the step must do; told by our side, for all of them see the same rows
 
 
 def rows_of(case: Case, reader: ShardReader) -> list[list[int]]:
@@ -74,16 +71,16 @@ def rows_of(case: Case, reader: ShardReader) -> list[list[int]]:
     return [rows[i] for i in order]
 
 
-def answers(tokens: int, seconds: float) -> None:
+def answers(tokens: int, seconds: float, flops: float = 0.0) -> None:
     """Tell the parent of one step."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print("RESULT " + json.dumps(vars(Result(tokens, seconds, peak))), flush=True)
+    print("RESULT " + json.dumps(vars(Result(tokens, seconds, peak, flops))), flush=True)
 
 
 def biolm(case: Case) -> None:
     """Mask, pack, forward, backward, update."""
     from biolm.pretrain.config import MlmConfig
-    from biolm.pretrain.masking import choose, corrupt
+    from biolm.pretrain.masking import choose, corrupt, ordinary
 
     reader = ShardReader(case.shards, "train")
     rows, special = rows_of(case, reader), reader.tokenizer.ids
@@ -97,7 +94,7 @@ def biolm(case: Case) -> None:
     )
     model = MaskedLM(config.resolve(case.vocab_size, LONGEST, special.pad)).train()
     optimizer = Optimizer(dict(model.named_parameters()), case.layers, OptimConfig(lr=LR), 10_000)
-    mlm = MlmConfig(mask_rate=MASK_RATE)
+    mlm, pieces = MlmConfig(mask_rate=MASK_RATE), ordinary(special, reader.vocab_size)
     for step, batch in enumerate(_batches(rows, case.rows)):
         sys.stdin.readline()
         start = time.perf_counter()
@@ -105,15 +102,16 @@ def biolm(case: Case) -> None:
         ids_t = np.concatenate([np.array(row) for row in batch])
         places_t = np.where(np.isin(ids_t, (special.bos, special.eos)), -1, np.arange(len(ids_t)) + step * 10**6)
         key = rng.key(0, "mask", 0)
-        positions_m = choose(mlm, places_t, reader.tokenizer.is_word_start[ids_t], np.array(lengths), key)
-        shown_t = corrupt(mlm, ids_t, positions_m, places_t, key, special.mask, (4, reader.vocab_size - 1))
+        positions_m = choose(mlm, places_t, reader.tokenizer.is_word_start[ids_t], np.array(lengths), key, MASK_RATE)
+        shown_t = corrupt(mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
         packed = Packed(torch.from_numpy(shown_t), lengths)
         with where.autocast():
-            logits_mv = model(packed, torch.from_numpy(positions_m))
-        labels_m = torch.from_numpy(ids_t[positions_m])
-        torch.nn.functional.cross_entropy(logits_mv.float(), labels_m).backward()
+            hidden_mh = model.encoder(packed)[-1][torch.from_numpy(positions_m)]
+            loss, _ = model.masked_loss(hidden_mh, torch.from_numpy(ids_t[positions_m]))
+        (loss / len(positions_m)).backward()
         optimizer.step(step)
-        answers(len(ids_t), time.perf_counter() - start)
+        flops = step_flops(model.config, lengths, len(positions_m))
+        answers(len(ids_t), time.perf_counter() - start, flops)
 
 
 def transformers(case: Case) -> None:
@@ -190,13 +188,60 @@ def transformers(case: Case) -> None:
         InOrder(model, arguments, data_collator=collator, train_dataset=Rows(), callbacks=[Turns()]).train()
 
 
+def fairseq(case: Case) -> None:
+    """The real `fairseq-train` on the shards, its dictionary filled up to the vocabulary's size as fairseq itself fills one."""
+    reader = ShardReader(case.shards, "train")
+    data = Path(tempfile.mkdtemp())
+    for file in reader.folder.glob("*.*"):
+        (data / file.name).symlink_to(file.resolve())
+    words = (data / "dict.txt").read_text().splitlines()
+    (data / "dict.txt").unlink()
+    made_up = [
+        f"madeupword{i:05} 0" for i in range(case.vocab_size - len(words) - 5)
+    ]  # four specials in front, <mask> behind
+    (data / "dict.txt").write_text("\n".join([*words, *made_up, ""]))
+    arguments = {
+        "task": "masked_lm",
+        "criterion": "masked_lm",
+        "arch": "roberta_base",
+        "encoder-layers": case.layers,
+        "encoder-embed-dim": case.hidden,
+        "encoder-ffn-embed-dim": 4 * case.hidden,
+        "encoder-attention-heads": case.heads,
+        "dropout": case.dropout,
+        "attention-dropout": case.dropout,
+        "sample-break-mode": "none" if case.text == "full" else "complete_doc",
+        "tokens-per-sample": LONGEST,
+        "max-positions": LONGEST,
+        "batch-size": case.rows,
+        "optimizer": "adam",
+        "lr": LR,
+        "lr-scheduler": "fixed",
+        "clip-norm": 1.0,
+        "max-update": 10_000,
+        "save-dir": data / "out",
+    }
+    flags = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    python = str(Path(fairseq_home()) / "bin" / "python")
+    side = str(Path(__file__).with_name("fairseq_side.py"))
+    os.execv(
+        python, [python, side, str(data), *flags, "--cpu", "--no-save", "--disable-validation", "--log-format", "none"]
+    )
+
+
+def fairseq_home() -> str:
+    """Folder of fairseq's environment (docs/fairseq.md), or nothing."""
+    home = os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq")
+    return home if (Path(home) / "bin" / "python").exists() else ""
+
+
 def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
     endless = itertools.cycle(rows)
     while True:
         yield list(itertools.islice(endless, size))
 
 
-SIDES: dict[str, Callable[[Case], None]] = {"biolm": biolm, "transformers": transformers}
+SIDES: dict[str, Callable[[Case], None]] = {"biolm": biolm, "transformers": transformers, "fairseq": fairseq}
 
 if __name__ == "__main__":
     SIDES[sys.argv[1]](Case(**json.loads(sys.argv[2])))

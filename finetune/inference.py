@@ -39,7 +39,7 @@ def quickened(model: nn.Module, device: Device) -> nn.Module:
     if device.torch.type == "cpu" and device.precision == "fp32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
-                if type(child) is nn.Linear:
+                if isinstance(child, nn.Linear):
                     setattr(module, name, OneDnnLinear(child))
     return model
 

@@ -12,6 +12,7 @@ from biolm.model.attention import Kernel, attention
 from biolm.model.config import Activation, EncoderConfig
 from biolm.model.dropout import Dropout
 from biolm.model.initial import initialise
+from biolm.model.linear import Linear
 from biolm.model.loss import LARGE, cross_entropy, linear_cross_entropy
 from biolm.model.packed import Packed
 from biolm.model.rotary import rotary_table, rotate
@@ -45,8 +46,8 @@ class Attention(nn.Module):
         self.window = window
         self.kernel: Kernel = "auto"
         self.mix = attention
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
+        self.out = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
         """[t, h] → [t, h]."""
@@ -64,8 +65,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated, self.approximate = config.shape == "modernbert", approximation(config.activation)
         width = config.intermediate_size * (2 if self.gated else 1)
-        self.up = nn.Linear(config.hidden_size, width, bias=config.bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+        self.up = Linear(config.hidden_size, width, bias=config.bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x_th: Tensor) -> Tensor:
         """[t, h] → [t, h]."""
@@ -165,7 +166,7 @@ class Head(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.approximate = approximation(config.head_activation)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.norm = norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 

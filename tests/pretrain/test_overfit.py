@@ -52,7 +52,9 @@ def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bu
 
     model, totals = MaskedLM(replace(model_config, initializer_range=0.1)), Totals.of([batch])
     objective = PretrainObjective(weights, model.config)
-    optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=5e-3, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *objective.parameters()], lr=5e-3, betas=(0.9, 0.98), fused=True
+    )
     for _ in range(MOST_STEPS):
         terms = objective(model, batch, totals)
         if terms["loss"] < LEARNT:
