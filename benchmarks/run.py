@@ -34,6 +34,9 @@ BENCHMARKS = {
     "loader": [OUT / "shards"],
     "start": [OUT / "shards"],
     "distill": [OUT / "shards"],
+    "checkpoint": [],
+    "engines": [OUT / "shards"],
+    "quality": [OUT / "shards"],
 }
 
 
