@@ -32,7 +32,8 @@ def clean(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
     if text.isprintable():  # then its only white space is the blank
         return " ".join(text.split()) if find_text(text, "  ") >= 0 else text.strip()
-    return INVISIBLE.sub("", " ".join(text.split())).strip()
+    # White space first, for some of it is invisible; then again, for something invisible may have stood between two blanks.
+    return " ".join(INVISIBLE.sub("", " ".join(text.split())).split())
 
 
 def hash64(*parts: str) -> int:

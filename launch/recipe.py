@@ -131,9 +131,7 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
     inputs = tuple(Path(_fill(str(path), values, file, None)) for path in raw.get("inputs") or [])
     stages: list[Stage] = []
     for stage_node, entry in zip(stage_nodes, raw["stages"], strict=True):
-        base = fleet.options if fleet is not None and entry.get("verb") in TRAINING else {}
-        suited = {**entry, "args": _over(base, entry.get("args") or {})}
-        stages.append(_stage(file, stage_node, suited, values, scale, stages))
+        stages.append(_stage(file, stage_node, _suited(entry, fleet), values, scale, stages))
     return Recipe(file.stem, file, str(raw.get("description", "")).strip(), folder, inputs, tuple(stages))
 
 
@@ -230,6 +228,14 @@ def _stage(
     args = _fill(_over(args, smoke) if scale == "smoke" else args, values, file, line)
     outputs, reads = _paths(args, Path(values["out"]), earlier)
     return Stage(name, verb, args, float(minutes), outputs, reads, node.start_mark.line + 1, slurm)
+
+
+def _suited(entry: dict[str, Any], fleet: Fleet | None) -> dict[str, Any]:
+    """A stage as the recipe has it, on top of the options that suit the fleet if it trains."""
+    args = entry.get("args") or {}
+    if fleet is None or entry.get("verb") not in TRAINING or not isinstance(args, dict):
+        return entry
+    return {**entry, "args": _over(fleet.options, args)}
 
 
 def _over(args: dict[str, Any], smoke: dict[str, Any]) -> dict[str, Any]:

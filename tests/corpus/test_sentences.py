@@ -1,7 +1,7 @@
 """Sentence boundaries: hand-made cases, and what must hold of every text."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from biolm.corpus.document import clean, sentences
@@ -41,6 +41,7 @@ def test_sentences_cover_everything_but_white_space(raw: str) -> None:
     assert all(text[a:b] == text[a:b].strip() and "\n" not in text[a:b] for a, b in found)
 
 
+@example("0\r\x08\r0")
 @given(st.text(max_size=60))
 def test_clean_text_is_one_printable_line(raw: str) -> None:
     text = clean(raw)
