@@ -15,6 +15,7 @@ import torch
 
 from biolm.model.config import EncoderConfig
 from biolm.model.device import Device
+from biolm.model.linear import Linear
 
 # Dense tensor-core rates of NVIDIA's datasheets in TFLOP/s (SXM versions where there are several) for bf16 and fp16, and for fp32 as
 # torch computes it by default, without TF32. The first name found in the device's counts.
@@ -70,11 +71,12 @@ def measured_peak(device: Device) -> float:
     """Floating-point operations a second of a large matrix product in the device's precision, the best of a few."""
     slow = device.torch.type == "cpu" and device.precision == "fp16"  # emulated: a product takes half a minute
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get("" if slow else device.precision, torch.float32)
-    a, b = (torch.ones(SIZE, SIZE, dtype=dtype, device=device.torch) for _ in range(2))
+    x = torch.ones(SIZE, SIZE, dtype=dtype, device=device.torch)
+    layer = Linear(SIZE, SIZE, bias=False, dtype=dtype, device=device.torch)
     best = float("inf")
-    for _ in range(REPEATS + 1):  # the first one warms up
-        start = time.perf_counter()
-        c = a @ b
-        c[0, 0].item()  # waits for a GPU
-        best = min(best, time.perf_counter() - start)
+    with torch.inference_mode():
+        for _ in range(REPEATS + 1):  # the first one warms up
+            start = time.perf_counter()
+            layer(x)[0, 0].item()  # waits for a GPU
+            best = min(best, time.perf_counter() - start)
     return 2 * SIZE**3 / best
