@@ -78,7 +78,12 @@ def need(
     layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute)
     once = kept_per_token(encoder, half=half, recompute=False) if recompute else 0.0  # of the layer at work
     logits = mask_rate * tokens * encoder.vocab_size
-    head = 16 * (BLOCK if logits > LARGE else logits) + 4 * encoder.vocab_size * encoder.hidden_size * (logits > LARGE)
+    each = (
+        16 if half else 12
+    )  # bytes: the logits, their float32 copy if they are not, their log-softmax, its gradient and theirs
+    head = each * (BLOCK if logits > LARGE else logits) + 4 * encoder.vocab_size * encoder.hidden_size * (
+        logits > LARGE
+    )
     return Need(states, (layers + once) * tokens / GB, head / GB)
 
 
