@@ -4,6 +4,7 @@ Both keep `exp_avg` and `exp_avg_sq` without the bias of their zero start: the d
 at every step what dividing by 1 - β^t would.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class _Moments(torch.optim.Optimizer):
+class _Moments(torch.optim.Optimizer, ABC):
     """Adam's two moments; what is made of them is the subclass's."""
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float):
@@ -43,8 +44,9 @@ class _Moments(torch.optim.Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         return state
 
+    @abstractmethod
     def _move(self, group: dict[str, Any], params: list[Tensor], mean: list[Tensor], square: list[Tensor]) -> None:
-        raise NotImplementedError
+        """Update a group's parameters from the new moments."""
 
     @staticmethod
     def _direction(mean: list[Tensor], square: list[Tensor], eps: float) -> list[Tensor]:
