@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from peers import roberta
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,33 +48,11 @@ def shape(text: str, shards: Shards, length: int, dropout: float) -> EncoderConf
     return numbers.resolve(shards.vocab_size, length, shards.ids.pad)
 
 
-def hugging_face(config: EncoderConfig) -> nn.Module:
-    """Their model of the same shape."""
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_positions + 2,
-            type_vocab_size=1,
-            hidden_dropout_prob=config.hidden_dropout,
-            attention_probs_dropout_prob=config.attention_dropout,
-        )
-    )
-
-
-class PlainLoop(nn.Module):
-    """Two models on padded batches and DistilBERT's losses on their outputs, as its released training script has them."""
-
-    def __init__(self, student: EncoderConfig, teacher: EncoderConfig):
+def __init__(self, student: EncoderConfig, teacher: EncoderConfig):
         super().__init__()
-        self.student = hugging_face(student)
+        self.student = roberta(student)
         self.project = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
-        self.teacher = [hugging_face(teacher).eval().requires_grad_(False)]  # in a list, so that it is not trained
+        self.teacher = [roberta(teacher).eval().requires_grad_(False)]  # in a list, so that it is not trained
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a micro-batch."""

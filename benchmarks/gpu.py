@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from peers import roberta
 from torch import nn
 
 from biolm.model.compute import ComputeConfig, prepare
@@ -67,20 +68,7 @@ def ours(config: EncoderConfig, device: Device, rows: int, length: int, compiled
 
 def theirs(config: EncoderConfig, device: Device, rows: int, length: int) -> Step:
     """Hugging Face's class, fused AdamW, logits at every position."""
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    model = RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=length + 2,
-            type_vocab_size=1,
-        )
-    )
-    model = model.to(device.torch).train()
+    model = roberta(config).to(device.torch).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids_bl = torch.randint(4, config.vocab_size, (rows, length), device=device.torch)
     mask_bl = torch.ones_like(ids_bl)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peers import roberta
 from sides import LONGEST, Case, rows_of
 
 from biolm.convert.load import load_model
@@ -90,31 +91,13 @@ def ours(args: argparse.Namespace, config: ModelConfig, shards: Shards, evaluato
 def theirs(args: argparse.Namespace, config: ModelConfig, shards: Shards, evaluator: Evaluator, *, tuned: bool) -> None:
     """What run_mlm builds, stopped by the clock."""
     from torch.utils.data import Dataset
-    from transformers import (
-        AutoTokenizer,
-        DataCollatorForLanguageModeling,
-        RobertaConfig,
-        RobertaForMaskedLM,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
     case = Case(args.shards, 0, 0, 0, 0, "", "full", 0, 0.0)
     rows = rows_of(case, shards.readers[0])
     size = max(1, args.tokens // LONGEST) if tuned else 8
     torch.manual_seed(0)
-    model = RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=shards.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=4 * (config.hidden_size or 0),
-            max_position_embeddings=LONGEST + 2,
-            type_vocab_size=1,
-        )
-    )
+    model = roberta(config.resolve(shards.vocab_size, LONGEST, shards.tokenizer.ids.pad))
     tokenizer = AutoTokenizer.from_pretrained(shards.readers[0].folder / "tokenizer")
 
     class Rows(Dataset[dict[str, list[int]]]):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peers import roberta
 
 from biolm.core import rng
 from biolm.model import device
-from biolm.model.config import ModelConfig
+from biolm.model.config import EncoderConfig, ModelConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.optim import OptimConfig, Optimizer
 from biolm.model.packed import Packed
@@ -41,6 +42,17 @@ class Case:
     text: str
     rows: int
     dropout: float
+
+    def encoder(self, pad_token_id: int) -> EncoderConfig:
+        """The shape."""
+        config = ModelConfig(
+            num_hidden_layers=self.layers,
+            hidden_size=self.hidden,
+            num_attention_heads=self.heads,
+            hidden_dropout=self.dropout,
+            attention_dropout=self.dropout,
+        )
+        return config.resolve(self.vocab_size, LONGEST, pad_token_id)
 
 
 @dataclass
@@ -85,14 +97,7 @@ def biolm(case: Case) -> None:
     reader = ShardReader(case.shards, "train")
     rows, special = rows_of(case, reader), reader.tokenizer.ids
     where = device.choose("bf16" if case.precision == "bf16" else "fp32")
-    config = ModelConfig(
-        num_hidden_layers=case.layers,
-        hidden_size=case.hidden,
-        num_attention_heads=case.heads,
-        hidden_dropout=case.dropout,
-        attention_dropout=case.dropout,
-    )
-    model = MaskedLM(config.resolve(case.vocab_size, LONGEST, special.pad)).train()
+    model = MaskedLM(case.encoder(special.pad)).train()
     optimizer = Optimizer(dict(model.named_parameters()), case.layers, OptimConfig(lr=LR), 10_000)
     mlm, pieces = MlmConfig(mask_rate=MASK_RATE), ordinary(special, reader.vocab_size)
     for step, batch in enumerate(_batches(rows, case.rows)):
@@ -120,8 +125,6 @@ def transformers(case: Case) -> None:
     from transformers import (
         AutoTokenizer,
         DataCollatorForLanguageModeling,
-        RobertaConfig,
-        RobertaForMaskedLM,
         Trainer,
         TrainerCallback,
         TrainingArguments,
@@ -150,20 +153,7 @@ def transformers(case: Case) -> None:
             self.step += 1
             answers(tokens, time.perf_counter() - self.start)
 
-    model = RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=case.vocab_size,
-            hidden_size=case.hidden,
-            num_hidden_layers=case.layers,
-            num_attention_heads=case.heads,
-            intermediate_size=4 * case.hidden,
-            max_position_embeddings=LONGEST + 2,
-            type_vocab_size=1,
-            pad_token_id=special.pad,
-            hidden_dropout_prob=case.dropout,
-            attention_probs_dropout_prob=case.dropout,
-        )
-    )
+    model = roberta(case.encoder(special.pad))
 
     class InOrder(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *_args: object, **_kwargs: object) -> torch.utils.data.Sampler[int]:
