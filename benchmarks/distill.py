@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peers import roberta
 import torch.nn.functional as F
+from peers import roberta
 from torch import Tensor, nn
 
 from biolm.core import cli
@@ -48,7 +48,10 @@ def shape(text: str, shards: Shards, length: int, dropout: float) -> EncoderConf
     return numbers.resolve(shards.vocab_size, length, shards.ids.pad)
 
 
-def __init__(self, student: EncoderConfig, teacher: EncoderConfig):
+class PlainLoop(nn.Module):
+    """Two models on padded batches and DistilBERT's losses on their outputs, as its released training script has them."""
+
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig):
         super().__init__()
         self.student = roberta(student)
         self.project = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
