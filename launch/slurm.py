@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from biolm.core.errors import ConfigError, MismatchError
+from biolm.core.errors import ConfigError, MismatchError, TemporaryError
 from biolm.core.files import read_json, write_json, write_text
 from biolm.launch.recipe import TRAINING, Recipe, Stage
 
 JOBS = "jobs.json"
-AGAIN = 75  # exit code of a stage that goes on if it is started again (sysexits' EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[s
         "",
         f"srun --kill-on-bad-exit=1{ranks} {biolm} {shlex.join(_words(stage, wants))}",
         "code=$?",
-        f"if [ $code -eq {AGAIN} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
+        f"if [ $code -eq {TemporaryError.exit_code} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
         "    scontrol requeue $SLURM_JOB_ID",
         "    sleep 60  # until it is taken out",
         "fi",
