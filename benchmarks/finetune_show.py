@@ -24,8 +24,8 @@ import numpy as np
 
 # records of train, dev and test; epochs
 TASKS = {
-    "NCBI-disease": (800, 200, 600, 3),
-    "BC5CDR-disease": (800, 200, 600, 3),
+    "NCBI-disease": (2400, 400, 940, 3),
+    "BC5CDR-disease": (2400, 400, 1000, 3),
     "PubMedQA": (160, 40, 200, 2),
 }
 SIDES = ("ours", "Trainer", "ours bf16")
