@@ -121,8 +121,11 @@ def remove(run: str | Path, step: int) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file; a full disk is an `OSError` here as everywhere, which safetensors' own error is not."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it; safetensors lets nobody but the owner read what it writes
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

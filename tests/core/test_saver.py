@@ -1,5 +1,6 @@
 """Saving beside the training: what is written is what was there when it was asked for, errors arrive, ranks' rows come together."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,12 @@ def test_sweeping_puts_back_what_was_being_replaced(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "other"]
     assert (tmp_path / "folder" / "file").read_text() == "old"
+
+
+def test_a_colleague_can_read_what_was_saved(tmp_path: Path) -> None:
+    earlier = os.umask(0o027)
+    try:
+        folder = checkpoint.save(tmp_path, made(1, 1.0), keep=1)
+    finally:
+        os.umask(earlier)
+    assert {oct(file.stat().st_mode & 0o777) for file in folder.iterdir()} == {"0o640"}
