@@ -20,26 +20,35 @@ RECIPES = sorted((Path(__file__).parents[2] / "finetune/configs").glob("*.yaml")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A few records for each task that recipes name."""
     found, rng = {}, random.Random(5)
-    for task in ("ner", "classification", "choice"):
+    for task in ("ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"):
         found[task] = tmp_path_factory.mktemp(task)
         for fold in ("train", "dev", "test"):
             words = [rng.choice(["aspirin", "heart", "protects"]) for _ in range(20)]
-            if task == "ner":
+            if task in ("ner", "pico"):
                 lines = [f"{word}\t{'B-Drug' if word == 'aspirin' else 'O'}\n" for word in words]
                 (found[task] / f"{fold}.tsv").write_text("\n".join(lines))
                 continue
             rows = [
-                {"text": word, "label": "A" if i % 2 else "B", "options": ["x", "y"]} for i, word in enumerate(words)
+                {"text": word, "label": _label(task, i), "options": ["x", "y"], "pair": words[0]}
+                for i, word in enumerate(words)
             ]
             (found[task] / f"{fold}.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
     return found
+
+
+def _label(task: str, record: int) -> Any:
+    """A label of a kind that the task reads."""
+    labels: dict[str, Any] = {"relation": "false", "multilabel": ["A", "B"], "similarity": 1.5}
+    return labels.get(task, "B") if record % 2 else {"similarity": 3.0, "multilabel": ["A"]}.get(task, "A")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe(recipe: Path, data: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = yaml.safe_load(recipe.read_text())
     small = ["--epochs", "1", "--seeds", "1", "--batch.max_length", "32", "--max_shared", "1"]
-    small += ["--columns.choices", "options"] if settings["task"] == "choice" else []
+    small += {"choice": ["--columns.choices", "options"], "similarity": ["--columns.pair", "pair"]}.get(
+        settings["task"], []
+    )
     small += ["--grid.size", "16"] if "grid" in settings else []
     where = ["--model", str(tiny_model), "--data", str(data[settings["task"]]), "--out", str(tmp_path / "run")]
     assert cli.run(["finetune", "--config", str(recipe), *where, *small]) == 0
@@ -80,5 +89,8 @@ def test_the_job_of_llm_ner_clinical_text_on_the_files_of_ncbi_disease(tiny_mode
     assert set(scores["test"]) >= {"precision", "recall", "f1", "f1_interval"}
 
 
-def test_there_are_recipes() -> None:
-    assert len(RECIPES) == 6
+def test_every_system_has_its_recipes() -> None:
+    systems = {"bio-lm", "embo", "llm-ner-clinical-text", "linkbert", "bio-clinicalbert"}
+    assert all(any(recipe.stem.startswith(name) for recipe in RECIPES) for name in systems)
+    linkbert = {yaml.safe_load(recipe.read_text())["task"] for recipe in RECIPES if recipe.stem.startswith("linkbert")}
+    assert linkbert == {"ner", "pico", "relation", "similarity", "multilabel", "classification", "choice"}
