@@ -24,8 +24,10 @@ class MlmConfig:
 
     Args:
         mask_rate: Share of tokens to predict.
-        final_mask_rate: The same at the end of the run, reached linearly (Ankner et al. 2023, arXiv 2305.15096: 0.3 to 0.15); no change if
-            left out.
+        final_mask_rate: The same at the end of the run; no change if left out.
+        mask_schedule: How the rate gets there: `linear` (Ankner et al. 2023, arXiv 2305.15096: 0.3 to 0.15), along half a `cosine` (Yang
+            et al. 2023, arXiv 2208.10806: 0.3 to 0.02), or in one `step` (BioClinical ModernBERT, arXiv 2506.10896: 0.3, then 0.15).
+        step_at: Share of the run after which `step` changes the rate.
         mask_share: Of these, the share shown as `<mask>`.
         random_share: Of these, the share shown as a random token; the rest is shown as it is.
         unit: What is chosen: single tokens, whole words, or n-grams of 1 to 3 words weighted 1/n (Megatron-LM, GatorTron).
@@ -39,6 +41,8 @@ class MlmConfig:
 
     mask_rate: float = 0.15
     final_mask_rate: float | None = None
+    mask_schedule: Literal["linear", "cosine", "step"] = "linear"
+    step_at: float = 0.5
     mask_share: float = 0.8
     random_share: float = 0.1
     unit: Literal["token", "word", "ngram"] = "token"
@@ -50,6 +54,13 @@ class MlmConfig:
         for name, rate in (("mask_rate", self.mask_rate), ("final_mask_rate", self.final_mask_rate)):
             if rate is not None and not 0 < rate < 1 and not (rate == 1 and self.pos):
                 raise ConfigError(f"mlm.{name} must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
+        if self.mask_schedule != "linear" and self.final_mask_rate is None:
+            raise ConfigError(
+                f"mlm.mask_schedule {self.mask_schedule} leads nowhere without mlm.final_mask_rate",
+                remedy="Give --mlm.final_mask_rate, such as 0.15.",
+            )
+        if not 0 < self.step_at < 1:
+            raise ConfigError("mlm.step_at must lie between 0 and 1", remedy="0.5 changes the rate halfway.")
         if self.pos and self.unit != "token":
             raise ConfigError("mlm.pos chooses single tokens", remedy="Leave --mlm.unit out.")
         for name in self.pos:

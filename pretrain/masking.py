@@ -5,6 +5,7 @@ duplication factor, and a largest number of predictions: BERT's original data cr
 speech: EMBO's bio-lm.
 """
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -29,9 +30,11 @@ def mask_epoch(config: MlmConfig, epoch: N) -> N:
 
 
 def rate_at(config: MlmConfig, done: float) -> float:
-    """The share of tokens to predict when a share `done` of the run is over; it changes linearly (arXiv 2305.15096)."""
-    final = config.mask_rate if config.final_mask_rate is None else config.final_mask_rate
-    return config.mask_rate + (final - config.mask_rate) * done
+    """The share of tokens to predict when a share `done` of the run is over, by `config.mask_schedule`."""
+    if config.final_mask_rate is None:
+        return config.mask_rate
+    ways = {"linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2, "step": float(done >= config.step_at)}
+    return config.mask_rate + (config.final_mask_rate - config.mask_rate) * ways[config.mask_schedule]
 
 
 def wanted(config: MlmConfig) -> npt.NDArray[np.int64]:

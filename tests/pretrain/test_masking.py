@@ -105,13 +105,22 @@ def test_masks_do_not_depend_on_the_batch() -> None:
         assert first == {p for p in whole if p <= places[:half].max()}
 
 
-def test_the_rate_falls_linearly_over_the_run() -> None:
-    falling = MlmConfig(mask_rate=0.3, final_mask_rate=0.15)
-    assert [rate_at(falling, done) for done in (0, 0.5, 1)] == pytest.approx([0.3, 0.225, 0.15])
-    assert rate_at(MlmConfig(mask_rate=0.4), 0.7) == 0.4
+@pytest.mark.parametrize(
+    ("way", "halfway", "nearly_over"), [("linear", 0.225, 0.165), ("cosine", 0.225, 0.15367), ("step", 0.15, 0.15)]
+)
+def test_the_rate_falls_over_the_run(way: str, halfway: float, nearly_over: float) -> None:
+    falling = MlmConfig(mask_rate=0.3, final_mask_rate=0.15, mask_schedule=way)  # type: ignore[arg-type]
+    rates = [rate_at(falling, done) for done in (0, 0.5, 0.9, 1)]
+    assert rates == pytest.approx([0.3, halfway, nearly_over, 0.15], abs=1e-5)
     places, starts, lengths, _ = text(200)
-    early, late = (set(choose(falling, places, starts, lengths, 7, rate_at(falling, done))) for done in (0, 1))
+    early, late = (set(choose(falling, places, starts, lengths, 7, rate)) for rate in (rates[0], rates[-1]))
     assert late < early, "a lower rate masks fewer of the same tokens"
+
+
+def test_a_step_comes_where_it_is_told_and_no_schedule_is_a_constant_rate() -> None:
+    late = MlmConfig(mask_rate=0.3, final_mask_rate=0.15, mask_schedule="step", step_at=0.9)
+    assert [rate_at(late, done) for done in (0, 0.899, 0.9, 1)] == [0.3, 0.3, 0.15, 0.15]
+    assert rate_at(MlmConfig(mask_rate=0.4), 0.7) == 0.4
 
 
 def test_parts_of_speech_are_chosen_whole_and_alone() -> None:
@@ -133,6 +142,8 @@ def test_parts_of_speech_are_chosen_whole_and_alone() -> None:
     [
         ({"mask_rate": 1.0}, "mask_rate"),
         ({"final_mask_rate": 0.0}, "final_mask_rate"),
+        ({"mask_schedule": "cosine"}, "without mlm.final_mask_rate"),
+        ({"final_mask_rate": 0.1, "mask_schedule": "step", "step_at": 1.0}, "step_at"),
         ({"pos": ["DETERMINER"]}, "there is no part of speech DETERMINER"),
         ({"pos": ["DET"], "unit": "word"}, "single tokens"),
     ],

@@ -97,17 +97,20 @@ def test_tokens(look: Look, bundled: dict[str, Path], form: str, kind: str, rate
     assert (seen.shown[~seen.chosen] == seen.original[~seen.chosen]).all()
 
 
-def test_a_falling_rate(bundled: dict[str, Path]) -> None:
-    """From 40% in the first step to 10% in the last one."""
+@pytest.mark.parametrize("way", ["linear", "cosine", "step"])
+def test_a_falling_rate(bundled: dict[str, Path], way: str) -> None:
+    """From 40% in the first step to 10% in the last one, and a quarter, a half and three quarters of the way."""
     shards, sizes = Shards([bundled["bpe"]], "train"), BatchConfig(tokens=4096, max_length=128)
-    mlm = MlmConfig(mask_rate=0.4, final_mask_rate=0.1)
+    mlm = MlmConfig(mask_rate=0.4, final_mask_rate=0.1, mask_schedule=way)  # type: ignore[arg-type]
     steps = Batches(shards, mlm, sizes, 5).per_epoch
     made = Batches(shards, mlm, sizes, 5, steps=steps)
-    for index in (0, steps // 2, steps - 1):
+    for index in (0, steps // 4, steps // 2, 3 * steps // 4, steps - 1):
+        done = index / steps
+        gone = {"linear": done, "cosine": np.sin(np.pi * done / 2) ** 2, "step": float(2 * done >= 1)}[way]
         batch = made.micro_batch(0, index)
         assert batch is not None
         real = len(batch.packed.input_ids_t) - 2 * len(batch.packed.lengths)
-        assert near(len(batch.labels_m) / real, 0.4 - 0.3 * index / steps, real)
+        assert near(len(batch.labels_m) / real, 0.4 - 0.3 * gone, real)
 
 
 def test_all_masked(look: Look) -> None:
