@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from biolm.core import config as configuration
+from biolm.core import lock
 from biolm.core.errors import UserError
 from biolm.core.fleet import Fleet
 
@@ -123,6 +124,8 @@ def run(argv: Sequence[str]) -> int:
         traceback.print_exc()
         print(f"{prog}: this is a fault of biolm's, not yours; please report it with the lines above.", file=sys.stderr)
         return 1
+    finally:
+        lock.release()
     return 0
 
 

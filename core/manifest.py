@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from biolm.core import lock
 from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import read_json, sha256, write_json
 
@@ -109,6 +110,8 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
 def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *, override: bool = False) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
 
+    The folder is locked (`core.lock`) to the end of the command, unless there is nothing left to do.
+
     Args:
         folder: The output folder; made if need be.
         stage: The verb.
@@ -117,15 +120,19 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
         override: Go on although the configuration or an input changed.
 
     Raises:
-        MismatchError: The folder holds the output of another configuration, of other inputs or of another stage.
+        MismatchError: The folder holds the output of another configuration, of other inputs or of another stage, or another process
+            is at work in it.
     """
     folder = Path(folder)
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
     if (folder / NAME).exists():
         earlier = read_manifest(folder, stage, finished=False)
         same = earlier.config_hash == manifest.config_hash and earlier.inputs == inputs
-        if same:
+        if same and earlier.status == "done":
             return earlier
+        if same:
+            lock.hold(folder)
+            return read_manifest(folder, stage, finished=False)  # whoever held it may have finished
         if not override:
             raise MismatchError(
                 f"the folder was made with another {_difference(earlier, manifest)}",
@@ -133,11 +140,12 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
                 remedy="Give another --out, remove the folder, or say --override to go on in it all the same.",
             )
         print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name != lock.NAME for path in folder.iterdir()):
         raise MismatchError(
             "the output folder is not empty and has no manifest", file=folder, remedy="Give another --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    lock.hold(folder)
     manifest.write(folder)
     return manifest
 

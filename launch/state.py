@@ -5,20 +5,18 @@ imports. So the launcher remembers a key for every finished stage, made of its c
 reads: while the key holds and the outputs stand, the stage is not even started.
 """
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.core import manifest
+from biolm.core import lock, manifest
 from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import read_json, sha256, write_json
 from biolm.launch.recipe import Recipe, Stage, strings
 
 NAME = "launch.json"
-LOCK = ".launch.lock"
 
 
 @dataclass
@@ -93,7 +91,7 @@ def open_state(out: Path, recipe: Recipe, scale: str) -> State:
             problem = f"this folder belongs to recipe {state.recipe} at {state.scale} scale"
             raise MismatchError(problem, file=out, remedy="Give another --out.")
         earlier = {record.name: record for record in state.stages}
-    elif any(path.name != LOCK for path in out.iterdir()):
+    elif any(path.name != lock.NAME for path in out.iterdir()):
         raise MismatchError(
             "the output folder is not empty and no launch wrote it", file=out, remedy="Give another --out."
         )
@@ -120,14 +118,11 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise MismatchError("this is a file", file=out, remedy="Give a folder to --out.")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise MismatchError(
-                "another launch is at work in this folder", file=out, remedy="Wait for it, or give another --out."
-            ) from None
+    lock.hold(out, wait=wait)
+    try:
         yield
+    finally:
+        lock.release(out)
 
 
 def stage_key(stage: Stage) -> str:

@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 
 from biolm.core import cli
 from biolm.launch import local
-from biolm.launch.state import locked
 from biolm.launch.verb import time_left
 
 RECIPE = """\
@@ -167,9 +167,15 @@ def test_a_file_is_no_output_folder(recipe: Path, capsys: pytest.CaptureFixture[
 
 
 def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with locked(recipe.parent / "out"):
+    (recipe.parent / "out").mkdir()
+    code = "import sys; from biolm.core import lock; lock.hold(sys.argv[1]); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(recipe.parent / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         assert launch(recipe) == 2
-    assert "another launch is at work" in capsys.readouterr().err
+        assert f"process {other.pid} on {socket.gethostname()} is at work" in capsys.readouterr().err
+        other.kill()
 
 
 def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ processes."""
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,26 @@ def test_two_one_two_processes_see_the_same_batches(
     for name in ("loss", "gradient_norm"):
         assert list(records(run, name).values()) == pytest.approx(list(records(whole, name).values()), rel=2e-4)
     assert not list(run.rglob(".*.tmp"))
+
+
+def test_a_second_run_in_the_folder_is_refused_and_a_killed_one_is_taken_up(
+    tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = small_run(tiny_shards, run, 100_000, *EVERY)
+    first = start_ranks(1, argv).processes[0]
+    wait_for(lambda: checkpoint.steps(run), first)
+    assert cli.run(argv) == 2
+    said = capsys.readouterr().err
+    assert f"process {first.pid} on {socket.gethostname()} is at work in this folder.\nWait for it" in said
+    first.kill()
+    first.join()
+    before, second = logged(run), start_ranks(1, argv)
+    wait_for(lambda: logged(run) > before, second.processes[0])
+    second.processes[0].kill()
+    second.processes[0].join()
+    assert "going on from step" in second.said()
+    assert logged(run) > before
 
 
 def test_another_configuration_is_refused_and_override_is_said(
