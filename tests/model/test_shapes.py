@@ -80,7 +80,7 @@ def megatron() -> tuple[nn.Module, Copy]:
     return MegatronBertForMaskedLM(MegatronBertConfig(**BERT)), copy
 
 
-def modern() -> tuple[nn.Module, Copy]:
+def modern(**settings: int) -> tuple[nn.Module, Copy]:
     def copy(ours: MaskedLM, theirs: Any) -> None:
         encoder, other = ours.encoder, theirs.model
         pairs: list[tuple[nn.Module, nn.Module]] = [
@@ -96,8 +96,8 @@ def modern() -> tuple[nn.Module, Copy]:
         load(pairs)
         ours.head.bias.copy_(theirs.decoder.bias)
 
-    config = ModernBertConfig(**BERT, local_attention=8, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2)
-    return ModernBertForMaskedLM(config), copy
+    ends = {"cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    return ModernBertForMaskedLM(ModernBertConfig(**{**BERT, **ends, "local_attention": 8, **settings})), copy
 
 
 SHAPES = {"bert": bert, "megatron-bert": megatron, "modernbert": modern}
@@ -113,11 +113,16 @@ def pair(request: pytest.FixtureRequest) -> tuple[MaskedLM, nn.Module]:
     shape: Shape = request.param
     torch.manual_seed(0)
     theirs, copy = SHAPES[shape]()
+    return same_weights(shape, LONGEST, 4, theirs, copy)
+
+
+def same_weights(shape: Shape, longest: int, window: int, theirs: nn.Module, copy: Copy) -> tuple[MaskedLM, nn.Module]:
+    """Ours and theirs with the same random weights."""
     resolved = ModelConfig(
         shape=shape, num_hidden_layers=LAYERS, hidden_size=H, num_attention_heads=HEADS, intermediate_size=INNER
     )
-    base = resolved.resolve(V, LONGEST, pad_token_id=0)
-    ours = MaskedLM(EncoderConfig(**{**vars(base), "local_window": 4})).eval()
+    base = resolved.resolve(V, longest, pad_token_id=0)
+    ours = MaskedLM(EncoderConfig(**{**vars(base), "local_window": window})).eval()
     theirs.eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -185,3 +190,17 @@ def test_a_local_layer_really_is_local(pair: tuple[MaskedLM, nn.Module]) -> None
         layer = ours.encoder.layers[index]
         a, b = (layer(v, packed, tables[ours.config.is_local(index)])[0] for v in (x, other))
         assert (not torch.equal(a, b)) is moved
+
+
+def test_a_sequence_of_8192_tokens() -> None:
+    """ModernBERT's length and window, through two local and two global layers."""
+    torch.manual_seed(0)
+    theirs, copy = modern(max_position_embeddings=8192, local_attention=128)
+    ours, theirs = same_weights("modernbert", 8192, 64, theirs, copy)
+    packed, given, real = inputs(ours, [8192])
+    with torch.no_grad():
+        expected = theirs(**given, output_hidden_states=True)
+        hidden = ours.encoder(packed)
+        for layer in (1, 2, LAYERS - 1):
+            torch.testing.assert_close(hidden[layer], expected.hidden_states[layer][real], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours(packed), expected.logits[real], atol=2e-5, rtol=1e-5)
