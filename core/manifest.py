@@ -133,13 +133,14 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
         if same:
             lock.hold(folder)
             return read_manifest(folder, stage, finished=False)  # whoever held it may have finished
-        if not override:
+        if override:
+            print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
+        elif not _is_bare(folder):
             raise MismatchError(
                 f"the folder was made with another {_difference(earlier, manifest)}",
                 file=folder,
                 remedy="Give another --out, remove the folder, or say --override to go on in it all the same.",
             )
-        print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
     elif folder.exists() and any(path.name != lock.NAME for path in folder.iterdir()):
         raise MismatchError(
             "the output folder is not empty and has no manifest", file=folder, remedy="Give another --out."
@@ -148,6 +149,11 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
     lock.hold(folder)
     manifest.write(folder)
     return manifest
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a stage ended before its first output, as on a mistyped input: its folder is free for any other configuration."""
+    return all(path.is_dir() or path.name in (NAME, lock.NAME) for path in folder.rglob("*"))
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

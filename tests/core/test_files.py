@@ -95,6 +95,7 @@ def test_a_folder_is_not_mixed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = manifest.begin(out, "pretrain", Config(), {"shards": "aa"})
     assert manifest.begin(out, "pretrain", Config(), {"shards": "aa"}).status == "running"
+    (out / "w").write_text("x")
     with pytest.raises(DataError, match="interrupted"):
         manifest.read_manifest(out, "pretrain")
     with pytest.raises(MismatchError, match=r"rate \(1.0 then, 2.0 now\)"):
@@ -103,10 +104,17 @@ def test_a_folder_is_not_mixed(tmp_path: Path) -> None:
         manifest.begin(out, "pretrain", Config(), {"shards": "bb"})
     with pytest.raises(DataError, match="biolm pretrain"):
         manifest.begin(out, "distill", Config(), {"shards": "aa"})
-    (out / "w").write_text("x")
     first.finish(out, [out / "w"], {"steps": 1})
     assert manifest.begin(out, "pretrain", Config(), {"shards": "aa"}).status == "done"
     assert manifest.begin(out, "pretrain", Config(2.0), {"shards": "aa"}, override=True).status == "running"
+
+
+def test_a_mistake_before_the_first_output_claims_no_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest.begin(out, "pretrain", Config(), {"shards": "mistyped"})
+    (out / "parts").mkdir()
+    manifest.begin(out, "pretrain", Config(2.0), {"shards": "aa"})
+    assert manifest.read_manifest(out, "pretrain", finished=False).inputs == {"shards": "aa"}
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
