@@ -186,7 +186,7 @@ def _attention(machine: Machine) -> Capability:
     works = [name for name, good in machine.torch.attention.items() if good]
     found = f"torch's own: {', '.join(works) or 'none'}"
     if not machine.torch.gpus:
-        return Capability("attention kernels", "yes", f"{found} (packed sequences run one by one on a CPU)")
+        return Capability("attention kernels", "yes", f"{found}; biolm's blocks on a CPU")
     if "flash" in works:
         return Capability("attention kernels", "yes", found)
     return Capability(
