@@ -21,6 +21,17 @@ USES = {
     'tokenizer, model = (c.from_pretrained("path/to/this/folder") for c in (AutoTokenizer, AutoModel))\n'
     'model(**tokenizer("The patient was given aspirin.", return_tensors="pt")).last_hidden_state',
 }
+MAIN = {  # what a reader asks first, and what to call it; the rest is folded away
+    **{
+        name: name
+        for name in ("stage", "step", "updates", "batch.tokens", "batch.max_length", "mlm.mask_rate", "optim.lr")
+    },
+    "result: tokens": "tokens seen",
+    "result: valid.loss": "held-out loss (nats)",
+    "result: valid.perplexity": "held-out perplexity",
+    "result: valid.accuracy": "held-out masked accuracy",
+    "result: unigram_entropy": "held-out unigram entropy (nats)",
+}
 HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
 
 
@@ -61,20 +72,27 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
         "SHA-256 of the source's weights": record["source_sha256"],
         **{f"SHA-256 of {name}": digest for name, digest in record["sha256"].items()},
     }
-    training = _training(parts.facts)
     parts_of_card = [
         "# Masked language model\n" if parts.has_head else "# Encoder\n",
         _table(sizes),
         f"## Use\n\n```python\n{USES[_task(parts)]}\n```\n",
-        "## Training\n\n"
-        + (_table(training) if training else "The source of this conversion does not say how it was trained.\n"),
+        "## Training\n\n" + _training(_stated(parts.facts)),
         "## Conversion\n\nThe weights were converted by biolm and compared with their source, each computed by its own code.\n\n"
         + _table(check),
     ]
     return "\n".join(parts_of_card)
 
 
-def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _training(stated: Mapping[str, Any]) -> str:
+    if not stated:
+        return "The source of this conversion does not say how it was trained.\n"
+    main = {label: stated[name] for name, label in MAIN.items() if name in stated}
+    rest = {name: value for name, value in stated.items() if name not in MAIN}
+    folded = f"<details><summary>All settings and results</summary>\n\n{_table(rest)}\n</details>\n"
+    return "\n".join([*([_table(main)] if main else []), *([folded] if rest else [])])
+
+
+def _stated(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Settings and results that the source states; paths are left out."""
     stated: dict[str, Any] = {"stage": facts.get("stage"), "step": facts.get("step"), "updates": facts.get("updates")}
     for name in ("config", "settings"):
