@@ -37,11 +37,14 @@ write(Parts("native", config, dict(model.state_dict()), Path("made")), Path(sys.
 
 FLOOR = """
 import sys
+from pathlib import Path
 from safetensors.torch import save_file
 from biolm.convert import torchfile
+from biolm.core.files import fsync_path
 tensors = torchfile.load(sys.argv[1])["model"]
 tied = "encoder.lm_head.weight"
 save_file({name: value.clone() for name, value in tensors.items() if name != tied}, sys.argv[2])
+fsync_path(Path(sys.argv[2]))
 """
 
 

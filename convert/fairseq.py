@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from biolm.convert.archive import scratch
-from biolm.convert.names import POSITIONS, TYPES, Table, common_dtype, count_layers, from_native, to_native
+from biolm.convert.names import POSITIONS, TYPES, Stacked, Table, common_dtype, count_layers, from_native, to_native
 from biolm.convert.parts import Parts, sane
 from biolm.convert.restricted import entries
 from biolm.core.errors import CheckpointError, MismatchError
-from biolm.core.files import atomic_file, write_text
+from biolm.core.files import write_text
 from biolm.model.config import Activation, EncoderConfig, Shape
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
@@ -244,7 +244,7 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
 
 
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
-    """Write `model.pt` into a folder, and `label/dict.txt` if it has a classification head; their paths.
+    """Write `model.pt` into a folder that is not in place yet, and `label/dict.txt` if it has a classification head; their paths.
 
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
 
@@ -252,7 +252,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         MismatchError: The shape, the padding id, the norms' eps, the token types or a head are none of fairseq's.
     """
     _refuse_what_fairseq_lacks(parts)
-    native = dict(parts.tensors)
+    native = Stacked(parts.tensors)
     types = native.pop(TYPES, None)
     if types is not None and types[0].any():
         native[POSITIONS] = native[POSITIONS] + types[0]
@@ -269,8 +269,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
-    with atomic_file(folder / PREFERRED[0]) as tmp:
-        _save(state, tmp)
+    _save(state, folder / PREFERRED[0])
     labels = parts.facts.get("id2label")
     if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in parts.rest):
         return [folder / PREFERRED[0]]

@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from biolm.convert import architectures, torchfile, wordpiece
-from biolm.convert.names import BIAS, TYPES, WORDS, common_dtype, from_native, to_native
+from biolm.convert.names import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biolm.convert.parts import Parts, sane
-from biolm.core.checkpoint import save_tensors
 from biolm.core.errors import CheckpointError, MismatchError
-from biolm.core.files import atomic_file, read_json, write_json
+from biolm.core.files import read_json, write_json
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import SILENT
 from biolm.tokenizer.folder import Tokenizer
@@ -28,6 +28,7 @@ from biolm.tokenizer.folder import Tokenizer
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
@@ -187,14 +188,14 @@ def read_bin(file: Path) -> dict[str, Tensor]:
 
 
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
-    """Write `config.json` and `model.safetensors` into a folder; their paths.
+    """Write `config.json` and `model.safetensors` into a folder that is not in place yet; their paths.
 
     Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
     embedding, and a bias that keeps them from being predicted.
     """
     architecture = architectures.BY_SHAPE[parts.config.shape]
     front = parts.config.pad_token_id + 1 if architecture.table.behind_padding else 0
-    native = dict(parts.tensors)
+    native = Stacked(parts.tensors)
     tokenizer = parts.tokenizer
     extra = max(0, tokenizer.vocab_size + tokenizer.outside - parts.config.vocab_size) if tokenizer else 0
     if tokenizer and extra:
@@ -214,7 +215,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> list[Path]:
-    """Write one file, or shards of at most `SHARD` bytes and their index; only one shard at a time is in memory in a new type."""
+    """Write one file, or shards of at most `SHARD` bytes and their index."""
     shards: list[dict[str, Tensor]] = [{}]
     room = SHARD
     for name, value in tensors.items():
@@ -227,14 +228,32 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dty
     of = len(shards)
     names = [SAFETENSORS] if of == 1 else [f"model-{i:05}-of-{of:05}.safetensors" for i in range(1, of + 1)]
     for file, shard in zip(names, shards, strict=True):
-        with atomic_file(folder / file) as tmp:
-            save_tensors(tmp, {name: value.to(dtype) for name, value in shard.items()}, {"format": "pt"})
+        write_safetensors(folder / file, shard, dtype)
     if of == 1:
         return [folder / SAFETENSORS]
     weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
     total = sum(value.numel() for value in tensors.values()) * dtype.itemsize
     write_json(folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
     return [*(folder / file for file in names), folder / f"{SAFETENSORS}.index.json"]
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write a safetensors file tensor by tensor: only one at a time is in memory in a new type, which safetensors' own writer cannot do.
+
+    The format: the header's length in 8 bytes, the header (JSON, padded to a multiple of 8 bytes), the numbers.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, value in tensors.items():
+        end = place + value.numel() * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(value.shape), "data_offsets": [place, end]}
+        place = end
+    text = orjson.dumps(header)
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for value in tensors.values():
+            out.write(value.to(dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _rest(parts: Parts) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ ODD = (
     "e\u0301 \u00e9 ﬁ \u00a0x\u200by",
     "💊 👩🏽\u200d⚕️",
 )
-MOST_STRETCH = 2  # the longest of a batch against its shortest
+MOST_STRETCH = 1.5  # the longest of a batch against its shortest
 WITHOUT_TOKENIZER = SpecialIds(bos=0, pad=1, eos=2, unk=3, mask=3)
 
 
@@ -40,10 +40,10 @@ def sentences() -> tuple[str, ...]:
 
 
 def texts() -> list[str]:
-    """99 texts: the first words of sentences, odd ones, and three words each with the middle one masked."""
-    openings = dict.fromkeys(sentence.split(" ")[0] for sentence in sentences())
+    """99 texts: the shortest of the sentences' first words, odd ones, and three words each with the middle one masked."""
+    openings = sorted({sentence.split(" ")[0] for sentence in sentences()}, key=lambda word: (len(word), word))
     masked = (sentence.split(" ") for sentence in sentences()[:MASKED])
-    return [*list(openings)[:OPENINGS], *ODD, *(f"{words[0]} <mask> {words[2]}" for words in masked)]
+    return [*openings[:OPENINGS], *ODD, *(f"{words[0]} <mask> {words[2]}" for words in masked)]
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

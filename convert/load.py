@@ -1,19 +1,21 @@
 """The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from biolm.convert import archive, composer, deepspeed, fairseq, hf, megatron, native, tensorflow, torchfile
-from biolm.convert.names import BIAS, HEAD, shapes
+from biolm.convert.names import BIAS, HEAD, Stacked, shapes
 from biolm.convert.parts import Parts, SourceKind
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
+from biolm.model.linear import Linear
 
 DETECTORS = (deepspeed.detect, native.detect, megatron.detect, hf.detect, tensorflow.detect, fairseq.detect)
 
@@ -130,18 +132,39 @@ def load_model(path: str | Path) -> Loaded:
     )
 
 
-def build(config: EncoderConfig, tensors: dict[str, Tensor], dtype: torch.dtype | None = torch.float32) -> MaskedLM:
+class Apart(nn.Module):
+    """A linear layer whose rows lie in several tensors of a file, each multiplied by itself, so that none is copied."""
+
+    def __init__(self, inputs: int, rows: list[int], bias: bool):
+        super().__init__()
+        self.parts = nn.ModuleList(Linear(inputs, outputs, bias=bias) for outputs in rows)
+
+    def forward(self, x_th: Tensor) -> Tensor:
+        """[t, h] → [t, outputs]."""
+        return torch.cat([part(x_th) for part in self.parts], dim=-1)
+
+
+def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = torch.float32) -> MaskedLM:
     """The model around the given tensors, taken over without a copy where they are of the type already; without a head, it gets a new one.
 
     Args:
         config: Its shape.
-        tensors: As in `Parts`.
+        tensors: As in `Parts`; a layer whose rows are not put together yet (`Stacked`) is computed as it is, and can not be trained.
         dtype: The numbers' type in the model; None for that of each tensor.
     """
+    stacked = Stacked(tensors)
+    stacked.update({} if BIAS in tensors else new_head(config))
+    state: dict[str, Tensor] = {}
     with torch.device("meta"):
         model = MaskedLM(config)
-    head = {} if BIAS in tensors else new_head(config)
-    state = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in (tensors | head).items()}
+        for name, pieces in stacked.pieces.items():
+            module, _, leaf = name.rpartition(".")
+            names = [name] if len(pieces) == 1 else [f"{module}.parts.{i}.{leaf}" for i in range(len(pieces))]
+            state |= zip(names, pieces, strict=True)
+            if len(pieces) > 1 and leaf == "weight":
+                rows = [len(piece) for piece in pieces]
+                model.set_submodule(module, Apart(pieces[0].shape[1], rows, f"{module}.bias" in stacked))
+    state = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 

@@ -7,7 +7,7 @@ again (the unused first rows of the positions, a pooler, classification heads), 
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -26,6 +26,40 @@ HEAD, BIAS = "head.", "head.bias"
 POSITIONS = "encoder.position_embeddings.weight"
 TYPES = "encoder.token_type_embeddings.weight"
 FRONT = "front.position_embeddings.weight"
+
+
+class Stacked(MutableMapping[str, Tensor]):
+    """Tensors by name. One whose rows lie in several tensors of a file is put together when it is asked for, and not before: of a model
+    that is mapped into memory none is copied by being listed here.
+
+    Args:
+        tensors: What it holds at first.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        whole = tensors.pieces if isinstance(tensors, Stacked) else {name: (t,) for name, t in tensors.items()}
+        self.pieces: dict[str, tuple[Tensor, ...]] = dict(whole)
+
+    def __getitem__(self, name: str) -> Tensor:
+        pieces = self.pieces[name]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.pieces[name] = (value,)
+
+    def __delitem__(self, name: str) -> None:
+        del self.pieces[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def all_pieces(self) -> list[Tensor]:
+        """Every tensor as the file has it."""
+        return [piece for pieces in self.pieces.values() for piece in pieces]
 
 
 @dataclass(frozen=True)
@@ -64,7 +98,7 @@ def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int,
 
 def to_native(
     table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path, has_head: bool = True
-) -> tuple[Tensors, Tensors]:
+) -> tuple[Stacked, Tensors]:
     """Translate a format's tensors; the native ones and the rest.
 
     Args:
@@ -78,7 +112,7 @@ def to_native(
         CheckpointError: A tensor is missing, surplus, of a wrong shape, or not equal to the one it should repeat.
     """
     left = dict(tensors)
-    native: Tensors = {}
+    native = Stacked({})
     rest: Tensors = {}
     for name, shape in shapes(config, has_head).items():
         names = table.foreign(name)
@@ -97,7 +131,7 @@ def to_native(
             if tuple(part.shape) != expected:
                 problem = f"the tensor {part_name} has shape {tuple(part.shape)}, not {expected}"
                 raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
-        native[name] = torch.cat(parts) if len(parts) > 1 else parts[0][front:]
+        native.pieces[name] = (*parts,) if len(parts) > 1 else (parts[0][front:],)
         if front:
             rest[FRONT] = parts[0][:front]
     for name, value in left.items():
@@ -107,7 +141,7 @@ def to_native(
     return native, rest
 
 
-def _neutral(table: Table, name: str, value: Tensor, native: Tensors, file: Path) -> str | None:
+def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor], file: Path) -> str | None:
     """The neutral name of a tensor that no row of the table asked for; None if it says nothing new."""
     if name in table.tied:
         if not torch.equal(value, native[table.tied[name]]):
@@ -135,21 +169,22 @@ def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, T
         rest: What was carried along; only the positions' first rows are used here.
         front: How many rows the format's positions have before the first token's.
     """
+    stacked = Stacked(native)
     tensors: Tensors = {}
-    for name, value in native.items():
+    for name, pieces in stacked.pieces.items():
         names = table.foreign(name)
-        whole = value
+        parts = pieces if len(pieces) == len(names) else stacked[name].chunk(len(names))
         if name == POSITIONS and front:
-            rows = rest.get(FRONT)
-            whole = torch.cat([value.new_zeros(front, value.shape[1]) if rows is None else rows.to(value.dtype), value])
-        for part_name, part in zip(names, whole.chunk(len(names)), strict=True):
-            tensors[part_name] = part
+            rows = rest.get(FRONT, parts[0].new_zeros(front, parts[0].shape[1]))
+            parts = (torch.cat([rows.to(parts[0].dtype), parts[0]]),)
+        tensors |= zip(names, parts, strict=True)
     return tensors
 
 
 def common_dtype(tensors: Mapping[str, Tensor]) -> str:
     """The number type that holds all of a model's tensors without loss, such as `float16`."""
-    return str(reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))).removeprefix("torch.")
+    dtypes = (piece.dtype for piece in Stacked(tensors).all_pieces)
+    return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
 
 
 def count_layers(names: Sequence[str], pattern: str) -> int:

@@ -1,5 +1,6 @@
 """What every reader of a format gives and every writer takes: the model's tensors under native names, and all that goes with them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ class Parts:
 
     kind: SourceKind
     config: EncoderConfig
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     weights: Path
     rest: dict[str, Tensor] = field(default_factory=dict)
     tokenizer_dir: Path | None = None

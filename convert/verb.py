@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,11 +15,11 @@ from biolm.convert.agreement import Agreement, agree
 from biolm.convert.architectures import BY_SHAPE
 from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
 from biolm.convert.load import build, read_parts
-from biolm.convert.names import BIAS, FRONT, WORDS
+from biolm.convert.names import BIAS, FRONT, WORDS, Stacked
 from biolm.convert.parts import Kind, Parts
 from biolm.core.cli import Verb
 from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.core.files import atomic_dir, read_json, sha256, write_json
+from biolm.core.files import atomic_dir, fsync_path, read_json, sha256, write_json
 from biolm.core.progress import progress
 from biolm.core.summary import summary
 from biolm.model.config import EncoderConfig
@@ -71,10 +72,13 @@ def run(config: ConvertConfig) -> None:
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
     parts, approximated = with_head_of(config.to, parts)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
-    with atomic_dir(target) as folder, ThreadPoolExecutor(1) as thread:
-        source_hash = thread.submit(sha256, parts.weights)  # beside the single-threaded work
+    with atomic_dir(target) as folder, ThreadPoolExecutor(3) as threads:
+        source_hash = threads.submit(sha256, parts.weights)
+        ready = threads.submit(preload if config.to == "hf" else int)
         written = write(parts, config.to, folder, dtype)
-        hashes = [thread.submit(sha256, path) for path in written]
+        hashes = [threads.submit(sha256, path) for path in written]
+        flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
+        ready.result()
         left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config)) + approximated
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
@@ -91,6 +95,8 @@ def run(config: ConvertConfig) -> None:
                 for path, digest in zip(written, hashes, strict=True)
             },
         }
+        for done in flushed:
+            done.result()
         write_json(folder / RECORD, account)
         if config.to == "hf":
             card.write(folder, parts, account)
@@ -106,6 +112,11 @@ def run(config: ConvertConfig) -> None:
             "sentences on which tokenizers agree": agreement.said,
         },
     )
+
+
+def preload() -> None:
+    """Import what of transformers takes seconds, beside the writing."""
+    from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
 
 
 def refuse_target(source: Path, target: Path, override: bool) -> None:
@@ -152,7 +163,9 @@ def prepared(parts: Parts, config: ConvertConfig) -> Parts:
 def cut_rows(parts: Parts, rows: int) -> Parts:
     """The same model with the first `rows` of its vocabulary only."""
     cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS) if name in parts.tensors}
-    return replace(parts, tensors=parts.tensors | cut, config=replace(parts.config, vocab_size=rows))
+    tensors = Stacked(parts.tensors)
+    tensors.update(cut)
+    return replace(parts, tensors=tensors, config=replace(parts.config, vocab_size=rows))
 
 
 def with_head_of(to: Kind, parts: Parts) -> tuple[Parts, list[str]]:
@@ -179,11 +192,12 @@ def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
 
 def write(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write weights, configuration and tokenizer; the files' paths."""
-    size = sum(tensor.numel() for tensor in parts.tensors.values()) * dtype.itemsize
+    tokenizer = write_tokenizer(parts, to, folder)
+    size = sum(piece.numel() for piece in Stacked(parts.tensors).all_pieces) * dtype.itemsize
     with progress("write", size, "B") as bar:
         written = WRITERS[to](parts, folder, dtype)
         bar.advance(size)
-    return written + write_tokenizer(parts, to, folder)
+    return written + tokenizer
 
 
 def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
@@ -197,7 +211,9 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
             (place / name).write_bytes(content)
     else:
         place.mkdir(exist_ok=True)
-        tokenizer_folder.copy(parts.tokenizer_dir, place)
+        for name in tokenizer_folder.FILES:
+            if (parts.tokenizer_dir / name).exists():
+                copyfile(parts.tokenizer_dir / name, place / name)
         bound_length(place / "tokenizer_config.json", parts.config.max_positions)
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
 
