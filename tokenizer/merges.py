@@ -8,10 +8,15 @@ used. Ties fall to the pair with the smaller ids, as in `tokenizers`, with whose
 Listing the places of all pairs would take several times the memory of the words. So learning goes in stages: a stage knows the pairs
 above a threshold only, which are all that can be merged before the most frequent one falls below it. Then the next stage counts anew,
 in a shorter array, with a lower threshold.
+
+Pairs that stand equally often are merged at once, up to the first one that touches another, that is, whose left symbol is the right
+one of another or the other way round. That is the same as one by one. None of them takes a place from another. And none makes a pair
+that comes before another: it would have to stand as often, so that wherever `a b` stands, the same `x` stands in front, and come
+earlier in the order of ids. But then so does `x a`, which touches `a b`.
 """
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,11 +26,11 @@ import numpy.typing as npt
 I64 = npt.NDArray[np.int64]
 Symbols = npt.NDArray[Any]  # uint16 where all ids fit, else uint32
 Places = npt.NDArray[Any]  # int32 or int64 positions in the flat array
+Merge = tuple[int, int, Places]  # left and right symbol of a pair, and where it stands
 
 CHUNK = 1 << 18  # places looked at at a time
 BUCKETS = 1 << 20  # sums over pairs that share a hash; late in learning there are a few million distinct pairs
-STEP = 2  # the threshold of a stage is the count of its most frequent pair divided by this
-MANY = 256  # from here on, equal keys are added up before the dictionary is asked
+LISTED = 1 << 12  # about so many pairs are above the threshold of a stage
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -69,23 +74,22 @@ class Learnt:
     counts: I64
 
 
-def learn(words: Words, most: int, min_count: int, tick: Callable[[], None]) -> Learnt:
+def learn(words: Words, most: int, min_count: int, tick: Callable[[int], None]) -> Learnt:
     """Learn up to `most` merges.
 
     Args:
         words: What to learn from; its `symbols` are overwritten.
         most: Merges to learn; fewer if the words support no more.
         min_count: Pairs below this count are not merged.
-        tick: Called after every merge.
+        tick: Called with the number of merges made since the last call.
     """
     state = _State(words, most)
     merges: list[tuple[int, int]] = []
     while len(merges) < most and (pairs := state.stage(min_count)) is not None:
-        while len(merges) < most and (top := pairs.pop()) is not None:
-            key, places = top
-            merges.append((key >> 32, key & 0xFFFFFFFF))
-            state.merge(*merges[-1], places, pairs)
-            tick()
+        while batch := pairs.pop(most - len(merges)):
+            state.merge(batch, pairs)
+            merges += [(left, right) for left, right, _ in batch]
+            tick(len(batch))
     return Learnt(merges, state.totals())
 
 
@@ -121,28 +125,33 @@ class _Pairs:
             heapq.heappush(self.heap, (-total, key, found))
 
     def subtract(self, keys: I64, weights: I64) -> None:
-        """Take away what a merge destroyed: key and word count of every place."""
-        if len(keys) > MANY:
-            order = np.argsort(keys)
-            keys, first = np.unique(keys[order], return_index=True)
-            weights = np.add.reduceat(weights[order], first)
-        for key, weight in zip(keys.tolist(), weights.tolist(), strict=True):
+        """Take away what merges destroyed: key and word count of every place."""
+        order, first = _groups(keys)
+        totals = np.add.reduceat(weights[order], first) if len(keys) else weights
+        for key, total in zip(keys[order[first]].tolist(), totals.tolist(), strict=True):
             if key in self.count:
-                self.count[key] -= weight
+                self.count[key] -= total
 
-    def pop(self) -> tuple[int, Places] | None:
-        """The most frequent pair and its places, or None if all are too rare."""
-        while self.heap:
+    def pop(self, most: int) -> list[Merge]:
+        """The most frequent pair and those to merge with it, `most` at most; none if all are too rare."""
+        batch: list[Merge] = []
+        lefts, rights, equal = set[int](), set[int](), 0
+        while self.heap and len(batch) < most and lefts.isdisjoint(rights):
             count, key, places = self.heap[0]
-            now = self.count[key]
-            if now == -count or now < self.least:
-                heapq.heappop(self.heap)
-                del self.count[key]
-            else:
+            now, left, right = self.count[key], key >> 32, key & 0xFFFFFFFF
+            if now != -count and now >= self.least:
                 heapq.heapreplace(self.heap, (-now, key, places))
+                continue
             if now == -count:
-                return key, np.frombuffer(places, dtype=self.place_type)
-        return None
+                if batch and (count != equal or left == right or left in rights or right in lefts):
+                    break
+                equal = count
+                lefts.add(left)
+                rights.add(right)
+                batch.append((left, right, np.frombuffer(places, dtype=self.place_type)))
+            heapq.heappop(self.heap)
+            del self.count[key]
+        return batch
 
 
 class _State:
@@ -165,10 +174,11 @@ class _State:
         if self.least <= min_count:
             return None
         self._compact()
-        sums = np.zeros(BUCKETS)  # at least the count of every pair in the bucket; exact up to 2 ** 53
+        sums = np.zeros(BUCKETS, dtype=np.int64)  # at least the count of every pair in the bucket
         for keys, _, times in self._all_pairs():
-            sums += np.bincount(_bucket(keys), weights=times, minlength=BUCKETS)
-        self.least = max(min(int(sums.max()), self.least - 1) // STEP, min_count)
+            np.add.at(sums, _bucket(keys), times)
+        listed = np.partition(sums, -LISTED)[-LISTED]
+        self.least = max(min(int(listed), int(sums.max()) // 2, self.least - 1), min_count)
         pairs = _Pairs(self.least, self.place_type)
         for keys, places, times in self._all_pairs():
             chosen = sums[_bucket(keys)] >= self.least
@@ -206,37 +216,37 @@ class _State:
         self.symbols = self.symbols[:filled]
         self.size[:] = 1
 
-    def merge(self, left: int, right: int, places: Places, pairs: _Pairs) -> None:
-        """Make a new symbol of `left` and `right` wherever they still stand side by side."""
-        symbols, new = self.symbols, self.known
-        left_size, both = int(self.size[left]), int(self.size[left] + self.size[right])
-        self.size[new], self.known = both, new + 1
-        at = places[(symbols[places] == left) & (symbols[places + left_size] == right)]
-        if left == right:
-            at = _every_second(np.sort(at), left_size)
-        before, middle, end = at - 1, at + left_size, at + both
-        old_before, old_after = self._neighbours(before), self._neighbours(end)
+    def merge(self, batch: Sequence[Merge], pairs: _Pairs) -> None:
+        """Make new symbols of pairs wherever they still stand side by side."""
+        symbols, first = self.symbols, self.known
+        lefts, rights, places = zip(*batch, strict=True)
+        left, right = np.array(lefts), np.array(rights)
+        new = np.arange(first, first + len(batch))
+        self.known += len(batch)
+        self.size[new] = self.size[left] + self.size[right]
+
+        at, which = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(found) for found in places])
+        stands = (symbols[at] == left[which]) & (symbols[at + self.size[left][which]] == right[which])
+        at, which = at[stands], which[stands]
+        if lefts[-1] == rights[-1]:
+            at = _every_second(np.sort(at), int(self.size[left[0]]))
+            which = which[: len(at)]
+        middle, end = at + self.size[left][which], at + self.size[new][which]
         symbols[middle] = self.inner
         symbols[middle - 1] = self.inner
-        symbols[at] = new
-        symbols[end - 1] = new
+        symbols[at] = new[which]
+        symbols[end - 1] = new[which]
 
-        # At a border the keys come out negative, and no such pair is ever known. Where the new symbol stands beside itself, that
-        # neighbour was a merged place as well: it is told of once, from the right.
+        # Where two new symbols stand side by side, the left one tells of both pairs, the lost and the won.
+        before, after = symbols[at - 1].astype(np.int64), symbols[end].astype(np.int64)
         weights = self._times(at)
-        weights = np.concatenate((weights, weights))
-        new_before, new_after = self._neighbours(before), self._neighbours(end)
-        lost = np.where(new_before == new, -1, _keys(old_before, left))
-        pairs.subtract(np.concatenate((lost, _keys(right, old_after))), weights)
-        won = np.where(new_after == new, -1, _keys(new, new_after))
-        places = np.concatenate((at - self.size[new_before], at)).astype(self.place_type)
-        pairs.add(np.concatenate((_keys(new_before, new), won)), places, weights)
-
-    def _neighbours(self, places: Places) -> I64:
-        """[places] the symbol that is there, or -1 for a border."""
-        found = self.symbols[places].astype(np.int64)
-        found[found == self.border] = -1
-        return found
+        a, b = (before < first).nonzero()[0], (after != self.border).nonzero()[0]
+        before, after = before[a], after[b]
+        was = np.concatenate((np.arange(first), left))[after]
+        weights = np.concatenate((weights[a], weights[b]))
+        pairs.subtract(np.concatenate((_keys(before, left[which[a]]), _keys(right[which[b]], was))), weights)
+        won = np.concatenate((_keys(before, new[which[a]]), _keys(new[which[b]], after)))
+        pairs.add(won, np.concatenate((at[a] - self.size[before], at[b])), weights)
 
     def totals(self) -> I64:
         """[symbols] how often each symbol stands in the text, as it is segmented now."""
@@ -249,7 +259,7 @@ class _State:
         return totals
 
 
-def _keys(left: I64 | int, right: I64 | int) -> I64:
+def _keys(left: I64, right: I64) -> I64:
     return cast(I64, left << 32 | right)
 
 
@@ -257,20 +267,24 @@ def _bucket(keys: I64) -> I64:
     return (keys.astype(np.uint64) * ODD >> np.uint64(64 - (BUCKETS - 1).bit_length())).astype(np.int64)
 
 
-def _grouped(keys: I64, places: Places, weights: I64, least: int) -> list[tuple[int, int, bytes]]:
-    """Key, total weight and places, as bytes, of every pair that has at least `least`; negative keys are no pairs."""
-    if not len(keys):
-        return []
+def _groups(keys: I64) -> tuple[I64, I64]:
+    """[keys] the order that puts equal keys side by side, and [groups] where each group begins in it."""
     order = keys.argsort()
-    keys, places = keys[order], places[order]
-    first = np.concatenate(([0], (keys[1:] != keys[:-1]).nonzero()[0] + 1))
+    ordered = keys[order]
+    return order, np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(keys)].nonzero()[0]
+
+
+def _grouped(keys: I64, places: Places, weights: I64, least: int) -> Iterator[tuple[int, int, bytes]]:
+    """Key, total weight and places, as bytes, of every pair that has at least `least`."""
+    if not len(keys):
+        return
+    order, first = _groups(keys)
     totals = np.add.reduceat(weights[order], first)
-    kept = ((totals >= least) & (keys[first] >= 0)).nonzero()[0]
+    kept = (totals >= least).nonzero()[0]
     begin, end = first[kept].tolist(), np.append(first, len(keys))[kept + 1].tolist()
-    return [
-        (key, total, places[a:b].tobytes())
-        for key, total, a, b in zip(keys[first[kept]].tolist(), totals[kept].tolist(), begin, end, strict=True)
-    ]
+    places = places[order]
+    for key, total, a, b in zip(keys[order[first[kept]]].tolist(), totals[kept].tolist(), begin, end, strict=True):
+        yield key, total, places[a:b].tobytes()
 
 
 def _every_second(at: Places, step: int) -> Places:

@@ -34,7 +34,7 @@ def learn_counts(words: Counter[str], most: int, min_count: int) -> Learnt:
     symbols = np.array([border(dtype), *chain.from_iterable(rows)], dtype=dtype)
     times = np.array([n for _, n in by_count], dtype=np.int64)  # every word is a run of its own
     return learn(
-        Words(symbols, times, np.array(list(map(len, rows)), dtype=np.int64), 256), most, min_count, lambda: None
+        Words(symbols, times, np.array(list(map(len, rows)), dtype=np.int64), 256), most, min_count, lambda _: None
     )
 
 
@@ -73,15 +73,14 @@ def test_equal_on_any_unicode(texts: list[str]) -> None:
 
 def test_equal_where_many_places_change_at_once(monkeypatch: pytest.MonkeyPatch, abstracts: list[str]) -> None:
     monkeypatch.setattr(merges, "CHUNK", 1000)  # first pairs come in many parts
-    monkeypatch.setattr(merges, "MANY", 3)
     same(abstracts[:20], 500, 2)
 
 
-@pytest.mark.parametrize(("step", "buckets"), [(3, 1 << 18), (1000, 1 << 18), (2, 4)])
+@pytest.mark.parametrize(("listed", "buckets"), [(1, 1 << 18), (200, 1 << 18), (2, 4)])
 def test_equal_in_many_stages_and_in_one(
-    monkeypatch: pytest.MonkeyPatch, abstracts: list[str], step: int, buckets: int
+    monkeypatch: pytest.MonkeyPatch, abstracts: list[str], listed: int, buckets: int
 ) -> None:
-    monkeypatch.setattr(merges, "STEP", step)
+    monkeypatch.setattr(merges, "LISTED", listed)
     monkeypatch.setattr(merges, "BUCKETS", buckets)  # of few, most thresholds find no pair at all
     monkeypatch.setattr(merges, "CHUNK", 997)  # symbols of several places lie across the borders
     same(abstracts[:30], 700, 2)
@@ -102,6 +101,25 @@ def test_counts_beyond_32_bits_do_not_overflow() -> None:
     learnt = learn_counts(Counter({" the": 5_000_000_000, " rare": 1}), 3, 2)
     assert learnt.counts[-1] == 5_000_000_000
     assert len(learnt.merges) == 3
+
+
+def test_pairs_that_stand_equally_often_are_merged_at_once(
+    monkeypatch: pytest.MonkeyPatch, abstracts: list[str]
+) -> None:
+    batches = []
+    merge = merges._State.merge
+    monkeypatch.setattr(
+        merges._State, "merge", lambda self, batch, pairs: (batches.append(len(batch)), merge(self, batch, pairs))
+    )
+    same(abstracts[:20], 1500, 2)
+    assert sum(batches) == 1500
+    assert max(batches) > 10
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="abcdefg", min_size=1, max_size=7), min_size=1, max_size=12), st.integers(1, 60))
+def test_equal_where_most_pairs_stand_equally_often(texts: list[str], most: int) -> None:
+    same(texts, most, 1)
 
 
 def test_learning_stops_when_no_pair_is_frequent_enough() -> None:
