@@ -1,9 +1,14 @@
 """How a model computes, where that does not change what it computes."""
 
+import importlib.util
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
 
+from biolm.core.errors import ConfigError
 from biolm.model.attention import Kernel, check, pick
 from biolm.model.device import Device
 from biolm.model.encoder import Encoder
@@ -31,16 +36,35 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     """Set an encoder up for training; what was chosen, in words.
 
     Raises:
-        ConfigError: The attention kernel that was asked for cannot run here.
+        ConfigError: The attention kernel that was asked for cannot run here, or nothing here can compile.
     """
     dtype, dropout = DTYPES[device.precision], encoder.config.attention_dropout
     check(config.attention, device.torch, dtype, dropout)
     encoder.use_attention(config.attention)
     encoder.recompute = config.recompute
     if config.compile:
+        require_compiler(device)
         encoder.compile_layers()
     kernel = config.attention
     if kernel == "auto":
         kernel = pick(device.torch, dtype, dropout, encoder.config.max_positions)
     words = [f"{device.torch} {device.precision}", f"attention by {kernel}"]
     return ", ".join(words + ["compiled"] * config.compile + ["recomputing layers"] * config.recompute)
+
+
+def require_compiler(device: Device) -> None:
+    """Refuse compiled layers where what torch.compile writes cannot be compiled.
+
+    Raises:
+        ConfigError: There is no Triton for a GPU, or no C++ compiler for a CPU.
+    """
+    if device.torch.type == "cuda":
+        found, wanted = importlib.util.find_spec("triton") is not None, "the package triton"
+    else:
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
+        found, wanted = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}` (or one named by CXX)"
+    if not found:
+        raise ConfigError(
+            f"compiled layers need {wanted}, which is not there",
+            remedy="Install it, or leave out the option that compiles.",
+        )

@@ -1,5 +1,6 @@
 """Compiling, recomputing and choosing a kernel leave a model's outputs and gradients as they are; freezing leaves its weights."""
 
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from biolm.core.errors import ConfigError
-from biolm.model.compute import ComputeConfig, prepare
+from biolm.model.compute import ComputeConfig, prepare, require_compiler
 from biolm.model.config import SIZES, ModelConfig, Shape
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
@@ -142,3 +143,12 @@ def test_initial_weights_have_their_sources_deviation(shape: Shape, inner: float
     assert deviation(shape, "encoder.word_embeddings.weight") == pytest.approx(inner, rel=0.03)
     assert deviation(shape, "encoder.layers.3.mlp.down.weight") == pytest.approx(output, rel=0.03)
     assert deviation(shape, "encoder.layers.3.attention.out.weight") == pytest.approx(output, rel=0.03)
+
+
+def test_layers_that_nothing_can_compile_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="need the C\\+\\+ compiler `no-such-compiler`"):
+        prepare(model_of("roberta").encoder, CPU, ComputeConfig(compile=True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="need the package triton"):
+        require_compiler(Device(torch.device("cuda"), "bf16"))
