@@ -24,7 +24,7 @@ import orjson
 import torch
 
 from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import atomic_file, read_json
+from biolm.core.files import atomic_file, read_json, sha256
 from biolm.core.manifest import flatten, read_manifest
 from biolm.distill.blocks import REMEDY, decode, to_targets
 from biolm.distill.teacher import Answerer, Answers, View, Wanted
@@ -149,15 +149,15 @@ class CachedTeachers(Answerer):
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, STAGE)
-        facts = read_json(self.folder / NAME)
-        configs, key, layers = facts.get("teachers"), facts.get("key"), facts.get("layers")
-        if not (isinstance(configs, list) and isinstance(key, dict) and isinstance(layers, list)):
-            raise DataError("it does not say what was cached", file=self.folder / NAME, remedy="Make the cache again.")
-        super().__init__([_shape(config) for config in configs])
-        self.key: Mapping[str, Any] = key
-        self.layers: Sequence[Sequence[int]] = layers
-        self.predictions = bool(facts.get("predictions"))
-        files = [file_of(self.folder, i) for i in range(int(str(facts.get("files", 0))))]
+        name = self.folder / NAME
+        facts: Mapping[str, Any] = read_json(name)
+        if self.manifest.outputs.get(NAME) != sha256(name):
+            raise DataError("it is not what `biolm distill cache` wrote", file=name, remedy="Make the cache again.")
+        super().__init__([EncoderConfig(**{**c, "rope_thetas": tuple(c["rope_thetas"])}) for c in facts["teachers"]])
+        self.key: Mapping[str, Any] = facts["key"]
+        self.layers: Sequence[Sequence[int]] = facts["layers"]
+        self.predictions: bool = facts["predictions"]
+        files = [file_of(self.folder, i) for i in range(facts["files"])]
         self.blocks = {place: block for file in files for place, block in read_index(file).items()}
         order = list(self.blocks)
         self.after = dict(pairwise(order))
@@ -182,7 +182,7 @@ class CachedTeachers(Answerer):
                     file=self.folder,
                     remedy="Give the run the cache's settings, or make another cache with `biolm distill cache`.",
                 )
-        held = int(self.manifest.counts["steps"])
+        held = int(self.key["steps"])
         if steps > held:
             raise MismatchError(
                 f"the cache holds {held:,} steps, this run has {steps:,}",
@@ -252,13 +252,6 @@ class CachedTeachers(Answerer):
 
 def _tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32)).to(device, non_blocking=True)
-
-
-def _shape(config: Any) -> EncoderConfig:
-    try:
-        return EncoderConfig(**{**config, "rope_thetas": tuple(config["rope_thetas"])})
-    except (TypeError, KeyError):
-        raise DataError("a teacher's shape is not readable", file=NAME, remedy="Make the cache again.") from None
 
 
 def _short(value: object) -> str:

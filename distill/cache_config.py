@@ -1,5 +1,6 @@
 """The configuration of `biolm distill cache` and `plan`, and the key that a cache and a run must share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -53,12 +54,14 @@ class AnswersConfig:
             raise ConfigError("there is nothing to keep", remedy="Give --k 64, or layers with --hidden.")
         if self.kind == "sample" and self.k >= 1 << 16:
             raise ConfigError("k must be below 65,536 for samples", remedy="64 is usual.")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError("temperature must be positive", remedy="Give that of the run's loss.")
         if self.steps < 1 or min(self.hidden, default=1) < 1:
             raise ConfigError("steps and layers are counted from 1", remedy="Give positive numbers.")
         if isinstance(self.teacher, str):
             object.__setattr__(self, "teacher", [self.teacher])
+        if not self.teacher or not all(self.teacher):
+            raise ConfigError("there is no teacher", remedy="Give one or more with --teacher.")
 
     @property
     def run(self) -> PretrainConfig:

@@ -1,5 +1,6 @@
 """The configuration of `biolm distill`: pretraining's, a teacher, how the student starts, and the weights of the losses."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,15 @@ from biolm.pretrain.config import ObjectiveConfig, PretrainConfig
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
 
 NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
+TAUGHT = ("kl", "hidden", "pooled", "embeddings", "relations")  # parts that involve the teacher
+OPTIONS = {  # of parts, without which they do nothing
+    "temperature": ("kl",),
+    "layers": ("hidden",),
+    "distance": ("hidden", "pooled", "embeddings"),
+    "relation": ("relations",),
+    "relation_heads": ("relations",),
+    "relation_layer": ("relations",),
+}
 RAMP = re.compile(rf"({NUMBER})\.\.({NUMBER})")
 
 
@@ -53,7 +63,9 @@ class LossConfig:
         hidden: Of the alignment of hidden states at all tokens, through a learned projection where widths differ.
         layers: Which hidden states: `last`; `uniform` for every student layer, evenly spread over the teacher's; or pairs of student and
             teacher layers such as 1:2,2:4, counted from 1.
-        distance: Of hidden states and embeddings: `cosine` (DistilBERT) or `mse` (TinyBERT).
+        distance: Of hidden states, their means and embeddings: `cosine` (DistilBERT) or `mse` (TinyBERT).
+        pooled: Of the alignment of each sequence's mean last hidden state, which is what a sentence encoder gives out (Reimers and
+            Gurevych 2020, arXiv 2004.09813), through the last layers' projection; a sequence counts by its tokens.
         embeddings: Of the alignment of the embeddings' outputs, through a projection of their own.
         relations: Of the attention relations of the student's last layer and one of the teacher's.
         relation: `minilm` (query-key and value-value) or `minilmv2` (query-query, key-key, value-value).
@@ -67,6 +79,7 @@ class LossConfig:
     hidden: Weight = 1.0
     layers: str = "last"
     distance: Distance = "cosine"
+    pooled: Weight = 0.0
     embeddings: Weight = 0.0
     relations: Weight = 0.0
     relation: Kind = "minilmv2"
@@ -74,13 +87,23 @@ class LossConfig:
     relation_layer: int = 0
 
     def __post_init__(self) -> None:
-        taught = [self.kl, self.hidden, self.embeddings, self.relations]
-        ends = [weight_at(weight, share) for weight in [*taught, self.mlm] for share in (0, 1)]
-        if min(ends) < 0 or not any(largest(weight) for weight in taught):
+        for part in (*TAUGHT, "mlm"):
+            if not all(0 <= weight_at(getattr(self, part), share) < math.inf for share in (0, 1)):
+                raise ConfigError(
+                    f"loss.{part} is {getattr(self, part)}, and weights are numbers from 0",
+                    remedy="Give 0 to leave the part out.",
+                )
+        if not any(map(self.uses, TAUGHT)):
             raise ConfigError(
                 "a part that involves the teacher needs a positive weight", remedy="Raise loss.kl or loss.hidden."
             )
-        if self.temperature <= 0:
+        for option, parts in OPTIONS.items():
+            if getattr(self, option) != getattr(LossConfig, option) and not any(map(self.uses, parts)):
+                raise ConfigError(
+                    f"loss.{option} says how loss.{' or '.join(parts)} is learnt, which is left out",
+                    remedy=f"Leave out loss.{option}, or give loss.{parts[0]} a weight.",
+                )
+        if not 0 < self.temperature < math.inf:
             raise ConfigError("loss.temperature must be positive", remedy="Take 2.")
         if min(self.relation_heads, self.relation_layer) < 0:
             raise ConfigError(
@@ -130,20 +153,27 @@ class DistillConfig(PretrainConfig):
             raise ConfigError("a student learns by --loss, not by --objective", remedy="Weight the parts by --loss.")
         if self.engine == "fairseq":
             raise ConfigError("fairseq cannot distil", remedy="Take another --engine; its checkpoints can be teachers.")
-        if not self.teachers and not self.cache:
+        if not all(self.teachers) or not (self.teachers or self.cache):
             raise ConfigError("there is no teacher", remedy="Give one or more with --teacher, or a --cache.")
         if self.start == "teacher" and (self.init or self.longer or not self.teachers):
             raise ConfigError(
                 "start: teacher takes the weights of --teacher, and of nothing else",
                 remedy="Give --init or --start teacher, and with the latter a --teacher.",
             )
+        if self.start == "scratch" and (self.start_layers, self.start_width) != ("every", "important"):
+            raise ConfigError(
+                "start_layers and start_width say which parts of its teacher a student takes, and it takes none",
+                remedy="Give --start teacher, or leave them out.",
+            )
         if self.start_layers != "every":
             check_map(self.start_layers, "start_layers")
-        beyond_words = any(self.loss.uses(part) for part in ("kl", "embeddings", "relations")) or self.cache
+        if self.cache and self.teacher_compile:
+            raise ConfigError("a cache needs no compiled teacher", remedy="Leave out teacher_compile.")
+        beyond_words = self.cache or any(self.loss.uses(part) for part in TAUGHT if part != "hidden")
         if self.vocabulary == "words" and beyond_words:
             raise ConfigError(
                 "a teacher with another vocabulary can be aligned on words by its hidden states only",
-                remedy="Give --loss.kl 0, and no embeddings, relations or cache.",
+                remedy="Give --loss.kl 0, and no pooled, embeddings, relations or cache.",
             )
         if self.vocabulary == "words" and self.start == "teacher":
             raise ConfigError(

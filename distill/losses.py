@@ -1,4 +1,4 @@
-"""Distillation losses, each a sum over the positions or tokens it is taken on.
+"""Distillation losses of predictions and of hidden states.
 
 Shape suffixes: see `biolm.model.packed`; u teacher width.
 """
@@ -95,15 +95,23 @@ def prediction_losses(
 
 
 def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
-    """How far hidden states are apart, summed over the t tokens.
+    """How far each token's hidden states are apart, [t].
 
     Args:
         student_tu: The student's states, projected to the teacher's width where they differ.
         teacher_tu: The teacher's states.
-        kind: `cosine` is 1 - cosine, from 0 to 2 a token (DistilBERT, Sanh et al. 2019, arXiv 1910.01108); `mse` the mean square
-            over the width (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
+        kind: `cosine` is 1 - cosine, from 0 to 2 (DistilBERT, Sanh et al. 2019, arXiv 1910.01108); `mse` the mean square over the width
+            (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
     """
     student_tu, teacher_tu = student_tu.float(), teacher_tu.float()
     if kind == "cosine":
-        return (1 - F.cosine_similarity(student_tu, teacher_tu, dim=-1)).sum()
-    return (student_tu - teacher_tu).square().mean(-1).sum()
+        return 1 - F.cosine_similarity(student_tu, teacher_tu, dim=-1)
+    return (student_tu - teacher_tu).square().mean(-1)
+
+
+def sequence_means(states_th: Tensor, lengths_b: Tensor) -> Tensor:
+    """Mean state of each sequence, [b, h], float32: a sentence encoder's embedding (Reimers and Gurevych 2019, arXiv 1908.10084)."""
+    means_bh: Tensor = torch.segment_reduce(
+        states_th.float(), "mean", lengths=lengths_b, unsafe=True
+    )  # unchecked: no wait for a GPU
+    return means_bh

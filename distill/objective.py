@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from biolm.core.errors import ConfigError
 from biolm.distill.config import LossConfig, weight_at
 from biolm.distill.layers import layer_map, require_no_deeper
-from biolm.distill.losses import Weighting, distance, prediction_losses
+from biolm.distill.losses import Distance, Weighting, distance, prediction_losses, sequence_means
 from biolm.distill.relations import QKV, captured, relation_distance
 from biolm.distill.teacher import Answerer, Answers, View, Wanted
 from biolm.distill.words import word_means
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
+from biolm.model.packed import Packed
 from biolm.pretrain.batches import Batch
 from biolm.pretrain.objective import Objective, Totals
 
@@ -44,7 +45,9 @@ class Alignment(nn.Module):
         depths = student.num_hidden_layers, teacher.num_hidden_layers
         require_no_deeper(*depths, source)
         self.layers = layer_map(config.layers, *depths, "loss.layers", source) if config.uses("hidden") else []
-        self.pairs = [*self.layers, *([EMBEDDINGS] if config.uses("embeddings") else [])]
+        self.pooled = [depths] if config.uses("pooled") else []
+        embeddings = [EMBEDDINGS] if config.uses("embeddings") else []
+        self.pairs = list(dict.fromkeys([*self.layers, *self.pooled, *embeddings]))
         apart = student.hidden_size != teacher.hidden_size
         self.projections = nn.ModuleDict(
             {f"{a}_{b}": nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for a, b in self.pairs}
@@ -61,16 +64,30 @@ class Alignment(nn.Module):
         """What the teacher is asked for."""
         return Wanted(predictions, tuple(theirs for _, theirs in self.pairs), self.relation_layer)
 
-    def between(self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, config: LossConfig) -> Tensor:
+    def between(self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, kind: Distance) -> Tensor:
         """The distance of one pair of layers, summed over the tokens."""
         ours, theirs = pair
-        name, student_th, teacher_tu = f"{ours}_{theirs}", hidden[ours], view.hidden[theirs]
+        student_th, teacher_tu = hidden[ours], view.hidden[theirs]
         if view.word_of_t is not None:  # each token stands for its word
             words_t = view.word_of_t[view.word_of_t >= 0]
             student_th = word_means(student_th, view.word_of_t, len(teacher_tu))[words_t]
             teacher_tu = teacher_tu[words_t]
-        projected_tu = self.projections[name](student_th) if name in self.projections else student_th
-        return distance(projected_tu, teacher_tu, config.distance)
+        return distance(self._projected(pair, student_th), teacher_tu, kind).sum()
+
+    def between_means(
+        self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, packed: Packed, kind: Distance
+    ) -> Tensor:
+        """The distance of the sequences' means of one pair of layers, each counted once for each of its tokens."""
+        ours, theirs = pair
+        lengths_b = packed.cu_seqlens.diff()
+        student_bh, teacher_bu = (sequence_means(x, lengths_b) for x in (hidden[ours], view.hidden[theirs]))
+        return (lengths_b * distance(self._projected(pair, student_bh), teacher_bu, kind)).sum()
+
+    def _projected(self, pair: tuple[int, int], states_xh: Tensor) -> Tensor:
+        """[x, u]."""
+        name = "{}_{}".format(*pair)
+        projected_xu: Tensor = self.projections[name](states_xh) if name in self.projections else states_xh
+        return projected_xu
 
 
 def _require_relations(
@@ -92,7 +109,7 @@ def _require_relations(
 
 
 class DistillObjective(Objective):
-    """Weighted sum of soft cross-entropy, masked-LM loss, alignment of hidden states and embeddings, and attention relations.
+    """Weighted sum of soft cross-entropy, masked-LM loss, alignment of hidden states, their means and embeddings, and attention relations.
 
     Args:
         teachers: Answer for every micro-batch.
@@ -156,20 +173,23 @@ class DistillObjective(Objective):
     def _alignment(
         self, answers: Answers, hidden: Sequence[Tensor], kept: Sequence[QKV], batch: Batch
     ) -> dict[str, Tensor]:
-        """Hidden states (a mean over pairs of layers), embeddings and relations, summed over tokens and teachers."""
+        """Hidden states (a mean over pairs of layers), their means, embeddings and relations, summed over tokens and teachers."""
         sums: dict[str, Tensor] = {}
+        packed, kind = batch.packed, self.config.distance
 
         def add(name: str, value: Tensor) -> None:
             sums[name] = sums[name] + value if name in sums else value
 
         for alignment, view in zip(self._aligned(), answers.views, strict=True):
             for pair in alignment.layers:
-                add("hidden", alignment.between(pair, hidden, view, self.config) / len(alignment.layers))
+                add("hidden", alignment.between(pair, hidden, view, kind) / len(alignment.layers))
+            for pair in alignment.pooled:
+                add("pooled", alignment.between_means(pair, hidden, view, packed, kind))
             if self.config.uses("embeddings"):
-                add("embeddings", alignment.between(EMBEDDINGS, hidden, view, self.config))
+                add("embeddings", alignment.between(EMBEDDINGS, hidden, view, kind))
             if view.word_of_t is not None:
                 add("aligned", (view.word_of_t >= 0).sum())
             if view.qkv is not None:
-                lengths, kind = batch.packed.lengths, self.config.relation
-                add("relations", relation_distance(kept[0], view.qkv, lengths, alignment.heads, kind))
+                kinds = alignment.heads, self.config.relation
+                add("relations", relation_distance(kept[0], view.qkv, packed.lengths, *kinds))
         return sums

@@ -7,7 +7,7 @@ from typing import Any
 
 from biolm.convert.load import Loaded
 from biolm.core.cli import Verb
-from biolm.core.errors import DataError
+from biolm.core.errors import ConfigError, DataError
 from biolm.core.files import write_json, write_text
 from biolm.core.manifest import read_manifest
 from biolm.core.metrics import read_metrics
@@ -21,7 +21,7 @@ from biolm.pretrain.config import BatchConfig
 from biolm.pretrain.evaluate import Evaluator
 from biolm.pretrain.shards import held_out
 
-PARTS = ("kl", "mlm", "hidden", "embeddings", "relations")
+PARTS = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
 
 
@@ -46,6 +46,10 @@ class ReportConfig:
     mask_rate: float = 0.15
     precision: Precision = "auto"
     out: str = field(metadata={"runtime": True})
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise ConfigError("tokens is a number from 0", remedy="Leave it out, or give 0, for all.")
 
 
 def report(config: ReportConfig) -> None:

@@ -93,19 +93,21 @@ def taken_layers(text: str, student: int, teacher: int, source: str) -> list[int
     """The teacher's layer, counted from 1, for each layer of the student.
 
     Raises:
-        MismatchError: A layer is missing, or a student's layer is left without one.
+        MismatchError: A layer is missing, or a student's layer is left without one or given several.
     """
     if text == "every":
         return [(i * teacher) // student + 1 for i in range(student)]
-    found = dict(layer_map(text, student, teacher, "start_layers", source))
-    missing = [i for i in range(1, student + 1) if not found.get(i)]
-    if missing:
-        raise MismatchError(
-            f"start_layers `{text}` gives the student's layer {missing[0]} of {student} no layer of the teacher's {teacher}",
-            file=source,
-            remedy="Name one for every layer of the student, or `every` or `uniform`.",
-        )
-    return [found[i] for i in range(1, student + 1)]
+    pairs = layer_map(text, student, teacher, "start_layers", source)
+    for i in range(1, student + 1):
+        given = [theirs for ours, theirs in pairs if ours == i and theirs > 0]
+        if len(given) != 1:
+            raise MismatchError(
+                f"start_layers `{text}` gives the student's layer {i} of {student} {len(given) or 'no'} "
+                f"layer{'s' * (len(given) > 1)} of the teacher's {teacher}",
+                file=source,
+                remedy="Name one for every layer of the student, or `every` or `uniform`.",
+            )
+    return [theirs for ours, theirs in pairs if ours > 0]
 
 
 def _with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> Tensors:

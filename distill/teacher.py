@@ -12,6 +12,7 @@ from biolm.convert.load import Loaded, load_model
 from biolm.core.errors import MismatchError
 from biolm.distill.relations import QKV, captured
 from biolm.distill.targets import Targets, Whole
+from biolm.model.compute import require_compiler
 from biolm.model.config import EncoderConfig
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
@@ -92,6 +93,9 @@ class Teachers(Answerer):
         vocab_size: Pieces of the vocabulary; logits of rows behind it are cut off.
         temperature: What predictions are softened by.
         compiled: Whether to use torch.compile.
+
+    Raises:
+        ConfigError: Nothing here can compile.
     """
 
     def __init__(
@@ -107,8 +111,10 @@ class Teachers(Answerer):
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
         self.models = [model.to(dtype).eval().requires_grad_(False) for model in models]
         self.at = torch.device("cpu")
-        for model in self.models if compiled else []:
-            model.encoder.compile_layers()
+        if compiled:
+            require_compiler(device)
+            for model in self.models:
+                model.encoder.compile_layers()
 
     def require(self, wanted: Sequence[Wanted]) -> None:
         """See `Answerer`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""

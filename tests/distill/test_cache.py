@@ -194,6 +194,12 @@ def test_a_truncated_cache_is_refused_before_the_run(
     file_of(out, 1).unlink()
     assert cli.run(learn) == 2
     assert "a file of the cache is missing" in capsys.readouterr().err
+    facts = out / "cache.json"
+    told = facts.read_text()
+    facts.write_text(told.replace('"files": 2', '"files": 1'))
+    assert cli.run(learn) == 2
+    assert "it is not what `biolm distill cache` wrote" in capsys.readouterr().err
+    facts.write_text(told)
     file_of(out, 1).write_bytes(data[:-40] + bytes(40))
     assert cli.run(learn) == 2
     assert "its checksum differs" in capsys.readouterr().err
@@ -224,6 +230,8 @@ def test_a_layer_that_the_teacher_lacks_cannot_be_cached(
     assert "layer 3 are asked for, and the teacher has 2 layers" in capsys.readouterr().err
     assert cli.run([*ask, "--k", "0", "--out", str(tmp_path / "cache")]) == 2
     assert "there is nothing to keep" in capsys.readouterr().err
+    assert cli.run([*ask, "--teacher", "", "--out", str(tmp_path / "cache")]) == 2
+    assert "there is no teacher" in capsys.readouterr().err
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,5 +1,7 @@
 """Distillation: the objective is its parts' sum, the teacher is left alone, and a student learns from it."""
 
+import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ from biolm.core.metrics import read_metrics
 from biolm.distill.config import DistillConfig, LossConfig, weight_at
 from biolm.distill.objective import DistillObjective
 from biolm.distill.relations import captured, relation_distance
-from biolm.distill.teacher import Teachers
+from biolm.distill.targets import Whole
+from biolm.distill.teacher import Teachers, Wanted
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.model.packed import pack
@@ -48,7 +51,7 @@ def test_the_objective_is_the_weighted_sum_of_its_parts_and_trains_its_projectio
 def test_every_part_by_hand(make_model, batch) -> None:  # type: ignore[no-untyped-def]
     """All parts at once against plain torch on both models' states."""
     student, teacher = make_model(16).eval(), make_model(24).eval()
-    config = LossConfig(kl=1, mlm=1, hidden=1, layers="1:2,2:1", distance="mse", embeddings=1, relations=1)
+    config = LossConfig(kl=1, mlm=1, hidden=1, layers="1:2,2:1", distance="mse", pooled=1, embeddings=1, relations=1)
     objective = objective_of(config, student, teacher)
     terms = objective(student, batch, TOTALS)
     with torch.no_grad(), captured(student.encoder, 2) as ours, captured(teacher.encoder, 2) as theirs:
@@ -56,10 +59,14 @@ def test_every_part_by_hand(make_model, batch) -> None:  # type: ignore[no-untyp
     project = dict(objective.alignments[0].projections.items())  # type: ignore[operator, union-attr]
     hidden = [F.mse_loss(project[f"{a}_{b}"](s[a]), t[b]) for a, b in ((1, 2), (2, 1))]
     torch.testing.assert_close(terms["hidden"], sum(hidden) / 2)
+    means = [(project["2_2"](s[2][i:j]).mean(0), t[2][i:j].mean(0)) for i, j in ((0, 5), (5, 9))]
+    pooled = [F.mse_loss(ours, theirs) for ours, theirs in means]
+    torch.testing.assert_close(terms["pooled"], (5 * pooled[0] + 4 * pooled[1]) / 9)
     torch.testing.assert_close(terms["embeddings"], F.mse_loss(project["0_0"](s[0]), t[0]))
     relations = relation_distance(ours[0], theirs[0], (5, 4), 2, "minilmv2") / 9
     torch.testing.assert_close(terms["relations"], relations)
-    torch.testing.assert_close(terms["loss"], sum(terms[n] for n in ("kl", "mlm", "hidden", "embeddings", "relations")))
+    parts = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
+    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in parts))
 
 
 def test_two_teachers_of_different_widths(make_model, batch) -> None:  # type: ignore[no-untyped-def]
@@ -77,18 +84,28 @@ def test_two_teachers_of_different_widths(make_model, batch) -> None:  # type: i
     torch.testing.assert_close(value, sum(parts) / 2)
 
 
+def test_the_last_states_and_their_means_share_a_projection(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    objective = objective_of(LossConfig(kl=0, mlm=0, hidden=1, pooled=1), make_model(16), make_model(24))
+    assert [name for name, _ in objective.named_parameters()] == ["alignments.0.projections.2_2.weight"]
+    alone = objective_of(LossConfig(kl=0, mlm=0, hidden=0, pooled=1), make_model(16), make_model(24))
+    terms = alone(make_model(16), batch, TOTALS)
+    assert set(terms) == {"loss", "pooled"}
+    terms["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in alone.parameters())
+
+
 def test_equal_widths_need_no_projection_and_the_same_model_has_nothing_to_learn(make_model, batch) -> None:  # type: ignore[no-untyped-def]
     student = make_model(24).eval()
-    objective = objective_of(LossConfig(embeddings=1, relations=1), student, make_model(24))
+    objective = objective_of(LossConfig(pooled=1, embeddings=1, relations=1), student, make_model(24))
     assert not list(objective.parameters())
     terms = objective(student, batch, TOTALS)
-    for name in ("kl", "hidden", "embeddings", "relations"):
+    for name in ("kl", "hidden", "pooled", "embeddings", "relations"):
         assert terms[name].abs() < 1e-5
 
 
 def test_shares_of_micro_batches_add_up_to_the_whole(make_model, batch) -> None:  # type: ignore[no-untyped-def]
     student = make_model(16).eval()
-    objective = objective_of(LossConfig(embeddings=1, relations=1), student, make_model(24))
+    objective = objective_of(LossConfig(pooled=1, embeddings=1, relations=1), student, make_model(24))
     first = Batch(pack([[0, 5, 6, 7, 2]]), torch.tensor([1, 3]), torch.tensor([4, 9]))
     second = Batch(pack([[0, 8, 9, 2]]), torch.tensor([1]), torch.tensor([30]))
     totals = Totals.of([first, second])
@@ -135,10 +152,23 @@ def test_a_layer_map_that_names_a_missing_layer_is_refused(make_model) -> None: 
         objective_of(LossConfig(relations=1, relation_heads=5), make_model(16), make_model(24))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.compile walks through all that is imported, deprecated functions too
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_a_compiled_teacher_says_the_same(make_model, batch) -> None:  # type: ignore[no-untyped-def]
+    wanted = [Wanted(True, (0, 1))]
+    plain, fused = (Teachers([make_model(16, layers=1)], CPU, 50, compiled=on)(batch, wanted) for on in (False, True))
+    assert isinstance(plain.targets, Whole)
+    assert isinstance(fused.targets, Whole)
+    torch.testing.assert_close(fused.targets.logits[0], plain.targets.logits[0])
+    torch.testing.assert_close(fused.views[0].hidden, plain.views[0].hidden)
+
+
 def test_options_that_contradict_each_other_are_refused() -> None:
     where = {"shards": "shards", "out": "out"}
     with pytest.raises(ConfigError, match="there is no teacher"):
         DistillConfig(**where)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no teacher"):
+        DistillConfig(**where, teacher=["a", ""])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not by --objective"):
         DistillConfig(**where, teacher="a", objective=ObjectiveConfig(mlm=2))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="start: teacher takes the weights"):
@@ -151,10 +181,22 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         DistillConfig(**where, teacher="a", engine="fairseq")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="looks into a layer"):
         DistillConfig(**where, teacher="a", loss=LossConfig(relations=1), teacher_compile=True)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="which parts of its teacher a student takes, and it takes none"):
+        DistillConfig(**where, teacher="a", start_layers="uniform")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs no compiled teacher"):
+        DistillConfig(**where, cache="c", teacher_compile=True)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is no weight"):
         LossConfig(kl="much")
+    with pytest.raises(ConfigError, match=r"loss\.mlm is -1"):
+        LossConfig(mlm=-1)
+    with pytest.raises(ConfigError, match=r"loss\.kl is inf"):
+        LossConfig(kl=math.inf)
+    with pytest.raises(ConfigError, match=r"loss\.layers says how loss\.hidden is learnt, which is left out"):
+        LossConfig(hidden=0, layers="uniform")
+    with pytest.raises(ConfigError, match=r"loss\.distance says how loss\.hidden or pooled or embeddings"):
+        LossConfig(hidden=0, distance="mse")
     with pytest.raises(ConfigError, match="are counts"):
-        LossConfig(relation_heads=-1)
+        LossConfig(relations=1, relation_heads=-1)
 
 
 def test_weights_without_a_teacher_are_refused() -> None:

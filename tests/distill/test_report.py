@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from biolm.core import cli
+from biolm.core.errors import ConfigError
 from biolm.core.files import read_json
 from biolm.distill.page import heat_map
+from biolm.distill.report import ReportConfig
 from biolm.distill.similarity import linear_cka
 
 
@@ -48,6 +50,11 @@ def test_the_page_is_whole_and_shows_no_text(reported: Path) -> None:
         assert part in page
     assert "aspirin" not in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_negative_number_of_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tokens is a number from 0"):
+        ReportConfig(run="run", out="out", tokens=-1)
 
 
 def test_a_run_without_a_named_teacher_asks_for_one(reported: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -168,3 +168,5 @@ def test_what_no_teacher_can_give_is_refused(
 def test_a_map_that_leaves_a_layer_empty_is_refused() -> None:
     with pytest.raises(MismatchError, match="gives the student's layer 2 of 2 no layer"):
         taken_layers("1:1", 2, 4, "t")
+    with pytest.raises(MismatchError, match="gives the student's layer 1 of 1 2 layers"):
+        taken_layers("1:1,1:2", 1, 4, "t")

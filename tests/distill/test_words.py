@@ -92,3 +92,5 @@ def test_what_words_cannot_carry_is_refused() -> None:
         DistillConfig(**where, loss=hidden, start="teacher")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="by its hidden states only"):
         DistillConfig(**where, loss=LossConfig(kl=0, relations=1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="and no pooled, embeddings"):
+        DistillConfig(**where, loss=LossConfig(kl=0, pooled=1))  # type: ignore[arg-type]
