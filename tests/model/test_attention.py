@@ -10,6 +10,7 @@ from torch import Tensor
 
 from biolm.core.errors import ConfigError
 from biolm.model import attention as module
+from biolm.model import attention_cpu
 from biolm.model.attention import LONGEST_BLOCK, attention, check, pick
 from biolm.model.dropout import dropout
 from biolm.model.packed import Packed
@@ -41,6 +42,32 @@ def test_kernels_agree_with_a_plain_softmax(kernel: module.Kernel, lengths: list
     packed = packed_of(lengths)
     expected = plain(q, k, v, packed, window)
     torch.testing.assert_close(attention(q, k, v, packed, 0.0, window, kernel), expected, atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), window=st.integers(0, 9), tile=st.integers(1, 9))
+def test_tiles_of_a_local_layer_agree_with_a_plain_softmax(lengths: list[int], window: int, tile: int) -> None:
+    """Outputs and gradients, however a sequence is cut."""
+    torch.manual_seed(sum(lengths))
+    packed = packed_of(lengths)
+    weight, *leaves = (torch.randn(sum(lengths), 2, 4, requires_grad=True) for _ in range(4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_cpu, "TILE", tile)
+        mine = attention(*leaves, packed, 0.0, window, "blocks")
+        mine_grads = torch.autograd.grad((mine * weight).sum(), leaves)
+    expected = plain(*leaves, packed, window)
+    expected_grads = torch.autograd.grad((expected * weight).sum(), leaves)
+    for a, b in zip((mine, *mine_grads), (expected, *expected_grads), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
+
+
+def test_a_local_layer_that_was_evaluated_can_be_trained() -> None:
+    packed, leaf = packed_of([300]), torch.randn(300, 2, 4, requires_grad=True)
+    with torch.inference_mode():
+        expected = attention(leaf, leaf, leaf, packed, 0.0, 64)
+    out = attention(leaf, leaf, leaf, packed, 0.0, 64)
+    assert torch.equal(out, expected)
+    assert torch.autograd.grad(out.sum(), leaf)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -106,6 +133,7 @@ def test_auto_takes_blocks_for_half_precision_or_dropout_and_the_fused_kernel_fo
     assert pick(CPU, torch.float32, 0.1, 512) == "blocks"
     assert pick(CPU, torch.float32, 0.0, 512) == "loop"
     assert pick(CPU, torch.bfloat16, 0.0, LONGEST_BLOCK + 1) == "loop"
+    assert pick(CPU, torch.float32, 0.0, LONGEST_BLOCK + 1, window=64) == "blocks", "linear in the length"
 
 
 @pytest.mark.parametrize(
