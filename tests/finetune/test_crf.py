@@ -30,7 +30,7 @@ def drawn(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return logits_mk, torch.randn(LABELS, LABELS, generator=made, dtype=torch.float64)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000))
 def test_probabilities_and_best_rows_equal_brute_force(lengths: list[int], seed: int) -> None:
     logits_mk, transitions_kk = drawn(lengths, seed)
