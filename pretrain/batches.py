@@ -117,6 +117,7 @@ class Batches:
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)
+        self.tokens_per_step = self.tokens_per_epoch / self.steps_per_epoch
 
     def _parts_of_speech(self) -> Tokens | None:
         """Of every token, if masks go by them.
@@ -158,6 +159,10 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
         return self.per_epoch // self.batch.accumulation
+
+    def work(self, steps: int) -> float:
+        """See `Curriculum.work`."""
+        return steps * self.tokens_per_step
 
     def stage(self, _: int) -> "Batches":
         """See `Curriculum.stage`: all steps are of this one."""

@@ -91,6 +91,14 @@ class Curriculum:
         """Tokens of an epoch of the last stage; those of shorter sequences have more special tokens, else they are the same."""
         return self.stages[-1].tokens_per_epoch
 
+    def work(self, steps: int) -> float:
+        """Tokens that the first steps are expected to read: stages of short sequences or small batches take less time."""
+        ends = [*(stage.first_step for stage in self.stages[1:]), steps]
+        return sum(
+            stage.tokens_per_step * max(min(end, steps) - stage.first_step, 0)
+            for stage, end in zip(self.stages, ends, strict=True)
+        )
+
     def passes(self, steps: int) -> dict[str, float]:
         """How often each mixed source has been read after so many steps."""
         total: dict[str, float] = defaultdict(float)

@@ -1,8 +1,7 @@
 """Held-out masked-LM loss: the same tokens and masks for every model on the same shards, so that figures can be compared."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -14,6 +13,7 @@ from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
+from biolm.pretrain.engines.world import Place, World
 from biolm.pretrain.loader import Loader
 from biolm.pretrain.mixture import Sources
 from biolm.pretrain.objective import PretrainObjective, Totals
@@ -27,16 +27,51 @@ LARGEST = 700.0  # nats whose exponential a float holds
 EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
 
 
-def held_out_batches(batches: Batches, max_tokens: float, device: Device) -> Iterator[Batch]:
-    """The micro-batches of the first epoch on their device, until they have held so many tokens; a thread makes them."""
-    tokens = 0
-    with Loader(lambda index: batches.micro_batch(0, index), 0, batches.per_epoch) as loader:
-        for _ in range(batches.per_epoch):
+def evaluated(batches: Batches, max_tokens: float) -> list[int]:
+    """The micro-batches of the first epoch from the first one on, until they hold so many tokens."""
+    plan = batches.plan(0)
+    reached = np.concatenate([[0], np.cumsum(batches.epoch(0).sequences.tokens[plan.order])])[plan.bounds]
+    wanted = (np.diff(reached) > 0) & (reached[:-1] < max_tokens)
+    return [int(index) for index in np.flatnonzero(wanted)]
+
+
+def sums_of(
+    batches: Batches,
+    max_tokens: float,
+    device: Device,
+    world: World,
+    width: int,
+    score: Callable[[Batch], Sequence[float]],
+) -> F64:
+    """The sums that every held-out micro-batch contributes, added up over them in their order.
+
+    The ranks compute micro-batches in turn and hear of all of them, so the result has the same bits on any number of ranks.
+
+    Args:
+        batches: Of the held-out split.
+        max_tokens: As `evaluated` takes it.
+        device: Where `score` wants its micro-batches.
+        world: The ranks, which must all call this.
+        width: How many sums there are.
+        score: The sums of one micro-batch.
+    """
+    numbers = evaluated(batches, max_tokens)
+    turns = -(-len(numbers) // world.size)
+    places = range(world.rank, turns * world.size, world.size)
+    sums_nw = np.zeros((turns * world.size, width))
+
+    def make(turn: int) -> Batch | None:
+        # Ranks must go forward equally often where weights are shared out: behind the last micro-batch it is computed again, and cut off.
+        return batches.micro_batch(0, numbers[min(places[turn], len(numbers) - 1)])
+
+    with Loader(make, 0, turns) as loader:
+        for place in places:
             batch = loader.take()
-            if batch is None or tokens >= max_tokens:
-                return
-            tokens += len(batch.packed.input_ids_t)
-            yield batch.to(device.torch)
+            assert batch is not None, "empty micro-batches are not evaluated"
+            sums_nw[place] = score(batch.to(device.torch))
+    world.add(torch.from_numpy(sums_nw))
+    total_w: F64 = sums_nw[: len(numbers)].sum(0)
+    return total_w
 
 
 class PairEvaluator:
@@ -63,21 +98,20 @@ class PairEvaluator:
         sizes = BatchConfig(batch.tokens, 1, batch.max_length, "pairs", batch.short_seq_prob)
         pair = objective.config.pair
         self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED, pair, segments)
-        self.max_tokens, self.objective = max_tokens or math.inf, objective
+        self.max_tokens, self.objective, self.kind = max_tokens or math.inf, objective, pair
 
-    def __call__(self, model: MaskedLM, device: Device) -> dict[str, float]:
+    def __call__(self, model: MaskedLM, device: Device, world: World) -> dict[str, float]:
         """Mean loss and accuracy by their names, of a model in evaluation mode."""
-        sums: dict[str, float] = defaultdict(float)
-        pairs = 0
+
+        def score(batch: Batch) -> Sequence[float]:
+            with device.autocast():
+                terms = self.objective.pair_terms(model.encoder(batch.packed)[-1], batch, Totals(1, 1))
+            assert batch.pair_labels_b is not None
+            return [*(float(value) for value in terms.values()), int((batch.pair_labels_b != NO_LABEL).sum())]
+
         with torch.inference_mode():
-            for batch in held_out_batches(self.batches, self.max_tokens, device):
-                with device.autocast():
-                    terms = self.objective.pair_terms(model.encoder(batch.packed)[-1], batch, Totals(1, 1))
-                for name, value in terms.items():
-                    sums[name] += float(value)
-                assert batch.pair_labels_b is not None
-                pairs += int((batch.pair_labels_b != NO_LABEL).sum())
-        return {name: value / max(pairs, 1) for name, value in sums.items()}
+            loss, right, pairs = sums_of(self.batches, self.max_tokens, device, world, 3, score)
+        return {f"{self.kind}": float(loss / max(pairs, 1)), f"{self.kind}_accuracy": float(right / max(pairs, 1))}
 
 
 @dataclass(frozen=True)
@@ -119,6 +153,7 @@ class Evaluator:
         mask_rate: Share of tokens to predict.
         max_tokens: Stop after this many tokens; 0 for all.
         pairs: Evaluates the pair objective, if there is one.
+        world: The ranks, which share the work; by default this process is alone.
     """
 
     def __init__(
@@ -128,37 +163,40 @@ class Evaluator:
         mask_rate: float,
         max_tokens: int,
         pairs: PairEvaluator | None = None,
+        world: World | None = None,
     ):
         sizes = BatchConfig(tokens=batch.tokens, max_length=batch.max_length)
-        self.shards, self.pairs = shards, pairs
+        self.shards, self.pairs, self.world = shards, pairs, world or World(Place())
         self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
         self.max_tokens = max_tokens or math.inf
         self.sources = Sources.read(shards, "source")
 
     def __call__(self, model: MaskedLM, device: Device) -> HeldOut:
-        """Loss and accuracy in inference mode; the model's training mode is put back."""
-        training = model.training
+        """Loss and accuracy in inference mode, on all ranks at once; the model's training mode is put back."""
+        training, names = model.training, self.sources.names
         model.eval()
-        sums = np.zeros((3, len(self.sources.names)))  # loss, predicted rightly and predicted at all, by source
-        tokens = 0
+
+        def score(batch: Batch) -> Sequence[float]:
+            source_m = self._source(batch)
+            columns = (*self._scores(model, batch, device), np.ones(len(source_m)))
+            by_source = [np.bincount(source_m, values_m, len(names)) for values_m in columns]
+            return [len(batch.packed.input_ids_t), *np.concatenate(by_source)]
+
         with torch.inference_mode():
-            for batch in held_out_batches(self.batches, self.max_tokens, device):
-                tokens += len(batch.packed.input_ids_t)
-                source_m = self._source(batch)
-                for row, values_m in enumerate((*self._scores(model, batch, device), np.ones(len(source_m)))):
-                    sums[row] += np.bincount(source_m, values_m, len(self.sources.names))
-        related = {} if self.pairs is None else self.pairs(model, device)
+            tokens, *found = sums_of(self.batches, self.max_tokens, device, self.world, 1 + 3 * len(names), score)
+        sums = np.reshape(found, (3, len(names)))  # loss, predicted rightly and predicted at all, by source
+        related = {} if self.pairs is None else self.pairs(model, device, self.world)
         model.train(training)
-        by_source = {name: _means(*sums[:, i]) for i, name in enumerate(self.sources.names) if sums[2, i]}
+        by_source = {name: _means(*sums[:, i]) for i, name in enumerate(names) if sums[2, i]}
         whole = _means(*sums.sum(1))
         return HeldOut(
             whole["loss"],
             whole["accuracy"],
             whole["perplexity"],
             int(whole["masked_tokens"]),
-            tokens,
+            int(tokens),
             related,
-            by_source if len(self.sources.names) > 1 else {},
+            by_source if len(names) > 1 else {},
         )
 
     def _source(self, batch: Batch) -> I64:

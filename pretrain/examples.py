@@ -42,7 +42,7 @@ class Examples:
             )
 
     def write(self, run: Path, step: int, model: MaskedLM, device: Device) -> None:
-        """Fill them in after `step` steps and put them into the run folder, in place of earlier ones."""
+        """Fill them in after `step` steps, on all ranks at once; the first puts them into the run folder, in place of earlier ones."""
         training = model.training
         model.eval()
         lines = [f"step {step}; predicted tokens as [right], or as [prediction|right one]"]
@@ -56,7 +56,8 @@ class Examples:
                     best_m = model(moved.packed, moved.positions_m).argmax(-1).cpu()
                 lines += self._texts(batch, best_m.tolist())
         model.train(training)
-        write_text(run / NAME, "\n\n".join(lines[: self.config.count + 1]) + "\n")
+        if self.evaluator.world.first:
+            write_text(run / NAME, "\n\n".join(lines[: self.config.count + 1]) + "\n")
 
     def _texts(self, batch: Batch, best: list[int]) -> list[str]:
         """The sequences of a micro-batch that may be shown."""

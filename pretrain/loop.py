@@ -86,11 +86,13 @@ class Trainer:
         self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
         self.config, self.what, self.world = config, what, engine.world
         self.guard = Guard(config.guard if engine.looks_first else replace(config.guard, spike=0.0))
-        self.recorder = Recorder(run, what, config.steps, self.world.first, peak(engine.device) * self.world.size)
+        best = peak(engine.device) * self.world.size
+        self.recorder = Recorder(run, what, config.steps, batches.work, self.world.first, best)
         ranks = self.world.size if engine.sharded else 1
         token = self.world.tell(f"{time.time_ns():x}")
         self.saver = Saver(run, config.keep, config.keep_every, self.world.rank, ranks, token, config.timeout)
         self.watch, self.wish = Watch(self.world, what), StopWish()
+        engine.beat = self.watch.beat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = False
         self.valid: HeldOut | None = None
@@ -218,7 +220,7 @@ class Trainer:
             self.recorder.event(self.done, words, {"skipped": self.guard.skipped})
         else:
             figures["learning_rate"] = self.engine.update()
-            self.recorder.step(figures, fingerprint)
+            self.recorder.step(self.done, figures, fingerprint)
 
     def _named(self, step: int) -> str:
         """The micro-batches of a step, counted from 0, in words."""
@@ -250,7 +252,7 @@ class Trainer:
             return
         with self.engine.whole() as model:
             self.valid = self.evaluator(model, self.engine.device)
-            if self.examples is not None and self.world.first:
+            if self.examples is not None:
                 self.examples.write(self.run, self.done, model, self.engine.device)
         figures = self.valid.as_metrics()
         if self.config.optim.ema:

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +30,13 @@ class Recorder:
         run: The run folder.
         what: The verb, as the progress bar shows it.
         steps: Of the whole run.
+        work: Steps → tokens that so many are expected to read, by which progress is counted.
         speaks: Whether this is rank 0.
         peak: Floating-point operations a second at best, of all ranks together.
     """
 
-    def __init__(self, run: Path, what: str, steps: int, speaks: bool, peak: float):
-        self.run, self.what, self.steps, self.speaks, self.peak = run, what, steps, speaks, peak
+    def __init__(self, run: Path, what: str, steps: int, work: Callable[[int], float], speaks: bool, peak: float):
+        self.run, self.what, self.steps, self.work, self.speaks, self.peak = run, what, steps, work, speaks, peak
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record
         self.window_steps = self.fingerprint = 0
         self.slow = (0, 0)  # the slowest rank, and in how many records running
@@ -44,15 +45,16 @@ class Recorder:
         self.sizes: BatchConfig | None = None  # of the stage
         self.stage_began = (self.started, 0)  # when, and after how many of these tokens
         self.metrics: MetricsWriter | None = None
+        self.worked = 0.0  # as the bar shows it
         self.bar: Bar | None = None
         self.open, self.shown = ExitStack(), ExitStack()
 
     def begin(self, step: int) -> None:
         """Start recording after `step` steps."""
-        self.started = time.monotonic()
+        self.started, self.worked = time.monotonic(), self.work(step)
         if self.speaks:
             self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
-            self.bar = self.shown.enter_context(progress(self.what, self.steps, "steps", step))
+            self.bar = self.shown.enter_context(progress(self.what, self.work(self.steps), "tokens", self.worked))
 
     def __enter__(self) -> "Recorder":
         return self
@@ -95,14 +97,22 @@ class Recorder:
             print(f"{self.what}: from step {step + 1}: {words}", file=sys.stderr)
         self.sizes, self.stage_began = sizes, (now, self.tokens)
 
-    def step(self, figures: dict[str, float], fingerprint: int) -> None:
-        """Count a step that moved the weights."""
+    def step(self, done: int, figures: dict[str, float], fingerprint: int) -> None:
+        """Count a step that moved the weights.
+
+        Args:
+            done: Steps done.
+            figures: Its means.
+            fingerprint: Of its batches.
+        """
         for name, value in figures.items():
             self.window[name] += value
         self.window_steps += 1
         self.saw(fingerprint)
         if self.bar is not None:
-            self.bar.advance(1, note=f"loss {figures['loss']:.3f}  {human(self.speed)} tokens/s  MFU {self.mfu:.0%}")
+            note = f"step {done:,} of {self.steps:,}  loss {figures['loss']:.3f}  MFU {self.mfu:.0%}"
+            self.bar.advance(self.work(done) - self.worked, note=note)
+            self.worked = self.work(done)
 
     def saw(self, fingerprint: int) -> None:
         """Count a step's batches, whether or not it moved the weights."""

@@ -18,8 +18,8 @@ from biolm.pretrain.curriculum import Curriculum
 from biolm.pretrain.engines import fairseq
 from biolm.pretrain.engines.base import Engine
 from biolm.pretrain.engines.make import make
-from biolm.pretrain.engines.world import join, place
-from biolm.pretrain.evaluate import Evaluator, PairEvaluator
+from biolm.pretrain.engines.world import World, join, place
+from biolm.pretrain.evaluate import Evaluator, HeldOut, PairEvaluator
 from biolm.pretrain.loop import Outcome, Trainer, deterministic, seed_weights
 from biolm.pretrain.objective import Objective, PretrainObjective
 from biolm.pretrain.shards import Shards, held_out
@@ -150,10 +150,11 @@ def _train(
     engine = make(config, model, objective, join(config.timeout))
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
-    evaluator = _evaluator(config, objective, segments)
+    evaluator = _evaluator(config, objective, segments, engine.world)
     outcome = Trainer(run, engine, batches, evaluator, config, f"biolm {record.stage}").train()
+    compared = None if teacher is None or evaluator is None else evaluator(teacher, engine.device)
     if engine.world.first:
-        _finish(config, record, engine, batches, evaluator, outcome, teacher)
+        _finish(config, record, engine, batches, evaluator, outcome, compared)
 
 
 def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: MaskedLM, objective: Objective) -> None:
@@ -164,7 +165,7 @@ def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: 
     seconds = fairseq.train(config, model.config, f"biolm {record.stage} (fairseq)")
     path = checkpoint.path_of(run, config.steps)
     tokens = int(checkpoint.load(path).state["tokens"])
-    evaluator = _evaluator(config, objective, segments=False)
+    evaluator = _evaluator(config, objective, False, join(config.timeout))
     valid = None if evaluator is None else evaluator(load_model(path).model.to(device.torch), device)
     result = {
         "step": config.steps,
@@ -194,7 +195,7 @@ def _finish(
     batches: Curriculum,
     evaluator: Evaluator | None,
     outcome: Outcome,
-    teacher: MaskedLM | None,
+    teacher: HeldOut | None,
 ) -> None:
     run, device = Path(config.out), engine.device
     passes = outcome.tokens / batches.tokens_per_epoch
@@ -217,8 +218,8 @@ def _finish(
         "valid": None if outcome.valid is None else asdict(outcome.valid),
         "unigram_entropy": None if evaluator is None else evaluator.shards.unigram_entropy,
     }
-    if teacher is not None and evaluator is not None:
-        result["teacher"] = asdict(evaluator(teacher, device))
+    if teacher is not None:
+        result["teacher"] = asdict(teacher)
     write_json(run / RESULT, result)
     weights = checkpoint.path_of(run, outcome.step).glob("model*.safetensors")
     counts = {"steps": outcome.step, "tokens": outcome.tokens, "steps_left_out": outcome.step - engine.updates}
@@ -254,7 +255,7 @@ def show(stage: str, run: Path) -> None:
     summary(f"biolm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})
 
 
-def _evaluator(config: PretrainConfig, objective: Objective, segments: bool) -> Evaluator | None:
+def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, world: World) -> Evaluator | None:
     shards = held_out(config.folders)
     if shards is None:
         return None
@@ -262,4 +263,4 @@ def _evaluator(config: PretrainConfig, objective: Objective, segments: bool) -> 
     pairs = None
     if isinstance(objective, PretrainObjective) and objective.config.pair is not None:
         pairs = PairEvaluator(shards, config.batch, *size, objective, segments)
-    return Evaluator(shards, config.batch, *size, pairs)
+    return Evaluator(shards, config.batch, *size, pairs, world)

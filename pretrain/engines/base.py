@@ -6,7 +6,7 @@ add up to those of one process, whatever their number. Weights, batches and mask
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -60,6 +60,7 @@ class Engine(ABC):
         self.parameters = parameter_count(loss.model)
         self.updates = self.at = 0
         self.timed, self.started, self.busy = False, 0.0, 0.0
+        self.beat: Callable[[], None] | None = None  # told whenever this rank goes to meet the others
 
     @property
     def model(self) -> MaskedLM:
@@ -75,6 +76,8 @@ class Engine(ABC):
         if self.timed and self.device.torch.type == "cuda":
             torch.cuda.synchronize()
         self.busy = time.perf_counter() - self.started
+        if self.beat is not None:
+            self.beat()
 
     @abstractmethod
     def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """Names the rank that a run waits for in vain.
 
-Every rank counts its steps here, and a thread answers for it when the others ask. A rank that does not answer has died or is frozen;
-one that answers with the lowest count hangs. The thread asks when its own rank has not moved for the whole timeout, and then ends the
-process, since a rank that waits inside a collective cannot be woken; the same command, or torchrun's elastic agent, goes on from the
-last checkpoint.
+Every rank counts here how often it went to meet the others, and a thread answers for it when they ask. A rank that does not answer has
+died or is frozen; the one that has come to the fewest meetings hangs, and says in which line. The thread asks when its own rank has not
+moved for the whole timeout, and then ends the process, since a rank that waits inside a collective cannot be woken; the same command, or
+torchrun's elastic agent, goes on from the last checkpoint.
 """
 
 import os
@@ -12,6 +12,7 @@ import threading
 import time
 from types import TracebackType
 
+import orjson
 import torch.distributed as dist
 
 from biolm.core.errors import TemporaryError
@@ -19,6 +20,9 @@ from biolm.pretrain.engines.world import World
 
 ANSWER = 10.0  # seconds that a rank has to answer
 LOOK = 0.2  # seconds between looks
+LINGER = 1.0  # seconds that rank 0, which keeps the store, stays for others that ask too
+MEETINGS = 2  # of a step
+MEETING = "torch/distributed/"  # where a rank is that waits for the others inside a layer, as FSDP's do
 
 
 def is_lost(error: RuntimeError) -> bool:
@@ -27,7 +31,7 @@ def is_lost(error: RuntimeError) -> bool:
 
 
 class Watch:
-    """One rank's count of steps, and its answers.
+    """One rank's count of meetings, and its answers.
 
     Args:
         world: The ranks; alone, there is nothing to watch.
@@ -37,36 +41,51 @@ class Watch:
     def __init__(self, world: World, what: str):
         self.world, self.what = world, what
         self.count, self.moved = 0, time.monotonic()
+        self.failed = False  # whether an exchange has, in which this rank was
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
     def beat(self) -> None:
-        """Say that this rank has done its part of a step and now goes to meet the others."""
+        """Say that this rank goes to meet the others, which it does twice a step: to add up counts, then gradients."""
         self.count, self.moved = self.count + 1, time.monotonic()
+
+    def _answer(self) -> str:
+        """Meetings, whether this rank is in one, and the line of ours that its main thread is in, as JSON."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        meets = self.failed or (frame is not None and MEETING in frame.f_code.co_filename)
+        while frame is not None and not frame.f_globals.get("__name__", "").startswith("biolm."):
+            frame = frame.f_back
+        line = "" if frame is None else f"{frame.f_globals['__name__']}:{frame.f_lineno}"
+        return orjson.dumps([self.count, meets, line]).decode()
 
     def missing(self) -> str:
         """Ask all ranks how far they are; who holds the run up, in words."""
         store = self.world.store
         assert store is not None, "a rank that is alone waits for nobody"
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
-        counts = {self.world.rank: self.count}
+        found = {self.world.rank: orjson.loads(self._answer())}
         try:
+            store.set(f"watch/{self.world.rank}", self._answer())  # while this thread asks, it cannot answer
             store.set("watch/asked", "1")
             deadline = time.monotonic() + ANSWER
-            while len(counts) < self.world.size and time.monotonic() < deadline:
+            while len(found) < self.world.size and time.monotonic() < deadline:
                 time.sleep(LOOK / 4)  # polled: a client that waits keeps this process's own thread from answering
                 for rank in others:
-                    if rank not in counts and store.check([f"watch/{rank}"]):
-                        counts[rank] = int(store.get(f"watch/{rank}"))
+                    if rank not in found and store.check([f"watch/{rank}"]):
+                        found[rank] = orjson.loads(store.get(f"watch/{rank}"))
+            if self.world.first:
+                time.sleep(LINGER)
         except RuntimeError:  # the store has gone with the rank that kept it
             return f"rank 0 of {self.world.size} has ended"
-        if silent := [rank for rank in others if rank not in counts]:
+        if silent := [rank for rank in others if rank not in found]:
             return f"rank {', '.join(map(str, silent))} of {self.world.size} has ended or is frozen"
-        late = min(counts, key=lambda rank: counts[rank])
-        return f"rank {late} of {self.world.size} hangs at step {counts[late] + 1} of this process"
+        late = min(found, key=lambda rank: found[rank][:2])
+        count, _, line = found[late]
+        return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
     def blame(self, error: BaseException) -> TemporaryError:
         """The error to end with after a failed exchange."""
+        self.failed = True
         problem = f"{self.missing()} ({str(error).splitlines()[0][:120]})"
         return TemporaryError(problem, remedy="The same command goes on from the last checkpoint.")
 
@@ -76,7 +95,7 @@ class Watch:
         while not self.ended.wait(LOOK):
             try:
                 if store.check(["watch/asked"]):
-                    store.set(f"watch/{self.world.rank}", str(self.count))
+                    store.set(f"watch/{self.world.rank}", self._answer())
             except RuntimeError:
                 return  # the store has gone, and its rank with it: the exchange itself fails
             if time.monotonic() - self.moved > self.world.timeout:

@@ -98,9 +98,9 @@ class World:
         self.rank, self.size, self.local_rank, self.timeout = here.rank, here.size, here.local_rank, timeout
         self.store: Store | None = None
         self.told = 0
-        if torch.cuda.is_available():
-            torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
         if here.size > 1:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
             self._join(here)
 
     def _join(self, here: Place) -> None:
@@ -111,7 +111,9 @@ class World:
             {name: str(value) for name, value in {**told, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
         )
         patience = timedelta(seconds=self.timeout)
-        self.store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=patience))
+        store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=patience))
+        # torchrun's agent keeps its store when it starts ranks again: what they told each other before is no news.
+        self.store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         group = PrefixStore("group", self.store)
         dist.init_process_group(backend, store=group, rank=here.rank, world_size=here.size, timeout=patience)

@@ -17,7 +17,8 @@ from biolm.model.config import ModelConfig
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
 from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.evaluate import Evaluator
+from biolm.pretrain.engines.world import Place, World
+from biolm.pretrain.evaluate import Evaluator, evaluated
 from biolm.pretrain.shards import Shards
 
 CPU = Device(torch.device("cpu"), "fp32")
@@ -79,6 +80,33 @@ def test_figures_are_those_of_a_plain_computation(two_sources: Path, model: Mask
         assert of["loss"] == pytest.approx(sum(values) / len(values), abs=1e-5)
         assert of["accuracy"] == pytest.approx(sum(right[source]) / len(values))
         assert found.as_metrics()[f"loss/{source}"] == of["loss"]
+
+
+class Dealt(World):
+    """One of several ranks, whose sums come together in a list instead of over a network."""
+
+    def __init__(self, rank: int, size: int, heard: list[torch.Tensor]):
+        super().__init__(Place())
+        self.rank, self.size, self.heard = rank, size, heard
+
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        self.heard.append(values.clone())
+        return values.copy_(torch.stack(self.heard).sum(0))
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("tokens", [0, 500])
+def test_any_number_of_ranks_gives_the_same_bits(two_sources: Path, model: MaskedLM, size: int, tokens: int) -> None:
+    shards, heard = Shards([two_sources], "valid"), list[torch.Tensor]()
+    alone = Evaluator(shards, SIZES, 0.15, tokens)
+    wanted, seen = alone(model, CPU), 0
+    for rank in range(size):
+        evaluator = Evaluator(shards, SIZES, 0.15, tokens, world=Dealt(rank, size, heard))
+        found = evaluator(model, CPU)
+        seen += int((heard[-1][: len(evaluated(alone.batches, alone.max_tokens)), 0] > 0).sum())
+    assert found == wanted, "the last rank has heard of all the others"
+    assert seen == len(evaluated(alone.batches, alone.max_tokens)), "each micro-batch is somebody's, once"
+    assert len({len(part) for part in heard}) == 1, "all ranks go forward equally often"
 
 
 def test_one_source_has_no_figures_of_its_own(tiny_shards: Path, model: MaskedLM) -> None:

@@ -1,11 +1,9 @@
 """Faults, injected: bad losses, lost ranks, damaged and unwritable checkpoints."""
 
 import math
-import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +28,6 @@ STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "4", "--keep", "9"]
 Words = Callable[..., list[str]]
 Records = Callable[[Path, str], dict[int, Any]]
-Start = Callable[..., Any]
 
 
 @pytest.fixture
@@ -193,23 +190,3 @@ def test_a_full_disk_leaves_the_checkpoints_before_whole(
     assert cli.run(small_run(tiny_shards, run, 8, *EVERY)) == 0
     name = "model.safetensors"
     assert (checkpoint.path_of(run, 8) / name).read_bytes() == (checkpoint.path_of(whole, 8) / name).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "has ended or is frozen")]
-)
-def test_a_lost_rank_is_named(
-    number: signal.Signals, said: str, tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    argv = small_run(tiny_shards, run, 10_000, "--log_every", "1", "--save_every", "5", "--timeout", "5")
-    ranks = start_ranks(2, argv, patch="patch_quick.py")
-    deadline = time.monotonic() + 120
-    while not checkpoint.steps(run) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(ranks.processes[1].pid, number)
-    ranks.processes[0].join(60)
-    ranks.processes[1].kill()
-    assert ranks.processes[0].exitcode == 75, ranks.said()
-    assert f"rank 1 of 2 {said}" in ranks.said()
-    assert "goes on from the last checkpoint" in ranks.said()

@@ -1,0 +1,30 @@
+"""A rank that takes longer than the others, or for ever, or is killed: LATE_RANK, from the plan's step LATE_FROM on, counted from 1.
+
+Ranks that are asked and do not answer are given up after three seconds.
+"""
+
+import os
+import signal
+import time
+
+from torch import Tensor
+
+from biolm.model.encoder import MaskedLM
+from biolm.pretrain.batches import Batch
+from biolm.pretrain.engines import watch
+from biolm.pretrain.objective import PretrainObjective, Totals
+
+watch.ANSWER = 3.0
+RANK, FROM = os.environ.get("LATE_RANK", ""), int(os.environ.get("LATE_FROM", "1"))
+SECONDS = os.environ.get("LATE_SECONDS", "")  # or none: it is killed
+FIRST_LIFE = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+plain = PretrainObjective.forward
+
+
+def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    if os.environ["RANK"] == RANK and FIRST_LIFE and batch.step + 1 >= FROM:
+        time.sleep(float(SECONDS)) if SECONDS else os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, model, batch, totals)
+
+
+PretrainObjective.forward = forward  # type: ignore[method-assign]
