@@ -3,6 +3,7 @@
 #
 # Without a GPU the CPU build of torch is taken where one can be had: from the package sources that pip is set up with, or from
 # TORCH_INDEX (an index of CPU wheels, see docs/install.md). Only if there is none is the default build taken, and that is said.
+# DeepSpeed comes along where it can be installed and imported; where not, biolm does without, and its tests are skipped.
 set -eu
 venv="$1"
 python="${PYTHON:-python3}"
@@ -21,4 +22,9 @@ if ! command -v nvidia-smi >/dev/null 2>&1 && [ "$(uname -s)" = Linux ]; then
         echo "none in the package sources here: taking the default build, with CUDA in it (docs/install.md says how to avoid that)" >&2
 fi
 $pip install --constraint constraints.txt --editable ".[dev]"
+if ! { $pip install --constraint constraints.txt --editable ".[dev,deepspeed]" &&
+    "$venv/bin/python" -c "import deepspeed"; } >"$venv/deepspeed.log" 2>&1; then
+    $pip uninstall --yes deepspeed 2>/dev/null
+    echo "DeepSpeed cannot be installed here ($venv/deepspeed.log says why): --engine deepspeed will not work" >&2
+fi
 "$venv/bin/python" -m pip check

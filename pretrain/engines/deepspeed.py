@@ -28,6 +28,8 @@ from biolm.pretrain.engines.scale import LossScale
 from biolm.pretrain.engines.world import World
 from biolm.pretrain.objective import Totals
 
+BUCKET = 500_000_000  # numbers: DeepSpeed's own default
+
 
 class TheirScale(LossScale):
     """DeepSpeed's own loss scale, which moves without us."""
@@ -55,7 +57,7 @@ class DeepSpeed(Engine):
         super().__init__(loss, device, world)
         deepspeed = _imported()
         self.optim, self.steps = config.optim, config.steps
-        self.settings = settings(config)
+        self.settings = settings(config, self.parameters)
         self.stage = self.settings["zero_optimization"]["stage"]
         self.trained = self.loss.trained()
         grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps).inner
@@ -213,8 +215,12 @@ class DeepSpeed(Engine):
             yield build(self.model.config, {name: self._weight(p).to(self.device.torch) for name, p in named.items()})
 
 
-def settings(config: PretrainConfig) -> dict[str, Any]:
+def settings(config: PretrainConfig, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration: what follows from ours, overlaid with the user's file; its entries `auto` are ours.
+
+    Args:
+        config: Of the run.
+        parameters: Of the model: a larger bucket than its gradients need is memory taken anew in every step.
 
     Raises:
         ConfigError: The file sets an optimiser or a schedule, or ours is one that ZeRO computes wrongly.
@@ -226,7 +232,7 @@ def settings(config: PretrainConfig) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the loop says itself which micro-batch is a step's last
         "gradient_clipping": config.optim.clip,
-        "zero_optimization": {"stage": config.deepspeed.stage},
+        "zero_optimization": {"stage": config.deepspeed.stage, "reduce_bucket_size": min(BUCKET, parameters)},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
@@ -256,6 +262,7 @@ def _overlaid(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _imported() -> Any:
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # else it looks, and warns
     try:
         import deepspeed
     except ImportError:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,27 @@ EVERY = ["--log_every", "1", "--save_every", "100", "--batch.accumulation", "3"]
 def test_the_users_file_wins_and_auto_is_ours(tmp_path: Path) -> None:
     file = tmp_path / "ds.json"
     write_json(file, {"zero_optimization": {"stage": 3}, "gradient_clipping": "auto", "bf16": {"enabled": True}})
-    made = settings(
-        PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(stage=1, offload=True, config=str(file)))
-    )
-    assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}}
+    ours = DeepSpeedConfig(stage=1, offload=True, config=str(file))
+    made = settings(PretrainConfig(shards="S", out="O", deepspeed=ours), 1000)
+    sharing = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 1000}
+    assert made["zero_optimization"] == sharing
     assert (made["gradient_clipping"], made["bf16"]) == (1.0, {"enabled": True})
     write_json(file, {"optimizer": {"type": "Adam"}})
     with pytest.raises(ConfigError, match="optimizer belongs into --optim"):
-        settings(PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file))))
+        settings(PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file))), 1000)
 
 
-def test_it_says_what_is_missing(tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path) -> None:
-    try:
-        import deepspeed  # noqa: F401
-    except ImportError:
-        argv = small_run(tiny_shards, tmp_path / "run", 2, "--engine", "deepspeed")
-        assert cli.run(argv) == 2
+def test_it_says_what_is_missing(
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "deepspeed", None)
+        assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "deepspeed")) == 2
+    assert "pip install 'biolm[deepspeed]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -49,7 +56,8 @@ def test_every_stage_takes_up_the_others_checkpoints(
     records: Callable[[Path, str], dict[int, Any]],
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    if find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
     alone, run, out = tmp_path / "alone", tmp_path / "run", tmp_path / "hf"
     assert cli.run(small_run(tiny_shards, alone, STEPS, *EVERY)) == 0
     argv = [*small_run(tiny_shards, run, STEPS, *EVERY), "--engine", "deepspeed", "--deepspeed.stage"]
