@@ -1,21 +1,24 @@
 """Training steps on one GPU: model FLOPs utilisation beside Hugging Face's, at base and large size with 512 tokens, bf16.
 
-    python benchmarks/gpu.py                                        # under eight minutes on an H100; needs torch, transformers, triton
+    python benchmarks/gpu.py --json table.json       # under eight minutes on an H100; needs torch, transformers, triton and nothing else
     python benchmarks/gpu.py --sizes tiny --rows 4 --length 64 --vocab_size 500 --seconds 1   # for a look, on a CPU
 
 Utilisation counts the products that a step must do (`biolm.pretrain.flops`: the head at masked positions only, nothing twice), over
-the datasheet's rate and over that of a matrix product measured here. Random ids stand for text; every row is full.
-Each side runs by itself, since two models may not fit; out of memory halves its rows.
+the datasheet's rate and over that of a matrix product measured here. Random ids stand for text; every row is full, but for the sides
+named "mixed": the same tokens in sequences of all lengths, which transformers pads. Each side runs by itself, since two models may not
+fit, at the row counts from `--rows` downwards the first that fits.
 """
 
 import argparse
 import json
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import plain  # noqa: F401
 import torch
 from peers import roberta
 from torch import nn
@@ -47,14 +50,25 @@ class Row:
     peak_gb: float
 
 
-def ours(config: EncoderConfig, device: Device, rows: int, length: int, compiled: bool) -> Step:
+def lengths_of(rows: int, length: int, *, mixed: bool) -> list[int]:
+    """Of the sequences of one batch; mixed, from a sixteenth of `length` to all of it, with the same tokens in all."""
+    if not mixed:
+        return [length] * rows
+    draws, left, found = random.Random(0), rows * length, list[int]()
+    while left:
+        found.append(min(draws.randint(max(1, length // 16), length), left))
+        left -= found[-1]
+    return found
+
+
+def ours(config: EncoderConfig, device: Device, lengths: Sequence[int], *, compiled: bool) -> Step:
     """Our step on a random batch."""
     model = MaskedLM(config).to(device.torch).train()
     prepare(model.encoder, device, ComputeConfig(compile=compiled))
     optimizer = Optimizer(dict(model.named_parameters()), config.num_hidden_layers, OptimConfig(lr=1e-4), 100_000)
-    ids_t = torch.randint(4, config.vocab_size, (rows * length,))
+    ids_t = torch.randint(4, config.vocab_size, (sum(lengths),))
     positions_m = torch.randperm(len(ids_t))[: int(MASK_RATE * len(ids_t))].sort().values.to(device.torch)
-    packed = Packed(ids_t, (length,) * rows).to(device.torch)
+    packed = Packed(ids_t, tuple(lengths)).to(device.torch)
     labels_m = packed.input_ids_t[positions_m]
 
     def step() -> None:
@@ -66,17 +80,18 @@ def ours(config: EncoderConfig, device: Device, rows: int, length: int, compiled
     return step
 
 
-def theirs(config: EncoderConfig, device: Device, rows: int, length: int) -> Step:
-    """Hugging Face's class, fused AdamW, logits at every position."""
+def theirs(config: EncoderConfig, device: Device, lengths: Sequence[int]) -> Step:
+    """Hugging Face's class, fused AdamW, padding, logits at every position."""
     model = roberta(config).to(device.torch).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids_bl = torch.randint(4, config.vocab_size, (rows, length), device=device.torch)
-    mask_bl = torch.ones_like(ids_bl)
-    labels_bl = ids_bl.where(torch.rand(ids_bl.shape, device=device.torch) < MASK_RATE, -100)
+    ids_bl = torch.randint(4, config.vocab_size, (len(lengths), max(lengths)), device=device.torch)
+    mask_bl = torch.arange(max(lengths), device=device.torch) < torch.tensor(lengths, device=device.torch)[:, None]
+    ids_bl = ids_bl.where(mask_bl, config.pad_token_id)
+    labels_bl = ids_bl.where(mask_bl & (torch.rand(ids_bl.shape, device=device.torch) < MASK_RATE), -100)
 
     def step() -> None:
         with device.autocast():
-            loss = model(input_ids=ids_bl, attention_mask=mask_bl, labels=labels_bl).loss
+            loss = model(input_ids=ids_bl, attention_mask=mask_bl.long(), labels=labels_bl).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -97,44 +112,72 @@ def timed(step: Step, steps: int, device: Device) -> float:
 
 
 def fitting(make: Callable[[int], Step], rows: int, device: Device) -> tuple[Step, int]:
-    """A step that has run three times, at the largest number of rows that fits."""
-    while True:
+    """A step that has run three times, at the largest number of rows that fits; out of memory halves them."""
+    while rows:
+        step: Step | None = None
         try:
             step = make(rows)
             timed(step, 3, device)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             rows //= 2
-            if not rows:
-                raise
         else:
             return step, rows
+        del step
+        torch.cuda.empty_cache()  # here, where the error no longer holds what did not fit
+    raise SystemExit("not even one row fits")
 
 
 def compare(size: str, args: argparse.Namespace, device: Device) -> list[Row]:
-    """Both sides at one size."""
-    config = ModelConfig(size=size).resolve(args.vocab_size, args.length, 1)
-    makers: dict[str, Callable[[int], Step]] = {
-        "biolm": lambda rows: ours(config, device, rows, args.length, compiled=False),
-        "transformers": lambda rows: theirs(config, device, rows, args.length),
+    """All sides at one size, one after the other: two models and their moments may not fit together."""
+    shape = ModelConfig(size=size, hidden_dropout=args.dropout, attention_dropout=args.dropout)
+    config, on_gpu, found = shape.resolve(args.vocab_size, args.length, 1), device.torch.type == "cuda", list[Row]()
+    sides: dict[str, Callable[[Sequence[int]], Step]] = {
+        "biolm": lambda lengths: ours(config, device, lengths, compiled=False),
+        "transformers": lambda lengths: theirs(config, device, lengths),
     }
-    if device.torch.type == "cuda":
-        makers["biolm compiled"] = lambda rows: ours(config, device, rows, args.length, compiled=True)
-    found = []
-    for side, make in makers.items():  # one after the other: two models and their moments may not fit together
-        if device.torch.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        step, rows = fitting(make, args.rows, device)
-        seconds, end = [], time.monotonic() + args.seconds
-        while time.monotonic() < end or len(seconds) < 3:
-            seconds.append(timed(step, BLOCK, device))
-        used = torch.cuda.max_memory_allocated() / 1e9 if device.torch.type == "cuda" else float("nan")
-        del step
-        tokens = rows * args.length
-        flops = step_flops(config, [args.length] * rows, int(MASK_RATE * tokens)) / statistics.median(seconds)
-        speed = tokens / statistics.median(seconds)
-        found.append(Row(side, size, rows, speed, flops / peak(device), flops / measured_peak(device), used))
+    if on_gpu:
+        sides["biolm compiled"] = lambda lengths: ours(config, device, lengths, compiled=True)
+    for mixed in (False, True):
+        for side, make in sides.items():
+            found.append(measure(side, size, make, config, args, device, mixed=mixed))
+            print(shown(found[-1], args.length), flush=True)
     return found
+
+
+def measure(
+    side: str,
+    size: str,
+    make: Callable[[Sequence[int]], Step],
+    config: EncoderConfig,
+    args: argparse.Namespace,
+    device: Device,
+    *,
+    mixed: bool,
+) -> Row:
+    """One side's line."""
+    on_gpu = device.torch.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step, rows = fitting(lambda rows: make(lengths_of(rows, args.length, mixed=mixed)), args.rows, device)
+    seconds, end = list[float](), time.monotonic() + args.seconds
+    while time.monotonic() < end or len(seconds) < 3:
+        seconds.append(timed(step, BLOCK, device))
+    used = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else float("nan")
+    lengths = lengths_of(rows, args.length, mixed=mixed)
+    tokens = sum(lengths)
+    flops = step_flops(config, lengths, int(MASK_RATE * tokens)) / statistics.median(seconds)
+    speed = tokens / statistics.median(seconds)
+    name = f"{side}, mixed" if mixed else side
+    return Row(name, size, rows, speed, flops / peak(device), flops / measured_peak(device), used)
+
+
+def shown(row: Row, length: int) -> str:
+    """A line of the table."""
+    return (
+        f"{row.side:22}{row.size:6}{row.rows:4} × {length}{row.tokens_per_second:12,.0f} tokens/s  "
+        f"{row.share_of_datasheet:6.1%} of the datasheet  {row.share_of_measured:6.1%} of the product  {row.peak_gb:.1f} GB"
+    )
 
 
 def main() -> None:
@@ -143,7 +186,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--vocab_size", type=int, default=50_048)
-    parser.add_argument("--seconds", type=float, default=30, help="for each side and size")
+    parser.add_argument("--seconds", type=float, default=15, help="for each side and size")
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--json", help="also write the table here")
     args = parser.parse_args()
@@ -151,15 +195,9 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.torch.type == "cuda" else "CPU"
     measured = measured_peak(device) / 1e12
     print(f"{name}, {args.precision}, torch {torch.__version__}; matrix product {measured:.1f} TFLOP/s measured")
-    table = []
+    table = list[Row]()
     for size in args.sizes:
-        for row in compare(size, args, device):
-            table.append(row)
-            print(
-                f"{row.side:15}{row.size:6}{row.rows:4} × {args.length}{row.tokens_per_second:12,.0f} tokens/s  "
-                f"{row.share_of_datasheet:6.1%} of the datasheet  {row.share_of_measured:6.1%} of the product  {row.peak_gb:.1f} GB",
-                flush=True,
-            )
+        table += compare(size, args, device)
     if args.json:
         Path(args.json).write_text(json.dumps({"device": name, "rows": [asdict(row) for row in table]}, indent=1))
 

@@ -7,15 +7,14 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 | `blocks` | `model.attention_cpu`, sequence by sequence | CPU, 16-bit or with dropout, and every layer with a window |
 | `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout, and sequences too long for `blocks` |
 | `flash` | flash-attn's variable-length kernel | GPU of compute capability 8.0 or later, 16-bit, where that package is installed |
-| `varlen` | torch's own variable-length kernel | the same without the package, if there is no dropout |
+| `varlen` | torch's own copy of that kernel | the same without the package |
 | `padded` | torch's fused attention (memory-efficient on a V100) on padded rows and a mask | every other GPU |
 | `flex` | torch's FlexAttention with a block mask, compiled; no dropout | never: give it by name |
 """
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from biolm.core.errors import ConfigError
 from biolm.model.attention_cpu import packed_attention
-from biolm.model.packed import Packed, pad
+from biolm.model.packed import Packed
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -32,10 +31,6 @@ try:
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # an extra that has to be compiled for the GPU at hand
     flash_attn_varlen_func = None
-
-HAS_VARLEN = (
-    find_spec("torch.nn.attention.varlen") is not None
-)  # torch 2.10; importing it takes a second, so it waits for its use
 
 Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 
@@ -86,10 +81,7 @@ def pick(device: torch.device, dtype: torch.dtype, dropout: float, longest: int,
         whole = (half or dropout) and longest <= LONGEST_BLOCK
         return "blocks" if whole or window is not None else "loop"
     if half and _capability(device) >= (8, 0):
-        if flash_attn_varlen_func is not None:
-            return "flash"
-        if HAS_VARLEN and dropout == 0:
-            return "varlen"
+        return "varlen" if flash_attn_varlen_func is None else "flash"
     return "padded"
 
 
@@ -105,9 +97,7 @@ def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: flo
         "blocks": [] if device.type == "cpu" else ["runs on a CPU only"],
         "flash": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
         + ([] if flash_attn_varlen_func else ["needs the package flash-attn"]),
-        "varlen": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
-        + ([] if HAS_VARLEN else ["needs torch 2.10"])
-        + (["has no dropout"] if dropout else []),
+        "varlen": [] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"],
         "flex": ["has no dropout"] if dropout else [],
     }.get(kernel, [])
     if problems:
@@ -150,25 +140,34 @@ def _loop(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Ten
 
 
 def _padded(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    longest, device = packed.max_seqlen, rows[0].device
-    q, k, v = (pad(x, packed.lengths).transpose(1, 2) for x in rows)  # [b, n, l, d]
-    lengths_b = torch.tensor(packed.lengths, device=device)
-    real_bl = torch.arange(longest, device=device) < lengths_b[:, None]
+    b, longest, device = len(packed.lengths), packed.max_seqlen, rows[0].device
+    n, d = rows[0].shape[1:]
+    places_t = packed.padded_places_t  # by number, not by a mask, whose size a GPU would have to tell the host
+    q, k, v = (
+        x.new_zeros(b * longest, n, d).index_copy(0, places_t, x).view(b, longest, n, d).transpose(1, 2) for x in rows
+    )
+    real_bl = torch.arange(longest, device=device) < packed.cu_seqlens.diff()[:, None]
     seen = real_bl[:, None, None, :]
     near = band(longest, window, device)
     if near is not None:  # padding sees itself: no empty row
         seen = seen & near | torch.eye(longest, dtype=torch.bool, device=device)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
-    return out.transpose(1, 2)[real_bl]
+    return out.transpose(1, 2).reshape(b * longest, n, d).index_select(0, places_t)
 
 
 def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    assert not dropout
+    """What `torch.nn.attention.varlen` calls, which itself has no dropout."""
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
-    sides = (-1, -1) if window is None else (window, window)
-    out = varlen_attn(*rows, cu_seqlens, cu_seqlens, longest, longest, window_size=sides)
+    side = -1 if window is None else window
+    flash = torch.ops.aten._flash_attention_forward
+    causal, debug = False, False
+    out, *_ = flash(
+        *rows,
+        *(cu_seqlens, cu_seqlens, longest, longest),
+        *(dropout, causal, debug),
+        window_size_left=side,
+        window_size_right=side,
+    )
     assert isinstance(out, Tensor)
     return out
 
@@ -186,11 +185,16 @@ def _flex(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Ten
 
     assert not dropout
     mask = _flex_mask(packed.lengths, window, rows[0].device)
-    run = torch.compile(flex_attention) if rows[0].device.type == "cuda" else flex_attention
+    run: Any = _compiled(flex_attention) if rows[0].device.type == "cuda" else flex_attention
     q, k, v = (x.transpose(0, 1)[None] for x in rows)
     out = run(q, k, v, block_mask=mask)
     assert isinstance(out, Tensor)
     return out[0].transpose(0, 1)
+
+
+@cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function)
 
 
 @lru_cache(maxsize=4)
@@ -205,7 +209,8 @@ def _flex_mask(lengths: tuple[int, ...], window: int | None, device: torch.devic
         same = document_t[query] == document_t[key]
         return same if window is None else same & ((query - key).abs() <= window)
 
-    return create_block_mask(seen, None, None, sum(lengths), sum(lengths), device=str(device))
+    t, fused = sum(lengths), device.type == "cuda"  # not fused it makes all pairs of tokens
+    return create_block_mask(seen, None, None, t, t, device=str(device), _compile=fused)
 
 
 KERNELS: dict[str, Callable[[Rows, Packed, float, int | None], Tensor]] = {

@@ -11,7 +11,7 @@ Under a window a sequence is done in tiles of queries with the keys that they se
 forward and backward 70 ms instead of 3,047.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -99,7 +99,7 @@ class _PackedAttention(torch.autograd.Function):
         # the sum over keys of probability × its gradient, which softmax's backward pass takes off: Σ_d gradient × output
         mean_tn1 = (grads[0].float() * out_tnd.float()).sum(-1, keepdim=True).to(q_tnd.dtype)
         dq_tnd, dk_tnd, dv_tnd = (torch.empty(x.shape, dtype=x.dtype) for x in (q_tnd, k_tnd, v_tnd))
-        put = Tensor.copy_
+        put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_
         if ctx.window is not None:  # tiles share keys
             put = Tensor.add_
             dk_tnd.zero_()

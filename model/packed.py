@@ -51,10 +51,20 @@ class Packed:
     @torch.inference_mode(False)
     def position_ids_t(self) -> Tensor:
         """Each token's position in its own sequence, from 0; worked out where the tokens are."""
-        starts = self.cu_seqlens.long()
-        tokens = len(self.input_ids_t)
-        own_start_t = torch.repeat_interleave(starts[:-1], starts.diff(), output_size=tokens)
-        return torch.arange(tokens, device=starts.device) - own_start_t
+        own_start_t = self._of_sequences(self.cu_seqlens[:-1].long())
+        return torch.arange(len(own_start_t), device=own_start_t.device) - own_start_t
+
+    @cached_property
+    @torch.inference_mode(False)
+    def padded_places_t(self) -> Tensor:
+        """Each token's place in the flat row of right-padded sequences, [b * l]."""
+        first_b = torch.arange(len(self.lengths), device=self.cu_seqlens.device) * self.max_seqlen
+        return self._of_sequences(first_b) + self.position_ids_t
+
+    def _of_sequences(self, values_b: Tensor) -> Tensor:
+        """For each token what its sequence has, [t]; the host need not wait for the device to know how many."""
+        counts_b = self.cu_seqlens.long().diff()
+        return torch.repeat_interleave(values_b, counts_b, output_size=len(self.input_ids_t))
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on another device."""

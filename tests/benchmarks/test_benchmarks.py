@@ -28,7 +28,23 @@ def test_it_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert module.__doc__
 
 
-def test_the_gpu_benchmark_at_toy_size(tmp_path: Path) -> None:
+PLAIN = """
+import runpy, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("biolm", "orjson", "jsonargparse", "datatrove"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_gpu_benchmark_at_toy_size_in_a_plain_image(tmp_path: Path) -> None:
+    """Where nothing but torch and transformers is installed."""
     out = tmp_path / "table.json"
     toy = [
         "--sizes",
@@ -44,8 +60,8 @@ def test_the_gpu_benchmark_at_toy_size(tmp_path: Path) -> None:
         "--precision",
         "fp32",
     ]
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), *toy, "--json", str(out)]
+    command = [sys.executable, "-c", PLAIN, str(BENCHMARKS / "gpu.py"), *toy, "--json", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(out.read_text())["rows"]
-    assert {row["side"] for row in rows} >= {"biolm", "transformers"}
+    assert {row["side"] for row in rows} >= {"biolm", "transformers", "biolm, mixed", "transformers, mixed"}
     assert all(0 < row["share_of_measured"] < 1.2 and row["tokens_per_second"] > 0 for row in rows)

@@ -21,8 +21,8 @@ ON_CPU: list[module.Kernel] = ["auto", "blocks", "loop", "padded", "flex"]
 
 def plain(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None) -> Tensor:
     """Over all tokens, with everything else masked."""
-    sequence = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
     place = packed.position_ids_t
+    sequence = (place == 0).cumsum(0)
     seen = (sequence[:, None] == sequence) & ((place[:, None] - place).abs() <= (99 if window is None else window))
     scores = torch.einsum("tnd,snd->nts", q, k) / q.shape[-1] ** 0.5
     return torch.einsum("nts,snd->tnd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
@@ -141,7 +141,7 @@ def test_auto_takes_blocks_for_half_precision_or_dropout_and_the_fused_kernel_fo
     [
         ((9, 0), True, 0.1, "flash"),
         ((9, 0), False, 0.0, "varlen"),
-        ((9, 0), False, 0.1, "padded"),
+        ((9, 0), False, 0.1, "varlen"),
         ((7, 0), True, 0.0, "padded"),
     ],
 )
@@ -150,7 +150,6 @@ def test_the_choice_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(module, "_capability", lambda device: capability)
     monkeypatch.setattr(module, "flash_attn_varlen_func", (lambda: None) if flash else None)
-    monkeypatch.setattr(module, "HAS_VARLEN", True)
     assert pick(torch.device("cuda"), torch.float16, rate, 512) == expected
 
 
@@ -164,3 +163,30 @@ def test_flex_has_no_dropout() -> None:
     with pytest.raises(ConfigError, match="no dropout"):
         check("flex", CPU, torch.float32, 0.1)
     check("blocks", CPU, torch.float32, 0.1)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("kernel", ["padded", "varlen"])
+def test_no_kernel_of_a_gpu_has_the_host_wait(kernel: module.Kernel, window: int | None) -> None:
+    """On the meta device, where there are no numbers to be read, forward and backward."""
+    packed = packed_of([5, 1, 7]).to(torch.device("meta"))
+    q, k, v = torch.randn(3, 13, 2, 8, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    out = attention(q, k, v, packed, 0.1, window, kernel)
+    assert out.shape == (13, 2, 8)
+    out.sum().backward()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("kernel", ["auto", "padded", "varlen"])
+def test_kernels_of_a_gpu_agree_with_a_plain_softmax(kernel: module.Kernel, window: int | None) -> None:
+    torch.manual_seed(0)
+    packed = packed_of([5, 1, 7]).to(torch.device("cuda"))
+    leaves = [torch.randn(13, 2, 8, dtype=torch.bfloat16, device="cuda", requires_grad=True) for _ in range(3)]
+    expected = plain(*(x.float() for x in leaves), packed, window)
+    mine = attention(*leaves, packed, 0.0, window, kernel)
+    torch.testing.assert_close(mine.float(), expected, atol=2e-2, rtol=2e-2)
+    for a, b in zip(torch.autograd.grad(mine.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, atol=3e-2, rtol=3e-2)
+    dropped = torch.stack([attention(*leaves, packed, 0.3, window, kernel) for _ in range(300)]).float().mean(0)
+    torch.testing.assert_close(dropped, expected, atol=0.3, rtol=0.1)

@@ -56,7 +56,7 @@ def test_known_gpus_have_their_datasheets_rate(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_cpus_rate_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flops, "SIZE", 256)
+    monkeypatch.setitem(flops.SIZE, "cpu", 256)
     device = Device(torch.device("cpu"), "fp32")
     first = measured_peak(device)
     assert 1e8 < first < 1e14
