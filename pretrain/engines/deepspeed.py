@@ -56,6 +56,8 @@ class DeepSpeed(Engine):
     def __init__(self, loss: Loss, device: Device, world: World, config: PretrainConfig):
         super().__init__(loss, device, world)
         deepspeed = _imported()
+        if device.precision == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
+            raise ConfigError("DeepSpeed computes no fp16 on this device", remedy="Give --precision bf16 or fp32.")
         self.optim, self.steps = config.optim, config.steps
         self.settings = settings(config, self.parameters)
         self.stage = self.settings["zero_optimization"]["stage"]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from biolm.core import cli
 from biolm.core.errors import ConfigError
+from biolm.core.files import read_json
+from biolm.core.metrics import read_metrics
 from biolm.launch import hosts
 from biolm.launch.hosts import Host, commands, read, run_stage
 
@@ -62,25 +65,39 @@ def test_a_machine_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytes
     assert log.with_name("model-one.log").read_text() == "begun\n"
 
 
+RECIPE = """\
+description: one model
+stages:
+  - name: model
+    verb: pretrain
+    args:
+      shards: {shards}
+      out: ${{out}}/model
+      steps: 4
+      model: {{size: tiny, num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2}}
+      batch: {{tokens: 128, max_length: 32, accumulation: 3}}
+      log_every: 1
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ssh")
-def test_two_machines_train_one_model(tmp_path: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the two would wait for the other in vain if ranks, address or port were wrong."""
+def test_two_machines_train_the_model_of_one(
+    tmp_path: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two agents would wait for the other in vain if ranks, address or port were wrong."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(hosts, "PORT", 20_000 + os.getpid() % 20_000)
-    sizes = [
-        "--model.size",
-        "tiny",
-        "--model.num_hidden_layers",
-        "1",
-        "--batch.tokens",
-        "128",
-        "--batch.max_length",
-        "32",
-    ]
-    words = ["pretrain", "--shards", str(tiny_shards), "--out", str(tmp_path / "run"), "--steps", "4", *sizes]
-    code = run_stage(
-        [*words, "--batch.accumulation", "2"], tmp_path / "model.log", [Host("127.0.0.1", 1), Host("localhost", 1)]
+    recipe, hostfile, out = tmp_path / "recipe.yaml", tmp_path / "hosts", tmp_path / "out"
+    recipe.write_text(RECIPE.format(shards=tiny_shards))
+    hostfile.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
+    code = cli.run(["launch", str(recipe), "--out", str(out), "--on", "hosts", "--hostfile", str(hostfile)])
+    assert code == 0, (out / "logs" / "model-127.0.0.1.log").read_text()
+    assert read_json(out / "model" / "result.json")["processes"] == 2
+    alone = ["pretrain", "--config", str(out / "model" / "config.yaml"), "--out", str(tmp_path / "alone")]
+    assert cli.run(alone) == 0
+    ours, theirs = (
+        [r for r in read_metrics(run) if r["split"] == "train"] for run in (out / "model", tmp_path / "alone")
     )
-    assert code == 0, (tmp_path / "model-127.0.0.1.log").read_text()
-    assert (tmp_path / "run" / "checkpoints" / "step_4" / "model.safetensors").exists()
+    assert [r["batches"] for r in ours] == [r["batches"] for r in theirs]
+    assert [r["loss"] for r in ours] == pytest.approx([r["loss"] for r in theirs], rel=1e-4)

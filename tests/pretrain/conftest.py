@@ -13,7 +13,7 @@ import pytest
 
 from biolm.core.metrics import read_metrics
 
-PRELOAD = ["biolm.pretrain.verb", "torch.utils.tensorboard", "torch.distributed.fsdp", "biolm.core.cli"]
+PRELOAD = ["biolm.pretrain.verb", "torch.utils.tensorboard", "torch.distributed.fsdp", "biolm.core.cli", "deepspeed"]
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = [
     "--batch.tokens",

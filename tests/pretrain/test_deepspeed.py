@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from biolm.convert.load import load_model
 from biolm.core import checkpoint, cli
@@ -77,3 +78,16 @@ def test_every_stage_takes_up_the_others_checkpoints(
     assert all((ours[name] - theirs[name]).abs().max() < 1e-3 for name in theirs)
     assert checkpoint.steps(run)[-1] == STEPS
     assert cli.run(["convert", str(run), str(out), "--to", "hf"]) == 0
+
+
+def test_fp16_is_refused_where_deepspeed_has_none(
+    tiny_shards: Path, small_run: Callable[..., list[str]], start_ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    """On a processor it wants oneDNN's fp16 products, which few have; its loss scale is then out of reach."""
+    if find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    argv = small_run(tiny_shards, tmp_path / "run", 2, "--engine", "deepspeed", "--precision", "fp16")
+    ranks = start_ranks(1, argv)
+    has_it = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    assert ranks.wait() == [0 if has_it else 2], ranks.said()
+    assert has_it or "DeepSpeed computes no fp16 on this device" in ranks.said()
