@@ -1,6 +1,6 @@
 """HTML and SVG as nested calls: `tag("p", "a < b")` escapes; only what `tag` made is taken as markup."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -50,6 +50,17 @@ def document(title: str, body: Markup) -> str:
         tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
     )
     return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text: int) -> Markup:
+    """A table whose first `text` columns are words and the others numbers."""
+
+    def kind(i: int) -> str | None:
+        return "num" if i >= text else None
+
+    top = tag("tr", [tag("th", head, class_=kind(i)) for i, head in enumerate(heads)])
+    body = [tag("tr", [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row)]) for row in rows]
+    return tag("div", tag("table", tag("thead", top), tag("tbody", body)), class_="wide")
 
 
 def number(value: float) -> str:

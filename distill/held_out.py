@@ -78,10 +78,10 @@ def compare(models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device
     """
     found = {name: Seen() for name in models}
     placed = [model.to(device.torch).eval() for model in models.values()]
-    at = source_of(evaluator.shards)
+    source_of = Sources(evaluator.shards)
     with torch.inference_mode():
         for batch in micro_batches(evaluator):
-            moved, sources = batch.to(device.torch), at(batch)
+            moved, sources = batch.to(device.torch), source_of(batch)
             logs = {}
             for (name, seen), model in zip(found.items(), placed, strict=True):
                 logs[name] = _look(model, moved, seen, device)[:, : evaluator.shards.vocab_size]
@@ -101,7 +101,7 @@ def micro_batches(evaluator: Evaluator) -> Iterator[Batch]:
         yield batch
 
 
-class source_of:  # noqa: N801 a function with a table
+class Sources:
     """The source (pubmed, pmc, notes, text) of every masked token of a micro-batch.
 
     Args:

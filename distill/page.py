@@ -1,81 +1,108 @@
-"""The report's page: tables and pictures as HTML and SVG in one file that needs nothing else."""
+"""The report as one HTML page: size and speed, held-out figures by source, the loss by part, and how alike the layers are."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left } svg { width: 100%; max-width: 44rem; font: 11px system-ui, sans-serif }
-.note { color: #555 }
-"""
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)  # Okabe and Ito's, told apart by colour-blind readers
+from biolm.core.page import Markup, document, join, table, tag
+from biolm.core.svg import COLOURS, Line, line_chart
+from biolm.distill.held_out import ALL
 
 CELL = 34
 LEFT, TOP = 64, 30
+DARK = 0.55  # a similarity above this stands in the page's colour on its cell
 
 
-def page(title: str, *parts: str) -> str:
-    """A whole page."""
-    body = "\n".join(parts)
-    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang='en'><head>{head}</head><body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
+def page(title: str, figures: Mapping[str, Any], train: Sequence[Mapping[str, Any]], teacher: str) -> str:
+    """The page.
+
+    Args:
+        title: Its heading.
+        figures: What `report.json` holds.
+        train: The run's metrics of training.
+        teacher: The name of the model that the others are held against.
+    """
+    masked = figures["models"][teacher]["sources"][ALL]["masked"]
+    same = "Forward passes with the head on masked positions, the models taking turns on the same micro-batches."
+    nats = f"{masked:,} masked tokens, the same for all models; loss and KL in nats, at temperature 1."
+    cka = (
+        "Linear CKA of the student's layers (down) with the teacher's (across); 0 is the embeddings' output. "
+        "1 is the same up to rotation and scale."
+    )
+    parts = [[name, f"{v['first']:.4g}", f"{v['last']:.4g}"] for name, v in figures["parts"].items()]
+    body = join(
+        tag("header", tag("h1", title)),
+        tag("section", tag("h2", "Size and speed"), _sizes(figures["models"], teacher), tag("p", same, class_="note")),
+        tag("section", tag("h2", "Held-out text, by source"), _sources(figures["models"], teacher)),
+        tag("p", nats, class_="note"),
+        tag("section", tag("h2", "Training loss by part"), table(("part", "first", "last"), parts, text=1)),
+        curves(train, list(figures["parts"])),
+        tag("section", tag("h2", "Layers alike"), heat_map(figures["similarity"]), tag("p", cka, class_="note")),
+    )
+    return document(title, body)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is words."""
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def _sizes(models: Mapping[str, Any], teacher: str) -> Markup:
+    whole = models[teacher]
+    rows = [
+        [
+            name,
+            f"{m['parameters']:,}",
+            f"{m['parameters'] / whole['parameters']:.1%}",
+            f"{m['tokens_per_second']:,.0f}",
+            f"{m['tokens_per_second'] / whole['tokens_per_second']:.2f} ×",
+        ]
+        for name, m in models.items()
+    ]
+    return table(("model", "parameters", "of the teacher's", "real tokens/s", "speed"), rows, text=1)
 
 
-def heat_map(rows: Sequence[Sequence[float]]) -> str:
-    """Similarities from 0 (white) to 1 (dark): the student's layers down, the teacher's across, the embeddings as layer 0."""
-    parts = []
+def _sources(models: Mapping[str, Any], teacher: str) -> Markup:
+    rows = [
+        [
+            source,
+            name,
+            f"{v['masked']:,}",
+            f"{v['loss']:.3f}",
+            f"{v['right']:.1%}",
+            f"{v['kl']:.3f}",
+            f"{v['agree']:.1%}",
+        ]
+        for source in models[teacher]["sources"]
+        for name, m in models.items()
+        for v in [m["sources"][source]]
+    ]
+    heads = ("source", "model", "masked", "loss", "accuracy", "KL from the teacher", "agrees with it")
+    return table(heads, rows, text=2)
+
+
+def heat_map(rows: Sequence[Sequence[float]]) -> Markup:
+    """Similarities from 0 to 1 as the strength of a colour: the student's layers down, the teacher's across, the embeddings as layer 0."""
+    across = len(rows[0])
+    parts = [_text(LEFT + CELL * j + CELL / 2, TOP - 8, str(j)) for j in range(across)]
     for i, row in enumerate(rows):
-        parts.append(_text(LEFT - 8, TOP + CELL * i + 21, f"layer {i}", "end"))
+        parts.append(_text(LEFT / 2, TOP + CELL * i + 21, f"layer {i}"))
         for j, value in enumerate(row):
             x, y = LEFT + CELL * j, TOP + CELL * i
-            colour = "#fff" if value > 0.55 else "#222"
-            told = f"<title>student layer {i}, teacher layer {j}: {value:.3f}</title>"
-            place = f"x='{x}' y='{y}' width='{CELL}' height='{CELL}'"
-            box = f"<rect {place} fill='#08306b' fill-opacity='{value:.3f}' stroke='#ddd'>{told}</rect>"
-            parts += [box, _text(x + CELL / 2, y + 21, f"{value:.2f}", "middle", colour)]
-    across = len(rows[0])
-    parts += [_text(LEFT + CELL * j + CELL / 2, TOP - 8, str(j), "middle") for j in range(across)]
-    return _svg("similarity of layers", LEFT + CELL * across + 8, TOP + CELL * len(rows) + 8, parts)
+            told = tag("title", f"student layer {i}, teacher layer {j}: {value:.3f}")
+            place = {"x": x, "y": y, "width": CELL, "height": CELL}
+            parts.append(tag("rect", told, **place, fill_opacity=f"{value:.3f}", style="fill: var(--accent)"))
+            parts.append(_text(x + CELL / 2, y + 21, f"{value:.2f}", "fill: var(--page)" if value > DARK else None))
+    width, height = LEFT + CELL * across, TOP + CELL * len(rows)
+    size = {"viewBox": f"0 0 {width} {height}", "style": f"max-width: {width}px"}
+    return tag(
+        "svg", tag("title", "similarity of layers"), parts, role="img", xmlns="http://www.w3.org/2000/svg", **size
+    )
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Each part of the training loss over the steps, unweighted, each from 0 to its own largest value."""
-    width, height, parts = 640, 240, []
-    last = max((r["step"] for r in metrics), default=1)
+def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
+    """Each part of the training loss over the steps, unweighted, as a share of its own largest value."""
+    lines = []
     for n, name in enumerate(names):
         points = [(r["step"], r[name]) for r in metrics if name in r]
-        most = max((value for _, value in points), default=0) or 1
-        line = " ".join(
-            f"{LEFT + (width - LEFT - 8) * s / last:.1f},{height - (height - 30) * v / most:.1f}" for s, v in points
-        )
-        colour = COLOURS[n % len(COLOURS)]
-        parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.8'/>")
-        parts.append(_text(LEFT + 110 * n, 14, f"{name}, up to {most:.3g}", "start", colour))
-    parts.append(_text(width - 8, height + 16, f"{last:,} steps", "end"))
-    parts.append(f"<line x1='{LEFT}' x2='{width - 8}' y1='{height}' y2='{height}' stroke='#999'/>")
-    return _svg("loss by part", width, height + 24, parts)
+        most = max(value for _, value in points) or 1
+        lines.append(Line(f"{name}, up to {most:.3g}", [(step, value / most) for step, value in points], n % COLOURS))
+    return line_chart("loss by part", lines, x_label="step", y_label="share of its largest value", zero=True)
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#222") -> str:
-    return f"<text x='{x}' y='{y}' text-anchor='{anchor}' fill='{colour}'>{escape(text)}</text>"
-
-
-def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' role='img' viewBox='0 0 {width} {height}'><title>{escape(title)}</title>"
-    return head + "".join(parts) + "</svg>"
+def _text(x: float, y: float, text: str, style: str | None = None) -> Markup:
+    return tag("text", text, x=x, y=y, text_anchor="middle", style=style)

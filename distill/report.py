@@ -1,6 +1,6 @@
 """`biolm distill report`: what a student kept of its teacher, beside the same student alone, as a page and as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from biolm.core.manifest import read_manifest
 from biolm.core.metrics import read_metrics
 from biolm.core.summary import summary
 from biolm.distill.held_out import ALL, Seen, alike, compare
-from biolm.distill.page import curves, heat_map, page, table
+from biolm.distill.page import page
 from biolm.distill.teacher import load
 from biolm.model.device import Precision, choose
 from biolm.model.encoder import parameter_count
@@ -70,14 +70,15 @@ def report(config: ReportConfig) -> None:
     evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
     models = {name: one.model for name, one in loaded.items()}
     found = compare(models, evaluator, choose(config.precision), TEACHER)
+    train = [record for record in read_metrics(config.run) if record["split"] == "train"]
     figures: dict[str, Any] = {
         "models": {name: _figures(loaded[name], seen) for name, seen in found.items()},
         "similarity": alike(found, STUDENT, TEACHER),
-        "parts": _parts(config.run),
+        "parts": _parts(train),
     }
     out = Path(config.out)
     write_json(out / "report.json", figures)
-    write_text(out / "report.html", _page(config, figures, read_metrics(config.run)))
+    write_text(out / "report.html", page(f"Distillation: {Path(config.run).name}", figures, train, TEACHER))
     told = {
         f"{name}: {what}": value
         for name, model in figures["models"].items()
@@ -97,57 +98,9 @@ def _figures(loaded: Loaded, seen: Seen) -> dict[str, Any]:
     }
 
 
-def _parts(run: str) -> dict[str, dict[str, float]]:
+def _parts(train: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """First and last recorded value of each part of the training loss."""
-    train = [r for r in read_metrics(run) if r["split"] == "train"]
     return {n: {"first": train[0][n], "last": train[-1][n]} for n in PARTS if train and n in train[-1]}
-
-
-def _page(config: ReportConfig, figures: Mapping[str, Any], metrics: list[dict[str, Any]]) -> str:
-    models, train = figures["models"], [r for r in metrics if r["split"] == "train"]
-    teacher = models[TEACHER]
-    overview = [
-        [
-            name,
-            f"{m['parameters']:,}",
-            f"{m['parameters'] / teacher['parameters']:.1%}",
-            f"{m['tokens_per_second']:,.0f}",
-            f"{m['tokens_per_second'] / teacher['tokens_per_second']:.2f} ×",
-        ]
-        for name, m in models.items()
-    ]
-    by_source = [
-        [
-            source,
-            name,
-            f"{v['masked']:,}",
-            f"{v['loss']:.3f}",
-            f"{v['right']:.1%}",
-            f"{v['kl']:.3f}",
-            f"{v['agree']:.1%}",
-        ]
-        for source in teacher["sources"]
-        for name, m in models.items()
-        for v in [m["sources"][source]]
-    ]
-    parts = [[name, f"{v['first']:.4g}", f"{v['last']:.4g}"] for name, v in figures["parts"].items()]
-    masked = teacher["sources"][ALL]["masked"]
-    return page(
-        f"Distillation: {Path(config.run).name}",
-        "<h2>Size and speed</h2>",
-        table(("model", "parameters", "of the teacher's", "real tokens/s", "speed"), overview),
-        "<p class='note'>Forward passes with the head on masked positions, the models taking turns on the same micro-batches.</p>",
-        "<h2>Held-out text, by source</h2>",
-        table(("source", "model", "masked", "loss", "accuracy", "KL from the teacher", "agrees with it"), by_source),
-        f"<p class='note'>{masked:,} masked tokens, the same for all models; loss and KL in nats, at temperature 1.</p>",
-        "<h2>Training loss by part</h2>",
-        table(("part", "first", "last"), parts),
-        curves(train, list(figures["parts"])),
-        "<h2>Layers alike</h2>",
-        heat_map(figures["similarity"]),
-        "<p class='note'>Linear CKA of the student's layers (down) with the teacher's (across); 0 is the embeddings' output. "
-        "1 is the same up to rotation and scale.</p>",
-    )
 
 
 VERB = Verb(

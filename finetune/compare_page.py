@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from statistics import fmean
 from typing import Any
 
-from biolm.core.page import Child, Markup, document, join, tag
+from biolm.core.page import Child, Markup, document, join, table, tag
 from biolm.core.svg import COLOURS, Line, line_chart
 from biolm.finetune.compare_tables import columns_of, rows_of
 from biolm.finetune.contests import Contest, labels, matrix, span_of
@@ -38,7 +38,7 @@ def _grid(contests: Sequence[Contest], colour: dict[str, int]) -> Markup:
         rows.append([join(tag("span", class_=f"key s{colour[name]}"), name), *found])
     told = "Mean of the seeds ± standard deviation; 95% bootstrap interval over test records; difference from the first model and its p."
     return join(
-        _table(["model", *(f"{c.name}, {c.metric}" for c in contests)], rows, text=1), tag("p", told, class_="note")
+        table(["model", *(f"{c.name}, {c.metric}" for c in contests)], rows, text=1), tag("p", told, class_="note")
     )
 
 
@@ -86,7 +86,7 @@ def _types(contest: Contest, names: dict[str, str]) -> Markup | None:
         [kind, *(f"{row['types'].get(kind, 0.0):.4f}" for row in contest.compared)] for kind in kinds
     ]
     return join(
-        tag("h3", "F1 by type"), _table(["type", *(names[row["run"]] for row in contest.compared)], rows, text=1)
+        tag("h3", "F1 by type"), table(["type", *(names[row["run"]] for row in contest.compared)], rows, text=1)
     )
 
 
@@ -97,7 +97,7 @@ def _mistakes(contest: Contest, names: dict[str, str]) -> Markup | None:
     ]
     if not rows:
         return None
-    return join(tag("h3", "What became of each type, a seed"), _table(["type", "model", *columns], rows, text=2))
+    return join(tag("h3", "What became of each type, a seed"), table(["type", "model", *columns], rows, text=2))
 
 
 def _words(contest: Contest) -> Markup | None:
@@ -109,16 +109,5 @@ def _words(contest: Contest) -> Markup | None:
         return None
     return join(
         tag("h3", "What most runs and seeds get wrong"),
-        _table(["words", "gold", "said instead", "wrong in"], rows, text=3),
+        table(["words", "gold", "said instead", "wrong in"], rows, text=3),
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text: int) -> Markup:
-    """A table whose first `text` columns are words and the others numbers."""
-
-    def kind(i: int) -> str | None:
-        return "num" if i >= text else None
-
-    top = tag("tr", [tag("th", head, class_=kind(i)) for i, head in enumerate(heads)])
-    body = [tag("tr", [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row)]) for row in rows]
-    return tag("div", tag("table", tag("thead", top), tag("tbody", body)), class_="wide")

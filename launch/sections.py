@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from biolm.core.manifest import NAME as MANIFEST
-from biolm.core.page import Child, Markup, join, tag
+from biolm.core.page import Child, Markup, join, table, tag
 from biolm.core.progress import clock, human
 from biolm.core.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 from biolm.launch.runs import (
@@ -104,7 +104,7 @@ def _sources(corpus: Folder) -> Markup:
                     *(_count(mapping(totals).get(n)) for n in ("documents", "words", "sentences", "sections")),
                 ]
             )
-    return _table(("source", "split", "documents", "words", "sentences", "sections"), rows, text=2) if rows else join()
+    return table(("source", "split", "documents", "words", "sentences", "sections"), rows, text=2) if rows else join()
 
 
 def losses(found: Found, log_x: bool) -> Markup | None:
@@ -165,7 +165,7 @@ def models(found: Found) -> Markup | None:
     told = "Losses in nats, on the same held-out tokens and masks for every model" + (
         f" ({masked.pop()} masked tokens)." if len(masked) == 1 else "."
     )
-    return join(_table(heads, rows, text=2), tag("p", told, class_="note"))
+    return join(table(heads, rows, text=2), tag("p", told, class_="note"))
 
 
 def speed(found: Found) -> Markup | None:
@@ -211,7 +211,7 @@ def conversions(found: Found) -> Markup | None:
         "tokenizers agree on",
     )
     told = "Source and target are run on the same texts, each from its own files; the largest absolute difference is shown."
-    return join(_table(heads, rows, text=3), tag("p", told, class_="note")) if rows else None
+    return join(table(heads, rows, text=3), tag("p", told, class_="note")) if rows else None
 
 
 def fills(found: Found) -> Markup | None:
@@ -222,7 +222,7 @@ def fills(found: Found) -> Markup | None:
         rows: list[list[Child]] = [[_sentence(str(e.get("text", ""))), _guesses(e.get("fills", []))] for e in entries]
         if rows:
             model = str(fill.get("model", name)).rstrip("/").rpartition("/")[2]
-            parts += [tag("h3", model), _table(("sentence", "the model's best words"), rows, text=2)]
+            parts += [tag("h3", model), table(("sentence", "the model's best words"), rows, text=2)]
     return join(parts) if parts else None
 
 
@@ -258,18 +258,7 @@ def provenance(found: Found) -> Markup | None:
         rows.append([folder.name, folder.stage, str(folder.manifest.get("status", "?")), inputs, *hashes])
     heads = ("folder", "stage", "status", "read from", "configuration", "fingerprint")
     told = f"The first 16 digits of SHA-256; the whole ones stand in each folder's {MANIFEST}."
-    return join(_table(heads, rows, text=6), tag("p", told, class_="note")) if rows else None
-
-
-def _table(heads: tuple[str, ...], rows: list[list[Child]], *, text: int) -> Markup:
-    """A table whose first `text` columns are words and the others numbers."""
-
-    def kind(i: int) -> str | None:
-        return "num" if i >= text else None
-
-    top = tag("tr", [tag("th", head, class_=kind(i)) for i, head in enumerate(heads)])
-    body = [tag("tr", [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row)]) for row in rows]
-    return tag("div", tag("table", tag("thead", top), tag("tbody", body)), class_="wide")
+    return join(table(heads, rows, text=6), tag("p", told, class_="note")) if rows else None
 
 
 def _count(value: object) -> str:
