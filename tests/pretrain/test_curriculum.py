@@ -38,7 +38,9 @@ def test_a_steps_batches_are_those_of_its_stage(tiny_shards: Path) -> None:
     made = Curriculum(Shards([tiny_shards], "train"), config(tiny_shards, *SHORT_FIRST), segments=False)
     seen: set[tuple[int, int]] = set()
     epochs: list[set[int]] = [set(), set(), set()]
+    tokens = 0
     for step in range(100):
+        assert made.work(step) == pytest.approx(tokens, rel=0.05, abs=64), "progress counts tokens, whatever the stage"
         batches = made.step(step)
         stage = 0 if step < 60 else 1 if step < 70 else 2
         limit = (16, 32, 64)[stage]
@@ -51,6 +53,7 @@ def test_a_steps_batches_are_those_of_its_stage(tiny_shards: Path) -> None:
             assert again is not None
             assert torch.equal(again.packed.input_ids_t, batch.packed.input_ids_t)
             seen.add((batch.epoch, batch.index))
+            tokens += len(batch.packed.input_ids_t)
             epochs[stage].add(batch.epoch)
     assert len(seen) == 110, "no micro-batch comes twice"
     assert epochs[0].isdisjoint(epochs[1] | epochs[2])
