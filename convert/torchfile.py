@@ -54,7 +54,7 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
             source = io.BytesIO(archive.read(program))
             prefix = program.removesuffix("data.pkl")
             order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
-    except (zipfile.BadZipFile, StopIteration, EOFError, NotImplementedError, struct.error) as error:
+    except (zipfile.BadZipFile, StopIteration, EOFError, RuntimeError, ValueError, struct.error) as error:
         raise _damaged(path, f"this is not a whole file of torch.save ({error or type(error).__name__})") from None
     if order != b"little":
         raise _damaged(path, "its numbers are big-endian")

@@ -1,15 +1,22 @@
 """Models to convert: the golden fairseq checkpoints with their files beside them, and a random Hugging Face RoBERTa."""
 
+import json
+import os
+import random
 import shutil
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from biolm.convert import archive
 from biolm.convert.load import load_model
 from biolm.convert.verb import ConvertConfig, run
+from biolm.core.errors import UserError
 
 DATA = Path(__file__).parent.parent / "data" / "convert"
 GOLDENS = ("fairseq-0.12.2", "fairseq-fixed-0.12.3.1")
@@ -99,3 +106,72 @@ def tensors() -> Callable[[Path], dict[str, torch.Tensor]]:
         return {**loaded.model.state_dict(), **loaded.rest}
 
     return read
+
+
+FORBIDDEN = {
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "pickle.find_class",
+    "socket.connect",
+}
+watched: list[list[str]] = []  # empty while nobody watches
+
+
+def watch(event: str, _: object) -> None:
+    """Note what a program in a checkpoint would do; Python never lets go of such a hook, so it has a switch."""
+    if watched and event in FORBIDDEN:
+        watched[-1].append(event)
+
+
+sys.addaudithook(watch)
+
+
+@pytest.fixture
+def fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Convert a model many times, each time with bytes of one of its files changed or its end cut off; how many were refused.
+
+    Each time there is either a result whose check passed, or nothing: no folder, no file beside it, and in the end no scratch folder.
+    """
+    scratch, place = tmp_path / "scratch", tmp_path / "place"
+    scratch.mkdir()
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # the disk is not what is tested
+
+    def call(
+        source: Path,
+        file: Path,
+        count: int,
+        places: Sequence[int] = (),
+        content: bytes = b"",
+        wrap: Callable[[bytes], bytes] = bytes,
+    ) -> int:
+        draw, content, refused, before = random.Random(8), content or file.read_bytes(), 0, len(archive._scratch)
+        watched.append([])
+        for i in range(count):
+            changed = bytearray(content)
+            for _ in range(draw.choice((1, 3, 30))):
+                changed[draw.choice(places or range(len(content)))] = draw.randrange(256)
+            file.write_bytes(wrap(bytes(changed[: draw.randrange(len(changed))] if i % 10 == 9 else changed)))
+            try:
+                run(ConvertConfig(str(source), str(place / "out"), "native"))
+            except UserError:
+                refused += 1
+            else:
+                record = json.loads((place / "out" / "conversion.json").read_text())
+                assert record["texts"] == 100
+                differences = [*record["max_difference_hidden"], record["max_difference_logits"] or 0.0]
+                assert all(value <= record["tolerance"] for value in differences)
+                shutil.rmtree(place / "out")
+            assert not list(place.iterdir())
+        assert watched.pop() == []
+        for folder in archive._scratch[before:]:
+            folder.cleanup()
+        del archive._scratch[before:]
+        assert not list(scratch.iterdir())
+        return refused
+
+    return call

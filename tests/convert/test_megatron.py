@@ -168,3 +168,9 @@ def test_what_megatron_cannot_give_is_refused(model: Any, tmp_path: Path) -> Non
         load_model(write(model, tmp_path / "heads", 2.0, 1, num_attention_heads=5))
     with pytest.raises(CheckpointError):
         load_model(write(model, tmp_path / "layers", 2.0, 1, num_layers=3))
+
+
+def test_mutated_ranks_are_refused_or_converted_whole(model: Any, tmp_path: Path, fuzz: Callable[..., int]) -> None:
+    folder = write(model, tmp_path / "megatron", 3.0, 2)
+    file = folder / "iter_0000007" / "mp_rank_01" / "model_optim_rng.pt"
+    assert 20 < fuzz(folder, file, 60, range(8000)) < 60
