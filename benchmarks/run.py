@@ -37,6 +37,7 @@ BENCHMARKS = {
     "checkpoint": [],
     "engines": [OUT / "shards"],
     "quality": [OUT / "shards"],
+    "linear": [],
 }
 
 
