@@ -17,7 +17,13 @@ from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.linear import Linear
 
-DETECTORS = (deepspeed.detect, native.detect, megatron.detect, hf.detect, tensorflow.detect, fairseq.detect)
+READERS = (
+    (deepspeed.detect, deepspeed.read),
+    (native.detect, native.read),
+    (megatron.detect, megatron.read),
+    (hf.detect, hf.read),
+    (tensorflow.detect, tensorflow.read),
+)  # in this order; fairseq's and Composer's come last, because any file might be theirs
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,9 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
 
 
 def _read(path: Path, tokenizer: Path | None) -> Parts:
-    if deepspeed.detect(path):
-        return _with_tokenizer(deepspeed.read(path), tokenizer)
-    if native.detect(path):
-        return _with_tokenizer(native.read(path), tokenizer)
-    if megatron.detect(path):
-        return _with_tokenizer(megatron.read(path), tokenizer)
-    if hf.detect(path):
-        return _with_tokenizer(hf.read(path), tokenizer)
-    if tensorflow.detect(path):
-        return _with_tokenizer(tensorflow.read(path), tokenizer)
+    for detect, read in READERS:
+        if detect(path):
+            return _with_tokenizer(read(path), tokenizer)
     if fairseq.detect(path):
         file = fairseq.choose(path)
         state = torchfile.load(file)
@@ -98,11 +97,15 @@ def _with_tokenizer(parts: Parts, tokenizer: Path | None) -> Parts:
     return parts if tokenizer is None else replace(parts, tokenizer_dir=tokenizer)
 
 
+def _is_model(path: Path) -> bool:
+    return fairseq.detect(path) or any(detect(path) for detect, _ in READERS)
+
+
 def _inside(folder: Path, path: Path) -> Path:
     """The one folder of an unpacked archive that holds a model."""
     models: list[Path] = []
     for inner in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
-        if not any(model in inner.parents for model in models) and any(detect(inner) for detect in DETECTORS):
+        if not any(model in inner.parents for model in models) and _is_model(inner):
             models.append(inner)
     if len(models) != 1:
         raise DataError(

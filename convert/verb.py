@@ -74,7 +74,7 @@ def run(config: ConvertConfig) -> None:
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder, ThreadPoolExecutor(3) as threads:
         source_hash = threads.submit(sha256, parts.weights)
-        ready = threads.submit(preload if config.to == "hf" else int)
+        ready = threads.submit(preload, config.to)
         written = write(parts, config.to, folder, dtype)
         hashes = [threads.submit(sha256, path) for path in written]
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
@@ -114,9 +114,10 @@ def run(config: ConvertConfig) -> None:
     )
 
 
-def preload() -> None:
-    """Import what of transformers takes seconds, beside the writing."""
-    from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
+def preload(to: Kind) -> None:
+    """Import what of transformers takes seconds, if the target is to be computed by it."""
+    if to == "hf":
+        from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
 
 
 def refuse_target(source: Path, target: Path, override: bool) -> None:
