@@ -25,6 +25,7 @@ from biolm.pretrain.flops import step_flops
 from biolm.tokenizer.shards import ShardReader
 
 LONGEST = 512
+MOST_TOKENS = 4_000_000  # that blocks are made of; a run sees a fraction of them
 LR = 1e-4
 MASK_RATE = 0.15
 
@@ -65,12 +66,12 @@ class Result:
     flops: float = 0.0  # that the step must do; told by our side, for all of them see the same rows
 
 
-def rows_of(case: Case, reader: ShardReader) -> list[list[int]]:
-    """Blocks of 512 tokens over all documents, or documents of one source cut at 512; `<s>` and `</s>` around each."""
+def rows_of(case: Case, reader: ShardReader, longest: int = LONGEST) -> list[list[int]]:
+    """Blocks of so many tokens over all documents, or documents of one source cut there; `<s>` and `</s>` around each."""
     special = reader.tokenizer.ids
-    body = LONGEST - 2
+    body = longest - 2
     if case.text == "full":
-        flat = reader.tokens[: 4000 * body].astype(np.int64)
+        flat = reader.tokens[:MOST_TOKENS].astype(np.int64)
         flat = flat[flat != special.eos]
         bodies = [flat[i : i + body] for i in range(0, len(flat) - body, body)]
     else:
