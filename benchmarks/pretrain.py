@@ -1,7 +1,7 @@
 """A pretraining step of ours against Hugging Face's Trainer and fairseq-train: real tokens a second and peak memory, in one run.
 
     python benchmarks/pretrain.py SHARDS [--size base --precision bf16 --text full]
-    python benchmarks/pretrain.py SHARDS --table --repeats 3 --warm 1      # every case: 12 and 6 layers, bf16 and fp32, blocks, abstracts, notes
+    python benchmarks/pretrain.py SHARDS --table --repeats 3 --warm 1   # 12 and 6 layers, bf16 and fp32, blocks, abstracts, notes
 
 Each side is a process of its own with its own memory, and they take turns step by step, so that a change of the machine's load
 meets all. Hugging Face's side is what `run_mlm.py` builds: `Trainer`, `DataCollatorForLanguageModeling`, `RobertaForMaskedLM`; with
