@@ -2,11 +2,15 @@
 
     python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--parts learn encode fairseq memory]
 
-DOCS is a folder of real documents (`biolm corpus build`). Where it is smaller than what is asked for, it is repeated with word-level
-variation, so that the number of distinct words goes on growing as in real text, by Heaps' law: with the size of the text to the power of
-0.58, which was measured on the 57 MB of shared data in random order (0.56 to 0.60 for every doubling from 2.8 MB on). In every copy but the
-first, a document gets as many new words as the law asks for: words of its own with two neighbouring letters swapped, wherever they
-stand in it (offsets of sentences stay right). The number of distinct words of every copy is printed.
+All figures of docs/tokenizer.md, in about a quarter of an hour on two quiet cores:
+
+    python benchmarks/tokenizer.py --docs DOCS --parts learn encode fairseq memory --fairseq PYTHON
+
+DOCS is a folder of real documents (`biolm corpus build --pubmed FILES --pmc FILES`). Where it is smaller than what is asked for, it is
+repeated with word-level variation, so that the number of distinct words goes on growing as in real text, by Heaps' law: with the size
+of the text to the power of 0.58, which was measured on the 57 MB of shared data in random order (0.56 to 0.60 for every doubling from
+2.8 MB on). In every copy but the first, a document gets as many new words as the law asks for: words of its own with two neighbouring
+letters swapped, wherever they stand in it (offsets of sentences stay right). The number of distinct words of every copy is printed.
 
 Every measurement is a command of its own, from documents on disk to files on disk; peak memory is the largest sum over its processes of
 their proportional set sizes, in which shared pages count once, and of their resident set sizes, in which they count for each. The two
@@ -128,7 +132,7 @@ def main() -> None:
     parser.add_argument("--docs", required=True)
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--vocab_size", type=int, default=50_000)
-    parser.add_argument("--memory", type=int, default=128, help="the bound given to `tokenizer train`, MiB")
+    parser.add_argument("--memory", type=int, default=168, help="the bound given to `tokenizer train`, MiB")
     parser.add_argument("--fairseq", default="")
     parser.add_argument(
         "--parts", nargs="+", choices=("learn", "encode", "fairseq", "memory"), default=["learn", "encode"]

@@ -52,7 +52,7 @@ class What:
     """What is counted.
 
     Args:
-        split: Cuts what stands between two blanks (the one in front included) into words; a function of a module.
+        split: Cuts text into words, none of which reaches across a blank: one opens the next word; a function of a module.
         starts: Does the same for ASCII, all at once (`bytelevel.ascii_starts`); None if the kind has no such function.
         weights: Source → how often its text counts. Sources that are not named count once, or not at all if `only_named`.
         only_named: Leave out the sources that `weights` does not name.
@@ -203,16 +203,26 @@ def _count(
             tally.characters += len(document.text)
             text = document.text.lstrip() if document.parted else document.joined()
             content = text.replace("\0", "").encode()  # the columns cannot hold zero bytes
-            waiting.setdefault(weight, []).append(bytes([OPENS]) + content)
-            size += len(content)
-            if size > BUFFER:
-                flush()
-                if between.size > room:
-                    spill()
+            for piece in _pieces(bytes([OPENS]) + content):
+                waiting.setdefault(weight, []).append(piece)
+                size += len(piece)
+                if size > BUFFER:
+                    flush()
+                    if between.size > room:
+                        spill()
         advance(file.stat().st_size)
     flush()
     spill()
     return tally, runs
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """A document in pieces of little more than BUFFER, cut in front of blanks, since counting takes many times its memory."""
+    start = 0
+    while (cut := content.find(b" ", start + BUFFER)) > 0:
+        yield content[start:cut]
+        start = cut
+    yield content[start:]
 
 
 def _weight(document: documents.Document, what: What, tally: Tally) -> int:
@@ -231,7 +241,7 @@ def _count_between(between: Columns, text: bytes, weight: int) -> None:
 
     Args:
         between: Counts into this.
-        text: UTF-8 of documents, OPENS in front of each, without zero bytes.
+        text: UTF-8 of documents, OPENS in front of each, or a blank if it is a later piece of one; without zero bytes.
         weight: Of every word.
     """
     content = TO_BLANK[padded(text)]
@@ -273,15 +283,17 @@ def _add_words(words: Columns, text: U8, length: I64, times: I64, what: What) ->
     if what.starts is not None:
         slow = np.maximum.reduceat(text, start) >= 128
         _add_ascii(words, text, length, times, ~slow, what.starts)
-    found: Counter[str] = Counter()
-    raw = text.tobytes()
+    raw, found = text.tobytes(), Counter[str]()
+    together: dict[tuple[int, int], list[bytes]] = {}  # those with a blank in front that count alike are split at once
     for at, size, count in zip(start[slow].tolist(), length[slow].tolist(), times[slow].tolist(), strict=True):
-        for word in what.split(raw[at : at + size].decode()):
+        together.setdefault((count, 0 if raw[at] == BLANK else at + 1), []).append(raw[at : at + size])
+    for (count, _), strings in together.items():
+        for word in what.split(b"".join(strings).decode()):
             found[word] += count
-    strings = [word.encode() for word in found]
-    sizes = np.array([len(string) for string in strings], dtype=np.int64)
+    encoded = [word.encode() for word in found]
+    sizes = np.array([len(word) for word in encoded], dtype=np.int64)
     counts = np.array(list(found.values()), dtype=np.int64)
-    words.count(padded(b"".join(strings)), np.cumsum(sizes) - sizes, sizes, counts)
+    words.count(padded(b"".join(encoded)), np.cumsum(sizes) - sizes, sizes, counts)
 
 
 def _add_ascii(
@@ -339,23 +351,27 @@ def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
 
 
 def _merge(runs: Sequence[Path], tally: Tally, folder: Path) -> Counts:
-    """Merge runs. The first time tells how many words there are of each count, the second where each of them goes."""
+    """Merge runs part by part, which tells how many words there are of each count, and then lay the parts out."""
     found: dict[int, I64] = {}  # count → words and bytes
-    for _, length, times in _merged(runs):
-        for count, *sums in zip(*_runs(length, times)[:3], strict=True):
-            found[int(count)] = found.get(int(count), 0) + np.array(sums)
-    times = np.array(sorted(found, reverse=True), dtype=np.int64)
-    words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
-    text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
-    text[0] = BREAK
-    end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
-    for content, length, part in _merged(runs):
-        value, _, size, order = _runs(length, part)
-        lines = _lines(content, length, order)
-        begin, run = np.cumsum(size) - size, np.searchsorted(-times, -value)
-        for a, n, r in zip(begin.tolist(), size.tolist(), run.tolist(), strict=True):
-            text[end[r] : end[r] + n] = lines[a : a + n]
-        end[run] += size
+    parts = list[tuple[I64, I64]]()  # of each: its counts, and the bytes of the words that have them
+    with tempfile.TemporaryFile(dir=folder) as merged:
+        for content, length, times in _merged(runs):
+            value, words, size, order = _runs(length, times)
+            for count, *sums in zip(value.tolist(), words, size, strict=True):
+                found[count] = found.get(count, 0) + np.array(sums)
+            merged.write(_lines(content, length, order).data)
+            parts.append((value, size))
+        merged.seek(0)
+        times = np.array(sorted(found, reverse=True), dtype=np.int64)
+        words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
+        text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
+        text[0] = BREAK
+        end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
+        for value, size in parts:
+            run = np.searchsorted(-times, -value)
+            for r, n in zip(run.tolist(), size.tolist(), strict=True):
+                text[end[r] : end[r] + n] = np.frombuffer(merged.read(n), dtype=np.uint8)
+            end[run] += size
     return Counts(text, times, words, sizes, tally)
 
 

@@ -130,7 +130,8 @@ def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[t
         covered = end
     if text[covered:].strip():
         return "its sentences leave text out"
-    if len(text) > LONGEST and (longest := max(map(len, text.split()))) > LONGEST:
+    long = (word for start, end in sentences if end - start > LONGEST for word in text[start:end].split())
+    if (longest := max(map(len, long), default=0)) > LONGEST:
         return f"it has a word of {longest:,} characters, and {LONGEST:,} are the most"
     bounds = [bound for start, end, _ in sections for bound in (start, end)]
     return "" if bounds == sorted(bounds) else "its sections overlap"

@@ -65,8 +65,12 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
     return entries
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, remedy: str = REMEDY) -> str:
     """A file as UTF-8.
+
+    Args:
+        file: The file.
+        remedy: What to do if it cannot be read.
 
     Raises:
         DataError: It is missing or is not UTF-8.
@@ -74,9 +78,9 @@ def read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode()
     except FileNotFoundError:
-        raise DataError("there is no such file", file=file, remedy=REMEDY) from None
+        raise DataError("there is no such file", file=file, remedy=remedy) from None
     except UnicodeDecodeError as error:
-        raise DataError("this is not UTF-8 text", file=file, record=f"byte {error.start}", remedy=REMEDY) from None
+        raise DataError("this is not UTF-8 text", file=file, record=f"byte {error.start}", remedy=remedy) from None
 
 
 def order(symbols: Sequence[str]) -> list[str]:

@@ -283,7 +283,8 @@ def _same(folder: Path, a_name: str, a: Mapping[Any, Any], b_name: str, b: Mappi
         return
     key = next(key for key in [*a, *b] if a.get(key) != b.get(key))
     what = f"merge {key + 1}" if isinstance(key, int) else f"piece {key!r}"
-    values = " and ".join(f"{value!r} in {name}" for name, value in ((a_name, a.get(key)), (b_name, b.get(key))))
+    sides = ((a_name, a), (b_name, b))
+    values = " and ".join(f"{side[key]!r} in {name}" if key in side else f"not in {name}" for name, side in sides)
     problem = f"{a_name} ({len(a)} entries) and {b_name} ({len(b)}) disagree: {what} is {values}"
     raise DataError(problem, file=folder, remedy=REMEDY)
 

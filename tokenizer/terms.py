@@ -7,6 +7,8 @@ from pathlib import Path
 from biolm.core.errors import DataError
 from biolm.tokenizer.fairseq import read_text
 
+REMEDY = "Give a term a line, or IOB tags in a .tsv file, as UTF-8."
+
 
 def name_of(file: str | Path) -> str:
     """How a file of terms is called in a table: its name, with its folder's for the `train.tsv` of a data set."""
@@ -23,11 +25,11 @@ def read(file: str | Path) -> list[str]:
     Raises:
         DataError: It is missing, is not UTF-8 or has no terms.
     """
-    lines = read_text(Path(file)).splitlines()
+    lines = read_text(Path(file), REMEDY).splitlines()
     found = _entities(lines) if Path(file).suffix == ".tsv" else iter(lines)
     terms = sorted({" ".join(term.split()) for term in found} - {""})
     if not terms:
-        raise DataError("there are no terms in it", file=file, remedy="Give a term a line, or IOB tags in a .tsv file.")
+        raise DataError("there are no terms in it", file=file, remedy=REMEDY)
     return terms
 
 

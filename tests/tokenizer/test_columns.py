@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.tokenizer import bytelevel, columns, count
+from biolm.tokenizer import bert, bytelevel, columns, count, sentence_pieces
 from biolm.tokenizer.columns import Columns, padded
 
 STRINGS = st.lists(st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\0", b"x")), max_size=30)
@@ -79,3 +79,26 @@ def test_what_stands_between_white_space_is_what_str_split_finds(texts: list[str
         for i, word in enumerate(text.split()):
             expected[f"{' ' if i else ''}{word}".encode()] += 3
     assert content(found) == expected
+
+
+def test_a_long_document_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count, "BUFFER", 10)
+    text = b"\xff" + b" ".join(b"word%d" % n for n in range(50)) + b" a-word-of-more-than-ten-bytes and one"
+    pieces = list(count._pieces(text))
+    assert b"".join(pieces) == text
+    assert len(pieces) > 20
+    whole, parts = Columns(), Columns()
+    count._count_between(whole, text, 1)
+    for piece in pieces:
+        count._count_between(parts, piece, 1)
+    assert content(parts) == content(whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(alphabet=st.characters(exclude_categories=["Zs", "Zl", "Zp", "Cc", "Cs"]), min_size=1), max_size=8)
+)
+@pytest.mark.parametrize("split", [bytelevel.split, bert.split_cased, bert.split_uncased, sentence_pieces.split])
+def test_a_text_is_split_as_what_stands_between_its_blanks_is(split: count.Split, words: list[str]) -> None:
+    expected = [word for text in words for word in split(f" {text}")]
+    assert list(split("".join(f" {text}" for text in words))) == expected

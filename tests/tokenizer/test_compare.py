@@ -48,6 +48,8 @@ def test_a_file_without_terms_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match="no terms"):
         terms.read(tmp_path / "empty.txt")
+    with pytest.raises(DataError, match=r"no such file[^`]*Give a term a line"):
+        terms.read(tmp_path / "absent.txt")
 
 
 def test_terms_and_examples_come_on_the_page(tok: Path, docs: Path, tmp_path: Path) -> None:
