@@ -2,7 +2,7 @@
 
     python benchmarks/tokenizer.py --docs DOCS [--megabytes 500] [--vocab_size 50000] [--parts learn encode fairseq memory]
 
-All figures of docs/tokenizer.md, in about a quarter of an hour on two quiet cores:
+All figures of docs/tokenizer.md, in about ten minutes on two quiet cores:
 
     python benchmarks/tokenizer.py --docs DOCS --parts learn encode fairseq memory --fairseq PYTHON
 
