@@ -1,16 +1,16 @@
 """Reading a folder of documents back: what the tokenizer and the statistics see."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from biolm.core import gunzip
 from biolm.core.errors import DataError
 
 SPLITS = ("train", "valid")
+DAMAGE: tuple[type[Exception], ...] = (*gunzip.ERRORS, orjson.JSONDecodeError)
 
 
 def shards(docs: str | Path, split: str) -> list[Path]:
@@ -26,11 +26,11 @@ def documents(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
-        with gzip.open(path, "rb") as lines:
+        with gunzip.Gunzip(path, "rb") as lines:
             for line in lines:
                 number += 1
                 yield orjson.loads(line)
-    except (EOFError, zlib.error, gzip.BadGzipFile, orjson.JSONDecodeError):
+    except DAMAGE:
         raise DataError(
             "this shard is damaged", file=path, record=f"line {number}", remedy="Build the documents again."
         ) from None

@@ -1,7 +1,5 @@
 """Documents as `corpus build` writes them (docs/design.md, section 1), read for their sentences."""
 
-import gzip
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import BinaryIO
 
 import orjson
 
+from biolm.core import gunzip
 from biolm.core.errors import DataError
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
@@ -71,11 +70,11 @@ def lines(file: BinaryIO) -> Iterator[bytes]:
     """
     number = 0
     try:
-        with gzip.GzipFile(fileobj=file) as text:
+        with gunzip.Gunzip(fileobj=file) as text:
             for line in text:
                 number += 1
                 yield line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except gunzip.ERRORS as error:
         problem = f"the gzip data ends or breaks ({error})"
         raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=REMEDY) from None
 
