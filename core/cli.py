@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from biolm.core import config as configuration
 from biolm.core import lock
 from biolm.core.errors import UserError
-from biolm.core.fleet import Fleet
+from biolm.core.fleet import Before, Fleet
 
 C = TypeVar("C")
 
@@ -68,14 +68,14 @@ class Verb(Generic[C]):
         run: Does the work; may raise `UserError`.
         example: A command that works, shown by `--help`.
         positionals: Fields that may be given without their flags.
-        estimate: What a run would need on a fleet with a vocabulary of some size, as rows to print; None for verbs that need no fleet.
+        estimate: What a run would need on a fleet after earlier stages, as rows to print; None for verbs that need no fleet.
     """
 
     config: type[C]
     run: Callable[[C], None]
     example: str
     positionals: Sequence[str] = ()
-    estimate: Callable[[C, Fleet, int], dict[str, object]] | None = None
+    estimate: Callable[[C, Fleet, Before], dict[str, object]] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,10 +1,12 @@
-"""Fleets of GPUs by name: what a plan needs to know of them, and the options that suit them.
+"""What a plan knows: fleets of GPUs by name, the options that suit them, and what earlier stages of a recipe will have made.
 
 Rates are NVIDIA's datasheets' for dense 16-bit products; bandwidths are what a collective can use of NVLink within a node and of the usual
 network between nodes (100 Gb/s Ethernet or InfiniBand a node for V100, 8 × 200 for A100, 8 × 400 for H100), in GB/s each way.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from biolm.core.errors import ConfigError
@@ -42,6 +44,23 @@ class Fleet:
     def size(self) -> int:
         """GPUs in all."""
         return self.nodes * self.gpus
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of a stage's inputs before anything has been run.
+
+    Args:
+        vocab_size: Pieces of the vocabulary.
+        made: Folder → configuration of the earlier stage that makes it.
+    """
+
+    vocab_size: int
+    made: Mapping[Path, Any] = field(default_factory=dict)
+
+    def maker(self, path: str | Path) -> Any:
+        """Configuration of the earlier stage that makes a path or the folder that it lies in; None if none does."""
+        return next((self.made[p] for p in (Path(path), *Path(path).parents) if p in self.made), None)
 
 
 # A V100 has no bf16 and no kernel for packed attention; 16 GB want the layers computed twice.

@@ -20,6 +20,7 @@ from biolm.core.summary import summary
 from biolm.distill.blocks import encode, of_targets
 from biolm.distill.cache import NAME, STAGE, STEPS, Answered, check_of, file_of, hidden_name, read_index, write_blocks
 from biolm.distill.cache_config import AnswersConfig, CacheConfig, key_of
+from biolm.distill.estimate import estimate_cache
 from biolm.distill.targets import Targets, Whole, sample, top
 from biolm.distill.teacher import Teachers, Wanted, load
 from biolm.model.device import choose
@@ -191,4 +192,5 @@ VERB = Verb(
     config=CacheConfig,
     run=cache,
     example="biolm distill cache --shards SHARDS --teacher RUN --steps 200 --out CACHE",
+    estimate=estimate_cache,
 )

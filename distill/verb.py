@@ -8,6 +8,7 @@ from biolm.distill import student as students
 from biolm.distill.cache import CachedTeachers
 from biolm.distill.cache_config import key_of
 from biolm.distill.config import DistillConfig
+from biolm.distill.estimate import estimate
 from biolm.distill.objective import DistillObjective
 from biolm.distill.teacher import Answerer, Teachers, load
 from biolm.distill.words import WordTeachers
@@ -69,4 +70,5 @@ VERB = Verb(
     config=DistillConfig,
     run=distill,
     example="biolm distill --shards SHARDS --teacher RUN --model.size tiny --steps 200 --out STUDENT",
+    estimate=estimate,
 )

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -11,8 +12,8 @@ from rich.table import Table
 
 from biolm.core import config as configuration
 from biolm.core.cli import VERBS, Verb
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.fleet import Fleet, find
+from biolm.core.errors import ConfigError, DataError, UserError
+from biolm.core.fleet import Before, Fleet, find
 from biolm.core.summary import summary
 from biolm.launch.local import shown
 from biolm.launch.recipe import Recipe, Stage, read
@@ -27,7 +28,7 @@ class PlanConfig:
         out: The output folder, as the commands name it.
         scale: `smoke` shows the small version of the recipe.
         var: `NAME=VALUE` for variables that the recipe declares.
-        fleet: GPUs to plan for, such as `v100-32gb` or `4 x a100-80gb`: memory, time and disk of every training stage.
+        fleet: GPUs to plan for, such as `v100-32gb` or `4 x a100-80gb`: memory, time and disk of every stage that trains or asks a teacher.
         vocab_size: Pieces of the vocabulary, if no stage of the recipe learns it.
     """
 
@@ -46,10 +47,8 @@ def check(recipe: Recipe) -> None:
         ConfigError: A verb refuses its options; the message names the recipe's line.
     """
     for stage in recipe.stages:
-        verb = _verb(stage)
-        words = stage.words[len(stage.verb.split()) :]
         try:
-            configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
+            _parsed(stage, _verb(stage))
         except ConfigError as error:
             raise ConfigError(
                 f"stage {stage.name}: {error.problem}",
@@ -103,19 +102,30 @@ def run(config: PlanConfig) -> None:
         view.add_row(name, command, after, f"{stage.minutes:g}")
     console.print(view)
     if fleet is not None:
-        for stage in recipe.stages:
-            _estimate(stage, recipe, fleet, config.vocab_size)
+        _estimate(recipe, fleet, config.vocab_size)
 
 
-def _estimate(stage: Stage, recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
-    """Print what a stage needs, if its verb can tell."""
-    verb = _verb(stage)
-    if verb.estimate is None:
-        return
+def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
+    """Print what each stage needs whose verb can tell, or why it cannot."""
     learnt = [s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args]
+    made: dict[Path, Any] = {}
+    before = Before(learnt[-1] if learnt else vocab_size, made)
+    for stage in recipe.stages:
+        verb = _verb(stage)
+        parsed = _parsed(stage, verb)
+        if verb.estimate is not None:
+            try:
+                rows = verb.estimate(parsed, fleet, before)
+            except UserError as error:  # of a model from outside that is elsewhere, say
+                rows = {"no estimate": error}
+            summary(f"{stage.name} ({stage.verb})", rows)
+        made |= dict.fromkeys(stage.outputs, parsed)
+
+
+def _parsed(stage: Stage, verb: Verb[Any]) -> Any:
+    """A stage's configuration."""
     words = stage.words[len(stage.verb.split()) :]
-    parsed = configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
-    summary(f"{stage.name} ({stage.verb})", verb.estimate(parsed, fleet, learnt[-1] if learnt else vocab_size))
+    return configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
 
 
 VERB = Verb(config=PlanConfig, run=run, example="biolm launch plan demo --out runs/demo", positionals=("recipe",))

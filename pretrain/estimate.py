@@ -2,18 +2,21 @@
 
 Memory of one GPU is states (weights, gradients, moments; shared out as ZeRO does: Rajbhandari et al. 2020, arXiv 1910.02054),
 activations that the backward pass needs (counted from what this encoder keeps, in the manner of Korthikanti et al. 2022, arXiv
-2205.05198), and the head's logits.
+2205.05198), and the head's logits. `biolm.distill.estimate` adds what a teacher takes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from biolm.core.fleet import Fleet
+from biolm.convert.load import read_parts
+from biolm.convert.verb import ConvertConfig
+from biolm.core.fleet import Before, Fleet
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.loss import BLOCK, LARGE
+from biolm.pretrain.average import AverageConfig
 from biolm.pretrain.config import PretrainConfig
 from biolm.pretrain.flops import step_flops
 
@@ -29,7 +32,7 @@ class Need:
     """Of one GPU.
 
     Args:
-        states: GB of weights, gradients and moments, by ZeRO stage 0 to 3 (stage 3 is FSDP's).
+        states: GB of weights, gradients and moments, by ZeRO stage 0 to 3 (stage 3 is FSDP's), and of frozen models.
         activations: GB kept for the backward pass of one micro-batch.
         head: GB of logits.
     """
@@ -43,10 +46,59 @@ class Need:
         return self.states[stage] + self.activations + self.head + RESERVE
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a step holds and computes beside the model that it trains.
+
+    Args:
+        trained: Numbers that are trained with it.
+        frozen: Bytes of models that are not trained, on every GPU.
+        kept: Bytes for each token, kept for the backward pass.
+        passing: Bytes for each token while a frozen model runs, before the trained one's activations are there.
+        logit: Bytes for each logit of the masked positions, all held at once; None for pretraining's loss.
+        flops: Floating-point operations for each token of a step.
+    """
+
+    trained: int = 0
+    frozen: float = 0.0
+    kept: float = 0.0
+    passing: float = 0.0
+    logit: float | None = None
+    flops: float = 0.0
+
+
+ALONE = Beside()
+
+
 def parameters(encoder: EncoderConfig) -> int:
     """Trainable numbers of the model."""
     with torch.device("meta"):
         return sum(p.numel() for p in MaskedLM(encoder).parameters())
+
+
+def encoder_of(config: PretrainConfig, before: Before) -> EncoderConfig:
+    """The shape that a stage trains: as configured, or of the model that it starts from (see `shape_of`)."""
+    source = config.init or config.longer
+    if source is None:
+        return config.model.resolve(before.vocab_size, config.batch.max_length, pad_token_id=1)
+    shape = shape_of(source, before)
+    return shape if config.init_vocabulary == "same" else replace(shape, vocab_size=before.vocab_size)
+
+
+def shape_of(path: str, before: Before) -> EncoderConfig:
+    """The shape of a model that an earlier stage will make, or that is there already.
+
+    Raises:
+        UserError: Neither (see `read_parts`).
+    """
+    made = before.maker(path)
+    if isinstance(made, PretrainConfig):
+        return encoder_of(made, before)
+    if isinstance(made, ConvertConfig):
+        return shape_of(made.src, before)
+    if isinstance(made, AverageConfig):
+        return shape_of(made.run, before)
+    return read_parts(path).config  # the weights of most kinds stay on disk: they are mapped
 
 
 def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> float:
@@ -65,14 +117,21 @@ def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> fl
 
 
 def need(
-    encoder: EncoderConfig, tokens: int, processes: int, *, half: bool, recompute: bool, mask_rate: float = 0.15
+    encoder: EncoderConfig,
+    tokens: int,
+    processes: int,
+    *,
+    half: bool,
+    recompute: bool,
+    mask_rate: float = 0.15,
+    beside: Beside = ALONE,
 ) -> Need:
     """Memory of one GPU for micro-batches of `tokens` tokens."""
-    p, n = parameters(encoder), processes
+    p, n = parameters(encoder) + beside.trained, processes
     copy = HALF_COPY * p if half else 0
     sharded = (0, 8 * p, 12 * p, 16 * p)  # ZeRO 1 shares out moments, 2 gradients too, 3 weights too
     states = tuple(
-        (STATES * p - shared + shared / n + (copy if stage < 3 else copy / n)) / GB
+        (STATES * p - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
         for stage, shared in enumerate(sharded)
     )
     layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute)
@@ -84,7 +143,11 @@ def need(
     head = each * (BLOCK if logits > LARGE else logits) + 4 * encoder.vocab_size * encoder.hidden_size * (
         logits > LARGE
     )
-    return Need(states, (layers + once) * tokens / GB, head / GB)
+    if beside.logit is not None:
+        head = beside.logit * logits
+    # a frozen model runs before anything of the trained one's is there
+    activations = max((layers + once + beside.kept) * tokens, beside.passing * tokens - head)
+    return Need(states, activations / GB, head / GB)
 
 
 def largest_micro_batch(encoder: EncoderConfig, fleet: Fleet, stage: int, **how: Any) -> int:
@@ -97,23 +160,31 @@ def largest_micro_batch(encoder: EncoderConfig, fleet: Fleet, stage: int, **how:
     return 512 * low
 
 
-def estimate(config: PretrainConfig, fleet: Fleet, vocab_size: int) -> dict[str, object]:
+def estimate(config: PretrainConfig, fleet: Fleet, before: Before) -> dict[str, object]:
+    """The plan of one stage on a fleet, as rows to print."""
+    return rows_of(config, encoder_of(config, before), fleet)
+
+
+def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside: Beside = ALONE) -> dict[str, object]:
     """The plan of one stage on a fleet, as rows to print.
 
     Args:
         config: Of the stage.
+        encoder: The shape that it trains.
         fleet: The machines.
-        vocab_size: Of its shards, which need not exist yet.
+        beside: What it holds and computes beside that.
     """
-    encoder = config.model.resolve(vocab_size, config.batch.max_length, pad_token_id=1)
-    half = config.precision != "fp32"
-    how: dict[str, Any] = {"half": half, "recompute": config.compute.recompute, "mask_rate": config.mlm.mask_rate}
+    how: dict[str, Any] = {
+        "half": config.precision != "fp32",
+        "recompute": config.compute.recompute,
+        "mask_rate": config.mlm.mask_rate,
+        "beside": beside,
+    }
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
-    p, per_step = parameters(encoder), config.batch.tokens * config.batch.accumulation
-    length = config.batch.max_length
-    flops = step_flops(encoder, [length], round(config.mlm.mask_rate * length)) / length
-    again = 4 / 3 if config.compute.recompute else 1.0
-    compute = per_step * flops * again / (fleet.size * fleet.tflops * 1e12 * fleet.share)
+    p, per_step = parameters(encoder) + beside.trained, config.batch.tokens * config.batch.accumulation
+    compute = (
+        per_step * (flops_per_token(config, encoder) + beside.flops) / (fleet.size * fleet.tflops * 1e12 * fleet.share)
+    )
     exchange = exchange_seconds(4 * p, fleet)
     seconds = max(compute, exchange)  # the exchange runs beside the backward pass
     days = config.steps * seconds / 86_400
@@ -138,6 +209,13 @@ def estimate(config: PretrainConfig, fleet: Fleet, vocab_size: int) -> dict[str,
     rows["GB of a checkpoint"] = round(12 * p / GB, 2)
     rows["GB of checkpoints kept"] = round(12 * p / GB * (config.keep + 1), 2)
     return rows
+
+
+def flops_per_token(config: PretrainConfig, encoder: EncoderConfig) -> float:
+    """Floating-point operations of the trained model for each token of a step, those of recomputed layers included."""
+    length = config.batch.max_length
+    again = 4 / 3 if config.compute.recompute else 1.0
+    return again * step_flops(encoder, [length], round(config.mlm.mask_rate * length)) / length
 
 
 def exchange_seconds(bytes_: float, fleet: Fleet) -> float:

@@ -1,5 +1,8 @@
 """`biolm launch plan --fleet`: what training needs, against figures that follow from the definitions."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from biolm.core import cli
@@ -20,4 +23,32 @@ def test_the_plan_of_a_fleet_names_its_options_and_needs(capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "--precision fp16 --compute.recompute" in " ".join(said.split())
     assert "1 × 8 V100 16 GB" in said
-    assert said.count("ZeRO 3 or FSDP") == 2, "of both pretrainings; distillation has no estimate"
+    assert said.count("ZeRO 3 or FSDP") == 3, "of both pretrainings and the distillation"
+    assert "parameters of the teachers 2,175,232" in " ".join(said.split()), "as the stage before trains it"
+
+
+RECIPE = """
+description: A teacher through a cache, averaged and converted; and one that is elsewhere.
+stages:
+  - {name: large, verb: pretrain, args: {shards: S, out: "${out}/large", model: {size: large}}}
+  - {name: mean, verb: pretrain average, args: {run: "${out}/large", out: "${out}/mean"}}
+  - {name: hf, verb: convert, args: {src: "${out}/mean", dst: "${out}/hf", to: hf}}
+  - {name: answers, verb: distill cache, args: {shards: S, teacher: "${out}/hf", steps: 1000, out: "${out}/cache"}}
+  - name: student
+    verb: distill
+    args: {shards: S, cache: "${out}/cache", steps: 1000, loss: {hidden: 0}, model: {size: small}, out: "${out}/student"}
+  - {name: longer, verb: pretrain, args: {shards: S, init: "${out}/student", out: "${out}/longer"}}
+  - {name: other, verb: distill, args: {shards: S, teacher: elsewhere, out: "${out}/other"}}
+"""
+
+
+def test_a_plan_follows_models_from_stage_to_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chain.yaml").write_text(RECIPE)
+    assert cli.run(["launch", "plan", str(tmp_path / "chain.yaml"), "--fleet", "2 x a100-40gb"]) == 0
+    said = capsys.readouterr().out
+    large, student, longer = re.findall(r"\nparameters +([\d,]+)", said)
+    assert re.findall(r"\nparameters of the teachers +([\d,]+)", said) == [large, large], "of the cache and the student"
+    assert student == longer, "which goes on with the student"
+    said = " ".join(said.split())
+    assert "GB of the cache, before compression 0.2400" in said, "196 bytes at 15% of 8 million tokens"
+    assert "no estimate elsewhere: there is no such file or folder." in said

@@ -1,0 +1,155 @@
+"""What a distillation would need on a fleet: pretraining's plan (`biolm.pretrain.estimate`) and, beside it, the teacher's share.
+
+Formulas, not measurements; docs/scaling.md says what they are checked against. Not counted are attention relations' products, which are
+those of one layer more, and reading a cache.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from biolm.core.fleet import Before, Fleet
+from biolm.distill.cache import CachedTeachers
+from biolm.distill.cache_config import AnswersConfig, CacheConfig
+from biolm.distill.config import DistillConfig
+from biolm.distill.objective import Alignment
+from biolm.distill.relations import PAIRS
+from biolm.model.config import EncoderConfig
+from biolm.pretrain.estimate import (
+    GB,
+    RESERVE,
+    Beside,
+    encoder_of,
+    flops_per_token,
+    kept_per_token,
+    parameters,
+    rows_of,
+    shape_of,
+)
+from biolm.pretrain.flops import step_flops
+
+# Bytes of a logit, beside the logits, while a cache's excerpt is taken: log-probabilities, their copies, sums of samples in float64.
+EXCERPT = {"sample": 24, "top": 12}
+
+
+def estimate(config: DistillConfig, fleet: Fleet, before: Before) -> dict[str, object]:
+    """The plan of one distillation on a fleet, as rows to print."""
+    student, teachers = encoder_of(config, before), teachers_of(config, before)
+    beside = beside_of(config, student, teachers)
+    rows = rows_of(config, student, fleet, beside)
+    alone = flops_per_token(config, student)
+    return rows | {
+        "parameters of the teachers": sum(map(parameters, teachers)),
+        "GB a GPU, of these the teachers' weights": f"{beside.frozen / GB:.2f}",
+        "GB a GPU, of these compared states": f"{beside.kept * config.batch.tokens / GB:.2f}",
+        "computing, of which beside the student": f"{beside.flops / (alone + beside.flops):.0%}",
+    }
+
+
+def teachers_of(config: DistillConfig, before: Before) -> list[EncoderConfig]:
+    """The teachers' shapes, by their paths or from the cache of their answers, which an earlier stage writes or which is there.
+
+    Raises:
+        UserError: A teacher, or the cache, can not be read.
+    """
+    if config.teachers:
+        return [shape_of(path, before) for path in config.teachers]
+    made = before.maker(config.cache)
+    if isinstance(made, CacheConfig):
+        return [shape_of(path, before) for path in made.teacher]
+    return CachedTeachers(config.cache).configs
+
+
+def beside_of(config: DistillConfig, student: EncoderConfig, teachers: Sequence[EncoderConfig]) -> Beside:
+    """What the teachers and the losses take.
+
+    A teacher that runs has the run's precision; one with another vocabulary, which is taken to read as many pieces as the student, and
+    one that waits beside a cache to be evaluated have float32. A compared state is there as the teacher gave it, in float32 at length 1,
+    and beside the student's, projected, in float32. A relation keeps two float32 matrices of the longest sequence for each head.
+
+    Raises:
+        UserError: Teacher and student cannot be compared.
+    """
+    full = bool(config.cache) or config.vocabulary == "words"
+    b = 2 if config.precision != "fp32" else 4
+    of_teacher = 4 if full else b
+    with torch.device("meta"):
+        sources = config.teachers or [config.cache] * len(teachers)
+        pairs = zip(teachers, sources, strict=True)
+        alignments = [Alignment(student, teacher, config.loss, source) for teacher, source in pairs]
+    trained = sum(p.numel() for alignment in alignments for p in alignment.parameters())
+    kept = 0
+    for teacher, alignment in zip(teachers, alignments, strict=True):
+        kept += len(alignment.pairs) * teacher.hidden_size * (of_teacher + 8)
+        if alignment.relation_layer is not None:
+            kept += 3 * teacher.hidden_size * b
+            kept += len(PAIRS[config.loss.relation]) * alignment.heads * config.batch.max_length * 8
+    asked = [] if config.cache else teachers
+    predicting = config.loss.uses("kl")
+    return Beside(
+        trained=trained,
+        frozen=of_teacher * sum(map(parameters, teachers)) if config.teachers else 0,
+        kept=kept,
+        passing=max((_passing(teacher, of_teacher) for teacher in asked), default=0),
+        logit=_logit(config, b, len(asked) if predicting else 0),
+        flops=sum(_forward(config, teacher, predicting) for teacher in asked) + 6 * trained,
+    )
+
+
+def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[str, object]:
+    """The plan of a cache on one GPU of a fleet, which all of its processes share, as rows to print."""
+    teachers = [shape_of(path, before) for path in config.teacher]
+    b = 2 if config.precision != "fp32" else 4
+    tokens = config.steps * config.batch.tokens * config.batch.accumulation
+    logits = config.mlm.mask_rate * config.batch.tokens * before.vocab_size if config.k else 0
+    each = (
+        b * sum(map(parameters, teachers))
+        + config.batch.tokens * max(_passing(teacher, b) for teacher in teachers)
+        + logits * (b * len(teachers) + EXCERPT[config.kind])
+    )
+    flops = tokens * sum(_forward(config, teacher, config.k > 0) for teacher in teachers)
+    hours = flops / (fleet.tflops * 1e12 * fleet.share) / 3600
+    bytes_ = tokens * (
+        config.mlm.mask_rate * position_bytes(config, before.vocab_size)
+        + 2 * len(config.hidden) * sum(teacher.hidden_size for teacher in teachers)
+    )
+    return {
+        "GPU": f"1 {fleet.gpu} {fleet.memory_gb:g} GB",
+        "parameters of the teachers": sum(map(parameters, teachers)),
+        "tokens in all": tokens,
+        "GB of the GPU": f"{config.workers * (each / GB + RESERVE):.1f}",
+        "days": f"{hours / 24:.2f}",
+        "GPU-hours": round(hours),
+        "GB of the cache, before compression": round(bytes_ / GB, 2),
+    }
+
+
+def position_bytes(config: AnswersConfig, vocab_size: int) -> int:
+    """Bytes that a cache keeps of a masked position at most, before compression (see `biolm.distill.blocks`)."""
+    if not config.k:
+        return 0
+    id_ = 2 if vocab_size <= 1 << 16 else 4
+    if config.kind == "top":
+        return config.k * id_ + 2 * (config.k + 1)
+    times = 1 if config.k < 256 else 2
+    return config.k * (id_ + times) + 4  # all draws apart; their number and the entropy
+
+
+def _forward(config: DistillConfig | AnswersConfig, teacher: EncoderConfig, predicting: bool) -> float:
+    """Floating-point operations of a teacher for each token: a third of a training step's."""
+    length = config.batch.max_length
+    return step_flops(teacher, [length], round(config.mlm.mask_rate * length) if predicting else 0) / 3 / length
+
+
+def _passing(teacher: EncoderConfig, b: int) -> float:
+    """Bytes of a running teacher for each token: the states after every layer, and the layer at work as if it were trained."""
+    states = (teacher.num_hidden_layers + 1) * teacher.hidden_size * b
+    return states + kept_per_token(teacher, half=b == 2, recompute=False)
+
+
+def _logit(config: DistillConfig, b: int, teachers: int) -> float:
+    """Bytes for each logit at the fuller of two moments: both sides' logits and the gradient, or the gradient and its way back."""
+    if not (config.loss.uses("kl") or config.loss.uses("mlm")):
+        return 0
+    gradient = 4 if config.precision == "fp16" else b
+    return max((1 + teachers) * b + gradient, 2 * gradient + b)
