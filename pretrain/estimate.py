@@ -182,9 +182,9 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     }
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
     p, per_step = parameters(encoder) + beside.trained, config.batch.tokens * config.batch.accumulation
-    compute = (
-        per_step * (flops_per_token(config, encoder) + beside.flops) / (fleet.size * fleet.tflops * 1e12 * fleet.share)
-    )
+    rounds = -(-config.batch.accumulation // fleet.size)  # micro-batches are dealt to the GPUs in turn
+    own = rounds * config.batch.tokens * (flops_per_token(config, encoder) + beside.flops)
+    compute = own / (fleet.tflops * 1e12 * fleet.share)
     exchange = exchange_seconds(4 * p, fleet)
     seconds = max(compute, exchange)  # the exchange runs beside the backward pass
     days = config.steps * seconds / 86_400

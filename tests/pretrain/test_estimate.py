@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from biolm.core.fleet import find
+from biolm.core.fleet import Before, find
 from biolm.model.config import ModelConfig, Shape
 from biolm.model.encoder import MaskedLM
 from biolm.model.packed import Packed
-from biolm.pretrain.estimate import kept_per_token, largest_micro_batch, need, parameters
+from biolm.pretrain.config import BatchConfig, PretrainConfig
+from biolm.pretrain.estimate import estimate, kept_per_token, largest_micro_batch, need, parameters
 
 
 def test_states_are_shared_out_as_zero_does() -> None:
@@ -27,6 +28,17 @@ def test_the_largest_model_needs_sharing_on_a_v100() -> None:
     small = ModelConfig(size="base").resolve(50_265, 512, 1)
     plain = largest_micro_batch(small, find("v100-16gb"), 0, half=True, recompute=False)
     assert 8 * 512 <= plain < largest_micro_batch(small, find("v100-16gb"), 0, **how)
+
+
+def test_a_gpu_without_a_micro_batch_waits() -> None:
+    """Micro-batches are dealt in turn: 1 takes as long as 8 on a node of 8, and 12 as long as 16."""
+
+    def rate(accumulation: int) -> object:
+        config = PretrainConfig(shards="s", out="o", precision="bf16", batch=BatchConfig(accumulation=accumulation))
+        return estimate(config, find("a100-80gb"), Before(50_048))["tokens a second"]
+
+    assert rate(1) == pytest.approx(rate(8) / 8, rel=1e-5)  # type: ignore[operator]
+    assert rate(12) == pytest.approx(rate(16) * 12 / 16, rel=1e-5)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("shape", ["roberta", "modernbert"])
