@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--docs", required=True)
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--vocab_size", type=int, default=50_000)
-    parser.add_argument("--memory", type=int, default=168, help="the bound given to `tokenizer train`, MiB")
+    parser.add_argument("--memory", type=int, default=188, help="the bound given to `tokenizer train`, MiB")
     parser.add_argument("--fairseq", default="")
     parser.add_argument(
         "--parts", nargs="+", choices=("learn", "encode", "fairseq", "memory"), default=["learn", "encode"]
