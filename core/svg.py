@@ -66,9 +66,12 @@ class Scale:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
+RESOLUTION = 1e-9  # of a scale: closer values are too near a double's own limits to be told apart by ticks
+
+
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers within [low, high], at most `most` + 1 of them, 1, 2 or 5 times a power of ten apart."""
-    if not high > low:
+    if not high - low > RESOLUTION * max(abs(low), abs(high)):
         return [low]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))

@@ -5,7 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -86,6 +86,7 @@ def test_larger_values_stand_higher_and_later_ones_further_right() -> None:
 
 
 @given(low=sane, width=st.floats(1e-6, 1e12), most=st.integers(2, 10))
+@example(low=1801439851.0, width=1e-6, most=5)
 def test_ticks_are_round_even_and_inside(low: float, width: float, most: int) -> None:
     high = low + width
     if not high > low:
