@@ -101,7 +101,7 @@ def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: flo
         "flex": ["has no dropout"] if dropout else [],
     }.get(kernel, [])
     if problems:
-        raise ConfigError(f"attention kernel {kernel} {problems[0]}", remedy="Leave --attention at auto.")
+        raise ConfigError(f"attention kernel {kernel} {problems[0]}", remedy="Leave --compute.attention at auto.")
 
 
 @cache
