@@ -12,7 +12,7 @@ from typing import Any
 
 from biolm.core import manifest, summary
 from biolm.core.cli import Verb
-from biolm.core.errors import DataError, UserError
+from biolm.core.errors import DataError
 from biolm.corpus import read
 from biolm.tokenizer import bert, bpe, bytelevel, folder, sentence_pieces, wordpiece
 from biolm.tokenizer.config import TrainConfig
@@ -42,12 +42,8 @@ def train(config: TrainConfig) -> None:
     made_by = manifest.read_manifest(config.docs, "corpus build")
     record = manifest.begin(config.out, STAGE, config, {"docs": made_by.fingerprint})
     if record.status != "done":
-        try:
-            counts = _count(config)
-            made = KINDS[config.kind][1](counts, config)
-        except UserError:
-            (Path(config.out) / manifest.NAME).unlink()  # nothing is written yet: the next try may have other options
-            raise
+        counts = _count(config)
+        made = KINDS[config.kind][1](counts, config)
         paths = folder.write(config.out, made.hf, made.settings, made.files)
         record.finish(config.out, paths, _shown(counts, config.vocab_size))
     summary.summary(f"biolm {STAGE}: {config.out}", record.counts)
