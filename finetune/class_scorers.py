@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from biolm.finetune.scorers import F64, counted, precision_recall_f1, ratio
+from biolm.finetune.scorers import F64, counted, missed, precision_recall_f1, ratio
 
 Labels = frozenset[str]
 
@@ -19,11 +19,13 @@ class LabelScorer:
         labels: All of them.
         metric: `accuracy`; or `f1`, micro F1 over the labels but for the negative one, as for relations and for many labels.
         negative: The label that says there is nothing (`false`, `no relation`); it is left out of F1.
+        unseen: Those of the labels that training lacks.
     """
 
     labels: tuple[str, ...]
     metric: str
     negative: str = ""
+    unseen: tuple[str, ...] = ()
 
     def sums(self, gold: Sequence[Labels], predicted: Sequence[Labels]) -> F64:
         """See `Scorer`."""
@@ -48,6 +50,7 @@ class LabelScorer:
         return {
             **found,
             **counted(scored.sum(0)),
+            **missed(self.labels, self.unseen, sums),
             "macro_f1": float(precision_recall_f1(scored)["f1"].mean()),
             "types": {label: counted(row) for label, row in zip(self.labels, sums, strict=True)},
         }

@@ -21,6 +21,7 @@ ONLY_FOR = {
     "repair_tags": TAGGING,
     "crf": TAGGING,
     "class_weights": ("classification", "relation"),
+    "unseen_labels": (*TAGGING, "classification", "relation", "multilabel"),
 }
 
 
@@ -101,6 +102,8 @@ class FinetuneConfig:
         st21pv: For ner on MedMentions: keep the 21 types of its subset ST21pv, which stand for those below them; named by --groups' file.
         class_weights: For classification and relation: weigh each label's loss by the inverse of its frequency.
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
+        unseen_labels: Of the development and test folds, where training lacks them: refuse the data, or count every one as missed, since no
+            model could say it; the number is reported.
         max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
         log_every: Steps between records of the training loss.
         override: Use the run folder although the configuration, the model or the data changed; seeds of other settings start anew.
@@ -128,6 +131,7 @@ class FinetuneConfig:
     crf: bool = False
     class_weights: bool = False
     repair_tags: bool = False
+    unseen_labels: Literal["refuse", "count"] = "refuse"
     max_shared: float = 0.02
     log_every: int = runtime(20)
     override: bool = runtime(False)
@@ -138,7 +142,7 @@ class FinetuneConfig:
         if min(self.patience, self.freeze_layers, self.reinit_layers) < 0:
             raise ConfigError("patience, freeze_layers and reinit_layers must not be negative", remedy="0 is none.")
         for option, tasks in ONLY_FOR.items():
-            if getattr(self, option) not in ("", False, Columns()) and self.task not in tasks:
+            if getattr(self, option) not in ("", False, "refuse", Columns()) and self.task not in tasks:
                 problem = f"--{option} does not apply to the task {self.task}"
                 raise ConfigError(problem, remedy=f"It is for {' and '.join(tasks)}.")
         if self.task == "relation" and not self.negative:

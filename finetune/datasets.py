@@ -16,7 +16,7 @@ from biolm.finetune.pubtator import read_pubtator
 from biolm.finetune.records import Labelled, Tagged
 from biolm.finetune.spans import UNTYPED, tag_type
 from biolm.finetune.tables import ENDINGS as TABLES
-from biolm.finetune.tables import Columns, read_table
+from biolm.finetune.tables import Columns, letters_of, read_table
 
 IOB, PUBTATOR = (".tsv",), (".txt", ".pubtator")
 
@@ -30,23 +30,31 @@ class DataSet:
         folds: `train`, `dev`, `test` → records, `Tagged` or `Labelled`.
         origin: The file to name for each fold.
         notes: What was left out, by reason.
+        unseen: Labels of the other folds that the training fold lacks.
     """
 
     files: list[Path]
     folds: dict[str, Any]
     origin: dict[str, Path]
     notes: dict[str, int] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
 
     def hashes(self) -> dict[str, str]:
         """Of every file, for the manifest."""
         return {f"{path.parent.name}/{path.name}": sha256(path) for path in self.files}
+
+    def error(self, fold: str, record: Tagged | Labelled, problem: str, remedy: str) -> DataError:
+        """That a record cannot be used; where a fold has several files, the record's id says which."""
+        where = f"line {record.line}" if record.line and self.origin[fold].is_file() else record.id
+        return DataError(problem, file=self.origin[fold], record=where, remedy=remedy)
 
 
 def read(config: FinetuneConfig) -> DataSet:
     """Read the data set of a run and check it.
 
     Raises:
-        DataError: A file is missing or malformed, a fold is empty, or a label does not occur in training.
+        DataError: A file is missing or malformed, a fold is empty, a label does not occur in training and that is refused, or questions
+            have unlike numbers of choices.
     """
     folder = Path(config.data)
     if not folder.is_dir():
@@ -56,7 +64,10 @@ def read(config: FinetuneConfig) -> DataSet:
         if not records:
             remedy = "Every fold needs records; hold some of the training documents out for a missing one."
             raise DataError("this fold is empty", file=data.origin[fold], remedy=remedy)
-    _check_labels(data)
+    if config.task == "choice":
+        _check_choices(data)
+    else:
+        data.unseen = _unseen(data, config.task, refuse=config.unseen_labels == "refuse")
     return data
 
 
@@ -144,19 +155,35 @@ def labels_in(record: Tagged | Labelled) -> set[str]:
     return {tag_type(tag) for tag in record.tags} - {""} if isinstance(record, Tagged) else set(record.labels)
 
 
-def _check_labels(data: DataSet) -> None:
-    """Refuse labels that no training record has: no model could get them right, and most could not even say them."""
+def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
+    """Labels that no training record has: no model could get them right, and most could not even say them."""
     known = {label for record in data.folds["train"] for label in labels_in(record)}
-    if not known and isinstance(data.folds["train"][0], Tagged):
-        raise DataError("no word carries an entity's tag", file=data.origin["train"], remedy="Check the tags.")
+    if not known and task != "similarity":
+        problem = "no word carries an entity's tag" if task in TAGGING else "no record has a label"
+        raise DataError(problem, file=data.origin["train"], remedy="Check the tags, or the column of the labels.")
+    found: set[str] = set()
     for fold in ("dev", "test"):
         for record in data.folds[fold]:
             unseen = labels_in(record) - known
-            if unseen:
+            if unseen and refuse:
                 name = min(unseen).replace(UNTYPED, "without a name")
                 problem = f"the label {name} does not occur in the training fold"
-                where = f"line {record.line}" if record.line else record.id
-                raise DataError(problem, file=data.origin[fold], record=where, remedy="Use folds of one data set.")
+                remedy = "Use folds of one data set, or say --unseen_labels count to score such labels as missed."
+                raise data.error(fold, record, problem, remedy)
+            found |= unseen
+    return tuple(sorted(found))
+
+
+def _check_choices(data: DataSet) -> None:
+    """Refuse questions with other choices than the first one's: the letters of its choices are the labels."""
+    choices = len(data.folds["train"][0].texts) - 1
+    for fold, records in data.folds.items():
+        for record in records:
+            here = len(record.texts) - 1
+            if here != choices or not 2 <= here <= len(letters_of(here)):
+                problem = f"{here} choices" + (f", {choices} before" if here != choices else "")
+                remedy = "Every question needs as many choices, from 2 to 26; name them with --columns.choices."
+                raise data.error(fold, record, problem, remedy)
 
 
 def shared(data: DataSet, most: float) -> dict[str, int]:

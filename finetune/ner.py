@@ -16,7 +16,7 @@ from biolm.finetune.pubtator import tagged
 from biolm.finetune.records import Tagged
 from biolm.finetune.scorers import EntityScorer, TokenScorer
 from biolm.finetune.spans import UNTYPED, Span, entities, tag_type
-from biolm.finetune.task import G
+from biolm.finetune.task import UNSAID, G, of_unseen
 from biolm.finetune.windows import windows
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer.folder import Tokenizer
@@ -39,6 +39,7 @@ class Tagger:
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
         crf: Whether the labels of neighbouring words depend on each other.
+        unseen: Types of the other folds that the training fold lacks; they are never said and score as missed.
     """
 
     tokenizer: Tokenizer
@@ -46,11 +47,12 @@ class Tagger:
     max_length: int
     overlap: int
     crf: bool = False
+    unseen: tuple[str, ...] = ()
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types of the labels."""
-        return tuple(sorted({tag_type(tag) for tag in self.labels} - {""}))
+        """What is scored: the types of the labels, and those unseen in training."""
+        return (*sorted({tag_type(tag) for tag in self.labels} - {""}), *self.unseen)
 
     def examples(self, records: Sequence[Tagged]) -> list[list[Example]]:
         """See `Task`; targets are indices of `labels`."""
@@ -59,7 +61,7 @@ class Tagger:
         pieces = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
         index = {label: i for i, label in enumerate(self.labels)}
         return [
-            self._windows([pieces[word] for word in row], [index[tag] for tag in record.tags])
+            self._windows([pieces[word] for word in row], [index.get(tag, UNSAID) for tag in record.tags])
             for row, record in zip(words, records, strict=True)
         ]
 
@@ -104,10 +106,12 @@ class Tagger:
 
     def counts(self, records: Sequence[Tagged]) -> dict[str, int]:
         """Records, words and entities."""
+        spans = [span for record in records for span in record.spans]
         return {
             "records": len(records),
             "words": sum(len(record.words) for record in records),
-            "entities": sum(len(record.spans) for record in records),
+            "entities": len(spans),
+            **of_unseen([span.type for span in spans], self.unseen),
         }
 
     def units(self, records: Sequence[Tagged], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
@@ -122,7 +126,7 @@ class Ner(Tagger):
     @cached_property
     def scorer(self) -> EntityScorer:
         """Strict entity F1."""
-        return EntityScorer(self.types)
+        return EntityScorer(self.types, unseen=self.unseen)
 
     def gold(self, record: Tagged) -> list[Span]:
         """Entities, in words."""
@@ -144,7 +148,7 @@ class Pico(Tagger):
     @cached_property
     def scorer(self) -> TokenScorer:
         """Macro F1 over words."""
-        return TokenScorer(self.types)
+        return TokenScorer(self.types, unseen=self.unseen)
 
     def gold(self, record: Tagged) -> list[str]:
         """Each word's type."""

@@ -55,10 +55,12 @@ class EntityScorer:
 
     Args:
         types: Entity types; rows of counts are [records, types, (correct, predicted, gold)].
+        unseen: Those of them that training lacks.
     """
 
     types: tuple[str, ...]
     metric: str = "f1"
+    unseen: tuple[str, ...] = ()
 
     def sums(self, gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> F64:
         """See `Scorer`; spans of one record, in words."""
@@ -78,6 +80,7 @@ class EntityScorer:
         """Micro scores and those of each type, with their counts."""
         return {
             **counted(sums.sum(0)),
+            **missed(self.types, self.unseen, sums),
             "types": {kind: counted(row) for kind, row in zip(self.types, sums, strict=True)},
         }
 
@@ -88,10 +91,12 @@ class TokenScorer:
 
     Args:
         types: Types; rows of counts are [records, types, (correct, predicted, gold)] in words.
+        unseen: Those of them that training lacks.
     """
 
     types: tuple[str, ...]
     metric: str = "macro_f1"
+    unseen: tuple[str, ...] = ()
 
     def sums(self, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> F64:
         """See `Scorer`; the type of each word of a record, empty for `O`."""
@@ -112,10 +117,16 @@ class TokenScorer:
     def report(self, sums: F64) -> dict[str, Any]:
         """Macro F1, micro scores and those of each type."""
         types = {kind: counted(row) for kind, row in zip(self.types, sums, strict=True)}
-        return {"macro_f1": float(self.value(sums)), **counted(sums.sum(0)), "types": types}
+        unseen = missed(self.types, self.unseen, sums)
+        return {"macro_f1": float(self.value(sums)), **counted(sums.sum(0)), **unseen, "types": types}
 
 
 def counted(counts: F64) -> dict[str, float]:
     """Scores and counts of one row (correct, predicted, gold), as JSON."""
     scores = {name: float(value) for name, value in precision_recall_f1(counts).items()}
     return scores | {name: int(n) for name, n in zip(("correct", "predicted", "gold"), counts, strict=True)}
+
+
+def missed(labels: Sequence[str], unseen: Sequence[str], counts: F64) -> dict[str, int]:
+    """How many gold labels no model could have said, where training lacks some: counts are [labels, (correct, predicted, gold)]."""
+    return {"unseen": sum(int(counts[labels.index(label), 2]) for label in unseen)} if unseen else {}

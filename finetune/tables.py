@@ -154,7 +154,7 @@ def _letter(path: Path, line: int, label: Any, choices: int) -> str:
     letters = letters_of(choices)
     if str(label) in letters:
         return str(label)
-    if str(label).isdecimal() and int(label) < choices:
+    if str(label).isdecimal() and int(label) < len(letters):
         return letters[int(label)]
     remedy = f"The label of a choice is one of {', '.join(letters) or 'A, B, …'}, or its number from 0."
     raise DataError("the label is none of the choices", file=path, record=f"line {line}", remedy=remedy)

@@ -1,6 +1,6 @@
 """What the loop and the protocol need to know of a task; a task's file (`ner.py`, …) implements it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 G = TypeVar("G")
+UNSAID = -100  # the target where only another fold than the training one has the label; it never enters a loss
 
 
 class Task(Protocol[R, G]):
@@ -71,3 +72,9 @@ class Task(Protocol[R, G]):
 
     def counts(self, records: Sequence[R]) -> dict[str, int]:
         """What a fold holds, for the summary."""
+
+
+def of_unseen(labels: Iterable[str], unseen: Sequence[str]) -> dict[str, int]:
+    """How many gold labels of a fold training lacks, for `Task.counts`; nothing where there are none."""
+    number = sum(label in unseen for label in labels)
+    return {"of labels unseen in training": number} if number else {}

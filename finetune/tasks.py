@@ -8,24 +8,25 @@ from biolm.convert.load import Loaded
 from biolm.core.errors import ConfigError, DataError, MismatchError
 from biolm.finetune.config import TAGGING, FinetuneConfig
 from biolm.finetune.ner import Ner, Pico, labels_of
-from biolm.finetune.records import Labelled
+from biolm.finetune.tables import letters_of
 from biolm.finetune.task import Task
 from biolm.finetune.texts import Choice, Classification, MultiLabel, Similarity
 from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import Tokenizer
 
 LONGEST = 512
-EXTRA = ("segments", "negative", "crf")  # fields of some tasks that prediction needs
+EXTRA = ("segments", "negative", "crf", "unseen")  # fields of some tasks that prediction or comparison needs
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
-def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[Any, Any]:
+def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: tuple[str, ...] = ()) -> Task[Any, Any]:
     """The task of a run.
 
     Args:
         config: Of the run.
         loaded: The model: its tokenizer and longest sequence.
         train: The training fold, which the labels are taken from.
+        unseen: Labels of the other folds that it lacks.
 
     Raises:
         ConfigError: Windows too short, or their overlap leaves nothing of them.
@@ -47,6 +48,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any]) -> Task[A
     labels = _labels(config, train)
     tagging = config.task in TAGGING
     extra: dict[str, Any] = {"crf": config.crf} if tagging else {"segments": loaded.config.type_vocab_size > 1}
+    extra["unseen"] = unseen
     if config.task == "relation":
         extra["negative"] = config.negative
     if config.class_weights:
@@ -64,17 +66,8 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
     if config.task == "similarity":
         return ("value",)
     if config.task == "choice":
-        return _letters(config, train)
+        return letters_of(len(train[0].texts) - 1)
     return tuple(sorted({label for record in train for label in record.labels}))
-
-
-def _letters(config: FinetuneConfig, train: Sequence[Labelled]) -> tuple[str, ...]:
-    """The choices' letters; every question must have as many."""
-    numbers = {len(record.texts) - 1 for record in train}
-    if len(numbers) != 1 or min(numbers) < 2:
-        problem = f"questions have {', '.join(map(str, sorted(numbers)))} choices"
-        raise DataError(problem, file=config.data, remedy="Give --columns.choices, and as many for every question.")
-    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: min(numbers)])
 
 
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:

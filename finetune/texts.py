@@ -1,6 +1,7 @@
 """Tasks that say something of a whole text, of a pair of texts, or of a question and its choices."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,17 +17,9 @@ from biolm.finetune.examples import Example
 from biolm.finetune.heads import sequence_classifier
 from biolm.finetune.records import Labelled
 from biolm.finetune.sequences import pair, segment_ids, single
-from biolm.finetune.task import G
+from biolm.finetune.task import UNSAID, G, of_unseen
 from biolm.model.encoder import MaskedLM
 from biolm.tokenizer.folder import Tokenizer
-
-
-def counts(records: Sequence[Labelled]) -> dict[str, int]:
-    """Records of a fold, and of each label."""
-    found = {"records": len(records)}
-    for label in sorted({label for record in records for label in record.labels}):
-        found[label] = sum(label in record.labels for record in records)
-    return found
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,7 @@ class TextTask(ABC):
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
         segments: Whether the model tells the two texts of a pair apart by segment ids.
+        unseen: Labels of the other folds that the training fold lacks; they are never said and score as missed.
     """
 
     tokenizer: Tokenizer
@@ -46,6 +40,7 @@ class TextTask(ABC):
     max_length: int
     overlap: int
     segments: bool = False
+    unseen: tuple[str, ...] = ()
 
     def head(self, lm: MaskedLM) -> nn.Module:
         """See `Task`."""
@@ -53,7 +48,8 @@ class TextTask(ABC):
 
     def counts(self, records: Sequence[Labelled]) -> dict[str, int]:
         """See `Task`."""
-        return counts(records)
+        every = [label for record in records for label in record.labels]
+        return {"records": len(records), **dict(sorted(Counter(every).items())), **of_unseen(every, self.unseen)}
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
         """One example a window; each has the record's target."""
@@ -123,11 +119,12 @@ class Classification(TextTask):
     @cached_property
     def scorer(self) -> LabelScorer:
         """Accuracy, or micro F1 without the negative class."""
-        return LabelScorer(self.labels, "f1" if self.negative else "accuracy", self.negative)
+        metric = "f1" if self.negative else "accuracy"
+        return LabelScorer((*self.labels, *self.unseen), metric, self.negative, self.unseen)
 
     def target(self, record: Labelled) -> int:
         """The label's number."""
-        return self.labels.index(record.labels[0])
+        return self.labels.index(record.labels[0]) if record.labels[0] in self.labels else UNSAID
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
         """Cross-entropy, weighted and summed."""
@@ -154,7 +151,7 @@ class MultiLabel(TextTask):
     @cached_property
     def scorer(self) -> LabelScorer:
         """Micro F1."""
-        return LabelScorer(self.labels, "f1")
+        return LabelScorer((*self.labels, *self.unseen), "f1", unseen=self.unseen)
 
     def target(self, record: Labelled) -> list[float]:
         """A one for each label that it has."""

@@ -34,7 +34,7 @@ def run(config: FinetuneConfig) -> None:
     loaded = load_model(config.model)
     data = datasets.read(config)
     shared = datasets.shared(data, config.max_shared)
-    task = tasks.make(config, loaded, data.folds["train"])
+    task = tasks.make(config, loaded, data.folds["train"], data.unseen)
     inputs = {"model": loaded.sha256, **data.hashes()}
     record = manifest.begin(out, STAGE, config, inputs, override=config.override)
     if record.status != "done":
