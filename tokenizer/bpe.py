@@ -6,9 +6,10 @@ import numpy as np
 
 from biolm.tokenizer import bytelevel, fairseq
 from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts, scratch
+from biolm.tokenizer.count import Counts
 from biolm.tokenizer.made import Made, learn_merges
 from biolm.tokenizer.merges import CHUNK, Words, border, symbol_type
+from biolm.tokenizer.runs import scratch
 
 
 def make(counts: Counts, config: TrainConfig) -> Made:

@@ -1,11 +1,9 @@
 """Count the words of documents: a streaming pass, in parallel over files, in bounded memory.
 
 Every process counts what stands between two blanks (`columns`). When its share of the memory is used up, or its files are, it splits
-that into words and writes them to a run on disk, in parts by a hash of the word. In the end the parts are merged one by one, and the
-words are laid out by falling count. No word is left out. Counts have 64 bits.
+that into words and writes them to a run on disk (`runs`). In the end all runs are merged. No word is left out. Counts have 64 bits.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -18,17 +16,16 @@ import numpy.typing as npt
 
 from biolm.core import rng
 from biolm.core.progress import progress
-from biolm.tokenizer import documents
-from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights, padded
+from biolm.tokenizer import documents, runs
+from biolm.tokenizer.columns import I64, PAD, U8, Columns, padded
 from biolm.tokenizer.pool import CONTEXT, pool
+from biolm.tokenizer.runs import UNIT
 
-UNIT = 1000  # weights of sources are kept in thousandths
 BUFFER = 1 << 19  # bytes of text counted at a time; they need about 20 times that for a moment
-BATCH = 1 << 14  # strings that are split or gathered at a time
-PARTS = 64  # of a run
+BATCH = 1 << 14  # strings that are split at a time
 PROCESS = 24 << 20  # bytes that Python and NumPy take of a process of their own
 ADDING = 4  # adding up needs so many times the memory of what is held, for a moment
-BLANK, BREAK = ord(" "), ord("\n")
+BLANK = ord(" ")
 OPENS = 0xFF  # in front of a document; UTF-8 has no such byte
 TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
 WIDE = {  # bytes of a white-space character beyond ASCII → all that have so many, as numbers
@@ -40,8 +37,6 @@ WIDE = {  # bytes of a white-space character beyond ASCII → all that have so m
     for size in (2, 3)
 }
 WIDE_FIRST = sorted({number >> 8 * (size - 1) for size, numbers in WIDE.items() for number in numbers})
-
-RUN = TEXT, LENGTHS, TIMES, BOUNDS = "text", "lengths", "times", "bounds"
 
 Split = Callable[[str], Sequence[str]]
 Starts = Callable[[U8, I64], I64]
@@ -123,19 +118,12 @@ def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Co
     shares = [sorted(files)[i::workers] for i in range(min(workers, len(files)))]
     free = max(what.memory - PROCESS * (len(shares) + 1), what.memory // 4)
     room = free // (ADDING * max(len(shares), 1))
-    tally, runs = Tally(), list[Path]()
+    tally, written = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
-        for found, written in _each(shares, what, room, folder, bar.advance):
+        for found, paths in _each(shares, what, room, folder, bar.advance):
             tally.add(found)
-            runs += written
-    return _merge(runs, tally, folder)
-
-
-def scratch(folder: Path, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """[size] zeros in a file without a name, whose memory the system may take back at any time."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
-        return np.asarray(np.memmap(file, dtype=dtype, shape=(size,)))  # the class of its own makes every look slow
+            written += paths
+    return Counts(*runs.merge(written, folder), tally)
 
 
 def _each(
@@ -178,7 +166,7 @@ def _count(
     files: Sequence[Path], what: What, room: int, prefix: Path, advance: Callable[[float], None]
 ) -> tuple[Tally, list[Path]]:
     """Count some files into runs `prefix.0`, `prefix.1`, …"""
-    tally, runs, between = Tally(), list[Path](), Columns()
+    tally, written, between = Tally(), list[Path](), Columns()
     waiting: dict[int, list[bytes]] = {}  # weight → texts
     size = 0
 
@@ -192,8 +180,8 @@ def _count(
     def spill() -> None:
         nonlocal between
         flat, between = between.flat(), Columns()
-        runs.append(prefix.with_name(f"{prefix.name}.{len(runs)}"))
-        _write_run(runs[-1], _words(*flat, what))
+        written.append(prefix.with_name(f"{prefix.name}.{len(written)}"))
+        runs.write(written[-1], _words(*flat, what))
 
     for file in files:
         for document in documents.read(file):
@@ -213,7 +201,7 @@ def _count(
         advance(file.stat().st_size)
     flush()
     spill()
-    return tally, runs
+    return tally, written
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
@@ -307,87 +295,3 @@ def _add_ascii(
     begin = starts(text[: len(text) - PAD + 2], end - length)
     stretch = np.searchsorted(end, begin, side="right")
     words.count(text, begin, np.diff(begin, append=len(text) - PAD), times[stretch])
-
-
-def _write_run(path: Path, words: Columns) -> None:
-    """Write words to a folder, in parts by a hash of their first bytes and their length."""
-    text, length, times = words.flat()
-    start = np.cumsum(length) - length
-    with np.errstate(over="ignore"):
-        key = eights(text, start, np.minimum(length, 8), 8)[:, 0] * ODD[0] + length.astype(np.uint64) * ODD[1]
-    part = (key * ODD[2]) >> np.uint64(64 - (PARTS - 1).bit_length())
-    order = part.argsort(kind="stable")
-    first = np.searchsorted(part[order], np.arange(PARTS + 1, dtype=np.uint64))
-    length, times = length[order], times[order]
-    bounds = np.stack((first, np.append(0, np.cumsum(length))[first]))
-    path.mkdir()
-    for name, array in zip(RUN, (_gathered(text, start[order], length), length, times, bounds), strict=True):
-        array.tofile(path / name)
-
-
-def _gathered(text: U8, start: I64, length: I64) -> U8:
-    """Strings of a text end to end (padded)."""
-    found = [np.zeros(0, dtype=np.uint8)]
-    for first in range(0, len(start), BATCH):  # a place takes 16 times as much as its byte
-        begin, size = start[first : first + BATCH], length[first : first + BATCH]
-        place = np.repeat(begin - (np.cumsum(size) - size), size)
-        place += np.arange(len(place))
-        found.append(text[place])
-    return np.concatenate((*found, np.zeros(PAD, dtype=np.uint8)))
-
-
-def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
-    """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
-    all_bounds = [np.fromfile(run / BOUNDS, dtype=np.int64).reshape(2, -1) for run in runs]
-    for part in range(PARTS):
-        words = Columns()
-        for run, bounds in zip(runs, all_bounds, strict=True):
-            (a, b), (first, last) = bounds[:, part : part + 2].tolist()
-            text = np.fromfile(run / TEXT, dtype=np.uint8, count=last - first + PAD, offset=first)
-            length, times = (np.fromfile(run / name, np.int64, b - a, offset=8 * a) for name in (LENGTHS, TIMES))
-            words.count(text, np.cumsum(length) - length, length, times)
-        text, length, times = words.flat()
-        yield text[: int(length.sum())], length, np.maximum((times + UNIT // 2) // UNIT, 1)
-
-
-def _merge(runs: Sequence[Path], tally: Tally, folder: Path) -> Counts:
-    """Merge runs part by part, which tells how many words there are of each count, and then lay the parts out."""
-    found: dict[int, I64] = {}  # count → words and bytes
-    parts = list[tuple[I64, I64]]()  # of each: its counts, and the bytes of the words that have them
-    with tempfile.TemporaryFile(dir=folder) as merged:
-        for content, length, times in _merged(runs):
-            value, words, size, order = _runs(length, times)
-            for count, *sums in zip(value.tolist(), words, size, strict=True):
-                found[count] = found.get(count, 0) + np.array(sums)
-            merged.write(_lines(content, length, order).data)
-            parts.append((value, size))
-        merged.seek(0)
-        times = np.array(sorted(found, reverse=True), dtype=np.int64)
-        words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
-        text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
-        text[0] = BREAK
-        end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
-        for value, size in parts:
-            run = np.searchsorted(-times, -value)
-            for r, n in zip(run.tolist(), size.tolist(), strict=True):
-                text[end[r] : end[r] + n] = np.frombuffer(merged.read(n), dtype=np.uint8)
-            end[run] += size
-    return Counts(text, times, words, sizes, tally)
-
-
-def _runs(length: I64, times: I64) -> tuple[I64, I64, I64, I64]:
-    """[runs] distinct counts, the words of each, their bytes with line breaks; [words] the words, sorted by count."""
-    order = times.argsort(kind="stable")
-    value, first = np.unique(times[order], return_index=True)
-    size = np.add.reduceat(length[order] + 1, first) if len(first) else first
-    return value, np.diff(first, append=len(order)), size, order
-
-
-def _lines(text: U8, length: I64, order: I64) -> U8:
-    """Strings that lie end to end in another order, a line break behind each."""
-    start, length = (np.cumsum(length) - length)[order], length[order]
-    lines = np.full(int(length.sum()) + len(length), BREAK, dtype=np.uint8)
-    keeps = np.ones(len(lines), dtype=np.bool_)
-    keeps[np.cumsum(length + 1) - 1] = False
-    lines[keeps] = _gathered(text, start, length)[:-PAD]
-    return lines

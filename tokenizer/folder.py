@@ -1,4 +1,4 @@
-"""The tokenizer folder (docs/design.md, section 2): write it, load it, copy it, check that its files agree.
+"""The tokenizer folder (docs/design.md, section 2): write it, load it, copy it.
 
 It is Hugging Face's folder with fairseq's three files beside it. A plain Hugging Face folder loads as well. Text never turns into
 special ids: a literal `<s>` in a note is three characters, not the start of a sequence.
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from biolm.core.errors import DataError, MismatchError
 from biolm.core.files import atomic_file, read_json, write_json, write_text
-from biolm.tokenizer import bert, bytelevel, fairseq
+from biolm.tokenizer import bert, bytelevel, consistency, fairseq
 from biolm.tokenizer.fairseq import REMEDY
 
 FILES = (
@@ -164,8 +164,8 @@ def load(folder: str | Path) -> Tokenizer:
             raise DataError(f"this is not a tokenizer ({error})", file=file, remedy=REMEDY) from None
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         vocab, merges = fairseq.read_vocab(folder / "vocab.json"), fairseq.read_merges(folder / "merges.txt")
-        _check_merges(folder, vocab, merges)
-        _check_specials(folder / "vocab.json", vocab)
+        consistency.check_merges(folder, vocab, merges)
+        consistency.check_specials(folder / "vocab.json", vocab)
         hf = bytelevel.hugging_face(vocab, merges)
         text = hf.to_str()
     elif (folder / "vocab.txt").exists():
@@ -178,8 +178,7 @@ def load(folder: str | Path) -> Tokenizer:
     else:
         problem = "it has no tokenizer.json, no vocab.json with merges.txt and no vocab.txt"
         raise DataError(problem, file=folder, remedy="Give a tokenizer folder.")
-    _check(folder, hf)
-    _check_casing(folder, hf, settings)
+    consistency.check(folder, hf, settings)
     ids = _special_ids(folder, hf, settings)
     return Tokenizer(hf, ids, _model_size(folder, hf), sha256(text.encode()).hexdigest(), settings)
 
@@ -241,68 +240,6 @@ def _model_size(folder: Path, hf: HuggingFace) -> int:
     return len(fairseq.order([symbol for symbol, _ in symbols]))
 
 
-def _check(folder: Path, hf: HuggingFace) -> None:
-    """Refuse a folder whose files disagree, naming both.
-
-    Raises:
-        DataError: vocab.json, merges.txt or the fairseq files say other than tokenizer.json.
-    """
-    vocab = hf.get_vocab(with_added_tokens=True)
-    if (folder / "vocab.json").exists():
-        _same(folder, "vocab.json", fairseq.read_vocab(folder / "vocab.json"), "tokenizer.json", vocab)
-    if (folder / "vocab.txt").exists():
-        _same(folder, "vocab.txt", bert.read_vocab(folder / "vocab.txt"), "tokenizer.json", vocab)
-    if (folder / "merges.txt").exists():
-        merges = [tuple(merge) for merge in orjson.loads(hf.to_str())["model"].get("merges", [])]
-        stated = fairseq.read_merges(folder / "merges.txt")
-        _check_merges(folder, vocab, stated)
-        _same(folder, "merges.txt", dict(enumerate(stated)), "tokenizer.json", dict(enumerate(merges)))
-    if all((folder / name).exists() for name in ("dict.txt", "encoder.json")):
-        encoder = fairseq.read_vocab(folder / "encoder.json")
-        _same(
-            folder,
-            "dict.txt with encoder.json",
-            fairseq.model_vocab(folder / "dict.txt", encoder),
-            "tokenizer.json",
-            vocab,
-        )
-
-
-def _check_casing(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
-    normalizer = orjson.loads(hf.to_str())["normalizer"] or {}
-    stated = settings.get("do_lower_case")
-    if normalizer.get("type") == "BertNormalizer" and stated is not None and stated != normalizer["lowercase"]:
-        problem = (
-            f"tokenizer_config.json says do_lower_case {stated}, tokenizer.json lowercase {normalizer['lowercase']}"
-        )
-        raise DataError(problem, file=folder, remedy=REMEDY)
-
-
-def _same(folder: Path, a_name: str, a: Mapping[Any, Any], b_name: str, b: Mapping[Any, Any]) -> None:
-    if a == b:
-        return
-    key = next(key for key in [*a, *b] if a.get(key) != b.get(key))
-    what = f"merge {key + 1}" if isinstance(key, int) else f"piece {key!r}"
-    sides = ((a_name, a), (b_name, b))
-    values = " and ".join(f"{side[key]!r} in {name}" if key in side else f"not in {name}" for name, side in sides)
-    problem = f"{a_name} ({len(a)} entries) and {b_name} ({len(b)}) disagree: {what} is {values}"
-    raise DataError(problem, file=folder, remedy=REMEDY)
-
-
-def _check_merges(folder: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    for line, (left, right) in enumerate(merges, start=1):
-        missing = [piece for piece in (left, right, left + right) if piece not in vocab]
-        if missing:
-            problem = f"merge {line} of merges.txt needs the piece {missing[0]!r}, which the vocabulary lacks"
-            raise DataError(problem, file=folder, remedy=REMEDY)
-
-
-def _check_specials(file: Path, vocab: Mapping[str, int]) -> None:
-    for name in (*bytelevel.SPECIALS, bytelevel.MASK):
-        if name not in vocab:
-            raise DataError(f"the vocabulary lacks the special token {name}", file=file, remedy=REMEDY)
-
-
 def write(folder: str | Path, hf: HuggingFace, settings: Mapping[str, Any], files: Mapping[str, bytes]) -> list[Path]:
     """Write a tokenizer folder; the paths of its files.
 
@@ -356,7 +293,7 @@ def from_fairseq(
     encoder = fairseq.read_vocab(Path(encoder_json))
     merges = fairseq.read_merges(vocab_bpe)
     vocab = fairseq.model_vocab(Path(dict_txt), encoder)
-    _check_merges(Path(vocab_bpe), vocab, merges)
+    consistency.check_merges(Path(vocab_bpe), vocab, merges)
     sources = (dict_txt, encoder_json, vocab_bpe)
     files = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
     hf = bytelevel.hugging_face(vocab, merges)

@@ -14,7 +14,7 @@ from biolm.core import cli
 from biolm.core.errors import DataError
 from biolm.core.manifest import read_manifest
 from biolm.corpus import read
-from biolm.tokenizer import bytelevel, count, documents, folder
+from biolm.tokenizer import bytelevel, count, documents, folder, runs
 from biolm.tokenizer.pool import pool
 
 
@@ -98,11 +98,12 @@ def test_little_memory_spills_and_gives_the_same_bytes(
     tok: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    write_run = count._write_run
+    write = runs.write
     monkeypatch.setattr(count, "BUFFER", 10_000)
     monkeypatch.setattr(count, "BATCH", 100)
+    monkeypatch.setattr(runs, "BATCH", 100)
     monkeypatch.setattr(count.Columns, "size", 1 << 40)  # as if the memory were always used up
-    monkeypatch.setattr(count, "_write_run", lambda path, words: (written.append(path), write_run(path, words)))
+    monkeypatch.setattr(runs, "write", lambda path, words: (written.append(path), write(path, words)))
     assert train(docs, tmp_path / "tok", "--vocab_size", "2000", "--workers", "1") == 0
     assert len(written) > 10
     assert read_manifest(tmp_path / "tok", "tokenizer train").outputs == read_manifest(tok, "tokenizer train").outputs

@@ -1,0 +1,119 @@
+"""Counted words on disk: a run is a folder of words and counts, in parts by a hash of the word.
+
+So that the same words of several runs meet, runs are merged a part at a time; the words are then laid out by falling count.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights
+
+UNIT = 1000  # counts in a run are in thousandths, as the weights of sources are
+PARTS = 64  # of a run
+BATCH = 1 << 14  # strings that are gathered at a time
+BREAK = ord("\n")
+RUN = TEXT, LENGTHS, TIMES, BOUNDS = "text", "lengths", "times", "bounds"
+
+
+def write(path: Path, words: Columns) -> None:
+    """Write words to a folder, in parts by a hash of their first bytes and their length."""
+    text, length, times = words.flat()
+    start = np.cumsum(length) - length
+    with np.errstate(over="ignore"):
+        key = eights(text, start, np.minimum(length, 8), 8)[:, 0] * ODD[0] + length.astype(np.uint64) * ODD[1]
+    part = (key * ODD[2]) >> np.uint64(64 - (PARTS - 1).bit_length())
+    order = part.argsort(kind="stable")
+    first = np.searchsorted(part[order], np.arange(PARTS + 1, dtype=np.uint64))
+    length, times = length[order], times[order]
+    bounds = np.stack((first, np.append(0, np.cumsum(length))[first]))
+    path.mkdir()
+    for name, array in zip(RUN, (_gathered(text, start[order], length), length, times, bounds), strict=True):
+        array.tofile(path / name)
+
+
+def merge(runs: Sequence[Path], folder: Path) -> tuple[U8, I64, I64, I64]:
+    """Merge runs part by part, which tells how many words there are of each count, and then lay the parts out.
+
+    Args:
+        runs: From `write`.
+        folder: For files without a name.
+
+    Returns:
+        `text`, `times`, `words` and `sizes` of `count.Counts`.
+    """
+    found: dict[int, I64] = {}  # count → words and bytes
+    parts = list[tuple[I64, I64]]()  # of each: its counts, and the bytes of the words that have them
+    with tempfile.TemporaryFile(dir=folder) as merged:
+        for content, length, times in _merged(runs):
+            value, words, size, order = _runs(length, times)
+            for count, *sums in zip(value.tolist(), words, size, strict=True):
+                found[count] = found.get(count, 0) + np.array(sums)
+            merged.write(_lines(content, length, order).data)
+            parts.append((value, size))
+        merged.seek(0)
+        times = np.array(sorted(found, reverse=True), dtype=np.int64)
+        words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
+        text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
+        text[0] = BREAK
+        end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
+        for value, size in parts:
+            run = np.searchsorted(-times, -value)
+            for r, n in zip(run.tolist(), size.tolist(), strict=True):
+                text[end[r] : end[r] + n] = np.frombuffer(merged.read(n), dtype=np.uint8)
+            end[run] += size
+    return text, times, words, sizes
+
+
+def scratch(folder: Path, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """[size] zeros in a file without a name, whose memory the system may take back at any time."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
+        return np.asarray(np.memmap(file, dtype=dtype, shape=(size,)))  # the class of its own makes every look slow
+
+
+def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
+    """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
+    all_bounds = [np.fromfile(run / BOUNDS, dtype=np.int64).reshape(2, -1) for run in runs]
+    for part in range(PARTS):
+        words = Columns()
+        for run, bounds in zip(runs, all_bounds, strict=True):
+            (a, b), (first, last) = bounds[:, part : part + 2].tolist()
+            text = np.fromfile(run / TEXT, dtype=np.uint8, count=last - first + PAD, offset=first)
+            length, times = (np.fromfile(run / name, np.int64, b - a, offset=8 * a) for name in (LENGTHS, TIMES))
+            words.count(text, np.cumsum(length) - length, length, times)
+        text, length, times = words.flat()
+        yield text[: int(length.sum())], length, np.maximum((times + UNIT // 2) // UNIT, 1)
+
+
+def _runs(length: I64, times: I64) -> tuple[I64, I64, I64, I64]:
+    """[runs] distinct counts, the words of each, their bytes with line breaks; [words] the words, sorted by count."""
+    order = times.argsort(kind="stable")
+    value, first = np.unique(times[order], return_index=True)
+    size = np.add.reduceat(length[order] + 1, first) if len(first) else first
+    return value, np.diff(first, append=len(order)), size, order
+
+
+def _lines(text: U8, length: I64, order: I64) -> U8:
+    """Strings that lie end to end in another order, a line break behind each."""
+    start, length = (np.cumsum(length) - length)[order], length[order]
+    lines = np.full(int(length.sum()) + len(length), BREAK, dtype=np.uint8)
+    keeps = np.ones(len(lines), dtype=np.bool_)
+    keeps[np.cumsum(length + 1) - 1] = False
+    lines[keeps] = _gathered(text, start, length)[:-PAD]
+    return lines
+
+
+def _gathered(text: U8, start: I64, length: I64) -> U8:
+    """Strings of a text end to end (padded)."""
+    found = [np.zeros(0, dtype=np.uint8)]
+    for first in range(0, len(start), BATCH):  # a place takes 16 times as much as its byte
+        begin, size = start[first : first + BATCH], length[first : first + BATCH]
+        place = np.repeat(begin - (np.cumsum(size) - size), size)
+        place += np.arange(len(place))
+        found.append(text[place])
+    return np.concatenate((*found, np.zeros(PAD, dtype=np.uint8)))
