@@ -4,14 +4,12 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-fast_zlib: Any = zlib
-with suppress(ImportError):  # twice as fast
-    from isal import isal_zlib as fast_zlib
+from biolm.core.gunzip import fast_zlib
 
 BLOCK = 1 << 20  # bytes read at a time
 STORED = 1 << 17  # bytes of the stored file fed to the decompressor at a time

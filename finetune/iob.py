@@ -4,11 +4,10 @@ Columns are parted by tabs, or by blanks where a file has no tab; the word is th
 a whole; one that is neither is refused with the first line that breaks it, or on request read as conlleval reads it.
 """
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from biolm.core import gunzip
 from biolm.core.errors import DataError
 from biolm.finetune.records import Tagged
 from biolm.finetune.spans import TAG, breaks_iob1, breaks_iob2, iob2
@@ -52,8 +51,9 @@ def read_text(path: Path) -> str:
         DataError: It cannot be unpacked or is no UTF-8.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+        with path.open("rb") as raw:
+            data = (gunzip.Gunzip(fileobj=raw) if path.suffix == ".gz" else raw).read()
+    except gunzip.ERRORS:
         raise DataError("this gzip file is damaged or cut off", file=path, remedy="Get the file again.") from None
     try:
         return data.decode("utf-8-sig")

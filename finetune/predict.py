@@ -3,8 +3,6 @@
 Within a chunk sequences of like length go through the model together.
 """
 
-import gzip
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
+from biolm.core import gunzip
 from biolm.core.cli import Verb
 from biolm.core.config import runtime
 from biolm.core.errors import ConfigError, DataError
@@ -127,8 +126,7 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
 
 
 def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    stream: Any = gzip.GzipFile(fileobj=raw) if config.file.endswith(".gz") else raw
-    lines = enumerate(io.BufferedReader(stream) if config.file.endswith(".gz") else stream, start=1)
+    lines = enumerate(gunzip.Gunzip(fileobj=raw) if config.file.endswith(".gz") else raw, start=1)
     as_json = config.file.removesuffix(".gz").endswith(".jsonl")
     try:
         for number, line in lines:
@@ -137,7 +135,7 @@ def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iter
                     _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
                 )
                 yield task.unlabelled(name, texts, number)
-    except (EOFError, gzip.BadGzipFile):
+    except gunzip.ERRORS:
         raise DataError("this gzip file is damaged or cut off", file=config.file, remedy="Get it again.") from None
 
 

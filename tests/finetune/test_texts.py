@@ -110,9 +110,13 @@ def test_predict_says_what_the_run_said_of_its_test_fold(
     capfdbinary.readouterr()
     assert cli.run(["finetune", "predict", str(run), str(packed), *how]) == 0
     assert capfdbinary.readouterr().out == out.read_bytes()
-    packed.write_bytes(packed.read_bytes()[:-20])
-    assert cli.run(["finetune", "predict", str(run), str(packed), "--out", str(tmp_path / "x"), "--text", "text"]) == 2
-    assert not (tmp_path / "x").exists()
+    whole = packed.read_bytes()
+    for broken in (whole[:-20], whole[:60] + bytes(20) + whole[80:]):
+        packed.write_bytes(broken)
+        capfdbinary.readouterr()
+        assert cli.run(["finetune", "predict", str(run), str(packed), "--out", str(tmp_path / "x"), *how]) == 2
+        assert b"test.jsonl.gz: this gzip file is damaged" in capfdbinary.readouterr().err
+        assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
