@@ -6,7 +6,6 @@ for large ones, because float32 carries seven digits and no more. Padding positi
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from biolm.convert import architectures
 from biolm.convert.inputs import batches
 from biolm.core.errors import ConversionError
 from biolm.core.files import read_json
-from biolm.core.progress import progress
+from biolm.core.progress import Bar, progress
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.linear import Linear
@@ -30,14 +29,23 @@ LONG_DEPTH = 2  # layers that the longest sequence goes through: attention over 
 # first two one is global, one local
 MOST_SCORED = 64  # positions of a batch whose logits are computed, spread evenly: the head does the same at each
 
+Batches = list[list[list[int]]]  # of sequences of token ids
+
 
 class Computes(Protocol):
-    """A model of any library."""
+    """A model of any library.
 
-    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
-        """Hidden states after the embeddings and after each of the first `depth` layers, [t, h] each, for the real tokens of a batch.
+    Args:
+        layers: The module that holds the list of layers, and the list's name in it.
+        packs: Whether sequences of any lengths are computed together without padding.
+    """
 
-        The last one is the output of an encoder of that depth, which pre-LN normalises.
+    layers: tuple[nn.Module, str]
+    packs: bool
+
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
+        """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens; the last one is the output, which
+        pre-LN normalises.
         """
 
     def head(self) -> nn.Module | None:
@@ -49,24 +57,29 @@ class TiedHead(nn.Module):
 
     def __init__(self, model: MaskedLM):
         super().__init__()
-        self.head, self.words = model.head, model.encoder.word_embeddings
+        self.head, words = model.head, model.encoder.word_embeddings.weight
+        self.decoder = Linear(words.shape[1], words.shape[0], device="meta")
+        self.decoder.weight, self.decoder.bias = words, model.head.bias
+        compute_in_float32(self.decoder)
 
     def forward(self, hidden_mh: Tensor) -> Tensor:
         """[m, h] → [m, v]."""
-        return self.head(hidden_mh, self.words.weight.float())  # type: ignore[no-any-return]
+        return self.decoder(self.head.transform(hidden_mh))  # type: ignore[no-any-return]
 
 
 class Ours:
     """The native model."""
 
+    packs = True
+
     def __init__(self, model: MaskedLM, has_head: bool):
         self.model, self.has_head = model, has_head
+        self.layers: tuple[nn.Module, str] = (model.encoder, "layers")
         compute_in_float32(model)
 
-    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """See `Computes`."""
-        with shortened(self.model.encoder, "layers", depth):
-            return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
+        return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
 
     def head(self) -> nn.Module | None:
         """See `Computes`."""
@@ -87,6 +100,8 @@ class HuggingFace:
     Everything about it is transformers' (names, order, norms, attention, padding) but for the kernel that multiplies two matrices.
     """
 
+    packs = False
+
     def __init__(self, folder: Path, has_head: bool, dtype: torch.dtype = torch.float32):
         import transformers
 
@@ -100,21 +115,20 @@ class HuggingFace:
         )
         transformers.utils.logging.set_verbosity(said)
         self.model = loaded.eval()
+        base = loaded.base_model
+        self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
         for module in loaded.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Product
         compute_in_float32(loaded)
 
-    def hidden(self, sequences: Sequence[list[int]], depth: int) -> list[Tensor]:
+    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """See `Computes`."""
         longest, padding = max(len(s) for s in sequences), self.model.config.pad_token_id
         input_ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
         lengths_b = torch.tensor([len(s) for s in sequences])
         real_bl = torch.arange(longest) < lengths_b[:, None]
-        base = self.model.base_model
-        place = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
-        with shortened(*place, depth):
-            out = base(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
+        out = self.model.base_model(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
         return [state_blh[real_bl] for state_blh in (*out.hidden_states[:-1], out.last_hidden_state)]
 
     def head(self) -> nn.Module | None:
@@ -129,7 +143,7 @@ class HuggingFace:
 def compute_in_float32(model: nn.Module) -> None:
     """Let each module that is stored in a narrower type widen its numbers just before it runs and drop them after.
 
-    That is exact, and of a model of any size only the module that runs is in memory in float32.
+    That is exact, and of a model of any size only the module that runs is in memory in float32; of embeddings, only the rows looked up.
     """
 
     stored: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
@@ -144,19 +158,48 @@ def compute_in_float32(model: nn.Module) -> None:
 
     for module in model.modules():
         if any(value is not None and value.dtype != torch.float32 for value in module._parameters.values()):
-            module.register_forward_pre_hook(widen)
-            module.register_forward_hook(narrow)
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(lambda _, __, rows: rows.float())
+            else:
+                module.register_forward_pre_hook(widen)
+                module.register_forward_hook(narrow)
+
+
+def states(model: Computes, groups: Batches, name: str) -> Iterator[list[Tensor]]:
+    """Hidden states of each batch: through all layers, but for the last batch, the longest sequence, through the first.
+
+    A model that packs computes all the others at once, so that it reads and widens its weights once.
+    """
+    layers = len(getattr(*model.layers))
+    rounds = [groups[:-1], groups[-1:]] if model.packs else [[group] for group in groups]
+    depths = [layers] * (len(rounds) - 1) + [min(layers, LONG_DEPTH)]
+    with progress(name, sum(depths), "layers") as bar:
+        for batches, depth in zip(rounds, depths, strict=True):
+            with shortened(*model.layers, depth, bar):
+                found = model.hidden([sequence for batch in batches for sequence in batch])
+            tokens = [sum(len(sequence) for sequence in batch) for batch in batches]
+            for of_batch in zip(*(torch.split(state_th, tokens) for state_th in found), strict=True):
+                yield list(of_batch)
 
 
 @contextmanager
-def shortened(module: nn.Module, name: str, depth: int) -> Iterator[None]:
-    """Leave a list of layers with its first `depth` for a while."""
+def shortened(module: nn.Module, name: str, depth: int, bar: Bar) -> Iterator[None]:
+    """Leave a list of layers with its first `depth` for a while; each moves the bar when it has run."""
     layers = getattr(module, name)
+    hooks = [layer.register_forward_hook(lambda *_: bar.advance()) for layer in layers[:depth]]
     setattr(module, name, layers[:depth])
     try:
         yield
     finally:
         setattr(module, name, layers)
+        for hook in hooks:
+            hook.remove()
+
+
+def scores(head: nn.Module, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Logits [m, v] at up to `MOST_SCORED` positions of each output [t, h]."""
+    rows = [x_th[torch.linspace(0, len(x_th) - 1, min(len(x_th), MOST_SCORED)).long()] for x_th in outputs]
+    return list(torch.split(head(torch.cat(rows)), [len(rows_mh) for rows_mh in rows]))
 
 
 @dataclass(frozen=True)
@@ -164,15 +207,15 @@ class Recording:
     """What one model computed, so that it can be let go before the other is loaded: two large ones need not fit together.
 
     Args:
-        batches: The inputs.
+        groups: The inputs.
         hidden: For every batch, its hidden states.
-        head: A copy of the model's head, so that neither its layers nor a mapped file stay in memory.
+        logits: For every batch that went through all layers, its logits; None without a head.
         known: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
     """
 
-    batches: list[list[list[int]]]
+    groups: Batches
     hidden: list[list[Tensor]]
-    head: nn.Module | None
+    logits: list[Tensor] | None
     known: int
 
 
@@ -186,14 +229,11 @@ def record(model: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) 
         tokenizer: Its tokenizer; random ids without one.
     """
     groups = batches(config, tokenizer)
+    hidden = list(states(model, groups, "check: source"))
+    outputs = [layers[-1] for layers in hidden if len(layers) == len(hidden[0])]
+    head = model.head()
     known = tokenizer.vocab_size if tokenizer else config.vocab_size
-    with progress("check: source", sum(len(s) for group in groups for s in group), "tokens") as bar:
-        hidden = []
-        for group in groups:
-            layers = config.num_hidden_layers
-            hidden.append(model.hidden(group, min(layers, LONG_DEPTH) if group is groups[-1] else layers))
-            bar.advance(len(hidden[-1][0]))
-    return Recording(groups, hidden, deepcopy(model.head()), known)
+    return Recording(groups, hidden, scores(head, outputs) if head else None, known)
 
 
 @dataclass
@@ -244,19 +284,18 @@ class Differences:
 def compare(a: Recording, model: Computes) -> Differences:
     """Compute a second model on the same inputs; magnitudes of the first are the measure."""
     found = Differences([0.0] * len(a.hidden[0]))
+    outputs: list[Tensor] = []
+    for group, ours, theirs in zip(a.groups, a.hidden, states(model, a.groups, "check: target"), strict=True):
+        for i, (x_th, y_th) in enumerate(zip(ours, theirs, strict=True)):
+            found.hidden[i] = _worse(found.hidden[i], x_th, y_th)
+        outputs += [theirs[-1]] if len(theirs) == len(a.hidden[0]) else []
+        found.texts += len(group)
+        found.tokens += len(ours[0])
     head = model.head()
-    with progress("check: target", sum(len(hidden[0]) for hidden in a.hidden), "tokens") as bar:
-        for group, ours in zip(a.batches, a.hidden, strict=True):
-            theirs = model.hidden(group, len(ours) - 1)
-            for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
-                found.hidden[i] = _worse(found.hidden[i], x, y)
-            if a.head and head and len(ours) == len(found.hidden):
-                scored = torch.linspace(0, len(ours[0]) - 1, min(len(ours[0]), MOST_SCORED)).long()
-                x, y = ours[-1][scored], theirs[-1][scored]
-                found.logits = _worse_logits(found.logits or 0.0, a.head(x), head(y), a.known)
-            found.texts += len(group)
-            found.tokens += len(ours[0])
-            bar.advance(len(ours[0]))
+    if a.logits and head:
+        found.logits = 0.0
+        for x_mv, y_mv in zip(a.logits, scores(head, outputs), strict=True):
+            found.logits = _worse_logits(found.logits, x_mv, y_mv, a.known)
     return found
 
 

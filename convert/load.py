@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from biolm.convert import archive, composer, deepspeed, fairseq, hf, megatron, native, tensorflow, torchfile
-from biolm.convert.names import BIAS, HEAD, Stacked, shapes
+from biolm.convert.names import BIAS, HEAD, Stacked, blank, shapes
 from biolm.convert.parts import Parts, SourceKind
 from biolm.core.errors import DataError
 from biolm.core.files import sha256
@@ -158,8 +158,8 @@ def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dty
     stacked = Stacked(tensors)
     stacked.update({} if BIAS in tensors else new_head(config))
     state: dict[str, Tensor] = {}
+    model = blank(config)
     with torch.device("meta"):
-        model = MaskedLM(config)
         for name, pieces in stacked.pieces.items():
             module, _, leaf = name.rpartition(".")
             names = [name] if len(pieces) == 1 else [f"{module}.parts.{i}.{leaf}" for i in range(len(pieces))]

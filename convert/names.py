@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from biolm.core.errors import CheckpointError
 from biolm.model.config import EncoderConfig
@@ -89,10 +91,25 @@ class Table:
         return [f"{name.replace('*', number)}.{leaf}" for name in self.modules[pattern]]
 
 
+class _Unfilled(TorchFunctionMode):
+    """Passes over `nn.init.normal_`: on the meta device it fills nothing, and imports torch's compiler for that, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        return named["tensor"] if func is nn.init.normal_ else func(*args, **named)
+
+
+def blank(config: EncoderConfig) -> MaskedLM:
+    """The native model with tensors that have shapes and no numbers."""
+    with torch.device("meta"), _Unfilled():
+        return MaskedLM(config)
+
+
 def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the native model, or of its encoder alone, without making it."""
-    with torch.device("meta"):
-        state = MaskedLM(config).state_dict()
+    state = blank(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if has_head or not name.startswith(HEAD)}
 
 

@@ -1,6 +1,7 @@
 """`biolm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,19 +68,19 @@ def run(config: ConvertConfig) -> None:
     Raises:
         UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
     """
+    gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
     source, target = Path(config.src), Path(config.dst)
     refuse_target(source, target, config.override)
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
-    parts, approximated = with_head_of(config.to, parts)
+    parts, left_out = fitted(parts, config.to)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder, ThreadPoolExecutor(3) as threads:
         source_hash = threads.submit(sha256, parts.weights)
-        ready = threads.submit(preload, config.to)
+        imported = threads.submit(preload, config.to)
         written = write(parts, config.to, folder, dtype)
-        hashes = [threads.submit(sha256, path) for path in written]
+        hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
-        ready.result()
-        left_out = sorted(name for name in parts.rest if not has_place(name, config.to, parts.config)) + approximated
+        imported.result()
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
@@ -90,28 +91,27 @@ def run(config: ConvertConfig) -> None:
         account = accounted(parts, config.to, differences, agreement) | {
             "left_out": left_out,
             "source_sha256": source_hash.result(),
-            "sha256": {
-                path.relative_to(folder).as_posix(): digest.result()
-                for path, digest in zip(written, hashes, strict=True)
-            },
+            "sha256": {name: digest.result() for name, digest in hashes.items()},
         }
         for done in flushed:
             done.result()
         write_json(folder / RECORD, account)
         if config.to == "hf":
             card.write(folder, parts, account)
-    summary(
-        f"biolm convert: {source} → {target}",
-        {
-            "from": parts.kind,
-            "to": config.to,
-            "texts compared": differences.texts,
-            "largest difference of logits": differences.said,
-            "largest difference of hidden states": f"{max(differences.hidden):.2e}",
-            "left out": ", ".join(left_out) or "nothing",
-            "sentences on which tokenizers agree": agreement.said,
-        },
-    )
+    summary(f"biolm convert: {source} → {target}", shown(account, differences, agreement))
+
+
+def shown(account: Mapping[str, Any], differences: Differences, agreement: Agreement) -> dict[str, object]:
+    """The rows of the summary."""
+    return {
+        "from": account["source_kind"],
+        "to": account["target_kind"],
+        "texts compared": differences.texts,
+        "largest difference of logits": differences.said,
+        "largest difference of hidden states": f"{max(differences.hidden):.2e}",
+        "left out": ", ".join(account["left_out"]) or "nothing",
+        "sentences on which tokenizers agree": agreement.said,
+    }
 
 
 def preload(to: Kind) -> None:
@@ -169,18 +169,22 @@ def cut_rows(parts: Parts, rows: int) -> Parts:
     return replace(parts, tensors=tensors, config=replace(parts.config, vocab_size=rows))
 
 
-def with_head_of(to: Kind, parts: Parts) -> tuple[Parts, list[str]]:
-    """Give the masked-LM head the activation that the format has for it, and say so; the two GELUs differ by 5e-4 at most."""
+def fitted(parts: Parts, to: Kind) -> tuple[Parts, list[str]]:
+    """Give the masked-LM head the activation that the format has for it (the two GELUs differ by 5e-4 at most); that and all else that
+    the format has no place for, by name.
+    """
     config = parts.config
     wanted = {
         "native": config.head_activation,
         "fairseq": config.activation,
         "hf": architectures.head_activation(config),
-    }
-    if not parts.has_head or wanted[to] == config.head_activation:
-        return parts, []
-    changed = replace(config, head_activation=wanted[to])
-    return replace(parts, config=changed), [f"the head's activation, {config.head_activation}: {wanted[to]} instead"]
+    }[to]
+    left_out = sorted(name for name in parts.rest if not has_place(name, to, config))
+    if not parts.has_head or wanted == config.head_activation:
+        return parts, left_out
+    changed = replace(config, head_activation=wanted)
+    said = f"the head's activation, {config.head_activation}: {wanted} instead"
+    return replace(parts, config=changed), [*left_out, said]
 
 
 def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:

@@ -1,5 +1,7 @@
 """The numerical check itself: what it is asked on, and that one wrong number anywhere does not get past it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +94,27 @@ def test_a_narrower_model_is_computed_in_float32_and_stays_narrow() -> None:
     assert max(found.hidden) == found.logits == 0
     assert recording.hidden[0][0].dtype == torch.float32
     assert {parameter.dtype for parameter in narrow.parameters()} == {torch.float16}
+
+
+def test_a_model_that_packs_computes_the_short_texts_at_once_and_gives_them_back_by_batch() -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(90, 24, 3, 2, 40, max_positions=30)
+    packing, one_by_one = Ours(MaskedLM(config).eval(), True), Ours(MaskedLM(config).eval(), True)
+    one_by_one.model.load_state_dict(packing.model.state_dict())
+    one_by_one.packs = False
+    calls = []
+    packing.model.encoder.register_forward_hook(lambda *_: calls.append(None))
+    recording = record(packing, config, None)
+    assert len(calls) == 2
+    assert [len(states[0]) for states in recording.hidden] == [sum(map(len, group)) for group in recording.groups]
+    found = compare(recording, one_by_one)
+    assert max(found.hidden) < 1e-6
+    assert found.logits is not None
+    assert found.logits < 1e-6
+
+
+def test_reading_a_checkpoint_does_not_import_torch_s_compiler(one_golden: Path) -> None:
+    program = "import sys; from biolm.convert.load import read_parts; read_parts(sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, one_golden], capture_output=True, text=True, check=True)
+    assert "biolm.convert.load" in done.stdout.split()
+    assert "torch._dynamo" not in done.stdout.split()
