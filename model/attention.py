@@ -4,8 +4,8 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 
 | kernel | what it is | when `auto` takes it |
 |---|---|---|
-| `blocks` | `model.attention_cpu`, sequence by sequence | CPU, 16-bit or with dropout, and every layer with a window |
-| `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout, and sequences too long for `blocks` |
+| `blocks` | `model.attention_cpu`, tile by tile | CPU, 16-bit or with dropout, and every layer with a window |
+| `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout |
 | `flash` | flash-attn's variable-length kernel | GPU of compute capability 8.0 or later, 16-bit, where that package is installed |
 | `varlen` | torch's own copy of that kernel | the same without the package |
 | `padded` | torch's fused attention (memory-efficient on a V100) on padded rows and a mask | every other GPU |
@@ -34,8 +34,6 @@ except ImportError:  # an extra that has to be compiled for the GPU at hand
 
 Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 
-LONGEST_BLOCK = 1024  # tokens; the probabilities of `blocks` grow with the square of the length
-
 Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 
 
@@ -60,26 +58,24 @@ def attention(
     if window is not None and packed.max_seqlen <= window + 1:
         window = None
     if kernel == "auto":
-        kernel = pick(q_tnd.device, q_tnd.dtype, dropout, packed.max_seqlen, window)
+        kernel = pick(q_tnd.device, q_tnd.dtype, dropout, window)
         if q_tnd.device.type == "cuda" and window is None and len(set(packed.lengths)) == 1:
             return _equal((q_tnd, k_tnd, v_tnd), packed, dropout)
     return KERNELS[kernel]((q_tnd, k_tnd, v_tnd), packed, dropout, window)
 
 
-def pick(device: torch.device, dtype: torch.dtype, dropout: float, longest: int, window: int | None = None) -> Kernel:
+def pick(device: torch.device, dtype: torch.dtype, dropout: float, window: int | None = None) -> Kernel:
     """The kernel that `auto` stands for.
 
     Args:
         device: Where it runs.
         dtype: Of queries, keys and values.
         dropout: On attention weights.
-        longest: Tokens of the longest sequence.
         window: Tokens on each side that a token sees; None for all of its sequence.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cpu":
-        whole = (half or dropout) and longest <= LONGEST_BLOCK
-        return "blocks" if whole or window is not None else "loop"
+        return "blocks" if half or dropout or window is not None else "loop"
     if half and _capability(device) >= (8, 0):
         return "varlen" if flash_attn_varlen_func is None else "flash"
     return "padded"

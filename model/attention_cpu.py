@@ -1,121 +1,95 @@
-"""Attention on a CPU, a sequence at a time: no padding, dropout that costs little, and local layers whose cost grows with the length.
+"""Attention on a CPU, tile by tile: no padding, dropout that costs little, time as the products, memory as the length.
 
 torch's fused attention computes in float32 whatever the inputs are, and falls back to an unfused form when there is dropout. A
-processor with bf16 products does them four times as fast, so the plain three steps (product, softmax, product) win. Four sequences
-of 512 tokens, 12 heads, bf16, one core, forward and backward: fused 143 ms, with dropout 231 ms; here 50 and 67.
+processor with bf16 products does them four times as fast, so the plain three steps (product, softmax, product) win.
 
-The probabilities [n, l, k] of l queries and k keys are kept for the backward pass with the mask in their sign: a probability that
-dropout removed is stored negative. Then what remains is `relu`, the probability itself is `abs`, and the gradient's mask is relu's own.
+A tile is some queries with all the keys that they see: a whole sequence, or a part of it under a window or beyond `LONGEST_WHOLE` tokens.
+Its probabilities [n, l, k] of l queries and k keys are kept for the backward pass. Only those of a long sequence that sees all of itself,
+which grow with the square of its length, are computed again.
 
-Under a window a sequence is done in tiles of queries with the keys that they see: 8,192 tokens of one sequence, 4 heads, window 64, bf16,
-forward and backward 70 ms instead of 3,047.
+The dropout mask is in the probabilities' sign: one that dropout removed is negative. Then what remains is `relu`, the probability itself
+is `abs`, and the gradient's mask is relu's own. Each tile draws its mask from a seed of its own, and so the same one again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from biolm.model.dropout import SIGN16, bits, drop_signs
 
-TILE = 256  # queries at a time under a window
-
-Tile = tuple[slice, slice]  # queries and the keys that they see, as places in the flat row
-
-
-def tiles(lengths: Sequence[int], window: int | None) -> Iterator[Tile]:
-    """Sequence after sequence, whole or, under a window, in tiles."""
-    end = 0
-    for length in lengths:
-        begin, end = end, end + length
-        stride = length if window is None else TILE
-        for first in range(begin, end, stride):
-            last = min(first + stride, end)
-            reach = length if window is None else window
-            yield slice(first, last), slice(max(first - reach, begin), min(last + reach, end))
+LONGEST_WHOLE = 1024  # tokens of a sequence that is done at once
+QUERIES = 512  # at a time of a longer one
+LOCAL_QUERIES = 256  # at a time under a window
+PROBABILITIES = 1 << 23  # at a time, or as many as one head has: beyond the processor's cache they cost more
 
 
-def _heads(x_tnd: Tensor, rows: slice) -> Tensor:
-    """Some rows as a view [n, l, d]."""
-    return x_tnd[rows].transpose(0, 1)
+class Tile(NamedTuple):
+    """Where a tile lies in rows [n, t, d], and whether its probabilities are kept."""
+
+    number: int
+    heads: slice
+    queries: slice
+    keys: slice
+    kept: bool
 
 
-def _drop(probability_nlk: Tensor, p: float) -> None:
-    """Turn the sign of dropped probabilities, in place."""
-    signs = drop_signs(probability_nlk.shape, p).bitwise_and_(SIGN16)
-    if probability_nlk.element_size() == 4:
-        signs = signs.to(torch.int32).bitwise_left_shift_(16)
-    bits(probability_nlk).bitwise_or_(signs)
-
-
-def packed_attention(
-    q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, lengths: tuple[int, ...], dropout: float, window: int | None
-) -> Tensor:
-    """softmax(q kᵀ / √d) v within each sequence: [t, n, d].
+@dataclass(frozen=True)
+class Plan:
+    """What is done tile after tile, the same in both passes.
 
     Args:
-        q_tnd: Queries; keys and values have the same shape.
+        heads: Attention heads.
         lengths: Tokens of each sequence.
-        dropout: Probability of dropping a probability; held to 2^-16.
         window: Tokens on each side that a token sees; None for all.
+        p: Probability of dropping a probability.
+        seed: Of the masks.
     """
-    with torch.autocast("cpu", enabled=False):  # the precision has been chosen: that of the inputs
-        return _PackedAttention.apply(q_tnd, k_tnd, v_tnd, lengths, dropout, window)  # type: ignore[no-any-return, no-untyped-call]
 
+    heads: int
+    lengths: tuple[int, ...]
+    window: int | None
+    p: float
+    seed: int
 
-class _PackedAttention(torch.autograd.Function):
-    """`packed_attention` with its gradient."""
+    @property
+    def shares_keys(self) -> bool:
+        """Whether several tiles see the same keys."""
+        return self.window is not None or max(self.lengths) > LONGEST_WHOLE
 
-    @staticmethod
-    def forward(
-        ctx: Any, q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, lengths: tuple[int, ...], p: float, window: int | None
-    ) -> Tensor:
-        out_tnd, scaled_tnd = torch.empty(q_tnd.shape, dtype=q_tnd.dtype), q_tnd * q_tnd.shape[-1] ** -0.5
-        kept = []
-        for queries, keys in tiles(lengths, window):
-            scores_nlk = torch.bmm(_heads(scaled_tnd, queries), _heads(k_tnd, keys).transpose(1, 2))
-            if window is not None and scores_nlk.shape[-1] > window + 1:
-                scores_nlk += _band(*scores_nlk.shape[1:], queries.start - keys.start, window, scores_nlk.dtype)
-            probability_nlk = torch.softmax(scores_nlk, -1)
-            if p:
-                _drop(probability_nlk, p)
-            mixed_nld = torch.bmm(probability_nlk.relu() if p else probability_nlk, _heads(v_tnd, keys))
-            _heads(out_tnd, queries).copy_(mixed_nld)
-            if any(ctx.needs_input_grad):
-                kept.append(probability_nlk)
-        ctx.lengths, ctx.p, ctx.window = lengths, p, window
-        if p:
-            out_tnd *= 1 / (1 - p)
-        ctx.save_for_backward(q_tnd, k_tnd, v_tnd, out_tnd, *kept)
-        return out_tnd
+    def tiles(self) -> Iterator[Tile]:
+        """Sequence after sequence."""
+        end = number = 0
+        for length in self.lengths:
+            begin, end = end, end + length
+            kept, stride, reach = self._cut(length)
+            together = max(1, PROBABILITIES // (min(stride, length) * min(stride + 2 * reach, length)))
+            for head in range(0, self.heads, together):
+                for first in range(begin, end, stride):
+                    last = min(first + stride, end)
+                    keys = slice(max(first - reach, begin), min(last + reach, end))
+                    yield Tile(number, slice(head, head + together), slice(first, last), keys, kept)
+                    number += 1
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_tnd, k_tnd, v_tnd, out_tnd, *kept = ctx.saved_tensors
-        p, scale = ctx.p, q_tnd.shape[-1] ** -0.5
-        grad_tnd = grads[0] * (1 / (1 - p)) if p else grads[0]
-        # the sum over keys of probability × its gradient, which softmax's backward pass takes off: Σ_d gradient × output
-        mean_tn1 = (grads[0].float() * out_tnd.float()).sum(-1, keepdim=True).to(q_tnd.dtype)
-        dq_tnd, dk_tnd, dv_tnd = (torch.empty(x.shape, dtype=x.dtype) for x in (q_tnd, k_tnd, v_tnd))
-        put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_
-        if ctx.window is not None:  # tiles share keys
-            put = Tensor.add_
-            dk_tnd.zero_()
-            dv_tnd.zero_()
-        for signed_nlk, (queries, keys) in zip(kept, tiles(ctx.lengths, ctx.window), strict=True):
-            q_nld, grad_nld = _heads(q_tnd, queries), _heads(grad_tnd, queries)
-            dprobability_nlk = torch.bmm(grad_nld, _heads(v_tnd, keys).transpose(1, 2))
-            probability_nlk, left_nlk = signed_nlk, signed_nlk
-            if p:
-                probability_nlk, left_nlk = signed_nlk.abs(), signed_nlk.relu()
-                dprobability_nlk = torch.ops.aten.threshold_backward(dprobability_nlk, signed_nlk, 0)
-            put(_heads(dv_tnd, keys), torch.bmm(left_nlk.transpose(1, 2), grad_nld))
-            dscores_nlk = dprobability_nlk.sub_(_heads(mean_tn1, queries)).mul_(probability_nlk)
-            _heads(dq_tnd, queries).copy_(torch.bmm(dscores_nlk, _heads(k_tnd, keys)))
-            put(_heads(dk_tnd, keys), torch.bmm(dscores_nlk.transpose(1, 2), q_nld))
-        return dq_tnd.mul_(scale), dk_tnd.mul_(scale), dv_tnd, None, None, None
+    def _cut(self, length: int) -> tuple[bool, int, int]:
+        """Whether a sequence's probabilities are kept, its queries at a time, and tokens that one sees on each side."""
+        if self.window is not None:
+            return True, LOCAL_QUERIES, self.window
+        return (True, length, length) if length <= LONGEST_WHOLE else (False, QUERIES, length)
+
+    def probabilities(self, tile: Tile, q_ntd: Tensor, k_ntd: Tensor) -> Tensor:
+        """softmax(q kᵀ) of a tile, negative where dropped: [n, l, k]."""
+        scores_nlk = torch.bmm(q_ntd[tile.heads, tile.queries], k_ntd[tile.heads, tile.keys].transpose(1, 2))
+        if self.window is not None and scores_nlk.shape[-1] > self.window + 1:
+            before = tile.queries.start - tile.keys.start
+            scores_nlk += _band(*scores_nlk.shape[1:], before, self.window, scores_nlk.dtype)
+        probability_nlk = torch.softmax(scores_nlk, -1)
+        if self.p:
+            _drop(probability_nlk, self.p, torch.Generator().manual_seed(self.seed + tile.number))
+        return probability_nlk
 
 
 @lru_cache(maxsize=16)
@@ -132,3 +106,79 @@ def _band(queries: int, keys: int, before: int, window: int, dtype: torch.dtype)
     own_l1 = torch.arange(before, before + queries)[:, None]
     far_lk = (own_l1 - torch.arange(keys)).abs() > window
     return torch.zeros(far_lk.shape, dtype=dtype).masked_fill_(far_lk, -torch.inf)
+
+
+def _drop(probability_nlk: Tensor, p: float, generator: torch.Generator) -> None:
+    """Turn the sign of dropped probabilities, in place."""
+    signs = drop_signs(probability_nlk.shape, p, generator).bitwise_and_(SIGN16)
+    if probability_nlk.element_size() == 4:
+        signs = signs.to(torch.int32).bitwise_left_shift_(16)
+    bits(probability_nlk).bitwise_or_(signs)
+
+
+def packed_attention(
+    q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, lengths: tuple[int, ...], dropout: float, window: int | None
+) -> Tensor:
+    """softmax(q kᵀ / √d) v within each sequence: [t, n, d].
+
+    Args:
+        q_tnd: Queries; keys and values have the same shape.
+        lengths: Tokens of each sequence.
+        dropout: Probability of dropping a probability; held to 2^-16.
+        window: Tokens on each side that a token sees; None for all.
+    """
+    seed = int(torch.randint(1 << 62, ())) if dropout else 0
+    plan = Plan(q_tnd.shape[1], lengths, window, dropout, seed)
+    with torch.autocast("cpu", enabled=False):  # the precision has been chosen: that of the inputs
+        return _PackedAttention.apply(q_tnd, k_tnd, v_tnd, plan)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _PackedAttention(torch.autograd.Function):
+    """`packed_attention` with its gradient; rows lie head by head inside, or products would copy them for every tile."""
+
+    @staticmethod
+    def forward(ctx: Any, q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, plan: Plan) -> Tensor:
+        scale = q_tnd.shape[-1] ** -0.5
+        q_ntd, k_ntd, v_ntd = (_by_head(x) for x in (q_tnd * scale, k_tnd, v_tnd))
+        out_ntd, kept = torch.empty_like(q_ntd), []
+        for tile in plan.tiles():
+            signed_nlk = plan.probabilities(tile, q_ntd, k_ntd)
+            left_nlk = signed_nlk.relu() if plan.p else signed_nlk
+            torch.bmm(left_nlk, v_ntd[tile.heads, tile.keys], out=out_ntd[tile.heads, tile.queries])
+            if tile.kept and any(ctx.needs_input_grad):
+                kept.append(signed_nlk)
+        if plan.p:
+            out_ntd *= 1 / (1 - plan.p)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.save_for_backward(q_ntd, k_ntd, v_ntd, *kept)
+        return out_ntd.transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q_ntd, k_ntd, v_ntd, *saved = ctx.saved_tensors
+        plan, kept = ctx.plan, iter(saved)
+        grad_ntd = _by_head(grads[0] * (1 / (1 - plan.p)) if plan.p else grads[0])
+        dq_ntd, dk_ntd, dv_ntd = (torch.empty_like(x) for x in (q_ntd, k_ntd, v_ntd))
+        put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_
+        if plan.shares_keys:  # summed over many tiles: in float32
+            dk_ntd, dv_ntd, put = torch.zeros(k_ntd.shape), torch.zeros(v_ntd.shape), Tensor.add_
+        for tile in plan.tiles():
+            q_nld, grad_nld = q_ntd[tile.heads, tile.queries], grad_ntd[tile.heads, tile.queries]
+            k_nkd, v_nkd = k_ntd[tile.heads, tile.keys], v_ntd[tile.heads, tile.keys]
+            signed_nlk = next(kept) if tile.kept else plan.probabilities(tile, q_ntd, k_ntd)
+            dprobability_nlk = torch.bmm(grad_nld, v_nkd.transpose(1, 2))
+            probability_nlk, left_nlk = signed_nlk, signed_nlk
+            if plan.p:
+                probability_nlk, left_nlk = signed_nlk.abs(), signed_nlk.relu()
+                dprobability_nlk = torch.ops.aten.threshold_backward(dprobability_nlk, signed_nlk, 0)
+            put(dv_ntd[tile.heads, tile.keys], torch.bmm(left_nlk.transpose(1, 2), grad_nld))
+            dscores_nlk = torch._softmax_backward_data(dprobability_nlk, probability_nlk, -1, q_ntd.dtype)
+            torch.bmm(dscores_nlk, k_nkd, out=dq_ntd[tile.heads, tile.queries])
+            put(dk_ntd[tile.heads, tile.keys], torch.bmm(dscores_nlk.transpose(1, 2), q_nld))
+        dtype = q_ntd.dtype
+        return (*(x.to(dtype).transpose(0, 1) for x in (dq_ntd.mul_(ctx.scale), dk_ntd, dv_ntd)), None)
+
+
+def _by_head(x_tnd: Tensor) -> Tensor:
+    """[t, n, d] → [n, t, d], laid out so."""
+    return x_tnd.transpose(0, 1).contiguous()

@@ -47,7 +47,7 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
         encoder.compile_layers()
     kernel = config.attention
     if kernel == "auto":
-        kernel = pick(device.torch, dtype, dropout, encoder.config.max_positions)
+        kernel = pick(device.torch, dtype, dropout)
     words = [f"{device.torch} {device.precision}", f"attention by {kernel}"]
     return ", ".join(words + ["compiled"] * config.compile + ["recomputing layers"] * config.recompute)
 

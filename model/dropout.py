@@ -15,10 +15,10 @@ from torch import Tensor, nn
 SIGN16 = -(1 << 15)  # the sign bit of an int16
 
 
-def drop_signs(shape: torch.Size, p: float) -> Tensor:
-    """int16 numbers, negative with probability p (to 2^-16), drawn from torch's generator for the CPU."""
+def drop_signs(shape: torch.Size, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """int16 numbers, negative with probability p (to 2^-16), drawn from a generator, or torch's for the CPU."""
     n = math.prod(shape)
-    draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
     halves = draws.view(torch.int16)[:n].bitwise_right_shift_(1)  # in [-2^14, 2^14): the subtraction cannot overflow
     return halves.sub_(round(p * (1 << 15)) - (1 << 14)).view(shape)
 

@@ -1,6 +1,8 @@
 """Every attention kernel that this machine has means the same: a plain softmax within each sequence and its window."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from biolm.core.errors import ConfigError
 from biolm.model import attention as module
 from biolm.model import attention_cpu
-from biolm.model.attention import LONGEST_BLOCK, attention, check, pick
+from biolm.model.attention import attention, check, pick
 from biolm.model.dropout import dropout
 from biolm.model.packed import Packed
 
@@ -44,21 +46,67 @@ def test_kernels_agree_with_a_plain_softmax(kernel: module.Kernel, lengths: list
     torch.testing.assert_close(attention(q, k, v, packed, 0.0, window, kernel), expected, atol=1e-6, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
-@given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), window=st.integers(0, 9), tile=st.integers(1, 9))
-def test_tiles_of_a_local_layer_agree_with_a_plain_softmax(lengths: list[int], window: int, tile: int) -> None:
-    """Outputs and gradients, however a sequence is cut."""
+@contextmanager
+def small_tiles(queries: int, whole: int = 4, probabilities: int = 64) -> Iterator[None]:
+    """Tiles of so many queries for sequences of more than `whole` tokens, and of few heads."""
+    sizes = {"QUERIES": queries, "LOCAL_QUERIES": queries, "LONGEST_WHOLE": whole, "PROBABILITIES": probabilities}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(attention_cpu, name, size)
+        yield
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4),
+    window=st.none() | st.integers(0, 9),
+    queries=st.integers(1, 9),
+    probabilities=st.integers(1, 400),
+)
+def test_tiles_agree_with_a_plain_softmax(
+    lengths: list[int], window: int | None, queries: int, probabilities: int
+) -> None:
+    """Outputs and gradients, however a sequence is cut and whether or not its probabilities are kept."""
     torch.manual_seed(sum(lengths))
     packed = packed_of(lengths)
-    weight, *leaves = (torch.randn(sum(lengths), 2, 4, requires_grad=True) for _ in range(4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_cpu, "TILE", tile)
+    weight, *leaves = (torch.randn(sum(lengths), 3, 4, requires_grad=True) for _ in range(4))
+    with small_tiles(queries, probabilities=probabilities):
         mine = attention(*leaves, packed, 0.0, window, "blocks")
         mine_grads = torch.autograd.grad((mine * weight).sum(), leaves)
     expected = plain(*leaves, packed, window)
     expected_grads = torch.autograd.grad((expected * weight).sum(), leaves)
     for a, b in zip((mine, *mine_grads), (expected, *expected_grads), strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("length", [1024, 1025, 1537])
+def test_sequences_around_the_longest_that_is_done_at_once(length: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Beside torch's fused attention in float64, relative to the largest number."""
+    torch.manual_seed(0)
+    packed = packed_of([length, 3])
+    leaves = [torch.randn(length + 3, 2, 16).to(dtype).requires_grad_() for _ in range(3)]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    weight = torch.randn(length + 3, 2, 16).to(dtype)
+    mine, expected = attention(*leaves, packed, 0.0, None, "blocks"), attention(*exact, packed, 0.0, None, "loop")
+    mine_grads = torch.autograd.grad(mine, leaves, weight)
+    expected_grads = torch.autograd.grad(expected, exact, weight.double())
+    for a, b in zip((mine, *mine_grads), (expected, *expected_grads), strict=True):
+        assert float((a - b).detach().abs().max() / b.detach().abs().max()) < tolerance
+
+
+def test_a_long_sequence_keeps_no_probabilities() -> None:
+    """What the backward pass holds grows with the length, not with its square."""
+
+    def kept(length: int) -> int:
+        q, k, v = torch.randn(3, length, 2, 4, requires_grad=True)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            attention(q, k, v, packed_of([length]), 0.1, kernel="blocks")
+        return sum(sizes)
+
+    with small_tiles(8):
+        assert kept(80) == 2 * kept(40)
 
 
 def test_a_local_layer_that_was_evaluated_can_be_trained() -> None:
@@ -82,18 +130,23 @@ def test_gradients_agree_with_a_plain_softmax(kernel: module.Kernel, window: int
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("whole", [1024, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_of_blocks_removes_its_share_and_keeps_the_mean(dtype: torch.dtype) -> None:
+def test_dropout_of_blocks_removes_its_share_and_keeps_the_mean(dtype: torch.dtype, whole: int) -> None:
     """With equal scores and values of one, an output is the share of probabilities kept, over 1 - p."""
     torch.manual_seed(0)
     length, p = 256, 0.1
     zeros, ones = torch.zeros(length, 4, 8, dtype=dtype), torch.ones(length, 4, 8, dtype=dtype)
-    out = attention(zeros, zeros, ones, packed_of([length]), p, kernel="blocks").float()
+    with small_tiles(64, whole, 1 << 15):
+        out = attention(zeros, zeros, ones, packed_of([length]), p, kernel="blocks").float()
     assert out.mean() == pytest.approx(1, abs=0.004)
     assert out[:, :, 0].std() == pytest.approx((p / (1 - p) / length) ** 0.5, rel=0.15)
+    shares = out[:, :, 0].view(4, 64, 4).transpose(1, 2).reshape(16, 64)  # of the tiles' queries
+    assert torch.corrcoef(shares).triu(1).abs().max() < 0.6, "each tile has a mask of its own"
 
 
-def test_dropout_of_blocks_has_the_gradient_of_its_own_mask() -> None:
+@pytest.mark.parametrize("whole", [1024, 2])
+def test_dropout_of_blocks_has_the_gradient_of_its_own_mask(whole: int) -> None:
     """By finite differences, the mask held by the seed."""
     packed = packed_of([4, 3])
 
@@ -104,13 +157,14 @@ def test_dropout_of_blocks_has_the_gradient_of_its_own_mask() -> None:
     torch.manual_seed(1)
     leaves = [torch.randn(7, 2, 4, requires_grad=True) for _ in range(3)]
     weight, step = torch.randn(7, 2, 4), 1e-2
-    grads = torch.autograd.grad((out(*leaves) * weight).sum(), leaves)
-    for which, at in itertools.product(range(3), [(0, 0, 1), (3, 1, 2), (6, 0, 3)]):
-        moved = [[x.detach().clone() for x in leaves] for _ in range(2)]
-        moved[0][which][at] += step
-        moved[1][which][at] -= step
-        high, low = ((out(*rows) * weight).sum() for rows in moved)
-        assert float(grads[which][at]) == pytest.approx(float(high - low) / (2 * step), abs=2e-3)
+    with small_tiles(2, whole):
+        grads = torch.autograd.grad((out(*leaves) * weight).sum(), leaves)
+        for which, at in itertools.product(range(3), [(0, 0, 1), (3, 1, 2), (6, 0, 3)]):
+            moved = [[x.detach().clone() for x in leaves] for _ in range(2)]
+            moved[0][which][at] += step
+            moved[1][which][at] -= step
+            high, low = ((out(*rows) * weight).sum() for rows in moved)
+            assert float(grads[which][at]) == pytest.approx(float(high - low) / (2 * step), abs=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -128,12 +182,11 @@ def test_dropout_zeroes_its_share_scales_the_rest_and_masks_the_gradient(dtype: 
     assert torch.equal(dropout(x, 0.1), y), "a seed fixes the mask"
 
 
-def test_auto_takes_blocks_for_half_precision_or_dropout_and_the_fused_kernel_for_long_sequences() -> None:
-    assert pick(CPU, torch.bfloat16, 0.0, 512) == "blocks"
-    assert pick(CPU, torch.float32, 0.1, 512) == "blocks"
-    assert pick(CPU, torch.float32, 0.0, 512) == "loop"
-    assert pick(CPU, torch.bfloat16, 0.0, LONGEST_BLOCK + 1) == "loop"
-    assert pick(CPU, torch.float32, 0.0, LONGEST_BLOCK + 1, window=64) == "blocks", "linear in the length"
+def test_auto_takes_blocks_for_half_precision_dropout_or_a_window() -> None:
+    assert pick(CPU, torch.bfloat16, 0.0) == "blocks"
+    assert pick(CPU, torch.float32, 0.1) == "blocks"
+    assert pick(CPU, torch.float32, 0.0) == "loop"
+    assert pick(CPU, torch.float32, 0.0, window=64) == "blocks"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +203,7 @@ def test_the_choice_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(module, "_capability", lambda device: capability)
     monkeypatch.setattr(module, "flash_attn_varlen_func", (lambda: None) if flash else None)
-    assert pick(torch.device("cuda"), torch.float16, rate, 512) == expected
+    assert pick(torch.device("cuda"), torch.float16, rate) == expected
 
 
 @pytest.mark.parametrize("kernel", ["flash", "varlen"])
