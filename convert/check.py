@@ -144,14 +144,23 @@ def compute_in_float32(model: nn.Module) -> None:
     """Let each module that is stored in a narrower type widen its numbers just before it runs and drop them after.
 
     That is exact, and of a model of any size only the module that runs is in memory in float32; of embeddings, only the rows looked up.
+    Matrices are widened into memory that is used again, because fresh memory costs more than the widening.
     """
 
     stored: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
+    memory = [torch.empty(0)]
+
+    def widened(value: Tensor) -> Tensor:
+        if value.ndim < 2:
+            return value.float()
+        if memory[0].numel() < value.numel():
+            memory[0] = torch.empty(value.numel())
+        return memory[0][: value.numel()].view(value.shape).copy_(value)
 
     def widen(module: nn.Module, _: object) -> None:
         stored[module] = dict(module._parameters)
         for name, value in stored[module].items():
-            module._parameters[name] = None if value is None else nn.Parameter(value.float(), requires_grad=False)
+            module._parameters[name] = None if value is None else nn.Parameter(widened(value), requires_grad=False)
 
     def narrow(module: nn.Module, _: object, __: object) -> None:
         module._parameters.update(stored.pop(module))

@@ -90,6 +90,9 @@ OLD_NAMES = (
     (r"\.emb_layer_norm\.", ".layernorm_embedding."),
 )
 
+# What 0.9 and 0.10 read, and later versions as well.
+AGED = ((r"^encoder\.(?=sentence_encoder\.|lm_head\.)", "decoder."), (r"\.layernorm_embedding\.", ".emb_layer_norm."))
+
 # Settings of the training that a model card may show; others (paths above all) stay where they are.
 TASK = ("arch", "task", "sample_break_mode", "tokens_per_sample", "mask_prob", "dropout", "attention_dropout", "seed")
 OPTIMISER = ("max_update", "warmup_updates", "weight_decay", "adam_betas", "adam_eps", "clip_norm", "fp16", "bf16")
@@ -260,7 +263,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     tensors |= {name: value for name, value in parts.rest.items() if name.startswith(HEADS)}
     tensors = {name: _own(value.to(dtype)) for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
-    tensors[VERSION] = torch.tensor([3.0])
+    tensors = aged(tensors) if parts.config.shape == "roberta" else tensors | {VERSION: torch.tensor([3.0])}
     state: dict[str, Any] = {
         "args": Namespace(**settings(parts.config)),
         "cfg": None,  # 0.10 and later make it from `args`, which every version reads
@@ -275,6 +278,11 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]
+
+
+def aged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors the names that every version from 0.9 on reads; prenorm, which 0.10 has not, keeps 0.12's."""
+    return {re.sub(*AGED[1], re.sub(*AGED[0], name)): value for name, value in tensors.items()}
 
 
 def _refuse_what_fairseq_lacks(parts: Parts) -> None:
@@ -314,6 +322,7 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
         "arch": "roberta_prenorm" if config.shape == "megatron-bert" else "roberta_base",
         "task": "masked_lm",
         "criterion": "masked_lm",
+        "seed": 1,  # 0.10's task asks for it
         "data": ".",
         "encoder_layers": config.num_hidden_layers,
         "encoder_embed_dim": config.hidden_size,
