@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from biolm.core import rng
 from biolm.core.progress import progress
-from biolm.tokenizer import documents, runs
+from biolm.tokenizer import runs, stretches
 from biolm.tokenizer.columns import I64, PAD, U8, Columns, padded
+from biolm.tokenizer.documents import Document
 from biolm.tokenizer.pool import CONTEXT, pool
 from biolm.tokenizer.runs import UNIT
 
@@ -26,7 +27,7 @@ BATCH = 1 << 14  # strings that are split at a time
 PROCESS = 24 << 20  # bytes that Python and NumPy take of a process of their own
 ADDING = 4  # adding up needs so many times the memory of what is held, for a moment
 BLANK = ord(" ")
-OPENS = 0xFF  # in front of a document; UTF-8 has no such byte
+OPENS = 0xFF  # in front of a document, where its later stretches have a blank; UTF-8 has no such byte
 TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
 WIDE = {  # bytes of a white-space character beyond ASCII → all that have so many, as numbers
     size: [
@@ -184,14 +185,14 @@ def _count(
         runs.write(written[-1], _words(*flat, what))
 
     for file in files:
-        for document in documents.read(file):
-            weight = _weight(document, what, tally)
+        for document, opens in stretches.read(file, prefix.parent):
+            weight = _weight(document, opens, what, tally)
             if not weight:
                 continue
             tally.characters += len(document.text)
             text = document.text.lstrip() if document.parted else document.joined()
             content = text.replace("\0", "").encode()  # the columns cannot hold zero bytes
-            for piece in _pieces(bytes([OPENS]) + content):
+            for piece in _pieces(bytes([OPENS if opens else BLANK]) + content):
                 waiting.setdefault(weight, []).append(piece)
                 size += len(piece)
                 if size > BUFFER:
@@ -213,14 +214,14 @@ def _pieces(content: bytes) -> Iterator[bytes]:
     yield content[start:]
 
 
-def _weight(document: documents.Document, what: What, tally: Tally) -> int:
+def _weight(document: Document, opens: bool, what: What, tally: Tally) -> int:
     """How many thousandths the text of a document counts; 0 leaves it out."""
     if what.only_named and document.source not in what.weights:
-        tally.other_sources += 1
+        tally.other_sources += opens
         return 0
     chosen = what.sample >= 1 or rng.key(what.seed, document.id) < what.sample * 2.0**64
-    tally.documents += chosen
-    tally.not_sampled += not chosen
+    tally.documents += opens and chosen
+    tally.not_sampled += opens and not chosen
     return round(what.weights.get(document.source, 1) * UNIT) if chosen else 0
 
 

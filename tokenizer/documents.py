@@ -1,11 +1,12 @@
 """Documents as `corpus build` writes them (docs/design.md, section 1), read for their sentences."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -14,6 +15,7 @@ from biolm.core.errors import DataError
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
 LONGEST = 1_000_000  # characters of a word; the tokenizers need about 100 bytes a character for one
+OVERLAP = "its sentences overlap or run out of the text"
 REMEDY = "Make the documents again with `biolm corpus build`."
 
 
@@ -62,8 +64,12 @@ def in_front(word: str) -> str:
     return word[1:] if word.startswith(FIRST) else " " + word
 
 
-def lines(file: BinaryIO) -> Iterator[bytes]:
+def lines(file: BinaryIO, most: int = -1) -> Iterator[bytes]:
     """The lines of an open gzipped file.
+
+    Args:
+        file: The file.
+        most: Bytes, if lines that have more are to come in pieces of so many.
 
     Raises:
         DataError: The file is truncated or is not gzip.
@@ -71,8 +77,8 @@ def lines(file: BinaryIO) -> Iterator[bytes]:
     number = 0
     try:
         with gunzip.Gunzip(fileobj=file) as text:
-            for line in text:
-                number += 1
+            while line := text.readline(most):
+                number += line.endswith(b"\n")
                 yield line
     except gunzip.ERRORS as error:
         problem = f"the gzip data ends or breaks ({error})"
@@ -90,32 +96,45 @@ def parse(line: bytes, path: Path, number: int) -> Document:
     Raises:
         DataError: It is not a document, or has text that belongs to no sentence.
     """
+    with mistakes(path, number):
+        return made(orjson.loads(line), path, number)
+
+
+@contextmanager
+def mistakes(path: Path, number: int) -> Iterator[None]:
+    """Say what is wrong with a line that cannot be parsed, or has not what a document has."""
     where = f"line {number}"
     try:
-        raw = orjson.loads(line)
-        text, metadata = raw["text"], raw["metadata"]
-        document = Document(
-            id=raw["id"],
-            source=metadata["source"],
-            text=text,
-            sentences=metadata["sentences"],
-            sections=metadata.get("sections") or (),
-            links=metadata.get("links") or (),
-        )
-        problem = _check(text, document.sentences, document.sections)
+        yield
+    except DataError:
+        raise
     except orjson.JSONDecodeError as error:
         problem = "this is not UTF-8 text" if "UTF-8" in str(error) else "this is not valid JSON"
         raise DataError(problem, file=path, record=where, remedy=REMEDY) from None
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            "a document has `id`, `text` and `metadata` with `source` and `sentences`",
-            file=path,
-            record=where,
-            remedy=REMEDY,
-        ) from None
-    if problem:
-        raise DataError(problem, file=path, record=f"{where}, {document.id}", remedy=REMEDY)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        problem = "a document has `id`, `text` and `metadata` with `source` and `sentences`"
+        raise DataError(problem, file=path, record=where, remedy=REMEDY) from None
+
+
+def made(raw: Mapping[str, Any], path: Path, number: int) -> Document:
+    """A parsed line as a document; arguments and errors are those of `parse`."""
+    text, metadata = raw["text"], raw["metadata"]
+    document = Document(
+        id=raw["id"],
+        source=metadata["source"],
+        text=text,
+        sentences=metadata["sentences"],
+        sections=metadata.get("sections") or (),
+        links=metadata.get("links") or (),
+    )
+    if problem := _check(text, document.sentences, document.sections):
+        raise refused(problem, document.id, path, number)
     return document
+
+
+def refused(problem: str, name: str, path: Path, number: int) -> DataError:
+    """That something is wrong with the document of that id."""
+    return DataError(problem, file=path, record=f"line {number}, {name}", remedy=REMEDY)
 
 
 def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[tuple[int, int, str]]) -> str:
@@ -123,15 +142,15 @@ def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[t
     covered = 0
     for start, end in sentences:
         if not covered <= start <= end <= len(text):
-            return "its sentences overlap or run out of the text"
+            return OVERLAP
         if text[covered:start].strip():
             return "its sentences leave text out"
         covered = end
     if text[covered:].strip():
         return "its sentences leave text out"
     long = (word for start, end in sentences if end - start > LONGEST for word in text[start:end].split())
-    if (longest := max(map(len, long), default=0)) > LONGEST:
-        return f"it has a word of {longest:,} characters, and {LONGEST:,} are the most"
+    if any(len(word) > LONGEST for word in long):
+        return f"it has a word of more than {LONGEST:,} characters"
     bounds = [bound for start, end, _ in sections for bound in (start, end)]
     return "" if bounds == sorted(bounds) else "its sections overlap"
 

@@ -1,0 +1,133 @@
+"""Documents read for their words alone; one that is too long to be held comes in stretches, each as a document.
+
+A document on a line of 47 MB takes 600 MiB to parse. So a line of more than LONG bytes goes to a file without a name, from which its text
+is read a block at a time. It is cut between sentences, or at white space within a long one. No word is cut, so the words are the same.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+
+from biolm.tokenizer import documents
+from biolm.tokenizer.columns import I64
+from biolm.tokenizer.documents import LONGEST, Document
+
+LONG = 1 << 21  # bytes of a line; parsing takes up to 12 times as much
+BLOCK = 1 << 19  # bytes of a long line that are read at once, and characters of a stretch
+BEGIN = re.compile(rb'\{\s*"text"\s*:\s*"')
+# In front of a blank no escape is cut, nor behind twelve bytes without a backslash: the longest escape is like `\ud83d\ude00`.
+BORDER = re.compile(rb" |(?<=[^\\]{12})[^\\\x80-\xbf]")
+NEAR = 1 << 10  # bytes in which such a border is looked for
+BACKSLASH = ord("\\")
+
+
+def read(path: Path, folder: Path) -> Iterator[tuple[Document, bool]]:
+    """The documents of one file, or their stretches, and whether each opens its document.
+
+    Args:
+        path: As `corpus build` writes it.
+        folder: For files without a name.
+
+    Raises:
+        DataError: The file is damaged, or a line is no document.
+    """
+    number = 1
+    with path.open("rb") as file:
+        pieces = documents.lines(file, LONG)
+        for piece in pieces:
+            if len(piece) < LONG or piece.endswith(b"\n"):
+                yield documents.parse(piece, path, number), True
+            else:
+                with tempfile.TemporaryFile(dir=folder) as line:
+                    line.write(piece)
+                    for more in pieces:
+                        line.write(more)
+                        if more.endswith(b"\n"):
+                            break
+                    yield from _stretches(line, path, number)
+            number += 1
+
+
+def _stretches(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document, bool]]:
+    """The document on a long line; one that does not begin with its text, as those of `corpus build` do, is parsed whole."""
+    line.seek(0)
+    begin = BEGIN.match(line.read(NEAR))
+    if begin is None:
+        line.seek(0)
+        yield documents.parse(line.read(), path, number), True
+        return
+    with documents.mistakes(path, number):
+        end = _end(line, begin.end())
+        line.seek(end + 1)
+        rest = orjson.loads(b"{" + line.read().lstrip().removeprefix(b","))
+        sentences = np.array(rest["metadata"]["sentences"], dtype=np.int64).reshape(-1, 2)
+        rest["metadata"]["sentences"] = ()
+        bounds = np.append(0, sentences)
+        if np.any(np.diff(bounds) < 0):
+            raise documents.refused(documents.OVERLAP, rest["id"], path, number)
+        at, text = 0, ""
+        for more in _text(line, begin.end(), end):
+            text += more
+            if len(text) < BLOCK:
+                continue
+            cut = _cut(text, at, sentences)
+            if cut and (at or not text[:cut].isspace()):  # the first stretch has the word that opens the document
+                yield _stretch(rest, text[:cut], at, sentences, path, number), at == 0
+                at, text = at + cut, text[cut:]
+        if bounds[-1] > at + len(text):
+            raise documents.refused(documents.OVERLAP, rest["id"], path, number)
+        yield _stretch(rest, text, at, sentences, path, number), at == 0
+
+
+def _end(line: IO[bytes], start: int) -> int:
+    """Where the string that starts there has its closing quotation mark, in bytes."""
+    line.seek(start)
+    raw = b""
+    while block := line.read(BLOCK):
+        raw = raw[len(raw.rstrip(b"\\")) :] + block
+        place = raw.find(b'"')
+        while place >= 0:
+            escapes = place
+            while escapes and raw[escapes - 1] == BACKSLASH:
+                escapes -= 1
+            if (place - escapes) % 2 == 0:
+                return line.tell() - len(raw) + place
+            place = raw.find(b'"', place + 1)
+    raise orjson.JSONDecodeError("a string has no end", "", 0)
+
+
+def _text(line: IO[bytes], start: int, end: int) -> Iterator[str]:
+    """The string between two places of a line, about a block at a time."""
+    line.seek(start)
+    raw = b""
+    while start < end:
+        block = line.read(min(BLOCK, end - start))
+        start, raw = start + len(block), raw + block
+        borders = [border.start() for border in BORDER.finditer(raw, max(len(raw) - NEAR, 0))]
+        cut = len(raw) if start == end else max(borders, default=0)
+        yield orjson.loads(b'"' + raw[:cut] + b'"')
+        raw = raw[cut:]
+
+
+def _cut(text: str, at: int, sentences: I64) -> int:
+    """Where a text that stands at a place of its document can be cut: behind a sentence, or behind white space; 0 if nowhere yet."""
+    ended = np.searchsorted(sentences[:, 1], at + len(text), side="right")
+    if ended and sentences[ended - 1, 1] > at:
+        return int(sentences[ended - 1, 1]) - at
+    last = "" if text[-1].isspace() else text.rsplit(None, 1)[-1]
+    if len(last) > LONGEST:
+        return len(text)  # which is refused
+    return len(text) - len(last)
+
+
+def _stretch(rest: dict[str, Any], text: str, at: int, sentences: I64, path: Path, number: int) -> Document:
+    """A part of a document that stands at a place of its text, with its share of the sentences."""
+    first = np.searchsorted(sentences[:, 1], at, side="right")
+    last = np.searchsorted(sentences[:, 0], at + len(text), side="left")
+    here = np.clip(sentences[first:last] - at, 0, len(text)).tolist()
+    return documents.made({**rest, "text": text, "metadata": {**rest["metadata"], "sentences": here}}, path, number)
