@@ -266,8 +266,13 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
     """
     found = BY_TYPE.get(str(raw.get("model_type")))
     if found is None:
+        stated = (
+            f"model_type is {raw['model_type']!r}, which cannot be read"
+            if "model_type" in raw
+            else "it has no model_type"
+        )
         raise CheckpointError(
-            f"model_type is {raw.get('model_type')!r}, which cannot be read",
+            stated,
             file=file,
             remedy=f"Give a model of {', '.join(BY_TYPE)}.",
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from biolm.convert import architectures
 from biolm.convert.inputs import batches
-from biolm.core.errors import ConversionError
+from biolm.core.errors import CheckpointError, ConversionError
 from biolm.core.files import read_json
 from biolm.core.progress import Bar, progress
 from biolm.model.config import EncoderConfig
@@ -211,6 +211,11 @@ def scores(head: nn.Module, outputs: Sequence[Tensor]) -> list[Tensor]:
     return list(torch.split(head(torch.cat(rows)), [len(rows_mh) for rows_mh in rows]))
 
 
+def place(layer: int) -> str:
+    """The name of a place where hidden states are compared."""
+    return f"layer {layer}" if layer else "the embeddings"
+
+
 @dataclass(frozen=True)
 class Recording:
     """What one model computed, so that it can be let go before the other is loaded: two large ones need not fit together.
@@ -226,6 +231,20 @@ class Recording:
     hidden: list[list[Tensor]]
     logits: list[Tensor] | None
     known: int
+
+    def demand_numbers(self, file: Path) -> None:
+        """Refuse a source that computes nothing: its fault, and no conversion's.
+
+        Raises:
+            CheckpointError: A hidden state or logit is NaN or infinite.
+        """
+        places = {
+            place(i): [of_batch[i] for of_batch in self.hidden if i < len(of_batch)] for i in range(len(self.hidden[0]))
+        }
+        for where, tensors in (places | {"the head": self.logits or []}).items():
+            if not all(tensor.isfinite().all() for tensor in tensors):
+                problem = f"what it computes is NaN or infinite from {where} on"
+                raise CheckpointError(problem, file=file, remedy="Its weights are damaged: take an earlier checkpoint.")
 
 
 @torch.inference_mode()
@@ -270,7 +289,7 @@ class Differences:
         """The name of the first layer that differs by more than the tolerance (or by NaN)."""
         for i, value in enumerate(self.hidden):
             if not value <= tolerance:
-                return f"layer {i}" if i else "the embeddings"
+                return place(i)
         return None if self.logits is None or self.logits <= tolerance else "the head"
 
     def demand(self, tolerance: float, file: Path) -> None:
@@ -281,7 +300,7 @@ class Differences:
         """
         where = self.first_above(tolerance)
         if where:
-            worst = max([*self.hidden, self.logits or 0.0])
+            worst = float(torch.tensor([*self.hidden, self.logits or 0.0]).max())  # NaN if one is
             raise ConversionError(
                 f"the first difference above {tolerance:g} is in {where} (largest of all: {worst:.3g}); nothing was written",
                 file=file,

@@ -1,4 +1,4 @@
-"""fairseq's RoBERTa checkpoints, 0.6 to 0.12 and its forks: read from `.pt`, written so that the real fairseq loads them.
+"""fairseq's RoBERTa checkpoints, 0.6 to 0.12 and its forks: read from `.pt`, written so that the real fairseq loads them, 0.10 as well.
 
 Names are those of `fairseq/models/roberta/model.py`. Earlier versions called the encoder `decoder`, its first layer-norm
 `emb_layer_norm`, and kept query, key and value in one `in_proj`; wrappers of distributed training put their name in front. These
@@ -116,7 +116,8 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
         MismatchError: The dictionary is not the checkpoint's.
     """
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise _refused(file, "this holds no fairseq model", "Give the file that fairseq-train wrote.")
+        remedy = "Give the file that fairseq-train wrote; or, if it is transformers', its folder with config.json."
+        raise _refused(file, f"this holds no fairseq model, but {_said(state)}", remedy)
     tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
     settings = _settings(state)
     config = encoder_config(tensors, settings, file)
@@ -133,6 +134,14 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
     return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded)
 
 
+def _said(state: Any) -> str:
+    """What a file holds instead of a checkpoint of fairseq's, by its names."""
+    if not isinstance(state, dict):
+        return "a tensor" if isinstance(state, Tensor) else f"a {type(state).__name__}"
+    names = [str(name)[:60] for name in state]
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else "nothing"
+
+
 def choose(path: Path) -> Path:
     """The file itself, or the one checkpoint of a folder.
 
@@ -144,7 +153,8 @@ def choose(path: Path) -> Path:
     found = sorted(p.name for p in path.glob("*.pt"))
     named = [name for name in PREFERRED if name in found] or (found if len(found) == 1 else [])
     if not named:
-        raise _refused(path, f"this folder holds {len(found)} checkpoints: {', '.join(found[:3])} …", "Name one.")
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise _refused(path, f"this folder holds {len(found)} checkpoints: {some}", "Give the path of one of them.")
     return path / named[0]
 
 
@@ -191,15 +201,20 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         raise _refused(file, problem, "Load and save it with fairseq 0.12 first.")
     if words is None or positions is None or up is None or words.ndim != 2 or positions.ndim != 2 or up.ndim != 2:
         other = f" but {arch}" if isinstance(arch, str) else ""
-        raise _refused(file, f"this is not fairseq's RoBERTa{other}", "BART, decoders and others cannot be converted.")
+        raise _refused(
+            file,
+            f"this is not fairseq's RoBERTa{other}",
+            "Give an encoder; BART, decoders and others cannot be converted.",
+        )
     if settings.get("untie_weights_roberta", False) is not False:
-        raise _refused(file, "its decoder is not tied to the embeddings", "Untied decoders cannot be converted.")
+        raise _refused(file, "its decoder is not tied to the embeddings", "Give a model with a tied decoder.")
     activation = settings.get("activation_fn", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise _refused(file, f"its activation_fn is {activation!r}", f"{', '.join(ACTIVATIONS)} can be converted.")
     heads = settings.get("encoder_attention_heads")
     if type(heads) is not int or heads < 1 or words.shape[1] % heads:
-        raise _refused(file, "its settings do not say how many attention heads there are", "Give the file as trained.")
+        remedy = "Give the file that fairseq-train wrote, with its settings (`args` or `cfg`)."
+        raise _refused(file, "its settings do not say how many attention heads there are", remedy)
     config = EncoderConfig(
         vocab_size=words.shape[0],
         hidden_size=words.shape[1],
@@ -281,7 +296,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
 
 
 def aged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the names that every version from 0.9 on reads; prenorm, which 0.10 has not, keeps 0.12's."""
+    """Give tensors the names that every version from 0.9 on reads; prenorm, which 0.10 lacks, keeps 0.12's."""
     return {re.sub(*AGED[1], re.sub(*AGED[0], name)): value for name, value in tensors.items()}
 
 

@@ -28,6 +28,7 @@ from biolm.tokenizer.folder import Tokenizer
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
+SUFFIXES = (".json", ".safetensors", ".bin")
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
@@ -129,7 +130,7 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
         config = EncoderConfig(**architectures.fields(architecture, raw))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(
-            f"a size of the model is missing or wrong ({error})".replace("\n", " "),
+            f"a size of the model is missing or wrong ({getattr(error, 'problem', error)})".replace("\n", " "),
             file=file,
             remedy="Get the whole folder again.",
         ) from None

@@ -80,6 +80,8 @@ def _read(path: Path, tokenizer: Path | None) -> Parts:
     for detect, read in READERS:
         if detect(path):
             return _with_tokenizer(read(path), tokenizer)
+    if path.suffix in hf.SUFFIXES and path.is_file():
+        raise DataError("this is one file of a model's folder", file=path, remedy=f"Give the folder: {path.parent}")
     if fairseq.detect(path):
         file = fairseq.choose(path)
         state = torchfile.load(file)
@@ -109,7 +111,7 @@ def _inside(folder: Path, path: Path) -> Path:
             models.append(inner)
     if len(models) != 1:
         raise DataError(
-            f"this archive holds {len(models)} models",
+            f"this archive holds {len(models)} models" + "".join(f", {m.relative_to(folder)}" for m in models[:3]),
             file=path,
             remedy="Unpack it and give the folder of one model." if models else "Give the archive of a model.",
         )

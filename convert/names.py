@@ -137,14 +137,14 @@ def to_native(
         if absent:
             what = "it has no masked-LM head: " if name.startswith(HEAD) else ""
             problem = f"{what}the tensor {absent[0]} is missing"
-            raise _refused(file, problem, "The checkpoint is incomplete or of another kind.")
+            raise _refused(file, problem, "Get the whole checkpoint again, and its settings with it.")
         parts = [left.pop(n) for n in names]
         front = config.pad_token_id + 1 if name == POSITIONS and table.behind_padding else 0
         expected = (shape[0] // len(parts) + front, *shape[1:])
         for part_name, part in zip(names, parts, strict=True):
             if not part.is_floating_point():
                 problem = f"the tensor {part_name} holds {part.dtype}, not floating-point numbers"
-                raise _refused(file, problem, "Quantised models cannot be converted.")
+                raise _refused(file, problem, "Give the model as it was before it was quantised.")
             if tuple(part.shape) != expected:
                 problem = f"the tensor {part_name} has shape {tuple(part.shape)}, not {expected}"
                 raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
@@ -163,7 +163,9 @@ def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor
     if name in table.tied:
         if not torch.equal(value, native[table.tied[name]]):
             raise _refused(
-                file, f"the tensor {name} is not tied to the embeddings", "Untied decoders cannot be converted."
+                file,
+                f"the tensor {name} is not tied to the embeddings",
+                "Give a model with a tied decoder; untied ones cannot be converted.",
             )
         return None
     for pattern, acceptable in table.ignored.items():
@@ -174,7 +176,11 @@ def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor
     for pattern, neutral in table.rest.items():
         if match := re.fullmatch(pattern, name.rpartition(".")[0]):
             return f"{match.expand(neutral)}.{name.rpartition('.')[2]}"
-    raise _refused(file, f"the tensor {name} is unexpected", "It belongs to another architecture or to a fork.")
+    raise _refused(
+        file,
+        f"the tensor {name} is unexpected",
+        "Give a model of an architecture that docs/convert.md lists; this is another, or a fork.",
+    )
 
 
 def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, Tensor], front: int) -> Tensors:

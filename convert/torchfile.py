@@ -20,7 +20,7 @@ from biolm.core.errors import CheckpointError
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py
 LEGACY_PROTOCOL = 1001
-NOT_BINARY = (b"<", b"version https://git-lfs")  # a web page, a pointer of Git LFS
+NOT_BINARY = (b"<", b"{", b"[", b"version https://git-lfs")  # a web page, JSON, a pointer of Git LFS
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's header up to the lengths of its name and its extra field
 MAX_PICKLE = 1 << 28  # bytes of the program that arranges the tensors; real ones have below a megabyte
 
@@ -36,7 +36,7 @@ def load(path: str | Path) -> Any:
     with path.open("rb") as file:
         head = file.read(64).lstrip()
         if not head or head.startswith(NOT_BINARY):
-            what = "empty" if not head else "text (a web page or a pointer), not a checkpoint"
+            what = "empty" if not head else "text (a web page, JSON or a pointer), not a checkpoint"
             raise _damaged(path, f"this file is {what}")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return _load_zip(path, mapped) if mapped[:4] == ZIP else _load_legacy(path, mapped)
@@ -55,7 +55,9 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
             prefix = program.removesuffix("data.pkl")
             order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
     except (zipfile.BadZipFile, StopIteration, EOFError, RuntimeError, ValueError, struct.error) as error:
-        raise _damaged(path, f"this is not a whole file of torch.save ({error or type(error).__name__})") from None
+        raise _damaged(
+            path, f"this is not a whole file of torch.save ({str(error) or 'it holds no data.pkl'})"
+        ) from None
     if order != b"little":
         raise _damaged(path, "its numbers are big-endian")
 

@@ -82,6 +82,7 @@ def run(config: ConvertConfig) -> None:
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
         imported.result()
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
+        recording.demand_numbers(source)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
         agreement = agree(parts.tokenizer, config.to, folder)
@@ -129,6 +130,9 @@ def refuse_target(source: Path, target: Path, override: bool) -> None:
     inside = target.resolve() in [source.resolve(), *source.resolve().parents]
     if inside or target.resolve() in Path.cwd().resolve().parents:
         raise ConfigError(f"{target} holds the source or this folder", remedy="Give another DST.")
+    barrier = next(folder for folder in [*target.absolute().parents] if folder.exists())
+    if not barrier.is_dir():
+        raise ConfigError(f"{barrier} is a file, and DST would be a folder in it", remedy="Give another DST.")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / RECORD).is_file():

@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "heads": ("how many attention heads", lambda s: delattr(s["cfg"]["model"], "encoder_attention_heads")),
     "no head": ("no masked-LM head", lambda s: s["model"].pop("encoder.lm_head.dense.weight")),
     "bart": ("not fairseq's RoBERTa", lambda s: s.update(model={"decoder.layers.0.fc1.weight": torch.ones(2, 2)})),
-    "no model": ("holds no fairseq model", lambda s: s.pop("model")),
+    "no model": ("holds no fairseq model, but args, cfg, criterion, …", lambda s: s.pop("model")),
 }
 
 
@@ -270,6 +270,37 @@ def test_the_first_layer_that_differs_is_named(tmp_path: Path) -> None:
         Differences([float("nan"), 0.0], 0.0).demand(1e-5, tmp_path)
     with pytest.raises(ConversionError, match="the head"):
         Differences([0.0, 0.0], 2e-5).demand(1e-5, tmp_path)
+
+
+def test_a_source_that_computes_no_numbers_is_named_as_such(
+    edit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = edit(lambda s: s["model"][f"{E_}.layers.1.fc1.weight"].fill_(float("nan")))
+    assert command(["convert", str(broken), str(tmp_path / "out"), "--to", "hf"]) == 2
+    assert "NaN or infinite from layer 2 on.\nIts weights are damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConversionError, match="largest of all: nan"):
+        Differences([float("nan"), 0.5], 0.0).demand(1e-5, tmp_path)
+
+
+def test_what_is_no_source_and_no_target_is_said(
+    one_golden: Path, hf_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(source: Path, target: Path) -> str:
+        assert command(["convert", str(source), str(target), "--to", "hf"]) == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "file").write_text("no folder")
+    assert f"{tmp_path / 'file'} is a file" in said(one_golden, tmp_path / "file" / "below" / "out")
+    assert f"Give the folder: {hf_folder}" in said(hf_folder / "model.safetensors", tmp_path / "out")
+    shutil.copy(one_golden / GOLDEN, one_golden / "a.pt")
+    (one_golden / GOLDEN).rename(one_golden / "b.pt")
+    assert "2 checkpoints: a.pt, b.pt.\nGive the path" in said(one_golden, tmp_path / "out")
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "no fairseq model, but a list" in said(tmp_path / "list.pt", tmp_path / "out")
+    (tmp_path / "answer.pt").write_text('{"error": "not found"}')
+    assert "this file is text" in said(tmp_path / "answer.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_when_the_check_fails(
