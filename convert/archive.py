@@ -7,13 +7,13 @@ files and folders below the scratch folder are taken, and a member's size is cou
 import io
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
-from gzip import BadGzipFile, GzipFile
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from biolm.core.errors import CheckpointError, UnsafeFileError
+from biolm.core.gunzip import ERRORS as GUNZIP_ERRORS
+from biolm.core.gunzip import Gunzip
 from biolm.core.progress import progress
 
 GZIP = b"\x1f\x8b"
@@ -55,7 +55,7 @@ def unpack(path: Path) -> Path:
             with target.open("wb") as out:
                 while block := content.read(BLOCK):
                     out.write(block)
-    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error, FileExistsError, NotADirectoryError) as error:
+    except (tarfile.TarError, *GUNZIP_ERRORS, FileExistsError, NotADirectoryError) as error:
         raise CheckpointError(
             f"this archive is damaged or truncated ({error})", file=path, remedy="Get it again and compare its hash."
         ) from None
@@ -87,7 +87,7 @@ def members(path: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     with path.open("rb") as raw, progress("unpack", size, "B") as bar:
         zipped = raw.read(2) == GZIP
         raw.seek(0)
-        stream = cast(IO[bytes], GzipFile(fileobj=raw)) if zipped else raw
+        stream = cast(IO[bytes], Gunzip(fileobj=raw)) if zipped else raw
         bounded = cast(IO[bytes], _Bounded(stream, max(MOST_SMALL, MOST_RATIO * size), path))
         seen = 0
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
