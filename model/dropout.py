@@ -1,8 +1,11 @@
 """Dropout at memory speed on a CPU, and torch's own elsewhere.
 
-torch draws one float for every element and applies a byte mask, neither vectorised: 8.0 ms for 2,048 × 768 numbers on one core, an eighth
-of the layer's matrix products. Here four elements share one 64-bit draw of torch's generator (so a seed fixes the masks), and the mask
-is laid over the numbers' bits: 1.4 ms. The probability is held to 2^-16.
+torch draws one float for every element and applies a byte mask, neither vectorised: 8.1 ms for 2,048 × 768 numbers on one core, an eighth
+of the layer's matrix products. Here the mask is laid over the numbers' bits, and its own random bits are those of a table: the
+exclusive or of a number for the column and one for the diagonal, which are drawn from torch's generator (so a seed fixes the masks). That
+is simple tabulation hashing: any three elements are independent, and sums keep to Chernoff's bounds (Pătraşcu and Thorup 2012, "The power
+of simple tabulation hashing", J. ACM 59). 1.0 ms; with a draw for every four elements, which one core alone makes, 2.2. The probability
+is held to 2^-16.
 """
 
 import math
@@ -13,14 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIGN16 = -(1 << 15)  # the sign bit of an int16
+PARTS = 4  # int16 numbers in a draw of 64 bits
+COLUMNS = 4096  # draws
 
 
 def drop_signs(shape: torch.Size, p: float, generator: torch.Generator | None = None) -> Tensor:
     """int16 numbers, negative with probability p (to 2^-16), drawn from a generator, or torch's for the CPU."""
     n = math.prod(shape)
-    draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
-    halves = draws.view(torch.int16)[:n].bitwise_right_shift_(1)  # in [-2^14, 2^14): the subtraction cannot overflow
-    return halves.sub_(round(p * (1 << 15)) - (1 << 14)).view(shape)
+    columns = min(COLUMNS, -(-n // PARTS))
+    rows = -(-n // (PARTS * columns))
+    draws = torch.empty(2 * columns + rows - 1, dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
+    column_c, diagonal_rc = draws[:columns], draws[columns:].unfold(0, columns, 1)
+    table_rc = torch.bitwise_xor(column_c, diagonal_rc, out=torch.empty(diagonal_rc.shape, dtype=torch.int64))
+    halves = table_rc.view(torch.int16).view(-1)[:n].bitwise_right_shift_(1)
+    return halves.sub_(round(p * (1 << 15)) - (1 << 14)).view(shape)  # from [-2^14, 2^14): it cannot overflow
 
 
 def bits(x: Tensor) -> Tensor:

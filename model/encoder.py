@@ -12,7 +12,7 @@ from biolm.model.attention import Kernel, attention
 from biolm.model.config import Activation, EncoderConfig
 from biolm.model.dropout import Dropout
 from biolm.model.initial import initialise
-from biolm.model.linear import Linear
+from biolm.model.linear import Linear, linear
 from biolm.model.loss import LARGE, cross_entropy, linear_cross_entropy
 from biolm.model.packed import Packed
 from biolm.model.rotary import rotary_table, rotate
@@ -176,7 +176,7 @@ class Head(nn.Module):
 
     def forward(self, x_mh: Tensor, embeddings_vh: Tensor) -> Tensor:
         """[m, h] → logits [m, v]."""
-        return F.linear(self.transform(x_mh), embeddings_vh, self.bias)
+        return linear(self.transform(x_mh), embeddings_vh, self.bias)
 
 
 class MaskedLM(nn.Module):

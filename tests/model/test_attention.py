@@ -1,6 +1,7 @@
 """Every attention kernel that this machine has means the same: a plain softmax within each sequence and its window."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from biolm.core.errors import ConfigError
 from biolm.model import attention as module
 from biolm.model import attention_cpu
 from biolm.model.attention import attention, check, pick
-from biolm.model.dropout import dropout
+from biolm.model.dropout import COLUMNS, PARTS, drop_signs, dropout
 from biolm.model.packed import Packed
 
 CPU = torch.device("cpu")
@@ -180,6 +181,20 @@ def test_dropout_zeroes_its_share_scales_the_rest_and_masks_the_gradient(dtype: 
     torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.9, 0.0).to(dtype))
     torch.manual_seed(0)
     assert torch.equal(dropout(x, 0.1), y), "a seed fixes the mask"
+
+
+def test_masks_of_dropout_are_independent() -> None:
+    """Neighbours, columns and diagonals of the table that they are made from, and as many common places of two rows as by chance."""
+    torch.manual_seed(0)
+    p, rows, width = 0.3, 300, PARTS * COLUMNS
+    dropped_rw = (drop_signs(torch.Size([rows, width]), p) < 0).float()
+    upper, lower = dropped_rw[:-1], dropped_rw[1:]
+    pairs = [(upper[:, :-1], upper[:, 1:]), (upper, lower), (upper[:, PARTS:], lower[:, :-PARTS])]
+    for a, b in pairs:
+        assert float((a * b).mean()) == pytest.approx(p**2, rel=0.04)
+        assert float((a * b * upper.roll(7, 1)[:, : a.shape[1]]).mean()) == pytest.approx(p**3, rel=0.08)
+    common = (dropped_rw @ dropped_rw.t() / width)[tuple(torch.triu_indices(rows, rows, 1))]
+    assert float(common.std()) == pytest.approx(math.sqrt(p**2 * (1 - p**2) / width), rel=0.1)
 
 
 def test_auto_takes_blocks_for_half_precision_dropout_or_a_window() -> None:

@@ -24,11 +24,26 @@ def test_it_is_torchs_linear(rows: int, bias: bool) -> None:
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
 
 
-def test_half_precision_and_other_shapes_go_to_torch() -> None:
-    layer = Linear(8, 4)
-    assert layer(torch.randn(2, 3, 8)).shape == (2, 3, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(torch.randn(3, 8)).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_it_is_torchs_linear(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mine, theirs = Linear(24, 40), nn.Linear(24, 40)
+    theirs.load_state_dict(mine.state_dict())
+    x, weight = torch.randn(37, 24), torch.randn(37, 40)
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    with torch.autocast("cpu", dtype):
+        outs = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves, strict=True)]
+    for out in outs:
+        (out.float() * weight).sum().backward()
+    assert outs[0].dtype == dtype
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-2, rtol=1e-2)
+    for a, b in zip((leaves[0], *mine.parameters()), (leaves[1], *theirs.parameters()), strict=True):
+        assert a.grad.dtype == torch.float32
+        torch.testing.assert_close(a.grad, b.grad, atol=5e-2, rtol=2e-2)
+
+
+def test_other_shapes_go_to_torch() -> None:
+    assert Linear(8, 4)(torch.randn(2, 3, 8)).shape == (2, 3, 4)
 
 
 def test_a_frozen_layer_passes_the_gradient_on() -> None:
