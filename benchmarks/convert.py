@@ -1,12 +1,15 @@
 """A large fairseq checkpoint to Hugging Face, check included: peak memory and time, against reading and writing it alone.
 
-    python benchmarks/convert.py --bpe FOLDER [--size base] [--keep FOLDER]
+    python benchmarks/convert.py --bpe FOLDER [--size base] [--keep FOLDER] [--script PYTHON]
     python benchmarks/convert.py --sparse 56 [--keep FOLDER]
 
 The checkpoint is a stand-in in the layout of bio-lm's published tarballs: random weights in RoBERTa's shape (`--size large` has 355M
 parameters), with the real BPE files (`dict.txt`, `encoder.json`, `vocab.bpe`) in FOLDER. Each measurement is a process of its own;
 peak memory is its largest resident set, mapped pages of files included. The floor copies every tensor from the checkpoint into
 memory and writes them as safetensors. Files are in the page cache for both.
+
+`--script PYTHON` times Hugging Face's own script as well, which writes weights and configuration only and compares one sentence. It runs
+in an environment of its own: Python 3.8, fairseq 0.10.2, transformers 4.30.2, torch 1.12.1, numpy below 1.24.
 
 `--sparse LAYERS` converts a float16 stand-in of GatorTron-large's width (3,584, 56 heads; 56 layers are 8.9 billion parameters) that
 takes no disk, because its file is one hole; the result, a Hugging Face folder in shards, takes two bytes a parameter. Of its peak memory
@@ -71,6 +74,15 @@ with (folder / "model.safetensors").open("wb") as file:
 (folder / "config.json").write_text(json.dumps(architectures.keys(config) | {"torch_dtype": "float16"}))
 """
 
+SCRIPT = """
+import sys
+import fairseq.data.encoders.gpt2_bpe as bpe  # by default it loads these two from the network
+from transformers.models.roberta import convert_roberta_original_pytorch_checkpoint_to_pytorch as script
+source, target = sys.argv[1:]
+bpe.DEFAULT_ENCODER_JSON, bpe.DEFAULT_VOCAB_BPE = source + "/encoder.json", source + "/vocab.bpe"
+script.convert_roberta_checkpoint_to_pytorch(source, target, False)
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,6 +91,7 @@ def main() -> None:
         "--sparse", type=int, help="convert a sparse stand-in of this many layers of 8.9B's width instead"
     )
     parser.add_argument("--size", default="large", choices=["tiny", "base", "large"])
+    parser.add_argument("--script", help="python of an environment in which Hugging Face's script runs")
     parser.add_argument("--keep", type=Path, help="folder to work in and to keep; else a temporary one")
     arguments = parser.parse_args()
     if arguments.sparse:
@@ -103,9 +116,15 @@ def main() -> None:
         )
         command = ["-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf", "--override"]
         seconds, work, memory, _ = measured([sys.executable, *command])
+        if arguments.script:
+            theirs = measured([arguments.script, "-c", SCRIPT, str(source), str(folder / "script")])
     print(f"checkpoint            {size / 1e9:8.2f} GB")
     print(f"reading and writing   {floor:8.1f} s {floor_work:8.1f} s of processor {floor_memory / 1e9:8.2f} GB peak")
     print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor {memory / 1e9:8.2f} GB peak")
+    if arguments.script:
+        print(
+            f"Hugging Face's script {theirs[0]:8.1f} s {theirs[1]:8.1f} s of processor {theirs[2] / 1e9:8.2f} GB peak"
+        )
     print(f"time / floor          {seconds / floor:8.2f}")
     print(f"peak / checkpoint     {memory / size:8.2f}")
 
