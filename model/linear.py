@@ -33,9 +33,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b; without a bias torch takes oneDNN by itself in 16 bits, and copies less."""
-    return _product(a, b.t()) if a.dtype == torch.float32 else a @ b
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b of two matrices; in 16 bits torch takes oneDNN by itself, and copies less."""
+    on_onednn = HAS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32
+    return _product(a, b.t()) if on_onednn else a @ b
 
 
 class _OneDnn(torch.autograd.Function):
@@ -49,8 +50,8 @@ class _OneDnn(torch.autograd.Function):
         (x, weight), grad = ctx.saved_tensors, grads[0].contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _matmul(grad, weight) if needs_x else None,
-            _matmul(grad.t(), x) if needs_weight else None,
+            matmul(grad, weight) if needs_x else None,
+            matmul(grad.t(), x) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
 
