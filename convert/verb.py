@@ -81,13 +81,13 @@ def run(config: ConvertConfig) -> None:
         hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
         imported.result()
+        agreeing = threads.submit(agree, parts.tokenizer, config.to, folder)
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         recording.demand_numbers(source)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
-        agreement = agree(parts.tokenizer, config.to, folder)
-        assert parts.has_head == (differences.logits is not None), "a head was lost"
         differences.demand(TOLERANCE, source)
+        agreement = agreeing.result()
         agreement.demand(source)
         account = accounted(parts, config.to, differences, agreement) | {
             "left_out": left_out,
@@ -258,7 +258,8 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
 
 
 def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
-    """The content of `conversion.json`, but for the hashes."""
+    """The content of `conversion.json`, but for what was left out and the hashes."""
+    assert parts.has_head == (differences.logits is not None), "a head was lost"
     return {
         "source_kind": parts.kind,
         "target_kind": to,
