@@ -2,6 +2,7 @@
 
     python benchmarks/pretrain.py SHARDS [--size base --precision bf16 --text full]
     python benchmarks/pretrain.py SHARDS --table --repeats 3 --warm 1   # 12 and 6 layers, bf16 and fp32, blocks, abstracts, notes
+    python benchmarks/pretrain.py SHARDS --precision fp32 --without transformers   # where memory does not hold all three
 
 Each side is a process of its own with its own memory, and they take turns step by step, so that a change of the machine's load
 meets all. Hugging Face's side is what `run_mlm.py` builds: `Trainer`, `DataCollatorForLanguageModeling`, `RobertaForMaskedLM`; with
@@ -15,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -62,10 +64,10 @@ class Side:
         self.process.wait()
 
 
-def compare(case: Case, repeats: int, warm: int) -> dict[str, list[Result]]:
+def compare(case: Case, names: Sequence[str], repeats: int, warm: int) -> dict[str, list[Result]]:
     """Side → what its steps took, behind the first ones."""
-    names = [name for name in SIDES if name != "fairseq" or (fairseq_home() and case.precision == "fp32")]
-    sides = [Side(name, case) for name in names]
+    able = [name for name in names if name != "fairseq" or (fairseq_home() and case.precision == "fp32")]
+    sides = [Side(name, case) for name in able]
     for _ in range(warm + repeats):
         for side in sides:
             side.step()
@@ -74,9 +76,9 @@ def compare(case: Case, repeats: int, warm: int) -> dict[str, list[Result]]:
     return {side.name: side.results[warm:] for side in sides}
 
 
-def report(case: Case, repeats: int, warm: int) -> None:
+def report(case: Case, names: Sequence[str], repeats: int, warm: int) -> None:
     """Run one case and print its lines."""
-    found = compare(case, repeats, warm)
+    found = compare(case, names, repeats, warm)
     speeds = {name: statistics.median(r.tokens / r.seconds for r in results) for name, results in found.items()}
     peaks = {name: max(r.peak_gb for r in results) for name, results in found.items()}
     a_token = sum(r.flops for r in found["biolm"]) / sum(r.tokens for r in found["biolm"])
@@ -107,13 +109,14 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warm", type=int, default=2, help="steps that do not count")
+    parser.add_argument("--without", choices=[name for name in SIDES if name != "biolm"], nargs="*", default=[])
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     layers, hidden, heads = SIZES[args.size]
     cases = FULL_TABLE if args.table else [(args.size, args.layers or layers, args.precision, args.text)]
     for _, depth, precision, text in cases:
         case = Case(args.shards, depth, hidden, heads, args.vocab_size, precision, text, args.rows, args.dropout)
-        report(case, args.repeats, args.warm)
+        report(case, [name for name in SIDES if name not in args.without], args.repeats, args.warm)
 
 
 if __name__ == "__main__":
