@@ -25,11 +25,13 @@ TYPES = {
     "question answering": ("PubMedQA", "BioASQ"),
 }
 DATA_SETS = tuple(name for names in TYPES.values() for name in names)
-METRICS = {
-    **dict.fromkeys((*TYPES["named entities"], *TYPES["relations"], "HoC"), "f1"),
-    **dict.fromkeys(TYPES["PICO"], "macro_f1"),
-    **dict.fromkeys(TYPES["similarity"], "pearson"),
-    **dict.fromkeys(TYPES["question answering"], "accuracy"),
+TASKS = {  # their main scores are those that BLURB takes
+    "named entities": "ner",
+    "PICO": "pico",
+    "relations": "relation",
+    "similarity": "similarity",
+    "document classification": "multilabel",
+    "question answering": "classification",
 }
 
 
@@ -75,7 +77,7 @@ def run(config: BlurbConfig) -> None:
     """Print the scores and, with `out`, write JSON.
 
     Raises:
-        DataError: A run is not finished, or has another metric than BLURB takes for that data set.
+        DataError: A run is not finished, or is of another task than BLURB's for that data set.
     """
     scores = {name: score_of(name, Path(folder)) for name, _, folder in (pair.partition("=") for pair in config.runs)}
     result = blurb(scores)
@@ -90,11 +92,12 @@ def run(config: BlurbConfig) -> None:
 def score_of(name: str, folder: Path) -> float:
     """A finished run's test score in the metric that BLURB takes for the data set."""
     read_manifest(folder, "finetune")
-    test: Any = read_json(folder / "scores.json")["test"]
-    if METRICS[name] not in test:
-        problem = f"it has no {METRICS[name]}, which BLURB takes for {name}"
-        raise DataError(problem, file=folder, remedy="Fine-tune with the task that this data set is for.")
-    return float(test[METRICS[name]])
+    scores: Any = read_json(folder / "scores.json")
+    task = next(TASKS[kind] for kind, names in TYPES.items() if name in names)
+    if scores["task"] != task:
+        problem = f"this is a run of the task {scores['task']}, and {name} is one of {task}"
+        raise DataError(problem, file=folder, remedy=f"Fine-tune on it with --task {task}.")
+    return float(scores["test"][scores["metric"]])
 
 
 VERB = Verb(

@@ -29,14 +29,14 @@ class DataSet:
         files: Every file that was.
         folds: `train`, `dev`, `test` → records, `Tagged` or `Labelled`.
         origin: The file to name for each fold.
-        notes: What was left out, by reason.
+        notes: For each fold what was left out, by reason; what is held out of training counts there.
         unseen: Labels of the other folds that the training fold lacks.
     """
 
     files: list[Path]
     folds: dict[str, Any]
     origin: dict[str, Path]
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, dict[str, int]] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
 
     def hashes(self) -> dict[str, str]:
@@ -77,13 +77,13 @@ def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, st
     if layout is None:
         return None
     files, reader = layout
-    dropped = Dropped()
-    found = {fold: list(reader(paths, fold, dropped)) for fold, paths in files.items()}
+    dropped = {fold: Dropped() for fold in files}
+    found = {fold: list(reader(paths, fold, dropped[fold])) for fold, paths in files.items()}
     if "dev" not in found:
         found["train"], found["dev"] = folds.hold_out(found["train"])
     origin = {fold: _place(files.get(fold, files["train"]), folder) for fold in folds.NAMES}
     every = list(dict.fromkeys(path for paths in files.values() for path in paths))
-    return DataSet(every, {fold: found[fold] for fold in folds.NAMES}, origin, dropped.notes())
+    return DataSet(every, {fold: found[fold] for fold in folds.NAMES}, origin, _notes(dropped))
 
 
 def _place(paths: Sequence[Path], folder: Path) -> Path:
@@ -111,21 +111,25 @@ def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
 
 def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
     """IOB files, PubTator's, or folders of brat's."""
-    dropped = Dropped()
     brat = _brat_folders(folder)
     origin = brat or folds.find(folder, IOB + PUBTATOR)
     if types is not None and not all(_is_pubtator(path) for path in origin.values()):
         raise ConfigError("--groups and --st21pv are for PubTator files", remedy="Leave them out.")
     found: dict[str, Any] = {}
+    dropped = {fold: Dropped() for fold in origin}
     for fold, path in origin.items():
         if brat:
-            found[fold] = read_brat(path, dropped)
+            found[fold] = read_brat(path, dropped[fold])
         elif _is_pubtator(path):
-            found[fold] = read_pubtator(path, dropped, types)
+            found[fold] = read_pubtator(path, dropped[fold], types)
         else:
             found[fold] = read_iob(path, fold, repair=config.repair_tags)
     files = [p for path in origin.values() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return DataSet(files, found, origin, dropped.notes())
+    return DataSet(files, found, origin, _notes(dropped))
+
+
+def _notes(dropped: Mapping[str, Dropped]) -> dict[str, dict[str, int]]:
+    return {fold: here.notes() for fold, here in dropped.items() if here.notes()}
 
 
 def _is_pubtator(path: Path) -> bool:

@@ -75,12 +75,9 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
             if row.get(name) in (None, "") and not (name == columns.label and task == "multilabel")
         ]
         if missing:
-            raise DataError(
-                f"the column {missing[0]} is missing or empty",
-                file=path,
-                record=f"line {line}",
-                remedy="Name the columns with --columns.text, --columns.label and so on.",
-            )
+            problem = f"the column {missing[0]} is {'empty' if missing[0] in row else 'missing'}"
+            remedy = "Every record needs it; --columns.text, --columns.label and so on name the columns."
+            raise DataError(problem, file=path, record=f"line {line}", remedy=remedy)
         name = str(row[columns.id]) if columns.id else f"{fold}:{len(records) + 1}"
         records.append(_record(path, line, name, row, columns, task))
     return records
@@ -107,7 +104,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 raise DataError(problem, file=path, record=f"line {reader.line_num}", remedy="Mend that line.")
             yield reader.line_num, row
     except csv.Error as error:
-        where = f"line {reader.line_num}"
+        where = f"line {reader.line_num + 1}"  # where the record begins
         raise DataError(
             f"this is no valid table ({error})", file=path, record=where, remedy="Mend that line."
         ) from None
@@ -129,7 +126,7 @@ def json_object(path: Path, line: int, raw: str) -> Mapping[str, Any]:
 
 
 def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: Columns, task: str) -> Labelled:
-    texts = [str(row[column]) for column in (columns.text, columns.pair) if column]
+    texts = [_plain(path, line, row, column) for column in (columns.text, columns.pair) if column]
     label = row.get(columns.label)
     if task == "similarity":
         return Labelled(name, tuple(texts), value=number(path, line, label), line=line)
@@ -141,7 +138,15 @@ def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: C
     if task == "choice":
         choices = _choices(row, columns)
         return Labelled(name, (*texts, *choices), (_letter(path, line, label, len(choices)),), line=line)
-    return Labelled(name, tuple(texts), (str(label),), line=line)
+    return Labelled(name, tuple(texts), (_plain(path, line, row, columns.label),), line=line)
+
+
+def _plain(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
+    """What a key of a JSON line holds, as text."""
+    if isinstance(row[column], (dict, list)):
+        remedy = "Write one text or number there; several labels are for --task multilabel."
+        raise DataError(f"{column} holds several values", file=path, record=f"line {line}", remedy=remedy)
+    return str(row[column])
 
 
 def letters_of(choices: int) -> tuple[str, ...]:

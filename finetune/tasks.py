@@ -15,7 +15,7 @@ from biolm.tokenizer import folder as tokenizer_folder
 from biolm.tokenizer.folder import Tokenizer
 
 LONGEST = 512
-EXTRA = ("segments", "negative", "crf", "unseen")  # fields of some tasks that prediction or comparison needs
+EXTRA = ("segments", "negative", "crf", "unseen", "texts")  # fields of some tasks that prediction or comparison needs
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
@@ -30,7 +30,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: t
 
     Raises:
         ConfigError: Windows too short, or their overlap leaves nothing of them.
-        DataError: The model has no tokenizer.
+        DataError: The model has no tokenizer, or there is nothing to tell apart.
         MismatchError: Windows longer than the model reads, or more layers to freeze than it has.
     """
     length = config.batch.max_length or min(LONGEST, loaded.config.max_positions)
@@ -47,8 +47,11 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: t
         raise MismatchError(problem, file=config.model, remedy="Lower --freeze_layers or --reinit_layers.")
     labels = _labels(config, train)
     tagging = config.task in TAGGING
-    extra: dict[str, Any] = {"crf": config.crf} if tagging else {"segments": loaded.config.type_vocab_size > 1}
-    extra["unseen"] = unseen
+    extra: dict[str, Any] = {"unseen": unseen}
+    if tagging:
+        extra["crf"] = config.crf
+    else:
+        extra |= {"segments": loaded.config.type_vocab_size > 1, "texts": len(train[0].texts)}
     if config.task == "relation":
         extra["negative"] = config.negative
     if config.class_weights:
@@ -67,7 +70,11 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
         return ("value",)
     if config.task == "choice":
         return letters_of(len(train[0].texts) - 1)
-    return tuple(sorted({label for record in train for label in record.labels}))
+    labels = tuple(sorted({label for record in train for label in record.labels}))
+    if len(labels) < 2 and config.task != "multilabel":
+        remedy = "There is nothing to learn; name the column of the labels with --columns.label."
+        raise DataError("all training records have the same label", file=config.data, remedy=remedy)
+    return labels
 
 
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class TextTask(ABC):
         overlap: Tokens that windows share.
         segments: Whether the model tells the two texts of a pair apart by segment ids.
         unseen: Labels of the other folds that the training fold lacks; they are never said and score as missed.
+        texts: How many texts a record has: 1, 2 for a pair, or a question and its choices.
     """
 
     tokenizer: Tokenizer
@@ -41,6 +42,7 @@ class TextTask(ABC):
     overlap: int
     segments: bool = False
     unseen: tuple[str, ...] = ()
+    texts: int = 1
 
     def head(self, lm: MaskedLM) -> nn.Module:
         """See `Task`."""
@@ -69,11 +71,6 @@ class TextTask(ABC):
             return single(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
         return pair(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
 
-    @property
-    def takes(self) -> Sequence[int]:
-        """How many texts a record may have."""
-        return (1, 2)
-
     def units(self, records: Sequence[Labelled], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
         """Every record is scored by itself."""
         return values
@@ -88,11 +85,9 @@ class TextTask(ABC):
         Raises:
             ConfigError: Too many or too few texts.
         """
-        if len(texts) not in self.takes:
-            wanted = " or ".join(map(str, self.takes))
-            raise ConfigError(
-                f"this task takes {wanted} texts, not {len(texts)}", remedy="Name their keys with --text."
-            )
+        if len(texts) != self.texts:
+            problem = f"the model was trained on {self.texts} text{'s' * (self.texts > 1)} a record, not {len(texts)}"
+            raise ConfigError(problem, remedy="Name the keys of all of them with --text, in the order of training.")
         return Labelled(name, tuple(texts), self.labels[:1], line=line)
 
     @abstractmethod
@@ -221,11 +216,6 @@ class Choice(TextTask):
     def scorer(self) -> LabelScorer:
         """Accuracy; labels are the choices' letters."""
         return LabelScorer(self.labels, "accuracy")
-
-    @property
-    def takes(self) -> Sequence[int]:
-        """The question and its choices."""
-        return (1 + len(self.labels),)
 
     def head(self, lm: MaskedLM) -> nn.Module:
         """One output a sequence."""

@@ -21,6 +21,7 @@ from biolm.model.device import choose
 
 STAGE = "finetune"
 SCORES = "scores.json"
+SIZES = ("records", "words", "entities")  # come first in a fold's row
 
 
 def run(config: FinetuneConfig) -> None:
@@ -43,7 +44,8 @@ def run(config: FinetuneConfig) -> None:
         counts = {fold: task.counts(records) for fold, records in data.folds.items()}
         for fold, number in shared.items():
             counts[fold]["also in train"] = number
-        counts["train"] |= data.notes
+        for fold, notes in data.notes.items():
+            counts[fold] |= notes
         _run_seeds(config, out, loaded, task, data, counts, record)
     show(out)
 
@@ -92,7 +94,8 @@ def show(out: Path) -> None:
     metric = scores["metric"]
     rows: dict[str, object] = {}
     for fold, counts in scores["counts"].items():
-        rows[fold] = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        names = [*(name for name in SIZES if name in counts), *(name for name in counts if name not in SIZES)]
+        rows[fold] = ", ".join(f"{counts[name]:,} {name}" for name in names)
     for fold in ("dev", "test"):
         score = scores[fold]
         rows |= {f"{fold} {name}": score[name] for name in ("precision", "recall") if name in score}

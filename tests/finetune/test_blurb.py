@@ -105,7 +105,9 @@ def test_blurb_reads_runs(runs: dict[str, Path], tmp_path: Path, capsys: pytest.
     assert result["data sets"]["EBM-PICO"] == scores["test"]["macro_f1"]
     assert result["blurb"] is None
     assert cli.run(["finetune", "blurb", f"BIOSSES={runs['ner']}"]) == 2
-    assert "has no pearson" in capsys.readouterr().err
+    assert "a run of the task ner, and BIOSSES is one of similarity" in capsys.readouterr().err
+    assert cli.run(["finetune", "blurb", f"NCBI-disease={runs['classification']}"]) == 2  # it has an F1, too
+    assert "a run of the task classification" in capsys.readouterr().err
     assert cli.run(["finetune", "blurb", "MNLI=x"]) == 2
     assert "no data set of BLURB" in capsys.readouterr().err
 

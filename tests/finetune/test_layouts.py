@@ -62,7 +62,7 @@ def test_chemprot(tmp_path: Path) -> None:
     assert (first.texts, first.labels) == (("@CHEMICAL$ and @GENE$",), ("false",))  # CPR:1 was not evaluated
     assert second.texts == ("In test, @CHEMICAL$ inhibits @GENE$ (vs. placebo).",)
     assert (second.labels, second.id, second.document) == (("CPR:4",), "test1.T3.T4", "test1")
-    assert data.notes == {"relations across sentences left out": 3}  # one a fold
+    assert data.notes == {fold: {"relations across sentences left out": 1} for fold in ("train", "dev", "test")}
     entities = tmp_path / "chemprot_training/chemprot_training_entities.tsv"
     entities.write_text(entities.read_text().replace("\t12\t", "\t13\t"))
     with pytest.raises(DataError, match=r"entities\.tsv \(line 2\): the offsets do not point"):
@@ -141,7 +141,7 @@ def test_i2b2_2010(tmp_path: Path) -> None:
         (("@treatment$  relieved @problem$ .",), ("TrIP",))
     ]
     assert len(pairs.folds["test"]) == 2
-    assert pairs.notes == {"relations across sentences left out": 12}
+    assert {fold: sum(notes.values()) for fold, notes in pairs.notes.items()} == {"train": 10, "test": 2}
     path = tmp_path / "reference_standard_for_test_data/concepts/record-g0.con"
     for bad, message in (
         ('c="aspirin" 2:1 2:1||t="treatment"\n', "the words there are not those of the concept"),
@@ -363,7 +363,12 @@ def test_medmentions_by_its_lists_and_st21pv(tmp_path: Path) -> None:
         "T103",
         "T204",
     ]  # Chemical and Eukaryote; a temporal concept is none of the 21
-    assert data.notes == {"entities of other types left out": 6, "listed documents not in the corpus": 1}
+    absent = {"listed documents not in the corpus": 1}
+    assert data.notes == {
+        "train": {"entities of other types left out": 4},
+        "dev": {"entities of other types left out": 1},
+        "test": {"entities of other types left out": 1, **absent},
+    }
     named = read(folder, "ner", st21pv=True, groups=str(groups)).folds["test"][0]
     assert [s.type for s in named.spans] == ["Name_of_T103", "Name_of_T204"]
     assert [s.type for s in read(folder, "ner", groups=str(groups)).folds["test"][0].spans] == ["GRP", "GRP"]

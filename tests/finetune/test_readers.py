@@ -119,7 +119,11 @@ def test_several_labels_numbers_and_choices(tmp_path: Path) -> None:
     ("name", "text", "task", "message"),
     [
         ("t.csv", "text,answer\nx,y\n", "classification", r"line 2\): the column label is missing"),
+        ("t.csv", "text,label\nx,y\n,z\n", "classification", r"line 3\): the column text is empty"),
         ("t.csv", "text,label\nx\n", "classification", "not as many fields"),
+        ("t.csv", 'text,label\nx,y\n"x,z\nx,y\n', "classification", r"line 3\): this is no valid table"),
+        ("t.jsonl", '{"text": "x", "label": ["a"]}\n', "classification", r"line 1\): label holds several values"),
+        ("t.jsonl", '{"text": {"a": "x"}, "label": "a"}\n', "classification", r"line 1\): text holds several values"),
         ("t.jsonl", '{"text": "x", "label": "a"}\n[1]\n', "classification", r"line 2\): this is no JSON object"),
         ("t.tsv", "text\tlabel\nx\tmuch\n", "similarity", "no number"),
         ("t.tsv", "text\tlabel\nx\tnan\n", "similarity", "no number"),

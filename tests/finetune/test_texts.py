@@ -111,6 +111,9 @@ def test_predict_says_what_the_run_said_of_its_test_fold(
     assert cli.run(["finetune", "predict", str(run), str(packed), *how]) == 0
     assert capfdbinary.readouterr().out == out.read_bytes()
     whole = packed.read_bytes()
+    capfdbinary.readouterr()
+    assert cli.run(["finetune", "predict", str(run), str(packed)]) == 2
+    assert b"was trained on 2 texts a record, not 1" in capfdbinary.readouterr().err
     for broken in (whole[:-20], whole[:60] + bytes(20) + whole[80:]):
         packed.write_bytes(broken)
         capfdbinary.readouterr()
@@ -125,7 +128,7 @@ def test_predict_says_what_the_run_said_of_its_test_fold(
         (b'{"text": "a"}\n{"txt": "b"}\n', [], "line 2): this is no JSON object with text under text"),
         (b'{"text": 5}\n', [], "line 1): this is no JSON object"),
         (b"nonsense\n", [], "line 1): this is no JSON object"),
-        (b'{"text": "a", "b": "c"}\n', ["--text", "text", "b", "b"], "takes 1 or 2 texts, not 3"),
+        (b'{"text": "a", "b": "c"}\n', ["--text", "text", "b", "b"], "was trained on 1 text a record, not 3"),
     ],
 )
 def test_predict_refuses_in_two_lines(
@@ -148,7 +151,7 @@ def made(tiny_model: Path, folder: Callable[[str], Path], tmp_path_factory: pyte
 
 def test_a_quickened_model_says_the_same(made: Path) -> None:
     task, model = saved.read(str(made))
-    record = task.unlabelled("1", ["often aspirin", "heart"], 1)
+    record = task.unlabelled("1", ["often aspirin"], 1)
     device = choose("fp32")
     before = outputs(model, task.examples([record]), 2048, device)[0]
     quick = quickened(model, device)
@@ -244,7 +247,7 @@ def test_choice_loss_is_a_mean_over_questions(tiny_tokenizer: Path) -> None:
 
 def test_a_model_with_segments_is_told_which_text_is_which(tiny_tokenizer: Path) -> None:
     tokenizer = tokenizer_folder.load(tiny_tokenizer)
-    task = Classification(tokenizer, ("a", "b"), 32, 8, segments=True)
+    task = Classification(tokenizer, ("a", "b"), 32, 8, segments=True, texts=2)
     (example,) = task.examples([task.unlabelled("1", ["aspirin", "heart"], 1)])[0]
     packed = collate([example]).packed
     assert packed.token_type_ids_t is not None

@@ -113,6 +113,12 @@ def test_texts_without_any_label_are_refused(
     assert "train.jsonl: no record has a label" in capsys.readouterr().err
 
 
+def test_one_label_alone_is_refused(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = labelled(tmp_path / "data", {fold: ["yes", "yes"] for fold in ("train", "dev", "test")})
+    assert cli.run([*argv(tiny_model, "classification", data, tmp_path / "run"), *COUNT]) == 2
+    assert "data: all training records have the same label" in capsys.readouterr().err
+
+
 def questions(folder: Path, last: list[str]) -> Path:
     """A training fold in which A is always right, a test fold that ends with other choices."""
     folder.mkdir()

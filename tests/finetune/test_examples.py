@@ -1,0 +1,44 @@
+"""The examples that `--help` shows are commands that work."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+
+from biolm.core import cli
+from biolm.core.files import read_json
+from biolm.finetune import blurb, compare, predict, verb
+
+
+def test_every_example_works_where_its_files_are(
+    tiny_model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(example: str) -> None:
+        name, *argv = shlex.split(example)
+        assert name == "biolm"
+        assert cli.run(argv) == 0, capsys.readouterr().err
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    shutil.copytree(tiny_model, "runs/demo/student")
+    shutil.copytree(toy, "NCBI-disease-IOB")
+    Path("notes.jsonl").write_bytes(b"".join(orjson.dumps({"id": i, "text": "aspirin"}) + b"\n" for i in range(3)))
+    for fold in ("train", "dev", "test"):
+        rows = [{"text": f"aspirin {fold} {i}", "label": "yn"[i % 2]} for i in range(8)]
+        (tmp_path / f"{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    work(verb.VERB.example)
+    fold = capsys.readouterr().out.splitlines()[1]
+    assert fold.split()[:2] == ["dev", "30"]  # the number of records comes first
+    work(predict.VERB.example)
+    lines = Path("entities.jsonl").read_bytes().splitlines()
+    assert [orjson.loads(line)["id"] for line in lines] == ["0", "1", "2"]
+    for name in ("before", "after"):
+        shutil.copytree("runs/ncbi", f"runs/{name}")
+    work(compare.VERB.example)
+    assert Path("compared.html").read_text().startswith("<!doctype html>")
+    work(f"{verb.VERB.example} --task classification --data . --out runs/pubmedqa")
+    assert read_json("runs/pubmedqa/scores.json")["metric"] == "accuracy"
+    work(blurb.VERB.example)
+    assert "not all data sets are there" in capsys.readouterr().out
