@@ -191,21 +191,10 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
     words, positions = tensors.get(f"{E_}.embed_tokens.weight"), tensors.get(f"{E_}.embed_positions.weight")
     up = tensors.get(f"{E_}.layers.0.fc1.weight")
     arch = settings.get("arch") or settings.get("_name")
-    pre_norm = f"{E_}.layer_norm.weight" in tensors
-    shape: Shape = "roberta"
-    if pre_norm:
-        shape = "roberta-prelayernorm" if f"{E_}.layernorm_embedding.weight" in tensors else "megatron-bert"
-    version = tensors.get(VERSION, torch.ones(1)).flatten()
-    if pre_norm and (not len(version) or not version[0] >= 2):
-        problem = "it is a prenorm model of before version 2, whose final norm fairseq leaves out"
-        raise _refused(file, problem, "Load and save it with fairseq 0.12 first.")
     if words is None or positions is None or up is None or words.ndim != 2 or positions.ndim != 2 or up.ndim != 2:
         other = f" but {arch}" if isinstance(arch, str) else ""
-        raise _refused(
-            file,
-            f"this is not fairseq's RoBERTa{other}",
-            "Give an encoder; BART, decoders and others cannot be converted.",
-        )
+        remedy = "Give an encoder; BART, decoders and others cannot be converted."
+        raise _refused(file, f"this is not fairseq's RoBERTa{other}", remedy)
     if settings.get("untie_weights_roberta", False) is not False:
         raise _refused(file, "its decoder is not tied to the embeddings", "Give a model with a tied decoder.")
     activation = settings.get("activation_fn", "gelu")
@@ -226,11 +215,22 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         attention_dropout=_number(settings.get("attention_dropout"), 0.1),
         layer_norm_eps=EPS,
         pad_token_id=PAD,
-        shape=shape,
+        shape=_shape(tensors, file),
         activation=ACTIVATIONS[activation],
         head_activation=ACTIVATIONS[activation],
     )
     return sane(config, file)
+
+
+def _shape(tensors: Mapping[str, Tensor], file: Path) -> Shape:
+    """Tell RoBERTa from the two kinds of prenorm by the norms that there are."""
+    if f"{E_}.layer_norm.weight" not in tensors:
+        return "roberta"
+    version = tensors.get(VERSION, torch.ones(1)).flatten()
+    if not len(version) or not version[0] >= 2:
+        problem = "it is a prenorm model of before version 2, whose final norm fairseq leaves out"
+        raise _refused(file, problem, "Load and save it with fairseq 0.12 first.")
+    return "roberta-prelayernorm" if f"{E_}.layernorm_embedding.weight" in tensors else "megatron-bert"
 
 
 def _number(value: Any, default: float) -> float:

@@ -132,22 +132,8 @@ def to_native(
     native = Stacked({})
     rest: Tensors = {}
     for name, shape in shapes(config, has_head).items():
-        names = table.foreign(name)
-        absent = [n for n in names if n not in left]
-        if absent:
-            what = "it has no masked-LM head: " if name.startswith(HEAD) else ""
-            problem = f"{what}the tensor {absent[0]} is missing"
-            raise _refused(file, problem, "Get the whole checkpoint again, and its settings with it.")
-        parts = [left.pop(n) for n in names]
         front = config.pad_token_id + 1 if name == POSITIONS and table.behind_padding else 0
-        expected = (shape[0] // len(parts) + front, *shape[1:])
-        for part_name, part in zip(names, parts, strict=True):
-            if not part.is_floating_point():
-                problem = f"the tensor {part_name} holds {part.dtype}, not floating-point numbers"
-                raise _refused(file, problem, "Give the model as it was before it was quantised.")
-            if tuple(part.shape) != expected:
-                problem = f"the tensor {part_name} has shape {tuple(part.shape)}, not {expected}"
-                raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
+        parts = _taken(left, table.foreign(name), (shape[0], front, shape[1:]), name.startswith(HEAD), file)
         native.pieces[name] = (*parts,) if len(parts) > 1 else (parts[0][front:],)
         if front:
             rest[FRONT] = parts[0][:front]
@@ -156,6 +142,35 @@ def to_native(
         if neutral:
             rest[neutral] = value
     return native, rest
+
+
+def _taken(
+    left: Tensors, names: list[str], shape: tuple[int, int, tuple[int, ...]], of_head: bool, file: Path
+) -> list[Tensor]:
+    """Take the tensors that make up a native one, if they are there and have its shape.
+
+    Args:
+        left: Where they are taken from.
+        names: Theirs.
+        shape: The native tensor's rows, rows that stand before these in the format, and the other dimensions.
+        of_head: Whether the native tensor is the masked-LM head's.
+        file: The checkpoint, for messages.
+    """
+    absent = [name for name in names if name not in left]
+    if absent:
+        problem = f"{'it has no masked-LM head: ' if of_head else ''}the tensor {absent[0]} is missing"
+        raise _refused(file, problem, "Get the whole checkpoint again, and its settings with it.")
+    rows, front, others = shape
+    expected = (rows // len(names) + front, *others)
+    for name in names:
+        tensor = left[name]
+        if not tensor.is_floating_point():
+            problem = f"the tensor {name} holds {tensor.dtype}, not floating-point numbers"
+            raise _refused(file, problem, "Give the model as it was before it was quantised.")
+        if tuple(tensor.shape) != expected:
+            problem = f"the tensor {name} has shape {tuple(tensor.shape)}, not {expected}"
+            raise _refused(file, problem, "Its sizes and its configuration disagree; get both from one release.")
+    return [left.pop(name) for name in names]
 
 
 def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor], file: Path) -> str | None:
