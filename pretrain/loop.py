@@ -164,8 +164,9 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         self.done += 1
-        self.tokens += totals.tokens
-        self.recorder.computed(totals.tokens, flops)
+        tokens = Totals(*counts).tokens
+        self.tokens += tokens
+        self.recorder.computed(tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
             self._decide(sums, fingerprint)
 

@@ -17,7 +17,8 @@ from biolm.core import checkpoint, cli
 from biolm.core.files import read_json
 from biolm.core.metrics import read_metrics
 from biolm.model.device import choose
-from biolm.pretrain.config import BatchConfig
+from biolm.pretrain.batches import Batches
+from biolm.pretrain.config import BatchConfig, MlmConfig
 from biolm.pretrain.evaluate import Evaluator
 from biolm.pretrain.shards import Shards
 
@@ -48,6 +49,17 @@ def test_it_learns(whole: Path) -> None:
     losses = [r["loss"] for r in read_metrics(whole) if r["split"] == "train"]
     assert losses[-1] < losses[0]
     assert result["tokens"] == pytest.approx(120 * 256, rel=0.1)
+
+
+def test_an_empty_step_counts_no_token(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long sequence may leave the micro-batch behind it without any."""
+    plain = Batches.micro_batch
+    monkeypatch.setattr(Batches, "micro_batch", lambda self, *name: None if name == (0, 1) else plain(self, *name))
+    assert cli.run(argv(tiny_shards, tmp_path / "run", 3, "--eval_tokens", "64")) == 0
+    plan = Batches(Shards([str(tiny_shards)], "train"), MlmConfig(), BatchConfig(tokens=256, max_length=32), 1)
+    read = [sum(len(batch.packed.input_ids_t) for batch in plan.step(step)) for step in range(3)]
+    assert read[1] == 0
+    assert read_json(tmp_path / "run" / "result.json")["tokens"] == sum(read)
 
 
 def test_a_second_call_has_nothing_to_do(whole: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
