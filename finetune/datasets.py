@@ -18,6 +18,7 @@ from biolm.finetune.spans import UNTYPED, tag_type
 from biolm.finetune.tables import ENDINGS as TABLES
 from biolm.finetune.tables import Columns, letters_of, read_table
 
+NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
 IOB, PUBTATOR = (".tsv",), (".txt", ".pubtator")
 
 
@@ -53,8 +54,8 @@ def read(config: FinetuneConfig) -> DataSet:
     """Read the data set of a run and check it.
 
     Raises:
-        DataError: A file is missing or malformed, a fold is empty, a label does not occur in training and that is refused, or questions
-            have unlike numbers of choices.
+        DataError: A file is missing or malformed, a fold is empty, a label does not occur in training and that is refused, or a record
+            has not as many labels or choices as it must.
     """
     folder = Path(config.data)
     if not folder.is_dir():
@@ -64,6 +65,8 @@ def read(config: FinetuneConfig) -> DataSet:
         if not records:
             remedy = "Every fold needs records; hold some of the training documents out for a missing one."
             raise DataError("this fold is empty", file=data.origin[fold], remedy=remedy)
+    if config.task in NUMBER_OF_LABELS:
+        _check_numbers(data, config.task)
     if config.task == "choice":
         _check_choices(data)
     else:
@@ -176,6 +179,16 @@ def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
                 raise data.error(fold, record, problem, remedy)
             found |= unseen
     return tuple(sorted(found))
+
+
+def _check_numbers(data: DataSet, task: str) -> None:
+    """Refuse records of another kind of task, as some layouts hold several kinds."""
+    wanted = NUMBER_OF_LABELS[task]
+    for fold, records in data.folds.items():
+        for record in records:
+            if len(record.labels) != wanted:
+                problem = f"the task {task} takes {'one label' if wanted else 'a number'} a record"
+                raise data.error(fold, record, problem, "Use the task that the data set is for, or mend the record.")
 
 
 def _check_choices(data: DataSet) -> None:

@@ -12,7 +12,7 @@ from biolm.core.errors import DataError
 from biolm.finetune.dropped import Dropped
 from biolm.finetune.iob import read_text
 from biolm.finetune.records import Labelled
-from biolm.finetune.tables import Columns, letters_of, read_table
+from biolm.finetune.tables import Columns, csv_rows, letters_of, read_table
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
 PUBMEDQA_TEST = "test_ground_truth.json"
@@ -38,12 +38,16 @@ def read_pubmedqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[La
         DataError: A file is malformed, or a test id is not among the questions or answered otherwise there.
     """
     questions, test = (_object(path) for path in paths)
-    odd = [name for name, answer in test.items() if questions.get(name, {}).get("final_decision") != answer]
+    odd = [name for name, answer in test.items() if name not in questions or _decision(questions[name]) != answer]
     if odd:
         problem = f"{len(odd)} test ids are not in {paths[0].name}, or answered otherwise there"
         raise DataError(problem, file=paths[1], record=odd[0], remedy="Use the two files of one release.")
     wanted = test.keys() if fold == "test" else questions.keys() - test.keys()
     return [_question(paths[0], name, questions[name]) for name in sorted(wanted)]
+
+
+def _decision(entry: Any) -> Any:
+    return entry.get("final_decision") if isinstance(entry, dict) else None
 
 
 def find_pubmedqa_folds(folder: Path) -> dict[str, list[Path]] | None:
@@ -130,16 +134,16 @@ def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labell
     """Questions with four choices from files without a head line: question, four choices, the right one's letter.
 
     Raises:
-        DataError: A line with another number of fields or another letter.
+        DataError: A line is broken, or has another number of fields or another letter.
     """
     records = []
     for path in paths:
         reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-        for number, row in enumerate(reader, start=1):
+        for number, (line, row) in enumerate(csv_rows(path, reader), start=1):
             if len(row) != 6 or row[5] not in letters_of(4):
                 problem = "six fields were expected: a question, four choices, a letter from A to D"
-                raise DataError(problem, file=path, record=f"line {reader.line_num}", remedy="Mend that line.")
-            records.append(Labelled(f"{path.stem}:{number}", tuple(row[:5]), (row[5],), line=reader.line_num))
+                raise DataError(problem, file=path, record=f"line {line}", remedy="Mend that line.")
+            records.append(Labelled(f"{path.stem}:{number}", tuple(row[:5]), (row[5],), line=line))
     return records
 
 

@@ -94,20 +94,32 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     csv.field_size_limit(len(text) + 1)  # a document may be longer than the module's 128 KiB
     stream = io.StringIO(text, newline="")
     if path.name.removesuffix(".gz").endswith(".tsv"):  # a quotation mark in a TSV is a character
-        reader = csv.DictReader(stream, dialect="excel-tab", quoting=csv.QUOTE_NONE, strict=True)
+        rows = csv_rows(path, csv.reader(stream, dialect="excel-tab", quoting=csv.QUOTE_NONE, strict=True))
     else:
-        reader = csv.DictReader(stream, strict=True)
+        rows = csv_rows(path, csv.reader(stream, strict=True))
+    _, names = next(rows, (0, []))
+    for line, row in rows:
+        if len(row) != len(names):
+            problem = f"not as many fields as the head line's {len(names)}"
+            raise DataError(problem, file=path, record=f"line {line}", remedy="Mend that line.")
+        yield line, dict(zip(names, row, strict=True))
+
+
+def csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The last line and the fields of every row of a `csv.reader` that is not empty.
+
+    Raises:
+        DataError: A row breaks the rules of such files; it is named by its first line.
+    """
+    begin = 1
     try:
         for row in reader:
-            if None in row or None in row.values():
-                problem = f"not as many fields as the head line's {len(reader.fieldnames or ())}"
-                raise DataError(problem, file=path, record=f"line {reader.line_num}", remedy="Mend that line.")
-            yield reader.line_num, row
+            begin = reader.line_num + 1
+            if row:
+                yield reader.line_num, row
     except csv.Error as error:
-        where = f"line {reader.line_num + 1}"  # where the record begins
-        raise DataError(
-            f"this is no valid table ({error})", file=path, record=where, remedy="Mend that line."
-        ) from None
+        problem = f"this is no valid table ({error})"
+        raise DataError(problem, file=path, record=f"line {begin}", remedy="Mend that line.") from None
 
 
 def json_object(path: Path, line: int, raw: str) -> Mapping[str, Any]:

@@ -271,6 +271,18 @@ def test_the_tags_of_linkbert(tmp_path: Path) -> None:
         read(tmp_path, "ner")
 
 
+@pytest.mark.parametrize(
+    ("task", "label", "takes"),
+    [("classification", [1] * 10, "one label"), ("classification", 1.5, "one label"), ("similarity", "x", "a number")],
+)
+def test_records_of_another_kind_of_task_are_named(task: str, label: Any, takes: str, tmp_path: Path) -> None:
+    for fold in FOLDS:
+        rows = [{"sentence": fold, "label": 2.5 if task == "similarity" else "y"}, {"sentence": "b", "label": label}]
+        (tmp_path / f"{fold}.json").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    with pytest.raises(DataError, match=rf"train\.json \(line 2\): the task {task} takes {takes} a record"):
+        read(tmp_path, task)
+
+
 def question(number: int, kind: str = "yesno") -> dict[str, Any]:
     snippets = [{"text": f"Snippet {number}.", "document": "x"}, {"text": "More."}]
     answer = "yes" if number % 2 else "no"

@@ -1,17 +1,19 @@
 """PubTator, tables, PubMedQA and MMLU."""
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biolm.core.errors import ConfigError, DataError
 from biolm.finetune import qa
 from biolm.finetune.dropped import Dropped
 from biolm.finetune.folds import find, hold_out
+from biolm.finetune.iob import read_iob
 from biolm.finetune.medmentions import semantic_groups
 from biolm.finetune.pubtator import read_pubtator, tagged, without_overlap
 from biolm.finetune.spans import Span
@@ -169,6 +171,10 @@ def test_pubmedqa_with_other_answers_is_refused(tmp_path: Path) -> None:
     files["test"][1].write_bytes(orjson.dumps({"3": "maybe"}))
     with pytest.raises(DataError, match="answered otherwise"):
         qa.read_pubmedqa(files["train"], "train", Dropped())
+    files["test"][0].write_bytes(gzip.compress(orjson.dumps({"3": ["yes"]})))
+    files["test"][1].write_bytes(orjson.dumps({"3": "yes"}))
+    with pytest.raises(DataError, match="1 test ids are not in"):
+        qa.read_pubmedqa(files["train"], "train", Dropped())
 
 
 def test_mmlu(tmp_path: Path) -> None:
@@ -180,6 +186,9 @@ def test_mmlu(tmp_path: Path) -> None:
     assert (record.texts, record.labels) == (("Which, test?", "a", "b", "c", "d"), ("C",))
     (tmp_path / "anatomy_test.csv").write_text("Which?,a,b,c,d,E\n")
     with pytest.raises(DataError, match="line 1"):
+        qa.read_mmlu(files["test"], "test", Dropped())
+    (tmp_path / "anatomy_test.csv").write_text('Which?,a,b,c,d,A\n"Which?,a,b,c,d,A\nand more\n')
+    with pytest.raises(DataError, match=r"line 2\): this is no valid table"):
         qa.read_mmlu(files["test"], "test", Dropped())
 
 
@@ -209,3 +218,41 @@ def test_published_counts() -> None:
     files = qa.find_pubmedqa(SHARED / "pubmedqa")
     assert files is not None
     assert len(qa.read_pubmedqa(files["test"], "test", Dropped())) == 500
+
+
+WHOLE = {
+    "t.csv": 'text,label\n"a, ""b""",x\nb,y\n',
+    "t.tsv": "text\tlabel\na\tx\nb\ty\n",
+    "t.jsonl": '{"text": "a", "label": "x"}\n{"text": "\\u00b5", "label": 1}\n',
+    "iob.tsv": "a\tB-D\nb\tI-D\n\nc\tO\nd\tB-E\n",
+    "p.txt": "1|t|Aspirin\n1|a|the \U0001f600 liver\n1\t0\t7\tAspirin\tDrug\n1\t14\t19\tliver\tOrgan\n",
+    "m.csv": 'q,a,b,c,d,A\n"q, 2",a,b,c,d,B\n',
+}
+MARKS = ("\t", "\n", ",", '"', "\\", "|", "99999999999999999999", "-1", "\0", "\r", "\u2028", "{", "[]", "B-", "²", "é")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_a_damaged_file_is_read_or_refused_in_two_lines(name: str, data: st.DataObject) -> None:
+    text = WHOLE[name]
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        stop = data.draw(st.integers(start, min(len(text), start + 9)))
+        text = text[:start] + data.draw(st.sampled_from(MARKS)) * data.draw(st.integers(0, 1)) + text[stop:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding=data.draw(st.sampled_from(("utf-8", "utf-16"))), newline="")
+        said = f"{path}: \n"
+        try:
+            if name == "m.csv":
+                qa.read_mmlu([path], "test", Dropped())
+            elif name == "p.txt":
+                read_pubtator(path, Dropped())
+            elif name == "iob.tsv":
+                read_iob(path, "test")
+            else:
+                read_table(path, "test", Columns(), "classification")
+        except DataError as error:
+            said = str(error)
+    assert said.startswith(str(path))
+    assert said.count("\n") == 1
