@@ -45,8 +45,8 @@ NO_HEAD = {3: re.compile(r"CPR:\d+|DDI-\w+|false"), 4: re.compile("yes|no")}  # 
 
 def find_tables(folder: Path) -> dict[str, list[Path]] | None:
     """The three tables, if the first line of the training fold is that of one of BLURB's."""
-    found = {fold: [folder / f"{fold}.tsv"] for fold in folds.NAMES}
-    if not all(path.is_file() for (path,) in found.values()):
+    found = folds.named(folder, {fold: f"{fold}.tsv" for fold in folds.NAMES})
+    if found is None:
         return None
     with found["train"][0].open(encoding="utf-8", errors="replace") as file:
         fields = file.readline().rstrip("\r\n").split("\t")
@@ -118,8 +118,8 @@ def _named(path: Path, line: int, flags: Sequence[Any]) -> tuple[str, ...]:
 
 def find_lines(folder: Path) -> dict[str, list[Path]] | None:
     """LinkBERT's `train.json`, `dev.json` and `test.json`, if each holds one object a line."""
-    found = {fold: [folder / f"{fold}.json"] for fold in folds.NAMES}
-    if not all(path.is_file() for (path,) in found.values()):
+    found = folds.named(folder, {fold: f"{fold}.json" for fold in folds.NAMES})
+    if found is None:
         return None
     try:
         with found["train"][0].open("rb") as file:

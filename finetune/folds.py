@@ -1,6 +1,6 @@
 """The files of each fold in a data set's folder, and a development fold for data sets that are published without one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from biolm.core import rng
@@ -29,6 +29,12 @@ def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
             raise DataError(f"{problem} {tried}", file=folder, remedy="Put one file for each fold there.")
         found[fold] = here[0]
     return found
+
+
+def named(folder: Path, names: Mapping[str, str]) -> dict[str, list[Path]] | None:
+    """The file of each fold by its published name; None unless all three are there."""
+    found = {fold: [folder / name] for fold, name in names.items()}
+    return found if all(path.is_file() for (path,) in found.values()) else None
 
 
 def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dict[str, list[Path]] | None:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biolm.finetune import blurb_files, chemprot, ddi, i2b2, medmentions, qa
+from biolm.finetune import blurb_files, chemprot, ddi, folds, i2b2, medmentions, qa
 from biolm.finetune.config import TAGGING
 from biolm.finetune.dropped import Dropped
 
@@ -29,13 +29,24 @@ class Layout:
     read: Callable[[Sequence[Path], str, Dropped], Sequence[Any]]
 
 
+def _named(pattern: str) -> Callable[[Path], Files | None]:
+    """Finds a set that is published as one file a fold, of such names."""
+    return partial(folds.named, names={fold: pattern.format(fold) for fold in folds.NAMES})
+
+
 LAYOUTS = (
     Layout(("classification",), qa.find_pubmedqa, qa.read_pubmedqa),
-    Layout(("classification",), qa.find_pubmedqa_folds, qa.read_pubmedqa_fold),
+    Layout(("classification",), partial(folds.named, names=qa.PUBMEDQA_FOLDS), qa.read_pubmedqa_fold),
     Layout(("classification",), qa.find_bioasq, qa.read_bioasq),
-    Layout(("classification",), qa.find_mednli, qa.read_mednli),
+    Layout(
+        ("classification",),
+        _named("mli_{}_v1.jsonl"),
+        partial(qa.read_columns, columns=qa.MEDNLI, task="classification"),
+    ),
     Layout(("choice",), qa.find_mmlu, qa.read_mmlu),
-    Layout(("choice",), qa.find_medqa, qa.read_medqa),
+    Layout(
+        ("choice",), _named("phrases_no_exclude_{}.jsonl"), partial(qa.read_columns, columns=qa.MEDQA, task="choice")
+    ),
     Layout(("relation",), chemprot.find, chemprot.read),
     Layout(("relation",), ddi.find, ddi.read),
     Layout(("relation",), i2b2.find_relations, i2b2.read_relations),

@@ -17,6 +17,8 @@ from biolm.finetune.tables import Columns, csv_rows, letters_of, read_table
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
 PUBMEDQA_TEST = "test_ground_truth.json"
 PUBMEDQA_FOLDS = {"train": "pqal_fold0/train_set.json", "dev": "pqal_fold0/dev_set.json", "test": "test_set.json"}
+MEDQA = Columns(text="question", label="answer_idx", choices=("options",))
+MEDNLI = Columns(text="sentence1", pair="sentence2", label="gold_label", id="pairID")
 BIOASQ = {"train": "*train*.json", "dev": "*dev*.json", "test": "*golden*.json"}
 ANSWERS = ("yes", "no", "maybe")
 MMLU = {"train": "val", "dev": "dev", "test": "test"}
@@ -50,14 +52,8 @@ def _decision(entry: Any) -> Any:
     return entry.get("final_decision") if isinstance(entry, dict) else None
 
 
-def find_pubmedqa_folds(folder: Path) -> dict[str, list[Path]] | None:
-    """The three files that PubMedQA's own script makes, as BLURB keeps them."""
-    found = {fold: [folder / name] for fold, name in PUBMEDQA_FOLDS.items()}
-    return found if all(path.is_file() for (path,) in found.values()) else None
-
-
 def read_pubmedqa_fold(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """One of these.
+    """One of the three files that PubMedQA's own script makes, as BLURB keeps them.
 
     Raises:
         DataError: A file is malformed.
@@ -147,38 +143,16 @@ def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labell
     return records
 
 
-MEDQA = Columns(text="question", label="answer_idx", choices=("options",))
-MEDNLI = Columns(text="sentence1", pair="sentence2", label="gold_label", id="pairID")
-
-
-def find_medqa(folder: Path) -> dict[str, list[Path]] | None:
-    """MedQA-USMLE's questions with four choices, if the folder has them under their own names."""
-    return _named(folder, "phrases_no_exclude_{}.jsonl")
-
-
-def read_medqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """One fold.
+def read_columns(
+    paths: Sequence[Path],
+    fold: str,
+    dropped: Dropped,  # noqa: ARG001
+    columns: Columns,
+    task: str,
+) -> list[Labelled]:
+    """One fold of a set that is published as a table: MedQA-USMLE's questions with four choices, MedNLI.
 
     Raises:
         DataError: A line lacks a field.
     """
-    return [record for path in paths for record in read_table(path, fold, MEDQA, "choice")]
-
-
-def find_mednli(folder: Path) -> dict[str, list[Path]] | None:
-    """MedNLI's three files, if the folder has them under their own names."""
-    return _named(folder, "mli_{}_v1.jsonl")
-
-
-def read_mednli(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """One fold.
-
-    Raises:
-        DataError: A line lacks a field.
-    """
-    return [record for path in paths for record in read_table(path, fold, MEDNLI, "classification")]
-
-
-def _named(folder: Path, name: str) -> dict[str, list[Path]] | None:
-    found = {fold: [folder / name.format(fold)] for fold in ("train", "dev", "test")}
-    return found if all(path.is_file() for (path,) in found.values()) else None
+    return [record for path in paths for record in read_table(path, fold, columns, task)]
