@@ -15,15 +15,24 @@ from torch import Tensor, nn
 HAS_ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
+def _dtypes() -> set[torch.dtype]:
+    """What oneDNN multiplies here."""
+    if not HAS_ONEDNN:
+        return set()
+    return {torch.float32, torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}
+
+
+DTYPES = _dtypes()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weightᵀ + bias: [t, h] → [t, outputs], in the precision of autocast."""
-    if not (HAS_ONEDNN and x.device.type == "cpu" and x.ndim == 2 and len(x)) or torch.compiler.is_compiling():
+    cast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
+    if x.device.type != "cpu" or dtype not in DTYPES or x.ndim != 2 or not len(x) or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    if cast:
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if x.dtype not in (torch.float32, torch.bfloat16):
-        return F.linear(x, weight, bias)
     with torch.autocast("cpu", enabled=False):
         return _OneDnn.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -35,8 +44,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a b of two matrices; in 16 bits torch takes oneDNN by itself, and copies less."""
-    on_onednn = HAS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32
-    return _product(a, b.t()) if on_onednn else a @ b
+    by_name = HAS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32
+    return _product(a, b.t()) if by_name else a @ b
 
 
 class _OneDnn(torch.autograd.Function):

@@ -1,9 +1,10 @@
-"""The float32 linear layer equals torch's, forward and backward, whatever computes it."""
+"""The linear layer equals torch's, forward and backward, whatever computes it."""
 
 import pytest
 import torch
 from torch import nn
 
+from biolm.model import linear as module
 from biolm.model.linear import Linear
 
 
@@ -24,8 +25,17 @@ def test_it_is_torchs_linear(rows: int, bias: bool) -> None:
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_it_is_torchs_linear(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "able"),
+    [
+        (torch.bfloat16, True),
+        (torch.bfloat16, False),  # a processor without such products
+        (torch.float16, True),
+    ],
+)
+def test_under_autocast_it_is_torchs_linear(dtype: torch.dtype, able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not able:
+        monkeypatch.setattr(module, "DTYPES", {torch.float32})
     torch.manual_seed(0)
     mine, theirs = Linear(24, 40), nn.Linear(24, 40)
     theirs.load_state_dict(mine.state_dict())
