@@ -82,20 +82,11 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
     earlier = [r for r in read_metrics(run) if r["split"] == "train"] if saved.exists() else []
     done, tokens = (earlier[-1]["step"], earlier[-1]["tokens"]) if earlier else (0, 0)
     tail: deque[str] = deque(maxlen=TAIL)
-    env = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "PYTHONUNBUFFERED": "1"}
-    env.pop("PYTHONPATH", None)
     with (
         StopWish() as wish,
         MetricsWriter(run, done) as metrics,
         progress(what, steps, "steps", done) as bar,
-        subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=env,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 it calls prctl and nothing else
-        ) as process,
+        _start(words) as process,
     ):
         assert process.stdout is not None
         try:
@@ -125,6 +116,20 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
             f"fairseq-train ended with code {process.returncode}", file=run, remedy="Its last lines say why."
         )
     return tokens
+
+
+def _start(words: list[str]) -> subprocess.Popen[str]:
+    """Start the command in its own environment."""
+    env = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "PYTHONUNBUFFERED": "1"}
+    env.pop("PYTHONPATH", None)
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 it calls prctl and nothing else
+    )
 
 
 def _die_with_parent() -> None:
