@@ -82,13 +82,13 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
     Args:
         folder: A stage's output folder.
         stage: The verb that must have written it; a few alternatives are joined by `|`.
-        finished: Refuse a stage that was interrupted.
+        finished: Refuse a stage that was interrupted; without this the folder is one to write to.
 
     Raises:
         DataError: There is no folder, no manifest, one of another stage, or one that says `running`.
     """
     folder, made_by = Path(folder), stage.split("|")
-    remedy = f"Give the folder that `biolm {made_by[0]} --out` wrote."
+    remedy = f"Give the folder that `biolm {made_by[0]} --out` wrote." if finished else "Give another --out."
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy=remedy)
     raw = read_json(folder / NAME, remedy=remedy)
