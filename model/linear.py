@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HAS_ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-
 
 def _dtypes() -> set[torch.dtype]:
     """What oneDNN multiplies here."""
-    if not HAS_ONEDNN:
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return set()
     return {torch.float32, torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}
 
@@ -44,7 +42,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a b of two matrices; in 16 bits torch takes oneDNN by itself, and copies less."""
-    by_name = HAS_ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32
+    by_name = a.device.type == "cpu" and a.dtype == torch.float32 and a.dtype in DTYPES
     return _product(a, b.t()) if by_name else a @ b
 
 

@@ -179,7 +179,7 @@ class Peak(TorchDispatchMode):
     ids=["kl", "states", "relations"],
 )
 def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "HAS_ONEDNN", False)  # whose products the counter does not know
+    monkeypatch.setattr(linear, "DTYPES", set())  # whose products the counter does not know
     monkeypatch.setattr(
         "biolm.distill.losses.BLOCK", 2 * VOCABULARY
     )  # of a few MB, which are much beside a model this small

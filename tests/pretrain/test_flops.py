@@ -17,7 +17,7 @@ LENGTHS = (40, 40, 40)
 
 @pytest.mark.parametrize("shape", ["roberta", "bert", "megatron-bert", "modernbert"])
 def test_a_steps_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "HAS_ONEDNN", False)  # whose products the counter does not know
+    monkeypatch.setattr(linear, "DTYPES", set())  # whose products the counter does not know
     config = ModelConfig(shape=shape, size="tiny", hidden_dropout=0, attention_dropout=0).resolve(1000, 40, 1)
     model, positions = MaskedLM(config), torch.tensor([1, 5, 50, 90])
     packed = Packed(torch.randint(4, 1000, (120,)), LENGTHS)
