@@ -5,8 +5,8 @@
 
 The checkpoint is a stand-in in the layout of bio-lm's published tarballs: random weights in RoBERTa's shape (`--size large` has 355M
 parameters), with the real BPE files (`dict.txt`, `encoder.json`, `vocab.bpe`) in FOLDER. Each measurement is a process of its own;
-peak memory is its largest resident set, mapped pages of files included. The floor copies every tensor from the checkpoint into
-memory and writes them as safetensors. Files are in the page cache for both.
+peak memory is its largest resident set, mapped pages of files included. Reading and writing alone copies every tensor from the checkpoint
+into memory and writes them as safetensors, flushed. All take turns, with the checkpoint on the disk alone, then in the page cache; medians.
 
 `--script PYTHON` times Hugging Face's own script as well, which writes weights and configuration only and compares one sentence. It runs
 in an environment of its own: Python 3.8, fairseq 0.10.2, transformers 4.30.2, torch 1.12.1, numpy below 1.24.
@@ -19,6 +19,7 @@ the part that is not mapped files is shown as well: the system can drop mapped p
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def main() -> None:
         "--sparse", type=int, help="convert a sparse stand-in of this many layers of 8.9B's width instead"
     )
     parser.add_argument("--size", default="large", choices=["tiny", "base", "large"])
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--script", help="python of an environment in which Hugging Face's script runs")
     parser.add_argument("--keep", type=Path, help="folder to work in and to keep; else a temporary one")
     arguments = parser.parse_args()
@@ -109,24 +111,42 @@ def main() -> None:
         rows = len((source / "dict.txt").read_text().splitlines()) + 5  # four special tokens and <mask>
         if not (source / "model.pt").exists():
             measured([sys.executable, "-c", MAKE, arguments.size, str(source), str(rows)])
-        size = (source / "model.pt").stat().st_size
-        (source / "model.pt").read_bytes()
-        floor, floor_work, floor_memory, _ = measured(
-            [sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")]
-        )
-        command = ["-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf", "--override"]
-        seconds, work, memory, _ = measured([sys.executable, *command])
+        commands = {
+            "reading and writing": [sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")],
+            "biolm convert": [sys.executable, "-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf"],
+        }
         if arguments.script:
-            theirs = measured([arguments.script, "-c", SCRIPT, str(source), str(folder / "script")])
-    print(f"checkpoint            {size / 1e9:8.2f} GB")
-    print(f"reading and writing   {floor:8.1f} s {floor_work:8.1f} s of processor {floor_memory / 1e9:8.2f} GB peak")
-    print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor {memory / 1e9:8.2f} GB peak")
-    if arguments.script:
+            commands["Hugging Face's script"] = [arguments.script, "-c", SCRIPT, str(source), str(folder / "script")]
+        for cached in (False, True):
+            compare(commands, source / "model.pt", folder, arguments.repeats, cached=cached)
+
+
+def compare(commands: dict[str, list[str]], checkpoint: Path, folder: Path, repeats: int, *, cached: bool) -> None:
+    """Run the commands in turn, in the page cache or not, and print medians; what they make is removed."""
+    found: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, command in commands.items():
+            with checkpoint.open("rb+") as file:
+                os.fsync(file)
+                if cached:
+                    file.read()
+                else:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            found[name].append(measured(command))
+            (folder / "floor").unlink(missing_ok=True)
+            for made in ("hf", "script"):
+                shutil.rmtree(folder / made, ignore_errors=True)
+    size = checkpoint.stat().st_size
+    print(f"{size / 1e9:.2f} GB, {'in the page cache' if cached else 'on the disk'}; median of {repeats}")
+    floor = statistics.median(seconds for seconds, *_ in found["reading and writing"])
+    for name, runs in found.items():
+        seconds, work = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        peak = max(run[2] for run in runs)
         print(
-            f"Hugging Face's script {theirs[0]:8.1f} s {theirs[1]:8.1f} s of processor {theirs[2] / 1e9:8.2f} GB peak"
+            f"  {name:22}{seconds:6.1f} s {work:6.1f} s of processor {peak / 1e9:6.2f} GB peak"
+            f"   {seconds / floor:5.2f} times the first, {peak / size:.2f} times the file",
+            flush=True,
         )
-    print(f"time / floor          {seconds / floor:8.2f}")
-    print(f"peak / checkpoint     {memory / size:8.2f}")
 
 
 def sparse(layers: int, folder: Path) -> None:
