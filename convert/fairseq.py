@@ -90,7 +90,7 @@ OLD_NAMES = (
     (r"\.emb_layer_norm\.", ".layernorm_embedding."),
 )
 
-# What 0.9 and 0.10 read, and later versions as well.
+# What 0.10 reads, and later versions as well.
 AGED = ((r"^encoder\.(?=sentence_encoder\.|lm_head\.)", "decoder."), (r"\.layernorm_embedding\.", ".emb_layer_norm."))
 
 # Settings of the training that a model card may show; others (paths above all) stay where they are.
@@ -296,7 +296,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
 
 
 def aged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the names that every version from 0.9 on reads; prenorm, which 0.10 lacks, keeps 0.12's."""
+    """Give tensors the names that every version from 0.10 on reads; prenorm, which 0.10 lacks, keeps 0.12's."""
     return {re.sub(*AGED[1], re.sub(*AGED[0], name)): value for name, value in tensors.items()}
 
 
