@@ -8,7 +8,7 @@ Each side is a process of its own with its own memory, and they take turns step 
 meets all. Hugging Face's side is what `run_mlm.py` builds: `Trainer`, `DataCollatorForLanguageModeling`, `RobertaForMaskedLM`; with
 `--text full` blocks of 512 tokens, its default; else one document a row (`--line_by_line`), padded to the batch's longest. Ours masks,
 packs and steps inside the same clock; theirs collates outside it. fairseq-train takes part in fp32 (it has no bf16 on a CPU) where its
-environment is found (docs/fairseq.md), on documents of all sources. Needs `pip install accelerate`.
+environment is found (docs/fairseq.md), on the same rows in its own order: it batches those of like length. Needs `pip install accelerate`.
 """
 
 import argparse

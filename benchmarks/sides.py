@@ -22,7 +22,7 @@ from biolm.model.encoder import MaskedLM
 from biolm.model.optim import OptimConfig, Optimizer
 from biolm.model.packed import Packed
 from biolm.pretrain.flops import step_flops
-from biolm.tokenizer.shards import ShardReader
+from biolm.tokenizer.shards import ShardReader, ShardWriter, id_type
 
 LONGEST = 512
 MOST_TOKENS = 4_000_000  # that blocks are made of; a run sees a fraction of them
@@ -180,13 +180,17 @@ def transformers(case: Case) -> None:
 
 
 def fairseq(case: Case) -> None:
-    """The real `fairseq-train` on the shards, its dictionary filled up to the vocabulary's size as fairseq itself fills one."""
+    """The real `fairseq-train` on the same rows, its dictionary filled up to the vocabulary's size as fairseq itself fills one.
+
+    It batches rows of like length, so it hardly pads.
+    """
     reader = ShardReader(case.shards, "train")
     data = Path(tempfile.mkdtemp())
-    for file in reader.folder.glob("*.*"):
-        (data / file.name).symlink_to(file.resolve())
-    words = (data / "dict.txt").read_text().splitlines()
-    (data / "dict.txt").unlink()
+    items = [item for row in rows_of(case, reader) for item in (row[1:], row[-1:])]  # fairseq puts <s> in front itself
+    sizes, starts = np.array(list(map(len, items)), dtype=np.int32), np.arange(0, len(items), 2)
+    with ShardWriter(data / "train", id_type(reader.vocab_size)) as writer:
+        writer.append(np.concatenate(items), sizes, starts, starts, b"")
+    words = (reader.folder / "dict.txt").read_text().splitlines()
     made_up = [
         f"madeupword{i:05} 0" for i in range(case.vocab_size - len(words) - 5)
     ]  # four specials in front, <mask> behind
@@ -201,7 +205,7 @@ def fairseq(case: Case) -> None:
         "encoder-attention-heads": case.heads,
         "dropout": case.dropout,
         "attention-dropout": case.dropout,
-        "sample-break-mode": "none" if case.text == "full" else "complete_doc",
+        "sample-break-mode": "complete_doc",
         "tokens-per-sample": LONGEST,
         "max-positions": LONGEST,
         "batch-size": case.rows,

@@ -13,27 +13,35 @@ is `abs`, and the gradient's mask is relu's own. Each tile draws its mask from a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from biolm.model.dropout import SIGN16, bits, drop_signs
+from biolm.model.linear import DTYPES, matmul
+from biolm.model.packed import few_sizes
 
 LONGEST_WHOLE = 1024  # tokens of a sequence that is done at once
 QUERIES = 512  # at a time of a longer one
 LOCAL_QUERIES = 256  # at a time under a window
+ASKED_FOR = 1 << 16  # probabilities of a head from which on float32 products are oneDNN's
 PROBABILITIES = 1 << 23  # at a time, or as many as one head has: beyond the processor's cache they cost more
 
 
 class Tile(NamedTuple):
-    """Where a tile lies in rows [n, t, d], and whether its probabilities are kept."""
+    """Where a tile lies in rows [n, t, d], and whether its probabilities are kept.
+
+    Queries and keys are rounded up to `few_sizes`: behind the `real` ones lie the next sequence's, whose probabilities are 0. What comes out
+    for such a row is overwritten by the tile whose own it is, for tiles are done in their rows' order.
+    """
 
     number: int
     heads: slice
     queries: slice
     keys: slice
+    real: tuple[int, int]
     kept: bool
 
 
@@ -60,6 +68,11 @@ class Plan:
         """Whether several tiles see the same keys."""
         return self.window is not None or max(self.lengths) > LONGEST_WHOLE
 
+    @cached_property
+    def rows(self) -> int:
+        """How many the last tile reaches to."""
+        return max(max(tile.queries.stop, tile.keys.stop) for tile in self.tiles())
+
     def tiles(self) -> Iterator[Tile]:
         """Sequence after sequence."""
         end = number = 0
@@ -70,8 +83,10 @@ class Plan:
             for head in range(0, self.heads, together):
                 for first in range(begin, end, stride):
                     last = min(first + stride, end)
-                    keys = slice(max(first - reach, begin), min(last + reach, end))
-                    yield Tile(number, slice(head, head + together), slice(first, last), keys, kept)
+                    first_key = max(first - reach, begin)
+                    real = last - first, min(last + reach, end) - first_key
+                    queries, keys = (slice(at, at + few_sizes(n)) for at, n in zip((first, first_key), real, strict=True))
+                    yield Tile(number, slice(head, head + together), queries, keys, real, kept)
                     number += 1
 
     def _cut(self, length: int) -> tuple[bool, int, int]:
@@ -82,11 +97,14 @@ class Plan:
 
     def probabilities(self, tile: Tile, q_ntd: Tensor, k_ntd: Tensor) -> Tensor:
         """softmax(q kᵀ) of a tile, negative where dropped: [n, l, k]."""
-        scores_nlk = torch.bmm(q_ntd[tile.heads, tile.queries], k_ntd[tile.heads, tile.keys].transpose(1, 2))
+        scores_nlk = _bmm(q_ntd[tile.heads, tile.queries], k_ntd[tile.heads, tile.keys].transpose(1, 2))
         if self.window is not None and scores_nlk.shape[-1] > self.window + 1:
             before = tile.queries.start - tile.keys.start
             scores_nlk += _band(*scores_nlk.shape[1:], before, self.window, scores_nlk.dtype)
+        queries, keys = tile.real
+        scores_nlk[:, :, keys:] = -torch.inf
         probability_nlk = torch.softmax(scores_nlk, -1)
+        probability_nlk[:, queries:] = 0
         if self.p:
             _drop(probability_nlk, self.p, torch.Generator().manual_seed(self.seed + tile.number))
         return probability_nlk
@@ -121,6 +139,29 @@ def _left(signed_nlk: Tensor) -> Tensor:
     return bits(signed_nlk).clamp_min(0).view(signed_nlk.dtype)
 
 
+def _by_name(dtype: torch.dtype, probabilities: int) -> bool:
+    """Whether oneDNN has to be asked, head by head: 12 products of 512 × 512 by 64 numbers take it 1.2 ms, torch by MKL 2.4."""
+    return dtype == torch.float32 and dtype in DTYPES and probabilities >= ASKED_FOR
+
+
+def _bmm(a_nij: Tensor, b_njk: Tensor, out_nik: Tensor | None = None) -> Tensor:
+    """a b of every head."""
+    n, i, j, k = *a_nij.shape, b_njk.shape[-1]
+    if not _by_name(a_nij.dtype, i * max(j, k)):
+        return torch.bmm(a_nij, b_njk, out=out_nik)
+    out_nik = a_nij.new_empty(n, i, k) if out_nik is None else out_nik
+    for a_ij, b_jk, out_ik in zip(a_nij, b_njk, out_nik, strict=True):
+        out_ik.copy_(matmul(a_ij, b_jk))
+    return out_nik
+
+
+def _transposed_bmm(a_nji: Tensor, b_njk: Tensor) -> Tensor:
+    """aᵀ b of every head; as (bᵀ a)ᵀ there is less to transpose."""
+    if not _by_name(a_nji.dtype, a_nji[0].numel()):
+        return torch.bmm(a_nji.transpose(1, 2), b_njk)
+    return torch.stack([matmul(b_jk.t(), a_ji).t() for a_ji, b_jk in zip(a_nji, b_njk, strict=True)])
+
+
 def packed_attention(
     q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, lengths: tuple[int, ...], dropout: float, window: int | None
 ) -> Tensor:
@@ -144,25 +185,25 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, plan: Plan) -> Tensor:
         scale = q_tnd.shape[-1] ** -0.5
-        q_ntd, k_ntd, v_ntd = (_by_head(x) for x in (q_tnd * scale, k_tnd, v_tnd))
+        q_ntd, k_ntd, v_ntd = (_by_head(x, plan.rows) for x in (q_tnd * scale, k_tnd, v_tnd))
         out_ntd, kept = torch.empty_like(q_ntd), []
         for tile in plan.tiles():
             signed_nlk = plan.probabilities(tile, q_ntd, k_ntd)
             left_nlk = _left(signed_nlk) if plan.p else signed_nlk
-            torch.bmm(left_nlk, v_ntd[tile.heads, tile.keys], out=out_ntd[tile.heads, tile.queries])
+            _bmm(left_nlk, v_ntd[tile.heads, tile.keys], out_ntd[tile.heads, tile.queries])
             if tile.kept and any(ctx.needs_input_grad):
                 kept.append(signed_nlk)
         if plan.p:
             out_ntd *= 1 / (1 - plan.p)
         ctx.plan, ctx.scale = plan, scale
         ctx.save_for_backward(q_ntd, k_ntd, v_ntd, *kept)
-        return out_ntd.transpose(0, 1)
+        return out_ntd.transpose(0, 1)[: len(q_tnd)]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q_ntd, k_ntd, v_ntd, *saved = ctx.saved_tensors
         plan, kept = ctx.plan, iter(saved)
-        grad_ntd = _by_head(grads[0] * (1 / (1 - plan.p)) if plan.p else grads[0])
+        grad_ntd = _by_head(grads[0] * (1 / (1 - plan.p)) if plan.p else grads[0], plan.rows)
         dq_ntd, dk_ntd, dv_ntd = (torch.empty_like(x) for x in (q_ntd, k_ntd, v_ntd))
         put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_
         if plan.shares_keys:  # summed over many tiles: in float32
@@ -171,19 +212,23 @@ class _PackedAttention(torch.autograd.Function):
             q_nld, grad_nld = q_ntd[tile.heads, tile.queries], grad_ntd[tile.heads, tile.queries]
             k_nkd, v_nkd = k_ntd[tile.heads, tile.keys], v_ntd[tile.heads, tile.keys]
             signed_nlk = next(kept) if tile.kept else plan.probabilities(tile, q_ntd, k_ntd)
-            dprobability_nlk = torch.bmm(grad_nld, v_nkd.transpose(1, 2))
+            dprobability_nlk = _bmm(grad_nld, v_nkd.transpose(1, 2))
             probability_nlk, left_nlk = signed_nlk, signed_nlk
             if plan.p:
                 probability_nlk, left_nlk = signed_nlk.abs(), _left(signed_nlk)
                 dprobability_nlk = torch.ops.aten.threshold_backward(dprobability_nlk, signed_nlk, 0)
-            put(dv_ntd[tile.heads, tile.keys], torch.bmm(left_nlk.transpose(1, 2), grad_nld))
+            put(dv_ntd[tile.heads, tile.keys], _transposed_bmm(left_nlk, grad_nld))
             dscores_nlk = torch._softmax_backward_data(dprobability_nlk, probability_nlk, -1, q_ntd.dtype)
-            torch.bmm(dscores_nlk, k_nkd, out=dq_ntd[tile.heads, tile.queries])
-            put(dk_ntd[tile.heads, tile.keys], torch.bmm(dscores_nlk.transpose(1, 2), q_nld))
-        dtype = q_ntd.dtype
-        return (*(x.to(dtype).transpose(0, 1) for x in (dq_ntd.mul_(ctx.scale), dk_ntd, dv_ntd)), None)
+            _bmm(dscores_nlk, k_nkd, dq_ntd[tile.heads, tile.queries])
+            put(dk_ntd[tile.heads, tile.keys], _transposed_bmm(dscores_nlk, q_nld))
+        tokens, dtype = len(grads[0]), q_ntd.dtype
+        return (*(x.to(dtype).transpose(0, 1)[:tokens] for x in (dq_ntd.mul_(ctx.scale), dk_ntd, dv_ntd)), None)
 
 
-def _by_head(x_tnd: Tensor) -> Tensor:
-    """[t, n, d] → [n, t, d], laid out so."""
-    return x_tnd.transpose(0, 1).contiguous()
+def _by_head(x_tnd: Tensor, rows: int) -> Tensor:
+    """[t, n, d] → [n, rows, d], laid out so, zeros behind."""
+    tokens, heads, size = x_tnd.shape
+    x_ntd = x_tnd.new_empty(heads, rows, size)
+    x_ntd[:, :tokens] = x_tnd.transpose(0, 1)
+    x_ntd[:, tokens:] = 0
+    return x_ntd

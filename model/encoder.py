@@ -13,8 +13,8 @@ from biolm.model.config import Activation, EncoderConfig
 from biolm.model.dropout import Dropout
 from biolm.model.initial import initialise
 from biolm.model.linear import Linear, linear
-from biolm.model.loss import LARGE, cross_entropy, linear_cross_entropy
-from biolm.model.packed import Packed
+from biolm.model.loss import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
+from biolm.model.packed import Packed, few_sizes
 from biolm.model.rotary import rotary_table, rotate
 
 SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
@@ -117,6 +117,9 @@ class Encoder(nn.Module):
 
     def forward(self, packed: Packed) -> list[Tensor]:
         """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises."""
+        tokens = len(packed.input_ids_t)
+        if packed.input_ids_t.device.type == "cpu":
+            packed = packed.filled()
         positions_t = packed.position_ids_t
         tables = self._rotary(positions_t)
         hidden = [self._embed(packed, positions_t)]
@@ -126,7 +129,7 @@ class Encoder(nn.Module):
             hidden.append(checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs))
         if self.final_norm is not None:
             hidden[-1] = self.final_norm(hidden[-1])
-        return hidden
+        return hidden if len(positions_t) == tokens else [x_th[:tokens] for x_th in hidden]
 
     def use_attention(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on; `attention.check` tells whether it can run."""
@@ -195,7 +198,11 @@ class MaskedLM(nn.Module):
 
     def masked_loss(self, hidden_mh: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit."""
-        if len(labels_m) * self.config.vocab_size > LARGE:
+        on_cpu = labels_m.device.type == "cpu"
+        if on_cpu:
+            missing = few_sizes(len(labels_m)) - len(labels_m)
+            hidden_mh, labels_m = F.pad(hidden_mh, (0, 0, 0, missing)), F.pad(labels_m, (0, missing), value=NO_LABEL)
+        if on_cpu or len(labels_m) * self.config.vocab_size > LARGE:
             decoder = self.encoder.word_embeddings.weight, self.head.bias
             return linear_cross_entropy(self.head.transform(hidden_mh), *decoder, labels_m)
         return cross_entropy(self.logits(hidden_mh), labels_m)
