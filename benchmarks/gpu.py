@@ -73,7 +73,7 @@ def ours(config: EncoderConfig, device: Device, lengths: Sequence[int], *, compi
 
     def step() -> None:
         with device.autocast():
-            loss, _ = model.masked_loss(model.encoder(packed)[-1][positions_m], labels_m)
+            loss, _ = model.masked_loss(model.encoder(packed, positions_m)[-1], labels_m)
         (loss / len(labels_m)).backward()
         optimizer.step(0)
 
@@ -166,7 +166,8 @@ def measure(
     used = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else float("nan")
     lengths = lengths_of(rows, args.length, mixed=mixed)
     tokens = sum(lengths)
-    flops = step_flops(config, lengths, int(MASK_RATE * tokens)) / statistics.median(seconds)
+    predicted = int(MASK_RATE * tokens)
+    flops = step_flops(config, lengths, predicted, predicted) / statistics.median(seconds)
     speed = tokens / statistics.median(seconds)
     name = f"{side}, mixed" if mixed else side
     return Row(name, size, rows, speed, flops / peak(device), flops / measured_peak(device), used)

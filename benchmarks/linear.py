@@ -52,11 +52,15 @@ def stepper(shape: Shape, args: argparse.Namespace, longest: int) -> tuple[Step,
         packed = Packed(ids_t, tuple(lengths)).to(WHERE.torch)
         positions_m = torch.arange(0, len(ids_t), round(1 / MASK_RATE)).to(WHERE.torch)
         with WHERE.autocast():
-            loss, _ = model.masked_loss(model.encoder(packed)[-1][positions_m], packed.input_ids_t[positions_m])
+            loss, _ = model.masked_loss(model.encoder(packed, positions_m)[-1], packed.input_ids_t[positions_m])
         (loss / len(positions_m)).backward()
         optimizer.step(0)
 
-    return step, lambda lengths: step_flops(config, lengths, round(MASK_RATE * sum(lengths)))
+    def flops(lengths: Sequence[int]) -> float:
+        predicted = round(MASK_RATE * sum(lengths))
+        return step_flops(config, lengths, predicted, predicted)
+
+    return step, flops
 
 
 def seconds(step: Step, cases: Sequence[Sequence[int]], repeats: int) -> list[float]:

@@ -50,10 +50,10 @@ def measure(layers: int, hidden: int, rows: int) -> None:
     seconds = []
     for step in range(STEPS):
         start = time.perf_counter()
-        hidden_th = model.encoder(Packed(ids_t, (LENGTH,) * rows))[-1]
-        loss, _ = model.masked_loss(hidden_th[positions_m], ids_t[positions_m])
+        hidden_mh = model.encoder(Packed(ids_t, (LENGTH,) * rows), positions_m)[-1]
+        loss, _ = model.masked_loss(hidden_mh, ids_t[positions_m])
         loss.backward()
-        del hidden_th, loss
+        del hidden_mh, loss
         optimizer.step(step)
         seconds.append(time.perf_counter() - start)
     print(json.dumps({"gb": resident_gb() - before, "seconds": min(seconds)}))
@@ -70,7 +70,7 @@ def main() -> None:
         encoder, tokens = encoder_of(layers, hidden), rows * LENGTH
         planned = need(encoder, tokens, 1, half=False, recompute=False)
         memory = planned.states[0] + planned.activations + planned.head
-        flops = step_flops(encoder, [LENGTH] * rows, int(MASKED * tokens))
+        flops = step_flops(encoder, [LENGTH] * rows, int(MASKED * tokens), int(MASKED * tokens))
         share = share or flops / found["seconds"] / measured_peak(FP32)
         seconds = flops / (share * measured_peak(FP32))
         print(

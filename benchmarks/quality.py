@@ -82,7 +82,7 @@ def ours(args: argparse.Namespace, config: EncoderConfig, shards: Shards, evalua
     while going:
         batch = batches.step(step)[0]
         with where.autocast():
-            loss, _ = model.masked_loss(model.encoder(batch.packed)[-1][batch.positions_m], batch.labels_m)
+            loss, _ = model.masked_loss(model.encoder(batch.packed, batch.positions_m)[-1], batch.labels_m)
         (loss / Totals.of([batch]).masked).backward()
         for group in optimizer.inner.param_groups:
             group["scale"] = clock.rate(WARMUP)

@@ -112,11 +112,11 @@ def biolm(case: Case) -> None:
         shown_t = corrupt(mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
         packed = Packed(torch.from_numpy(shown_t), lengths)
         with where.autocast():
-            hidden_mh = model.encoder(packed)[-1][torch.from_numpy(positions_m)]
+            hidden_mh = model.encoder(packed, torch.from_numpy(positions_m))[-1]
             loss, _ = model.masked_loss(hidden_mh, torch.from_numpy(ids_t[positions_m]))
         (loss / len(positions_m)).backward()
         optimizer.step(step)
-        flops = step_flops(model.config, lengths, len(positions_m))
+        flops = step_flops(model.config, lengths, len(positions_m), len(positions_m))
         answers(len(ids_t), time.perf_counter() - start, flops)
 
 

@@ -37,7 +37,7 @@ def estimate(config: DistillConfig, fleet: Fleet, before: Before) -> dict[str, o
     student, teachers = encoder_of(config, before), teachers_of(config, before)
     beside = beside_of(config, student, teachers)
     rows = rows_of(config, student, fleet, beside)
-    alone = flops_per_token(config, student)
+    alone = flops_per_token(config, student, all_rows=True)
     return rows | {
         "parameters of the teachers": sum(map(parameters, teachers)),
         "GB a GPU, of these the teachers' weights": f"{beside.frozen / GB:.2f}",
@@ -93,6 +93,7 @@ def beside_of(config: DistillConfig, student: EncoderConfig, teachers: Sequence[
         passing=max((_passing(teacher, of_teacher) for teacher in asked), default=0),
         logit=_logit(config, b, len(asked) if predicting else 0),
         flops=sum(_forward(config, teacher, predicting) for teacher in asked) + 6 * trained,
+        all_rows=True,
     )
 
 

@@ -48,7 +48,12 @@ def captured(encoder: Encoder, layer: int) -> Iterator[list[QKV]]:
             q_th, k_th = (rotate(x.view(len(x), *heads), rotary).flatten(1) for x in (q_th, k_th))
             kept.append((q_th, k_th, v_th))
 
+    def cut(_: nn.Module, inputs: tuple[Any, ...], __: list[Tensor]) -> None:
+        tokens = len(inputs[0].input_ids_t)  # behind them the encoder has put filler
+        kept[:] = [(q_th[:tokens], k_th[:tokens], v_th[:tokens]) for q_th, k_th, v_th in kept]
+
     hooks = [attention.qkv.register_forward_hook(project), attention.register_forward_hook(turn)]
+    hooks.append(encoder.register_forward_hook(cut))
     try:
         yield kept
     finally:

@@ -30,7 +30,7 @@ class Classifier(nn.Module):
 
     def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
         """Outputs [m, k] at the given places of the flat row."""
-        states_mh = self.lm.encoder(packed)[-1][positions_m]
+        states_mh = self.lm.encoder(packed, positions_m)[-1]
         return self.classifier(self.dropout(self.pooler(states_mh)))  # type: ignore[no-any-return]
 
 

@@ -33,8 +33,8 @@ PROBABILITIES = 1 << 23  # at a time, or as many as one head has: beyond the pro
 class Tile(NamedTuple):
     """Where a tile lies in rows [n, t, d], and whether its probabilities are kept.
 
-    Queries and keys are rounded up to `few_sizes`: behind the `real` ones lie the next sequence's, whose probabilities are 0. What comes out
-    for such a row is overwritten by the tile whose own it is, for tiles are done in their rows' order.
+    Queries and keys are rounded up to `few_sizes`: behind the `real` ones lie the next sequence's, whose probabilities are 0. What comes
+    out for such a row is overwritten by the tile whose own it is, for tiles are done in their rows' order.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Plan:
     @cached_property
     def rows(self) -> int:
         """How many the last tile reaches to."""
-        return max(max(tile.queries.stop, tile.keys.stop) for tile in self.tiles())
+        return max(int(rows.stop) for tile in self.tiles() for rows in (tile.queries, tile.keys))
 
     def tiles(self) -> Iterator[Tile]:
         """Sequence after sequence."""
@@ -85,7 +85,9 @@ class Plan:
                     last = min(first + stride, end)
                     first_key = max(first - reach, begin)
                     real = last - first, min(last + reach, end) - first_key
-                    queries, keys = (slice(at, at + few_sizes(n)) for at, n in zip((first, first_key), real, strict=True))
+                    queries, keys = (
+                        slice(at, at + few_sizes(n)) for at, n in zip((first, first_key), real, strict=True)
+                    )
                     yield Tile(number, slice(head, head + together), queries, keys, real, kept)
                     number += 1
 
@@ -155,11 +157,18 @@ def _bmm(a_nij: Tensor, b_njk: Tensor, out_nik: Tensor | None = None) -> Tensor:
     return out_nik
 
 
-def _transposed_bmm(a_nji: Tensor, b_njk: Tensor) -> Tensor:
+def _transposed_bmm(a_nji: Tensor, b_njk: Tensor, out_nik: Tensor) -> Tensor:
     """aᵀ b of every head; as (bᵀ a)ᵀ there is less to transpose."""
     if not _by_name(a_nji.dtype, a_nji[0].numel()):
-        return torch.bmm(a_nji.transpose(1, 2), b_njk)
-    return torch.stack([matmul(b_jk.t(), a_ji).t() for a_ji, b_jk in zip(a_nji, b_njk, strict=True)])
+        return torch.bmm(a_nji.transpose(1, 2), b_njk, out=out_nik)
+    for a_ji, b_jk, out_ik in zip(a_nji, b_njk, out_nik, strict=True):
+        out_ik.copy_(matmul(b_jk.t(), a_ji).t())
+    return out_nik
+
+
+def _add_transposed_bmm(a_nji: Tensor, b_njk: Tensor, sum_nik: Tensor) -> Tensor:
+    """The same, added."""
+    return sum_nik.add_(_transposed_bmm(a_nji, b_njk, torch.empty_like(sum_nik, dtype=a_nji.dtype)))
 
 
 def packed_attention(
@@ -205,9 +214,9 @@ class _PackedAttention(torch.autograd.Function):
         plan, kept = ctx.plan, iter(saved)
         grad_ntd = _by_head(grads[0] * (1 / (1 - plan.p)) if plan.p else grads[0], plan.rows)
         dq_ntd, dk_ntd, dv_ntd = (torch.empty_like(x) for x in (q_ntd, k_ntd, v_ntd))
-        put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_
+        put: Callable[[Tensor, Tensor, Tensor], Tensor] = _transposed_bmm
         if plan.shares_keys:  # summed over many tiles: in float32
-            dk_ntd, dv_ntd, put = torch.zeros(k_ntd.shape), torch.zeros(v_ntd.shape), Tensor.add_
+            dk_ntd, dv_ntd, put = torch.zeros(k_ntd.shape), torch.zeros(v_ntd.shape), _add_transposed_bmm
         for tile in plan.tiles():
             q_nld, grad_nld = q_ntd[tile.heads, tile.queries], grad_ntd[tile.heads, tile.queries]
             k_nkd, v_nkd = k_ntd[tile.heads, tile.keys], v_ntd[tile.heads, tile.keys]
@@ -217,10 +226,10 @@ class _PackedAttention(torch.autograd.Function):
             if plan.p:
                 probability_nlk, left_nlk = signed_nlk.abs(), _left(signed_nlk)
                 dprobability_nlk = torch.ops.aten.threshold_backward(dprobability_nlk, signed_nlk, 0)
-            put(dv_ntd[tile.heads, tile.keys], _transposed_bmm(left_nlk, grad_nld))
+            put(left_nlk, grad_nld, dv_ntd[tile.heads, tile.keys])
             dscores_nlk = torch._softmax_backward_data(dprobability_nlk, probability_nlk, -1, q_ntd.dtype)
             _bmm(dscores_nlk, k_nkd, dq_ntd[tile.heads, tile.queries])
-            put(dk_ntd[tile.heads, tile.keys], _transposed_bmm(dscores_nlk, q_nld))
+            put(dscores_nlk, q_nld, dk_ntd[tile.heads, tile.keys])
         tokens, dtype = len(grads[0]), q_ntd.dtype
         return (*(x.to(dtype).transpose(0, 1)[:tokens] for x in (dq_ntd.mul_(ctx.scale), dk_ntd, dv_ntd)), None)
 

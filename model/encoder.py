@@ -49,13 +49,13 @@ class Attention(nn.Module):
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
         self.out = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
-        """[t, h] → [t, h]."""
+    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None, rows_m: Tensor | None = None) -> Tensor:
+        """[t, h] → [t, h], or [m, h] at the given rows."""
         q, k, v = self.qkv(x_th).view(len(x_th), 3, self.heads, self.head_size).unbind(1)  # each [t, n, d]
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         mixed = self.mix(q, k, v, packed, self.dropout if self.training else 0.0, self.window, self.kernel)
-        return self.out(mixed.reshape(x_th.shape))  # type: ignore[no-any-return]
+        return self.out(_at(rows_m, mixed.reshape(x_th.shape)))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -90,13 +90,19 @@ class Layer(nn.Module):
         self.mlp_norm = norm(config)
         self.dropout = Dropout(config.hidden_dropout)
 
-    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None) -> Tensor:
-        """[t, h] → [t, h]."""
+    def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None, rows_m: Tensor | None = None) -> Tensor:
+        """[t, h] → [t, h], or [m, h] at the given rows: all see all keys and values, and what follows attention is done for them alone."""
         if self.pre_norm:
-            x_th = x_th + self.dropout(self.attention(self.attention_norm(x_th), packed, rotary))
-            return x_th + self.dropout(self.mlp(self.mlp_norm(x_th)))  # type: ignore[no-any-return]
-        x_th = self.attention_norm(x_th + self.dropout(self.attention(x_th, packed, rotary)))
-        return self.mlp_norm(x_th + self.dropout(self.mlp(x_th)))  # type: ignore[no-any-return]
+            mixed = self.attention(self.attention_norm(x_th), packed, rotary, rows_m)
+            x_mh = _at(rows_m, x_th) + self.dropout(mixed)
+            return x_mh + self.dropout(self.mlp(self.mlp_norm(x_mh)))  # type: ignore[no-any-return]
+        x_mh = self.attention_norm(_at(rows_m, x_th) + self.dropout(self.attention(x_th, packed, rotary, rows_m)))
+        return self.mlp_norm(x_mh + self.dropout(self.mlp(x_mh)))  # type: ignore[no-any-return]
+
+
+def _at(rows_m: Tensor | None, x_th: Tensor) -> Tensor:
+    """Some rows, or all."""
+    return x_th if rows_m is None else x_th.index_select(0, rows_m)
 
 
 class Encoder(nn.Module):
@@ -115,21 +121,28 @@ class Encoder(nn.Module):
         self.final_norm = norm(config) if config.pre_norm else None
         self.recompute = False  # keep only layers' inputs for the backward pass (Chen et al. 2016, arXiv 1604.06174)
 
-    def forward(self, packed: Packed) -> list[Tensor]:
-        """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises."""
-        tokens = len(packed.input_ids_t)
+    def forward(self, packed: Packed, rows_m: Tensor | None = None) -> list[Tensor]:
+        """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises.
+
+        Args:
+            packed: The sequences.
+            rows_m: Rows that the last one is wanted at, [m]; it is [m, h] then, and most of the last layer is computed for these alone.
+        """
+        tokens, rows = len(packed.input_ids_t), None if rows_m is None else len(rows_m)
         if packed.input_ids_t.device.type == "cpu":
             packed = packed.filled()
+            rows_m = None if rows_m is None else F.pad(rows_m, (0, few_sizes(len(rows_m)) - len(rows_m)))
         positions_t = packed.position_ids_t
         tables = self._rotary(positions_t)
         hidden = [self._embed(packed, positions_t)]
         for index, layer in enumerate(self.layers):
-            inputs = (hidden[-1], packed, tables[self.config.is_local(index)])
+            last = index == self.config.num_hidden_layers - 1
+            inputs = (hidden[-1], packed, tables[self.config.is_local(index)], rows_m if last else None)
             again = self.recompute and torch.is_grad_enabled()
             hidden.append(checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs))
         if self.final_norm is not None:
             hidden[-1] = self.final_norm(hidden[-1])
-        return hidden if len(positions_t) == tokens else [x_th[:tokens] for x_th in hidden]
+        return [*(x_th[:tokens] for x_th in hidden[:-1]), hidden[-1][: tokens if rows is None else rows]]
 
     def use_attention(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on; `attention.check` tells whether it can run."""
@@ -209,8 +222,7 @@ class MaskedLM(nn.Module):
 
     def forward(self, packed: Packed, positions_m: Tensor | None = None) -> Tensor:
         """Logits [m, v] at the given positions of the flat row, or at all of them."""
-        hidden_th = self.encoder(packed)[-1]
-        return self.logits(hidden_th if positions_m is None else hidden_th[positions_m])
+        return self.logits(self.encoder(packed, positions_m)[-1])
 
     def silence(self, vocab_size: int) -> None:
         """Make rows past the vocabulary impossible to predict: their probability, and so their gradient, is 0 from now on."""

@@ -1,9 +1,9 @@
 """Linear layers whose products on an x86 CPU are oneDNN's.
 
-torch multiplies float32 by MKL, which is slow on processors that are not Intel's: 3,968 × 768 by 768 × 3,072 on two cores of an AMD EPYC
-in 98 ms by MKL, 48 by oneDNN, and 45 with the weight in the layout that it likes, laying out included. The input's gradient takes 57 and 47,
-the weight's 61 as a product, which copies both sides, and 48 by oneDNN's own operation. In 16 bits torch takes oneDNN by itself, but with
-a bias it first copies that to every row: 387 GFLOP/s instead of 426.
+torch multiplies float32 by MKL, which is slow on processors that are not Intel's: 3,968 × 768 by 768 × 3,072 on two cores of an AMD
+EPYC in 98 ms by MKL, 48 by oneDNN, and 45 with the weight in the layout that it likes, laying out included. The input's gradient takes
+57 and 47, the weight's 61 as a product, which copies both sides, and 48 by oneDNN's own operation. In 16 bits torch takes oneDNN by
+itself, but with a bias it first copies that to every row: 387 GFLOP/s instead of 426.
 """
 
 import platform
@@ -38,8 +38,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _laid_out(weight: Tensor, rows: int) -> Tensor:
-    """A float32 weight in oneDNN's own layout, where so many rows are worth it."""
-    if weight.dtype != torch.float32 or rows < ROWS or not _of_layer(weight):
+    """A float32 weight in oneDNN's own layout, where so many rows are worth it; of a square one 768 wide none are."""
+    outputs, inputs = weight.shape
+    if weight.dtype != torch.float32 or rows < ROWS or outputs == inputs or not _of_layer(weight):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # type: ignore[no-any-return]
 
@@ -70,11 +71,9 @@ class _OneDnn(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), grad = ctx.saved_tensors, grads[0].contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (
-            _input_gradient(grad, weight) if needs_x else None,
-            _weight_gradient(grad, x, weight) if needs_weight else None,
-            grad.sum(0) if needs_bias else None,
-        )
+        dx = _input_gradient(grad, weight) if needs_x else None
+        dweight, dbias = _weight_gradients(grad, x, weight, needs_bias) if needs_weight else (None, None)
+        return dx, dweight, grad.sum(0) if needs_bias and dbias is None else dbias
 
 
 def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
@@ -83,12 +82,13 @@ def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     return _product(grad, _laid_out(weight.t(), len(grad))) if outputs > inputs else matmul(grad, weight)
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """gradᵀ x."""
+def _weight_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
+    """gradᵀ x, and the sum of grad where oneDNN has it at hand."""
     if grad.dtype != torch.float32 or len(x) < ROWS or not _of_layer(weight):
-        return matmul(grad.t(), x)
-    gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(grad.to_mkldnn(), x.to_mkldnn(), weight, False)
-    return gradient  # type: ignore[no-any-return]
+        return matmul(grad.t(), x), None
+    own_grad, own_x = grad.to_mkldnn(), x.to_mkldnn()
+    dweight, dbias = torch.ops.aten.mkldnn_linear_backward_weights(own_grad, own_x, weight, bias)
+    return dweight, dbias if bias else None
 
 
 class Linear(nn.Linear):

@@ -14,7 +14,9 @@ from torch import Tensor
 from biolm.model.linear import linear, matmul
 
 BLOCK = 1 << 25  # logits at a time: 128 MB of float32
-LARGE = 2 * BLOCK  # logits from which on blocks are worth it: for 1,229 positions 0.9 GB less for 1.1 to 1.2 times the head's time
+LARGE = (
+    2 * BLOCK
+)  # logits from which on blocks are worth it: for 1,229 positions 0.9 GB less for 1.1 to 1.2 times the head's time
 NO_LABEL = -100  # of a row that does not count, as torch's cross-entropy has it
 FP16_SCALE = 1024.0  # on probabilities, the smallest of which fp16 would lose
 

@@ -81,7 +81,9 @@ class Packed:
         whole, rest = divmod(missing, self.max_seqlen)
         lengths = self.lengths + (self.max_seqlen,) * whole + (rest,) * bool(rest)
         types = self.token_type_ids_t
-        return Packed(F.pad(self.input_ids_t, (0, missing)), lengths, None if types is None else F.pad(types, (0, missing)))
+        return Packed(
+            F.pad(self.input_ids_t, (0, missing)), lengths, None if types is None else F.pad(types, (0, missing))
+        )
 
     def _of_sequences(self, values_b: Tensor) -> Tensor:
         """For each token what its sequence has, [t]; the host need not wait for the device to know how many."""

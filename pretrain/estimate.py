@@ -57,6 +57,7 @@ class Beside:
         passing: Bytes for each token while a frozen model runs, before the trained one's activations are there.
         logit: Bytes for each logit of the masked positions, all held at once; None for pretraining's loss.
         flops: Floating-point operations for each token of a step.
+        all_rows: Whether the trained model's last layer is wanted at every token, not at predicted ones alone.
     """
 
     trained: int = 0
@@ -65,6 +66,7 @@ class Beside:
     passing: float = 0.0
     logit: float | None = None
     flops: float = 0.0
+    all_rows: bool = False
 
 
 ALONE = Beside()
@@ -183,7 +185,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
     p, per_step = parameters(encoder) + beside.trained, config.batch.tokens * config.batch.accumulation
     rounds = -(-config.batch.accumulation // fleet.size)  # micro-batches are dealt to the GPUs in turn
-    own = rounds * config.batch.tokens * (flops_per_token(config, encoder) + beside.flops)
+    own = rounds * config.batch.tokens * (flops_per_token(config, encoder, beside.all_rows) + beside.flops)
     compute = own / (fleet.tflops * 1e12 * fleet.share)
     exchange = exchange_seconds(4 * p, fleet)
     seconds = max(compute, exchange)  # the exchange runs beside the backward pass
@@ -211,11 +213,11 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     return rows
 
 
-def flops_per_token(config: PretrainConfig, encoder: EncoderConfig) -> float:
+def flops_per_token(config: PretrainConfig, encoder: EncoderConfig, all_rows: bool) -> float:
     """Floating-point operations of the trained model for each token of a step, those of recomputed layers included."""
     length = config.batch.max_length
-    again = 4 / 3 if config.compute.recompute else 1.0
-    return again * step_flops(encoder, [length], round(config.mlm.mask_rate * length)) / length
+    again, predicted = 4 / 3 if config.compute.recompute else 1.0, round(config.mlm.mask_rate * length)
+    return again * step_flops(encoder, [length], predicted, None if all_rows else predicted) / length
 
 
 def exchange_seconds(bytes_: float, fleet: Fleet) -> float:

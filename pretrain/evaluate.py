@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from biolm.model.device import Device
 from biolm.model.encoder import MaskedLM
+from biolm.model.loss import NO_LABEL
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig
 from biolm.pretrain.engines.world import Place, World
 from biolm.pretrain.loader import Loader
 from biolm.pretrain.mixture import Sources
-from biolm.pretrain.objective import PretrainObjective, Totals
-from biolm.pretrain.sequences import NO_LABEL
+from biolm.pretrain.objective import PretrainObjective, Totals, first_tokens
 from biolm.pretrain.shards import Shards
 
 I64 = npt.NDArray[np.int64]
@@ -105,7 +105,9 @@ class PairEvaluator:
 
         def score(batch: Batch) -> Sequence[float]:
             with device.autocast():
-                terms = self.objective.pair_terms(model.encoder(batch.packed)[-1], batch, Totals(1, 1))
+                terms = self.objective.pair_terms(
+                    model.encoder(batch.packed, first_tokens(batch))[-1], batch, Totals(1, 1)
+                )
             assert batch.pair_labels_b is not None
             return [*(float(value) for value in terms.values()), int((batch.pair_labels_b != NO_LABEL).sum())]
 

@@ -1,8 +1,8 @@
 """Model FLOPs utilisation: what a step must compute, over what the device could have computed in that time.
 
 Counted are matrix products only, a multiplication and an addition as two, the backward pass as twice the forward pass, nothing for
-recomputation (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B), the head at predicted positions only, and attention as
-far as each token sees.
+recomputation (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B), the head and what follows the last layer's attention at
+predicted positions only, and attention as far as each token sees.
 """
 
 import re
@@ -37,19 +37,22 @@ SIZE = {"cpu": 2048, "cuda": 8192}
 REPEATS = {"cpu": 3, "cuda": 30}
 
 
-def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) -> float:
+def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int, last: int | None = None) -> float:
     """Floating-point operations of one forward and backward pass over packed sequences.
 
     Args:
         config: The encoder.
         lengths: Tokens of each sequence.
         predicted: Positions that the head runs on.
+        last: Rows that the last layer is wanted at; None for all.
     """
     h, width = config.hidden_size, config.intermediate_size
     lengths_b = np.array(lengths, dtype=np.float64)
     up = 2 if config.shape == "modernbert" else 1  # gated: the first matrix has twice the rows
     per_token = 2 * h * (3 * h + h + (up + 1) * width)
     total = config.num_hidden_layers * per_token * float(lengths_b.sum())
+    if last is not None:  # it needs the queries, keys and values of all
+        total -= (per_token - 2 * h * 3 * h) * (float(lengths_b.sum()) - last)
     for layer in range(config.num_hidden_layers):
         seen_b = np.minimum(lengths_b, 2 * config.local_window + 1) if config.is_local(layer) else lengths_b
         total += 4 * h * float((lengths_b * seen_b).sum())

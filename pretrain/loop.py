@@ -146,7 +146,8 @@ class Trainer:
     def _load(self, step: int) -> Share:
         """This rank's part of a step, where a copy to the device need not wait."""
         shape = self.engine.model.config
-        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size, shape)
+        all_rows = self.engine.loss.objective.reads_all_rows
+        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size, shape, all_rows)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
     def _step(self, part: Share) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from biolm.model.config import EncoderConfig
 from biolm.model.encoder import MaskedLM
+from biolm.model.loss import NO_LABEL
 from biolm.pretrain.batches import Batch
 from biolm.pretrain.config import ObjectiveConfig
 from biolm.pretrain.pairs import CLASSES
-from biolm.pretrain.sequences import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Totals:
 class Objective(nn.Module, ABC):
     """A loss with, if need be, parameters of its own (a projection), which are trained and saved with the model."""
 
+    reads_all_rows = True  # of the last hidden state, not only those of predicted positions and first tokens
+
     @abstractmethod
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """This micro-batch's share of the step's means.
@@ -62,6 +64,11 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(hidden_bh))
 
 
+def first_tokens(batch: Batch) -> Tensor:
+    """Their rows, [b]."""
+    return batch.packed.cu_seqlens[:-1].long()
+
+
 class PretrainObjective(Objective):
     """The masked-LM loss, and that of a pair objective, each by its weight.
 
@@ -72,6 +79,8 @@ class PretrainObjective(Objective):
         config: Weights.
         encoder: Shape of the model.
     """
+
+    reads_all_rows = False
 
     def __init__(self, config: ObjectiveConfig, encoder: EncoderConfig):
         super().__init__()
@@ -94,29 +103,30 @@ class PretrainObjective(Objective):
 
     def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """See `Objective.forward`; `accuracy` is that at masked positions, and each part's own loss goes by the part's name."""
-        hidden_th = model.encoder(batch.packed)[-1]
-        total, right = model.masked_loss(hidden_th[batch.positions_m], batch.labels_m)
+        masked, pairs = len(batch.positions_m), self.config.pair is not None
+        rows = torch.cat([batch.positions_m, first_tokens(batch)]) if pairs else batch.positions_m
+        hidden_mh = model.encoder(batch.packed, rows)[-1]
+        total, right = model.masked_loss(hidden_mh[:masked], batch.labels_m)
         terms = {"loss": total / totals.masked, "accuracy": right / totals.masked}
         loss = self.config.mlm * terms["loss"]
         if self.config.pair is None:
             return {**terms, "loss": loss}
-        parts = self.pair_terms(hidden_th, batch, totals)
+        parts = self.pair_terms(hidden_mh[masked:], batch, totals)
         weight: float = getattr(self.config, self.config.pair)
         return {**terms, **parts, "mlm": terms["loss"], "loss": loss + weight * parts[self.config.pair]}
 
-    def pair_terms(self, hidden_th: Tensor, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def pair_terms(self, hidden_bh: Tensor, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """Cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.
 
         Args:
-            hidden_th: Last hidden states.
+            hidden_bh: Last hidden states of the `first_tokens`.
             batch: With labels of pairs.
             totals: What the sums are divided by.
         """
         kind, labels_b = self.config.pair, batch.pair_labels_b
         assert kind is not None
         assert labels_b is not None
-        first_b = batch.packed.cu_seqlens[:-1].long()
-        scores_bc = self.seq_relationship(self.pooler(hidden_th[first_b])).float()
+        scores_bc = self.seq_relationship(self.pooler(hidden_bh)).float()
         loss = F.cross_entropy(scores_bc, labels_b, ignore_index=NO_LABEL, reduction="sum")
         right = (scores_bc.detach().argmax(-1) == labels_b).sum()
         return {kind: loss / totals.pairs, f"{kind}_accuracy": right / totals.pairs}

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from biolm.core import rng
+from biolm.model.loss import NO_LABEL
 
 I64 = npt.NDArray[np.int64]
 
 SPECIALS = 2  # <s> and </s> around a sequence that is no pair
-NO_LABEL = -100  # what torch's cross-entropy passes over
 
 
 @dataclass(frozen=True)

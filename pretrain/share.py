@@ -41,16 +41,24 @@ class Share:
         return replace(self, batches=[batch.pin() for batch in self.batches])
 
 
-def share(batches: Batches | Curriculum, step: int, rank: int, ranks: int, model: EncoderConfig) -> Share:
-    """The part of `rank` among `ranks` in a step, counted from 0, for a model of some shape."""
+def share(
+    batches: Batches | Curriculum, step: int, rank: int, ranks: int, model: EncoderConfig, all_rows: bool = True
+) -> Share:
+    """The part of `rank` among `ranks` in a step, counted from 0, for a model of some shape; `all_rows` as in `pretrain.estimate`."""
     names = batches.names(step)
     own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
     missing = -(-len(names) // ranks) - len(own) if ranks > 1 else 0
     filler = (own or batches.step(step))[:1] * missing if missing else []
     weights = [1.0] * len(own) + [0.0] * len(filler)
-    flops = sum(step_flops(model, batch.packed.lengths, len(batch.labels_m)) for batch in own)
+    flops = sum(_flops(batch, model, all_rows) for batch in own)
     hashes = sum(map(fingerprint, own)) & FINGERPRINT
     return Share(own + filler, weights, list(astuple(Totals.of(own))), int(flops), hashes)
+
+
+def _flops(batch: Batch, model: EncoderConfig, all_rows: bool) -> float:
+    lengths, predicted = batch.packed.lengths, len(batch.labels_m)
+    rows = predicted + (0 if batch.pair_labels_b is None else len(lengths))
+    return step_flops(model, lengths, predicted, None if all_rows else rows)
 
 
 def fingerprint(batch: Batch) -> int:

@@ -1,11 +1,11 @@
-"""Cross-entropy by blocks equals torch's from whole logits: value, count of right labels, every gradient."""
+"""Cross-entropy, all at once or by blocks, equals torch's from whole logits: value, count of right labels, every gradient."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.model import encoder as module
+from biolm.model import loss as module
 from biolm.model.config import ModelConfig
 from biolm.model.encoder import MaskedLM
 from biolm.model.loss import linear_cross_entropy
@@ -50,11 +50,32 @@ def test_without_gradients_it_computes_none() -> None:
     assert not loss.requires_grad
 
 
-def test_a_model_takes_it_for_many_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [3 * V, 1000], ids=["blocks", "all"])
+def test_rows_without_a_label_do_not_count(block: int) -> None:
+    x, weight, bias, labels = leaves()
+    labels[::3] = module.NO_LABEL
+    logits = F.linear(x, weight, bias)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    loss, right = linear_cross_entropy(x, weight, bias, labels, block)
+    torch.testing.assert_close(loss, expected)
+    assert int(right) == int((logits.argmax(-1) == labels).sum()) == int(module.cross_entropy(logits, labels)[1])
+    gradients = torch.autograd.grad(expected, (x, weight, bias))
+    for mine, theirs in zip(torch.autograd.grad(loss, (x, weight, bias)), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [module.BLOCK, 4 * V], ids=["whole", "blocks"])
+def test_a_models_masked_loss(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = MaskedLM(ModelConfig(size="tiny").resolve(V, 16, 1))
-    hidden, labels = torch.randn(M, 128), torch.randint(0, V, (M,))
-    plain = model.masked_loss(hidden, labels)
-    monkeypatch.setattr(module, "LARGE", 0)
-    for mine, theirs in zip(model.masked_loss(hidden, labels), plain, strict=True):
+    hidden, labels = torch.randn(M, 128, requires_grad=True), torch.randint(0, V, (M,))
+    logits = model.logits(hidden)
+    expected = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()
+    monkeypatch.setattr(linear_cross_entropy, "__defaults__", (block,))
+    found = model.masked_loss(hidden, labels)
+    for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
+    wanted = (hidden, model.encoder.word_embeddings.weight, *model.head.parameters())
+    pairs = zip(*(torch.autograd.grad(loss, wanted) for loss, _ in (found, expected)), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)

@@ -20,12 +20,12 @@ from biolm.core.errors import ConfigError, DataError
 from biolm.core.metrics import read_metrics
 from biolm.model.config import ModelConfig, Shape
 from biolm.model.encoder import MaskedLM
+from biolm.model.loss import NO_LABEL
 from biolm.model.packed import pad
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PairKind, PretrainConfig
 from biolm.pretrain.objective import PretrainObjective, Totals
 from biolm.pretrain.pairs import CLASSES
-from biolm.pretrain.sequences import NO_LABEL
 from biolm.pretrain.shards import Shards
 
 LENGTH = 32

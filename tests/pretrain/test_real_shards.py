@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from biolm.model.loss import NO_LABEL
 from biolm.pretrain.batches import Batch, Batches
 from biolm.pretrain.config import BatchConfig, MlmConfig, PairKind
 from biolm.pretrain.masking import LONGEST_NGRAM, ngram_rate, wanted
 from biolm.pretrain.pairs import LINKED, NEXT, RANDOM, SWAPPED
-from biolm.pretrain.sequences import NO_LABEL
 from biolm.pretrain.shards import Shards
 
 TOKENS = 60_000  # looked at in each case
