@@ -58,7 +58,7 @@ def _lay_over(x: Tensor, kept: Tensor, p: float) -> Tensor:
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Set elements to 0 with probability p and scale the others by 1 / (1 - p)."""
-    if p == 0:
+    if p == 0 or not x.numel():
         return x
     if x.device.type == "cpu" and x.element_size() in (2, 4):
         return _Dropout.apply(x.contiguous(), p)  # type: ignore[no-any-return, no-untyped-call]

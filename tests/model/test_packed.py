@@ -55,6 +55,30 @@ def test_filler_leaves_no_trace(shape: str) -> None:
     assert torch.equal(gradient.any(-1), in_it), "of pieces in the batch, and not of filler's"
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("shape", ["roberta", "megatron-bert", "modernbert"])
+def test_the_last_layer_at_some_rows_is_all_of_it_at_those_rows(shape: str, recompute: bool) -> None:
+    """States and every gradient, for rows in any order and one of them twice."""
+    model, packed, rows = model_of(shape=shape).eval(), pack(SEQUENCES), torch.tensor([11, 0, 8, 8, 3])
+    model.encoder.recompute = recompute
+    found = []
+    for states in (model.encoder(packed)[-1][rows], model.encoder(packed, rows)[-1]):
+        weight = torch.arange(states.numel()).view(states.shape).sin()
+        gradients = torch.autograd.grad((states * weight).sum(), list(model.encoder.parameters()))
+        found.append((states, *gradients))
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_no_rows_at_all() -> None:
+    model = model_of()
+    states = model.encoder(pack(SEQUENCES), torch.zeros(0, dtype=torch.int64))[-1]
+    loss, right = model.masked_loss(states, torch.zeros(0, dtype=torch.int64))
+    assert (states.shape, loss.item(), right.item()) == ((0, 128), 0, 0)
+    loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 def test_filler_has_types_where_tokens_have() -> None:
     packed = pack(SEQUENCES)
     filled = Packed(packed.input_ids_t, packed.lengths, torch.ones_like(packed.input_ids_t)).filled()
