@@ -71,7 +71,7 @@ RESOLUTION = 1e-9  # of a scale: closer values are too near a double's own limit
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers within [low, high], at most `most` + 1 of them, 1, 2 or 5 times a power of ten apart."""
-    if not high - low > RESOLUTION * max(abs(low), abs(high)):
+    if not high - low > max(RESOLUTION * max(abs(low), abs(high)), 1 / HUGE):
         return [low]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))

@@ -105,6 +105,11 @@ def _at(rows_m: Tensor | None, x_th: Tensor) -> Tensor:
     return x_th if rows_m is None else x_th.index_select(0, rows_m)
 
 
+def _first(rows: int, x_th: Tensor) -> Tensor:
+    """What stands before the filler."""
+    return x_th if len(x_th) == rows else x_th[:rows]
+
+
 class Encoder(nn.Module):
     """Token ids → hidden states."""
 
@@ -128,7 +133,8 @@ class Encoder(nn.Module):
             packed: The sequences.
             rows_m: Rows that the last one is wanted at, [m]; it is [m, h] then, and most of the last layer is computed for these alone.
         """
-        tokens, rows = len(packed.input_ids_t), None if rows_m is None else len(rows_m)
+        tokens = len(packed.input_ids_t)
+        wanted = tokens if rows_m is None else len(rows_m)
         if packed.input_ids_t.device.type == "cpu":
             packed = packed.filled()
             rows_m = None if rows_m is None else F.pad(rows_m, (0, few_sizes(len(rows_m)) - len(rows_m)))
@@ -142,7 +148,7 @@ class Encoder(nn.Module):
             hidden.append(checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs))
         if self.final_norm is not None:
             hidden[-1] = self.final_norm(hidden[-1])
-        return [*(x_th[:tokens] for x_th in hidden[:-1]), hidden[-1][: tokens if rows is None else rows]]
+        return [*(_first(tokens, x_th) for x_th in hidden[:-1]), _first(wanted, hidden[-1])]
 
     def use_attention(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on; `attention.check` tells whether it can run."""

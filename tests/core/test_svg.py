@@ -35,6 +35,7 @@ def numbers(picture: str) -> tuple[list[float], list[float]]:
     return xs, ys
 
 
+@example(points=[(0.0, 5e-324)], name="", level=0.0, log=False, zero=False)
 @given(
     points=st.lists(st.tuples(anything, anything), max_size=30),
     name=text,
