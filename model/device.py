@@ -58,4 +58,4 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc; musl and macOS have none
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never; as a number it could not exceed 2 GB, which a step frees at once

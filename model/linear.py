@@ -37,17 +37,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _OneDnn.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _worth(weight: Tensor, rows: int) -> bool:
+    """Whether laying out for oneDNN pays: in float32, for many rows, and not of a vocabulary, which is too large to be copied each time."""
+    return weight.dtype == torch.float32 and rows >= ROWS and max(weight.shape) <= 8 * min(weight.shape)
+
+
 def _laid_out(weight: Tensor, rows: int) -> Tensor:
-    """A float32 weight in oneDNN's own layout, where so many rows are worth it; of a square one 768 wide none are."""
+    """The weight in oneDNN's own layout, where that pays; of a square one 768 wide it does not."""
     outputs, inputs = weight.shape
-    if weight.dtype != torch.float32 or rows < ROWS or outputs == inputs or not _of_layer(weight):
+    if outputs == inputs or not _worth(weight, rows):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # type: ignore[no-any-return]
-
-
-def _of_layer(weight: Tensor) -> bool:
-    """Whether it is a layer's, not a vocabulary's, which is too large to be laid out anew."""
-    return max(weight.shape) <= 8 * min(weight.shape)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -79,12 +79,14 @@ class _OneDnn(torch.autograd.Function):
 def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """grad weight."""
     outputs, inputs = weight.shape
-    return _product(grad, _laid_out(weight.t(), len(grad))) if outputs > inputs else matmul(grad, weight)
+    if outputs <= inputs or not _worth(weight, len(grad)):
+        return matmul(grad, weight)
+    return _product(grad, _laid_out(weight.t(), len(grad)))
 
 
 def _weight_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
     """gradᵀ x, and the sum of grad where oneDNN has it at hand."""
-    if grad.dtype != torch.float32 or len(x) < ROWS or not _of_layer(weight):
+    if not _worth(weight, len(x)):
         return matmul(grad.t(), x), None
     own_grad, own_x = grad.to_mkldnn(), x.to_mkldnn()
     dweight, dbias = torch.ops.aten.mkldnn_linear_backward_weights(own_grad, own_x, weight, bias)
