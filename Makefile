@@ -2,28 +2,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-ROOMS := core corpus tokenizer model pretrain distill convert finetune launch
-NAMESPACE := build/ns/biolm
 
-.PHONY: setup demo test check bench clean namespace
+.PHONY: setup demo test check bench clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: setup.py constraints.txt tools/install.sh
+$(VENV)/.ready: setup.py src/biomlm/__init__.py constraints.txt tools/install.sh
 	PYTHON="$(PYTHON)" sh tools/install.sh $(VENV)
 	touch $@
 
-namespace:
-	@mkdir -p $(NAMESPACE)
-	@for room in $(ROOMS); do ln -sfn ../../../$$room $(NAMESPACE)/$$room; done
-
 demo: setup
-	$(BIN)/biolm launch demo --out runs/demo
+	$(BIN)/biomlm launch demo --out runs/demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term
 
-check: setup namespace
+check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,4 +27,4 @@ bench: setup
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

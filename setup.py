@@ -1,36 +1,50 @@
-"""Packaging: every top-level room `X/` is installed as `biolm.X` (a namespace package, no `biolm/` folder on disk)."""
+"""Packaging: `src/biomlm/` is the package; its rooms are links to the top-level folders, which hold the code."""
 
+import re
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-ROOMS = ["core", "corpus", "tokenizer", "model", "pretrain", "distill", "convert", "finetune", "launch"]
 HERE = Path(__file__).parent
+PACKAGE = HERE / "src" / "biomlm"
+
+
+def version() -> str:
+    """The `__version__` of the package, read without importing it."""
+    found = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, "src/biomlm/__init__.py states no __version__"
+    return found[1]
 
 
 def packages() -> list[str]:
-    """Every room and the sub-packages inside it, under their installed names."""
-    found: list[str] = []
-    for room in ROOMS:
-        found.append(f"biolm.{room}")
-        inner = sorted(path.parent.relative_to(HERE) for path in (HERE / room).rglob("*/__init__.py"))
-        found += [f"biolm.{path.as_posix().replace('/', '.')}" for path in inner]
-    return found
+    """Every package under `src/`, through the links.
+
+    Raises:
+        SystemExit: The links have become text files, as in a zip archive: an empty wheel would be built without a word.
+    """
+    broken = sorted(p.name for p in PACKAGE.iterdir() if p.suffix not in (".py", ".typed") and not p.is_dir())
+    if broken:
+        sys.exit(
+            f"src/biomlm/{broken[0]} is a file and not a link to the folder {broken[0]}/: this copy lost its symbolic links, as a zip "
+            "archive does.\nTake a git clone, the .tar.gz archive or the sdist (git on Windows: core.symlinks=true)."
+        )
+    return find_packages("src")
 
 
 setup(
-    name="biolm",
-    version="0.1.0",
+    name="biomlm",
+    version=version(),
     description="From raw biomedical and clinical text to a language model that loads in Hugging Face",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
+    package_dir={"": "src"},
     packages=packages(),
-    package_dir={f"biolm.{room}": room for room in ROOMS},
-    package_data={f"biolm.{room}": ["py.typed", "**/*.yaml", "**/*.html", "**/*.sh", "**/*.css"] for room in ROOMS},
+    package_data={"": ["py.typed", "*.yaml", "configs/*.yaml", "recipes/*.yaml", "*.html", "*.sh", "*.css"]},
     entry_points={
-        "console_scripts": ["biolm=biolm.core.cli:main", "biolm-fairseq-env=biolm.launch.fairseq_env:main"],
+        "console_scripts": ["biomlm=biomlm.core.cli:main", "biomlm-fairseq-env=biomlm.launch.fairseq_env:main"],
     },
     install_requires=[
         "torch>=2.6",
@@ -56,7 +70,7 @@ setup(
         "deepspeed": ["deepspeed>=0.16", "ninja"],
         "ray": ["ray>=2.40"],
         "pos": ["spacy>=3.7"],
-        # fairseq cannot share our environment: the command `biolm-fairseq-env` makes one of its own with virtualenv (docs/fairseq.md).
+        # fairseq cannot share our environment: the command `biomlm-fairseq-env` makes one of its own with virtualenv (docs/fairseq.md).
         "fairseq-env": ["virtualenv>=20"],
         "dev": [
             "pytest>=8",
@@ -64,6 +78,7 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.13",
+            "jedi>=0.19",
             "types-PyYAML",
             "lxml-stubs",
         ],

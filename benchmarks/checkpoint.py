@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.saver import Saver
-from biolm.model.config import ModelConfig
-from biolm.model.encoder import MaskedLM, parameter_count
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.saver import Saver
+from biomlm.model.config import ModelConfig
+from biomlm.model.encoder import MaskedLM, parameter_count
 
 
 def step(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -29,10 +29,10 @@ from pathlib import Path
 MAKE = """
 import sys, torch
 from pathlib import Path
-from biolm.convert.fairseq import write
-from biolm.convert.parts import Parts
-from biolm.model.config import ModelConfig
-from biolm.model.encoder import MaskedLM
+from biomlm.convert.formats.fairseq import write
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.model.config import ModelConfig
+from biomlm.model.encoder import MaskedLM
 torch.manual_seed(0)
 config = ModelConfig(size=sys.argv[1]).resolve(vocab_size=int(sys.argv[3]), max_positions=512, pad_token_id=1)
 model = MaskedLM(config)
@@ -43,8 +43,8 @@ FLOOR = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-from biolm.convert import torchfile
-from biolm.core.files import fsync_path
+from biomlm.convert import torchfile
+from biomlm.core.files import fsync_path
 tensors = torchfile.load(sys.argv[1])["model"]
 tied = "encoder.lm_head.weight"
 save_file({name: value.clone() for name, value in tensors.items() if name != tied}, sys.argv[2])
@@ -55,10 +55,10 @@ fsync_path(Path(sys.argv[2]))
 SPARSE = """
 import json, sys
 from pathlib import Path
-from biolm.convert import architectures
-from biolm.convert.names import shapes
-from biolm.convert.names import from_native
-from biolm.model.config import EncoderConfig
+from biomlm.convert import architectures
+from biomlm.convert.formats.name_table import shapes
+from biomlm.convert.formats.name_table import from_native
+from biomlm.model.config import EncoderConfig
 import torch
 layers, folder = int(sys.argv[1]), Path(sys.argv[2])
 config = EncoderConfig(50176, 3584, layers, 56, 14336, 512, 2, layer_norm_eps=1e-12, pad_token_id=0, shape="megatron-bert")
@@ -113,7 +113,7 @@ def main() -> None:
             measured([sys.executable, "-c", MAKE, arguments.size, str(source), str(rows)])
         commands = {
             "reading and writing": [sys.executable, "-c", FLOOR, str(source / "model.pt"), str(folder / "floor")],
-            "biolm convert": [sys.executable, "-m", "biolm.convert", str(source), str(folder / "hf"), "--to", "hf"],
+            "biomlm convert": [sys.executable, "-m", "biomlm.convert", str(source), str(folder / "hf"), "--to", "hf"],
         }
         if arguments.script:
             commands["Hugging Face's script"] = [arguments.script, "-c", SCRIPT, str(source), str(folder / "script")]
@@ -155,10 +155,10 @@ def sparse(layers: int, folder: Path) -> None:
     source.mkdir(parents=True, exist_ok=True)
     measured([sys.executable, "-c", SPARSE, str(layers), str(source)])
     size = (source / "model.safetensors").stat().st_size
-    command = ["-m", "biolm.convert", str(source), str(folder / "sparse-hf"), "--to", "hf", "--override"]
+    command = ["-m", "biomlm.convert", str(source), str(folder / "sparse-hf"), "--to", "hf", "--override"]
     seconds, work, memory, own = measured([sys.executable, *command])
     print(f"checkpoint            {size / 1e9:8.2f} GB")
-    print(f"biolm convert         {seconds:8.1f} s {work:8.1f} s of processor")
+    print(f"biomlm convert         {seconds:8.1f} s {work:8.1f} s of processor")
     print(f"peak resident         {memory / 1e9:8.2f} GB, without mapped files {own / 1e9:.2f} GB")
     print(f"own peak / checkpoint {own / size:8.2f}")
 

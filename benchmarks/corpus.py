@@ -110,13 +110,13 @@ def compare(kind: str, paths: list[Path], peer: str | None, rounds: int) -> None
     best = {name: megabytes / min(values) for name, values in seconds.items()}
     print(f"{kind}: {len(paths)} files, {megabytes:.1f} MB of XML, best of {rounds}")
     for name, rate in best.items():
-        print(f"  {name:28} {rate:7.1f} MB/s   biolm is {best['biolm'] / rate:5.2f} ×")
+        print(f"  {name:28} {rate:7.1f} MB/s   biomlm is {best['biomlm'] / rate:5.2f} ×")
 
 
 def runners(kind: str, paths: list[Path], peer: str | None) -> dict[str, Callable[[], float]]:
     """Name → a function that reads all files once and gives the processor seconds it took."""
     found = {
-        "biolm": lambda: timed(lambda: ours(kind, paths)),
+        "biomlm": lambda: timed(lambda: ours(kind, paths)),
         "floor: gunzip + bare lxml": lambda: timed(lambda: floor(paths)),
     }
     if peer:
@@ -134,8 +134,8 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def ours(kind: str, paths: list[Path]) -> None:
-    from biolm.corpus.jats import JatsReader
-    from biolm.corpus.pubmed import PubMedReader
+    from biomlm.corpus.readers.jats import JatsReader
+    from biomlm.corpus.readers.pubmed import PubMedReader
 
     reader = (PubMedReader if kind == "pubmed" else JatsReader)(str(paths[0].parent))
     for path in paths:
@@ -185,8 +185,8 @@ def repeat(records: list[bytes], count: int, path: Path) -> None:
 
 def alone(path: Path) -> None:
     """Read one file with sentences, as `corpus build` does, and print processor seconds and the peak of memory in MB."""
-    from biolm.corpus.document import AddSentences
-    from biolm.corpus.pubmed import PubMedReader
+    from biomlm.corpus.readers.pubmed import PubMedReader
+    from biomlm.corpus.text.document import AddSentences
 
     started = time.process_time()
     for _ in AddSentences().run(PubMedReader(str(path.parent)).read_file(path.name)):

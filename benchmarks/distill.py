@@ -21,20 +21,20 @@ import torch.nn.functional as F
 from peers import roberta
 from torch import Tensor, nn
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.distill.cache import CachedTeachers
-from biolm.distill.config import LossConfig
-from biolm.distill.objective import DistillObjective
-from biolm.distill.teacher import Answerer, Teachers, Wanted
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.device import Device, choose
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pad
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
-from biolm.pretrain.objective import PretrainObjective, Totals
-from biolm.pretrain.shards import Shards
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.distill.config import LossConfig
+from biomlm.distill.objective import DistillObjective
+from biomlm.distill.teachers.cached import CachedTeachers
+from biomlm.distill.teachers.teacher import Answerer, Teachers, Wanted
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.device import Device, choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pad
+from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
 WARM = 2
 SEED = 3
@@ -137,8 +137,8 @@ def main() -> None:
 
 def written(args: argparse.Namespace, teacher: MaskedLM, folder: Path, steps: int) -> tuple[Answerer, float]:
     """A cache of the teacher's answers, made by the command, and its bytes a corpus token."""
-    from biolm.convert import native
-    from biolm.convert.parts import Parts
+    from biomlm.convert.formats import native
+    from biomlm.convert.formats.source_checkpoint import Parts
 
     parts = Parts("native", teacher.config, dict(teacher.state_dict()), folder)
     native.write(parts, folder / "teacher", torch.float32)

@@ -20,26 +20,26 @@ import orjson
 import torch
 import torch.nn.functional as F
 
-from biolm.convert.load import Loaded, load_model
-from biolm.core import cli
-from biolm.distill.config import DistillConfig
-from biolm.distill.student import from_teacher
-from biolm.model.config import ModelConfig
-from biolm.model.encoder import MaskedLM, parameter_count
-from biolm.model.packed import pack
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core import cli
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.student import from_teacher
+from biomlm.model.config import ModelConfig
+from biomlm.model.encoder import MaskedLM, parameter_count
+from biomlm.model.packed import pack
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 HELD_OUT = 2000
 LENGTH = 128  # tokens, for training and for the comparison
 SHAPE = {"shape": "bert", "num_hidden_layers": 3, "hidden_size": 384, "num_attention_heads": 12}
 
 
-def biolm(*words: object) -> None:
+def biomlm(*words: object) -> None:
     """Run a verb, or stop."""
     argv = [str(word) for word in words]
     if cli.run(argv):
-        sys.exit(f"failed: biolm {' '.join(argv)}")
+        sys.exit(f"failed: biomlm {' '.join(argv)}")
 
 
 def abstracts(works: Path) -> list[dict[str, str]]:
@@ -90,9 +90,9 @@ def main() -> None:
     train = out / "train.jsonl"
     train.write_bytes(b"".join(orjson.dumps(work, option=orjson.OPT_APPEND_NEWLINE) for work in found[HELD_OUT:]))
     held_out = [work["text"] for work in found[:HELD_OUT]]
-    biolm("corpus", "build", "--text", train, "--out", out / "docs")
+    biomlm("corpus", "build", "--text", train, "--out", out / "docs")
     docs = ["--docs", out / "docs"]
-    biolm("tokenizer", "encode", *docs, "--tokenizer", args.teacher, "--out", out / "shards")
+    biomlm("tokenizer", "encode", *docs, "--tokenizer", args.teacher, "--out", out / "shards")
 
     teacher = load_model(args.teacher)
     wanted = similarities(teacher.model, teacher, held_out)
@@ -108,7 +108,7 @@ def main() -> None:
     words += ["--loss.hidden", args.hidden, "--loss.pooled", args.pooled, "--loss.distance", "mse"]
     words += ["--batch.tokens", args.tokens, "--batch.max_length", LENGTH, "--optim.lr", args.lr, "--steps", args.steps]
     words += ["--eval_every", 10**6, "--eval_tokens", 2000, "--teacher", args.teacher, "--out", out / "student"]
-    biolm("distill", "--shards", out / "shards", *words)
+    biomlm("distill", "--shards", out / "shards", *words)
     student = load_model(out / "student")
     after = spearman(wanted, similarities(student.model, teacher, held_out))
 

@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from biolm.core import cli
-from biolm.core.files import read_json
+from biomlm.core import cli
+from biomlm.core.files import read_json
 
 TEACHER = ["--model.num_hidden_layers", "3", "--model.hidden_size", "192", "--model.num_attention_heads", "3"]
 STUDENT = ["--model.num_hidden_layers", "2", "--model.hidden_size", "96", "--model.num_attention_heads", "2"]
@@ -42,11 +42,11 @@ OTHER = "words of another teacher + MLM"
 WORDS = "--vocabulary words --loss.kl 0 --loss.mlm 2 --loss.hidden 1"
 
 
-def biolm(*words: object) -> None:
+def biomlm(*words: object) -> None:
     """Run a verb, or stop."""
     argv = [str(word) for word in words]
     if cli.run(argv):
-        sys.exit(f"failed: biolm {' '.join(argv)}")
+        sys.exit(f"failed: biomlm {' '.join(argv)}")
 
 
 def folder(out: Path, arm: str, seed: int, steps: int) -> Path:
@@ -58,7 +58,7 @@ def train(out: Path, arm: str, seed: int, steps: int, *words: object) -> dict[st
     """One student's `result.json`; without `words`, which name teacher and losses, it learns alone."""
     run = folder(out, arm, seed, steps)
     common = ["--shards", out / "shards", *RECIPE, *STUDENT, "--steps", steps, "--seed", seed, "--out", run]
-    biolm("distill" if words else "pretrain", *common, *words)
+    biomlm("distill" if words else "pretrain", *common, *words)
     return read_json(run / "result.json")
 
 
@@ -88,12 +88,12 @@ def main() -> None:
     args = parser.parse_args()
     out: Path = args.out
     start = time.process_time()
-    biolm("corpus", "build", "--pubmed", *args.pubmed, "--out", out / "docs")
+    biomlm("corpus", "build", "--pubmed", *args.pubmed, "--out", out / "docs")
     docs = ["--docs", out / "docs"]
-    biolm("tokenizer", "train", *docs, "--vocab_size", args.vocab_size, "--out", out / "tokenizer")
-    biolm("tokenizer", "encode", *docs, "--tokenizer", out / "tokenizer", "--out", out / "shards")
+    biomlm("tokenizer", "train", *docs, "--vocab_size", args.vocab_size, "--out", out / "tokenizer")
+    biomlm("tokenizer", "encode", *docs, "--tokenizer", out / "tokenizer", "--out", out / "shards")
     teacher = ["--steps", args.teacher_steps, "--seed", 1, "--out", out / "teacher"]
-    biolm("pretrain", "--shards", out / "shards", *RECIPE, *TEACHER, *teacher)
+    biomlm("pretrain", "--shards", out / "shards", *RECIPE, *TEACHER, *teacher)
     results = {f"teacher ({args.teacher_steps} steps)": [read_json(out / "teacher" / "result.json")]}
     starts: dict[str, list[dict[str, object]]] = {}
     taught = ["--teacher", out / "teacher"]

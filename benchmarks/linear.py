@@ -17,12 +17,12 @@ import numpy as np
 import plain  # noqa: F401
 import torch
 
-from biolm.model import device
-from biolm.model.config import ModelConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.model.packed import Packed
-from biolm.pretrain.flops import step_flops
+from biomlm.model import device
+from biomlm.model.config import ModelConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import step_flops
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.packed import Packed
 
 MASK_RATE = 0.15
 WHERE = device.choose("auto")

@@ -16,10 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.loader import AHEAD, Loader
-from biolm.pretrain.shards import Shards
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.prefetch import AHEAD, Loader
 
 Take = Callable[[], list[Batch]]
 own: list[Batches] = []  # of a process that makes them

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from biolm.model.config import EncoderConfig
+from biomlm.model.config import EncoderConfig
 
 
 def roberta(config: EncoderConfig) -> Any:

@@ -1,11 +1,11 @@
-"""Lets a benchmark run from a checkout in a plain PyTorch image, where neither biolm nor what its other rooms need is installed."""
+"""Lets a benchmark run from a checkout in a plain PyTorch image, where neither biomlm nor what its other rooms need is installed."""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-ROOMS = Path(__file__).resolve().parents[1]
+SOURCES = Path(__file__).resolve().parents[1] / "src"
 
 
 def missing(name: str) -> bool:
@@ -17,8 +17,7 @@ def missing(name: str) -> bool:
     return False
 
 
-if missing("biolm"):
-    sys.modules["biolm"] = ModuleType("biolm")
-    sys.modules["biolm"].__path__ = [str(ROOMS)]
+if missing("biomlm"):
+    sys.path.insert(0, str(SOURCES))
 if missing("orjson"):  # which configurations are saved with: no benchmark of a training step does that
     sys.modules["orjson"] = ModuleType("orjson")

@@ -1,4 +1,4 @@
-"""The plan's formulas (`biolm.pretrain.estimate`) against runs here: memory, and time of shapes from the share that another reached.
+"""Hold the plan's formulas (`pretrain.planning.estimate`) against runs here: memory, and time from the share that another shape reached.
 
     python benchmarks/plan.py
 
@@ -14,14 +14,14 @@ import time
 
 import torch
 
-from biolm.model.compute import ComputeConfig, prepare
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.model.packed import Packed
-from biolm.pretrain.estimate import need
-from biolm.pretrain.flops import measured_peak, step_flops
+from biomlm.model.compute import ComputeConfig, prepare
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import measured_peak, step_flops
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.packed import Packed
+from biomlm.pretrain.planning.estimate import need
 
 FP32 = Device(torch.device("cpu"), "fp32")
 SHAPES = [(6, 512, 4), (4, 768, 8), (8, 512, 8), (2, 1024, 16)]  # layers, width, rows of 512 tokens

@@ -23,9 +23,9 @@ from typing import IO
 import torch
 from sides import SIDES, Case, Result, fairseq_home
 
-from biolm.model import device
-from biolm.model.config import SIZES
-from biolm.pretrain.flops import measured_peak
+from biomlm.model import device
+from biomlm.model.config import SIZES
+from biomlm.model.flops import measured_peak
 
 FULL_TABLE = [
     (size, layers, precision, text)
@@ -81,7 +81,7 @@ def report(case: Case, names: Sequence[str], repeats: int, warm: int) -> None:
     found = compare(case, names, repeats, warm)
     speeds = {name: statistics.median(r.tokens / r.seconds for r in results) for name, results in found.items()}
     peaks = {name: max(r.peak_gb for r in results) for name, results in found.items()}
-    a_token = sum(r.flops for r in found["biolm"]) / sum(r.tokens for r in found["biolm"])
+    a_token = sum(r.flops for r in found["biomlm"]) / sum(r.tokens for r in found["biomlm"])
     rate = measured_peak(device.choose("bf16" if case.precision == "bf16" else "fp32"))
     print(
         f"{case.layers} × {case.hidden}, vocabulary {case.vocab_size}, {case.precision}, dropout {case.dropout}, {case.text}, "
@@ -93,7 +93,7 @@ def report(case: Case, names: Sequence[str], repeats: int, warm: int) -> None:
             f"  {name:14}{speed:10,.0f} real tokens/s   {peaks[name]:5.2f} GB   {share:5.1%} of a measured matrix product"
         )
     for name in list(speeds)[1:]:
-        speed, memory = speeds["biolm"] / speeds[name], peaks["biolm"] / peaks[name]
+        speed, memory = speeds["biomlm"] / speeds[name], peaks["biomlm"] / peaks[name]
         print(f"  against {name}: {speed:.2f} times the speed, {memory:.2f} of the memory", flush=True)
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warm", type=int, default=2, help="steps that do not count")
-    parser.add_argument("--without", choices=[name for name in SIDES if name != "biolm"], nargs="*", default=[])
+    parser.add_argument("--without", choices=[name for name in SIDES if name != "biomlm"], nargs="*", default=[])
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     layers, hidden, heads = SIZES[args.size]

@@ -21,19 +21,19 @@ import torch
 from peers import roberta
 from sides import Case, rows_of
 
-from biolm.convert.load import load_model
-from biolm.core.files import write_text
-from biolm.core.page import STYLE, Markup, tag
-from biolm.core.svg import Level, Line, line_chart
-from biolm.model import device
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.pretrain.batches import Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.evaluate import Evaluator
-from biolm.pretrain.objective import Totals
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import load_model
+from biomlm.core.files import write_text
+from biomlm.core.page import STYLE, Markup, tag
+from biomlm.core.svg import Level, Line, line_chart
+from biomlm.model import device
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.training.evaluate import Evaluator
 
 POINTS = 12  # evaluations of a side
 WARMUP = 0.1
@@ -152,7 +152,7 @@ def run_mlm(
         Trainer(model, arguments, optimizers=(optimizer, schedule), **given).train()
 
 
-SIDES = {"biolm": ours, "run_mlm tuned": tuned, "run_mlm defaults": defaults}
+SIDES = {"biomlm": ours, "run_mlm tuned": tuned, "run_mlm defaults": defaults}
 
 
 def follow() -> dict[str, list[tuple[float, int, float]]]:

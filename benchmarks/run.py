@@ -47,7 +47,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"there is no benchmark {unknown[0]}; there are: {', '.join(BENCHMARKS)}")
     for words in PREPARE:
-        subprocess.run([sys.executable, "-m", f"biolm.{words[0]}", *map(str, words[1:])], check=True)
+        subprocess.run([sys.executable, "-m", f"biomlm.{words[0]}", *map(str, words[1:])], check=True)
     failed = []
     for name in names:
         print(f"\n== {name} ==", flush=True)

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--peer", help="a Python that has other splitters")
     arguments = parser.parse_args()
     for name, (texts, gold) in sets().items():
-        answers = {"biolm": ours(texts)} | (theirs(arguments.peer, texts) if arguments.peer else {})
+        answers = {"biomlm": ours(texts)} | (theirs(arguments.peer, texts) if arguments.peer else {})
         print(f"{name}: {sum(map(len, gold))} sentences in {len(texts)} texts")
         for splitter, (starts, seconds) in answers.items():
             megabytes = sum(map(len, texts)) * REPEATS / 1e6
@@ -127,7 +127,7 @@ def theirs(peer: str, texts: list[str]) -> dict[str, tuple[list[list[int]], floa
 
 
 def ours(texts: list[str]) -> tuple[list[list[int]], float]:
-    from biolm.corpus.sentences import spans
+    from biomlm.inputs.sentences import spans
 
     began = time.process_time()
     for _ in range(REPEATS):

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from peers import roberta
 
-from biolm.core import rng
-from biolm.model import device
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.model.packed import Packed
-from biolm.pretrain.flops import step_flops
-from biolm.tokenizer.shards import ShardReader, ShardWriter, id_type
+from biomlm.core import rng
+from biomlm.model import device
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import step_flops
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.packed import Packed
+from biomlm.tokenizer.shards import ShardReader, ShardWriter, id_type
 
 LONGEST = 512
 MOST_TOKENS = 4_000_000  # that blocks are made of; a run sees a fraction of them
@@ -90,10 +90,10 @@ def answers(tokens: int, seconds: float, flops: float = 0.0) -> None:
     print("RESULT " + json.dumps(vars(Result(tokens, seconds, peak, flops))), flush=True)
 
 
-def biolm(case: Case) -> None:
+def biomlm(case: Case) -> None:
     """Mask, pack, forward, backward, update."""
-    from biolm.pretrain.config import MlmConfig
-    from biolm.pretrain.masking import choose, corrupt, ordinary
+    from biomlm.pretrain.config import MlmConfig
+    from biomlm.pretrain.data.masking import choose, corrupt, ordinary
 
     reader = ShardReader(case.shards, "train")
     rows, special = rows_of(case, reader), reader.tokenizer.ids
@@ -226,7 +226,7 @@ def fairseq(case: Case) -> None:
 
 def fairseq_home() -> str:
     """Folder of fairseq's environment (docs/fairseq.md), or nothing."""
-    home = os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq")
+    home = os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq")
     return home if (Path(home) / "bin" / "python").exists() else ""
 
 
@@ -236,7 +236,7 @@ def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
         yield list(itertools.islice(endless, size))
 
 
-SIDES: dict[str, Callable[[Case], None]] = {"biolm": biolm, "transformers": transformers, "fairseq": fairseq}
+SIDES: dict[str, Callable[[Case], None]] = {"biomlm": biomlm, "transformers": transformers, "fairseq": fairseq}
 
 if __name__ == "__main__":
     SIDES[sys.argv[1]](Case(**json.loads(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""How long `biolm pretrain` takes from its start to its first step, on shards of 100 million tokens made by repeating given ones.
+"""How long `biomlm pretrain` takes from its start to its first step, on shards of 100 million tokens made by repeating given ones.
 
     python benchmarks/start.py SHARDS [--tokens 100_000_000 --size base -- --any.option of pretrain]
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from biolm.core.manifest import Manifest, read_manifest
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer.shards import STAGE, ShardWriter
+from biomlm.core.manifest import Manifest, read_manifest
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.tokenizer.shards import STAGE, ShardWriter
 
 
 def repeat(source: Path, out: Path, tokens: int) -> Shards:
@@ -42,7 +42,7 @@ def repeat(source: Path, out: Path, tokens: int) -> Shards:
 def first_step(shards: Path, run: Path, size: str, more: list[str]) -> tuple[float, float]:
     """Wall and processor seconds from the process's start until its first record."""
     options = ["--steps", "1000", "--log_every", "1", "--model.size", size, "--batch.tokens", "512", *more]
-    command = [sys.executable, "-m", "biolm.pretrain", "--shards", str(shards), "--out", str(run), *options]
+    command = [sys.executable, "-m", "biomlm.pretrain", "--shards", str(shards), "--out", str(run), *options]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = run / "metrics.jsonl"

@@ -6,7 +6,7 @@ All figures of docs/tokenizer.md, in about ten minutes on two quiet cores:
 
     python benchmarks/tokenizer.py --docs DOCS --parts learn encode fairseq memory --fairseq PYTHON
 
-DOCS is a folder of real documents (`biolm corpus build --pubmed FILES --pmc FILES`). Where it is smaller than what is asked for, it is
+DOCS is a folder of real documents (`biomlm corpus build --pubmed FILES --pmc FILES`). Where it is smaller than what is asked for, it is
 repeated with word-level variation, so that the number of distinct words goes on growing as in real text, by Heaps' law: with the size
 of the text to the power of 0.58, which was measured on the 57 MB of shared data in random order (0.56 to 0.60 for every doubling from
 2.8 MB on). In every copy but the first, a document gets as many new words as the law asks for: words of its own with two neighbouring
@@ -15,7 +15,7 @@ letters swapped, wherever they stand in it (offsets of sentences stay right). Th
 Every measurement is a command of its own, from documents on disk to files on disk; peak memory is the largest sum over its processes of
 their proportional set sizes, in which shared pages count once, and of their resident set sizes, in which they count for each. The two
 sides read the same documents with the same reader. The part `fairseq` needs `--fairseq`, the interpreter of fairseq's environment
-(`biolm-fairseq-env`); the part `memory` learns from a fifth of the text, from all of it and from twice as much at one bound.
+(`biomlm-fairseq-env`); the part `memory` learns from a fifth of the text, from all of it and from twice as much at one bound.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from biolm.core.manifest import Manifest
-from biolm.corpus import read
-from biolm.tokenizer.bytelevel import WORD
-from biolm.tokenizer.shards import ShardReader
+from biomlm.core.manifest import Manifest
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer.formats.bytelevel import WORD
+from biomlm.tokenizer.shards import ShardReader
 
 FILE_SIZE = 8_000_000  # bytes of text in a file of documents
 HEAPS = 0.58  # exponent of the number of distinct words in the size of the text (see --help)
@@ -47,10 +47,10 @@ FAIRSEQ_MB = 5  # for the slow pipeline, MB of text
 
 TEXTS = """
 import sys
-from biolm.corpus import read
-from biolm.tokenizer import documents
+from biomlm.corpus import read
+from biomlm.tokenizer import documents
 def texts():
-    for file in read.shards(sys.argv[1], "train"):
+    for file in document_files(sys.argv[1], "train"):
         for document in documents.read(file):
             yield document.joined()
 """
@@ -69,10 +69,10 @@ ENCODE = """
 import sys
 import numpy as np
 from itertools import islice
-from biolm.corpus import read
-from biolm.tokenizer import documents, folder
+from biomlm.corpus import read
+from biomlm.tokenizer import documents, folder
 def sentences():
-    for file in read.shards(sys.argv[1], "train"):
+    for file in document_files(sys.argv[1], "train"):
         for document in documents.read(file):
             front = ""
             for _, words in document.words():
@@ -88,11 +88,11 @@ with open(sys.argv[2], "wb") as out:
 
 FAIRSEQ_TEXT = """
 import sys
-from biolm.corpus import read
-from biolm.tokenizer import documents
+from biomlm.corpus import read
+from biomlm.tokenizer import documents
 left = int(sys.argv[3]) * 1_000_000
 with open(sys.argv[2], "w", encoding="utf-8") as out:
-    for file in read.shards(sys.argv[1], "train"):
+    for file in document_files(sys.argv[1], "train"):
         for document in documents.read(file):
             if left > 0:
                 out.writelines(" ".join(words) + "\\n" for _, words in document.words())
@@ -144,7 +144,7 @@ def main() -> None:
         if "learn" in arguments.parts:
             compare_learning(arguments, docs, work)
         else:
-            print(f"learn: biolm       {learn(arguments, docs, work / 'tok')}", flush=True)
+            print(f"learn: biomlm       {learn(arguments, docs, work / 'tok')}", flush=True)
         if "encode" in arguments.parts:
             compare_encoding(docs, work)
         if "fairseq" in arguments.parts:
@@ -153,7 +153,7 @@ def main() -> None:
             for megabytes in (arguments.megabytes // 5, 2 * arguments.megabytes):
                 shutil.rmtree(docs)
                 make(Path(arguments.docs), docs, megabytes)
-                print(f"learn: biolm       {learn(arguments, docs, work / 'tok')}", flush=True)
+                print(f"learn: biomlm       {learn(arguments, docs, work / 'tok')}", flush=True)
 
 
 def make(source: Path, out: Path, megabytes: int) -> Path:
@@ -179,7 +179,7 @@ def varied(source: Path) -> Iterator[tuple[bytes, int]]:
     chance, seen, size = random.Random(1), set[str](), 0
     first_size = first_words = 0
     while True:
-        for file in read.shards(source, "train"):
+        for file in document_files(source, "train"):
             for line in gzip.decompress(file.read_bytes()).splitlines(keepends=True):
                 raw = orjson.loads(line)
                 if first_size:
@@ -207,8 +207,8 @@ def with_new_words(text: str, wanted: int, seen: set[str], chance: random.Random
     return LETTERS.sub(lambda match: new.get(match[0], match[0]), text) if new else text
 
 
-def biolm(*words: object) -> list[str]:
-    return [sys.executable, "-m", "biolm.tokenizer", *map(str, words)]
+def biomlm(*words: object) -> list[str]:
+    return [sys.executable, "-m", "biomlm.tokenizer", *map(str, words)]
 
 
 def python(script: str, *words: object, interpreter: str = sys.executable) -> list[str]:
@@ -218,7 +218,7 @@ def python(script: str, *words: object, interpreter: str = sys.executable) -> li
 def learn(arguments: argparse.Namespace, docs: Path, out: Path) -> Measured:
     shutil.rmtree(out, ignore_errors=True)
     words = ("--vocab_size", arguments.vocab_size, "--memory", arguments.memory)
-    return measured(biolm("train", "--docs", docs, "--out", out, *words))
+    return measured(biomlm("train", "--docs", docs, "--out", out, *words))
 
 
 def compare_learning(arguments: argparse.Namespace, docs: Path, work: Path) -> None:
@@ -230,7 +230,7 @@ def compare_learning(arguments: argparse.Namespace, docs: Path, work: Path) -> N
 
 
 def compare_encoding(docs: Path, work: Path) -> None:
-    ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
+    ours = measured(biomlm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
     theirs = measured(python(ENCODE, docs, work / "theirs.bin", work / "tok"))
     reader = ShardReader(work / "shards", "train")
     closing = np.zeros(len(reader.tokens), dtype=np.bool_)
@@ -270,7 +270,7 @@ def compare_fairseq(arguments: argparse.Namespace, docs: Path, work: Path) -> No
         max(bpe.resident, binary.resident),
     )
     shutil.rmtree(work / "shards", ignore_errors=True)
-    ours = measured(biolm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
+    ours = measured(biomlm("encode", "--docs", docs, "--tokenizer", work / "tok", "--out", work / "shards"))
     rates = arguments.megabytes / ours.wall, size / theirs.wall
     cpu = arguments.megabytes / ours.cpu, size / theirs.cpu
     print(
@@ -280,7 +280,7 @@ def compare_fairseq(arguments: argparse.Namespace, docs: Path, work: Path) -> No
 
 
 def report(what: str, ours: Measured, theirs: Measured, note: str) -> None:
-    print(f"{what}: biolm       {ours}\n{what}: tokenizers  {theirs}")
+    print(f"{what}: biomlm       {ours}\n{what}: tokenizers  {theirs}")
     print(
         f"{what}: {theirs.wall / ours.wall:.1f} times the speed ({theirs.cpu / ours.cpu:.1f} by processor time), "
         f"{ours.peak / theirs.peak:.2f} of the memory ({ours.resident / theirs.resident:.2f} resident), {note}",

@@ -1,5 +1,5 @@
-"""`python -m biolm.convert` is `biolm convert`."""
+"""`python -m biomlm.convert` is `biomlm convert`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("convert")

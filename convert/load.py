@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biolm.convert import archive, composer, deepspeed, fairseq, hf, megatron, native, tensorflow, torchfile
-from biolm.convert.names import BIAS, HEAD, Stacked, blank, shapes
-from biolm.convert.parts import Parts, SourceKind
-from biolm.core.errors import DataError
-from biolm.core.files import sha256
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.linear import Linear
+from biomlm.convert.formats import composer, deepspeed, fairseq, hf, megatron, native, tensorflow
+from biomlm.convert.formats.name_table import BIAS, HEAD, Stacked, blank, shapes
+from biomlm.convert.formats.source_checkpoint import Parts, SourceKind
+from biomlm.convert.safe_load import archive, torch_file
+from biomlm.core.errors import DataError
+from biomlm.core.files import sha256
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.linear import Linear
 
 READERS = (
     (deepspeed.detect, deepspeed.read),
@@ -38,7 +39,7 @@ class Loaded:
         source: The path as given.
         sha256: Of the file that holds the weights (of several, the first).
         facts: What else the source says: training settings, labels, dtype.
-        rest: Tensors of the source that the model does not have, under neutral names (see `convert.names`).
+        rest: Tensors of the source that the model does not have, under neutral names (see `convert.formats.name_table`).
         has_head: Whether the source has a masked-LM head. Without one, only `model.encoder` is worth anything.
     """
 
@@ -84,7 +85,7 @@ def _read(path: Path, tokenizer: Path | None) -> Parts:
         raise DataError("this is one file of a model's folder", file=path, remedy=f"Give the folder: {path.parent}")
     if fairseq.detect(path):
         file = fairseq.choose(path)
-        state = torchfile.load(file)
+        state = torch_file.load(file)
         if composer.holds(state):
             return _with_tokenizer(composer.read(state, file), tokenizer)
         return fairseq.read(state, file, tokenizer)

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from biolm.convert.names import shapes
-from biolm.convert.parts import Parts
-from biolm.core.files import write_text
-from biolm.core.manifest import flatten
-from biolm.core.summary import shown
+from biomlm.convert.formats.name_table import shapes
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.core.files import write_text
+from biomlm.core.manifest import flatten
+from biomlm.core.summary import shown
 
 NAME = "README.md"
 USES = {
@@ -77,7 +77,7 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
         _table(sizes),
         f"## Use\n\n```python\n{USES[_task(parts)]}\n```\n",
         "## Training\n\n" + _training(_stated(parts.facts)),
-        "## Conversion\n\nThe weights were converted by biolm and compared with their source, each computed by its own code.\n\n"
+        "## Conversion\n\nThe weights were converted by biomlm and compared with their source, each computed by its own code.\n\n"
         + _table(check),
     ]
     return "\n".join(parts_of_card)

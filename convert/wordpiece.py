@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from biolm.convert.archive import scratch
-from biolm.core.errors import DataError
-from biolm.core.files import write_json
+from biomlm.convert.safe_load.archive import scratch
+from biomlm.core.errors import DataError
+from biomlm.core.files import write_json
 
 SPECIALS = {
     name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")

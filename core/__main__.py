@@ -1,5 +1,5 @@
-"""`python -m biolm.core` is `biolm`, for launchers that start modules."""
+"""`python -m biomlm.core` is `biomlm`, for launchers that start modules."""
 
-from biolm.core.cli import main
+from biomlm.core.cli import main
 
 main()

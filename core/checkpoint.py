@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from biolm.core.errors import CheckpointError
-from biolm.core.files import atomic_dir, read_json, sha256, write_json
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import atomic_dir, read_json, sha256, write_json
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -144,7 +144,7 @@ def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
         CheckpointError: It is missing or damaged.
     """
     path = Path(path)
-    state = read_json(path / STATE, remedy="Give a checkpoint folder that `biolm pretrain` wrote.")
+    state = read_json(path / STATE, remedy="Give a checkpoint folder that `biomlm pretrain` wrote.")
     hashes = state.pop("sha256", None)
     step = state.pop("step", None)
     if not isinstance(hashes, dict) or not isinstance(step, int):

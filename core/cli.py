@@ -1,4 +1,4 @@
-"""The `biolm` command: find the verb, parse its configuration, run it, and say errors in one or two lines.
+"""The `biomlm` command: find the verb, parse its configuration, run it, and say errors in one or two lines.
 
 Rooms are named here as text and imported when their verb is called, so that `core` depends on no room and `--help` is quick.
 Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one; 130 interrupted; 75 stopped by a signal or a lost
@@ -15,36 +15,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from biolm.core import config as configuration
-from biolm.core import lock
-from biolm.core.errors import UserError
-from biolm.core.fleet import Before, Fleet
+from biomlm.core import config as configuration
+from biomlm.core import lock
+from biomlm.core.errors import UserError
+from biomlm.core.fleet import Before, Fleet
 
 C = TypeVar("C")
 
 VERBS = {
-    "corpus build": ("biolm.corpus.build", "raw files → documents"),
-    "corpus stats": ("biolm.corpus.stats", "what a folder of documents holds"),
-    "tokenizer train": ("biolm.tokenizer.train", "documents → tokenizer folder"),
-    "tokenizer encode": ("biolm.tokenizer.encode", "documents + tokenizer → token shards"),
-    "tokenizer compare": ("biolm.tokenizer.compare", "vocabularies side by side"),
-    "pretrain": ("biolm.pretrain.verb", "shards → run folder; run again = resume"),
-    "pretrain average": ("biolm.pretrain.average", "the mean of a run's last checkpoints, as a model"),
-    "distill": ("biolm.distill.verb", "shards + teacher → run folder"),
-    "distill cache": ("biolm.distill.caching", "a teacher's answers ahead of time → cache folder"),
-    "distill plan": ("biolm.distill.plan", "what such a cache would take"),
-    "distill report": ("biolm.distill.report", "a student beside its teacher and beside itself alone → HTML page"),
-    "convert": ("biolm.convert.verb", "SRC DST --to {hf,fairseq,native}, checked numerically"),
-    "convert check": ("biolm.convert.compare", "compare two models of any kind on the same inputs"),
-    "convert fill": ("biolm.convert.fill", "a model's best words for <mask> in given sentences"),
-    "finetune": ("biolm.finetune.verb", "model + task → scores, predictions, model"),
-    "finetune predict": ("biolm.finetune.predict", "a fine-tuned model's predictions for texts"),
-    "finetune compare": ("biolm.finetune.compare", "fine-tuned runs side by side, with intervals and a paired test"),
-    "finetune blurb": ("biolm.finetune.blurb", "the BLURB score of runs on its data sets"),
-    "launch": ("biolm.launch.verb", "run a recipe of stages"),
-    "launch plan": ("biolm.launch.plan", "what a recipe would run"),
-    "report": ("biolm.launch.report", "runs → a self-contained HTML page"),
-    "doctor": ("biolm.launch.doctor", "what this machine can do"),
+    "corpus build": ("biomlm.corpus.commands.build", "raw files → documents"),
+    "corpus stats": ("biomlm.corpus.commands.stats", "what a folder of documents holds"),
+    "tokenizer train": ("biomlm.tokenizer.commands.train", "documents → tokenizer folder"),
+    "tokenizer encode": ("biomlm.tokenizer.commands.encode", "documents + tokenizer → token shards"),
+    "tokenizer compare": ("biomlm.tokenizer.commands.compare", "vocabularies side by side"),
+    "pretrain": ("biomlm.pretrain.commands.pretrain", "shards → run folder; run again = resume"),
+    "pretrain average": ("biomlm.pretrain.commands.average", "the mean of a run's last checkpoints, as a model"),
+    "distill": ("biomlm.distill.commands.distill", "shards + teacher → run folder"),
+    "distill cache": ("biomlm.distill.commands.cache", "a teacher's answers ahead of time → cache folder"),
+    "distill plan": ("biomlm.distill.commands.plan", "what such a cache would take"),
+    "distill report": (
+        "biomlm.distill.commands.report",
+        "a student beside its teacher and beside itself alone → HTML page",
+    ),
+    "convert": ("biomlm.convert.commands.convert", "SRC DST --to {hf,fairseq,native}, checked numerically"),
+    "convert check": ("biomlm.convert.commands.check", "compare two models of any kind on the same inputs"),
+    "convert fill": ("biomlm.convert.commands.fill", "a model's best words for <mask> in given sentences"),
+    "finetune": ("biomlm.finetune.commands.finetune", "model + task → scores, predictions, model"),
+    "finetune predict": ("biomlm.finetune.commands.predict", "a fine-tuned model's predictions for texts"),
+    "finetune compare": (
+        "biomlm.finetune.commands.compare",
+        "fine-tuned runs side by side, with intervals and a paired test",
+    ),
+    "finetune blurb": ("biomlm.finetune.commands.blurb", "the BLURB score of runs on its data sets"),
+    "launch": ("biomlm.launch.commands.launch", "run a recipe of stages"),
+    "launch plan": ("biomlm.launch.commands.plan", "what a recipe would run"),
+    "report": ("biomlm.launch.commands.report", "runs → a self-contained HTML page"),
+    "doctor": ("biomlm.launch.commands.doctor", "what this machine can do"),
 }
 
 DISK_ERRORS = {
@@ -79,7 +85,7 @@ class Verb(Generic[C]):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `biolm` and exit."""
+    """Run `biomlm` and exit."""
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -87,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def room_main(room: str) -> None:
-    """Run `python -m biolm.<room>`, which is `biolm <room>`."""
+    """Run `python -m biomlm.<room>`, which is `biomlm <room>`."""
     main([room, *sys.argv[1:]])
 
 
@@ -99,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
     name = next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in VERBS), None)
     if name is None:
         return _usage(argv)
-    prog = f"biolm {name}"
+    prog = f"biomlm {name}"
     try:
         verb: Verb[Any] = importlib.import_module(VERBS[name][0]).VERB
         words = argv[len(name.split()) :]
@@ -122,7 +128,9 @@ def run(argv: Sequence[str]) -> int:
         return int(stop.code or 0)
     except Exception:
         traceback.print_exc()
-        print(f"{prog}: this is a fault of biolm's, not yours; please report it with the lines above.", file=sys.stderr)
+        print(
+            f"{prog}: this is a fault of biomlm's, not yours; please report it with the lines above.", file=sys.stderr
+        )
         return 1
     finally:
         lock.release()
@@ -137,13 +145,13 @@ def _say(prog: str, message: str, verbose: bool, code: int = 2) -> int:
 
 
 def _usage(argv: list[str]) -> int:
-    lines = ["usage: biolm <verb> [--config FILE.yaml] [--key value …]   (-v shows tracebacks)", ""]
+    lines = ["usage: biomlm <verb> [--config FILE.yaml] [--key value …]   (-v shows tracebacks)", ""]
     asked = not argv or argv[0] in ("-h", "--help", "help")
     room = [v for v in VERBS if argv and v.split()[0] == argv[0]]
     lines += [f"  {verb:18} {VERBS[verb][1]}" for verb in (room or VERBS)]
-    lines += ["", "`biolm <verb> --help` lists a verb's options. Start with: biolm launch demo --out runs/demo"]
+    lines += ["", "`biomlm <verb> --help` lists a verb's options. Start with: biomlm launch demo --out runs/demo"]
     if not asked and not (room and argv[1:] in ([], ["-h"], ["--help"])):
-        lines.insert(0, f"biolm: there is no verb `{' '.join(argv[:2])}`")
+        lines.insert(0, f"biomlm: there is no verb `{' '.join(argv[:2])}`")
         print("\n".join(lines), file=sys.stderr)
         return 2
     print("\n".join(lines))

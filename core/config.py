@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
-from biolm.core.errors import ConfigError
-from biolm.core.files import write_text
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import write_text
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """What a user can get wrong, as exceptions: each message names the file, the record where there is one, and the remedy.
 
-`biolm.core.cli` prints these in one or two lines and exits with 2; any other exception is our own fault and keeps its traceback.
+`biomlm.core.cli` prints these in one or two lines and exits with 2; any other exception is our own fault and keeps its traceback.
 No message may contain the text of a document: name it by file, position and id.
 """
 

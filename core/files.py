@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from biolm.core.errors import DataError
+from biomlm.core.errors import DataError
 
 HASH_BLOCK = 1 << 20  # bytes read at a time
 

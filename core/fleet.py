@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from biolm.core.errors import MismatchError
+from biomlm.core.errors import MismatchError
 
 NAME = ".lock"
 TAKEN = (errno.EACCES, errno.EAGAIN)

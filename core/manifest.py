@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from biolm.core import lock
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import read_json, sha256, write_json
+from biomlm.core import lock
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.files import read_json, sha256, write_json
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -88,7 +88,7 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
         DataError: There is no folder, no manifest, one of another stage, or one that says `running`.
     """
     folder, made_by = Path(folder), stage.split("|")
-    remedy = f"Give the folder that `biolm {made_by[0]} --out` wrote." if finished else "Give another --out."
+    remedy = f"Give the folder that `biomlm {made_by[0]} --out` wrote." if finished else "Give another --out."
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy=remedy)
     raw = read_json(folder / NAME, remedy=remedy)
@@ -97,10 +97,10 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
         raise DataError(f"this manifest is not of format {FORMAT}", file=folder / NAME, remedy=remedy)
     manifest = Manifest(**raw)  # type: ignore[arg-type]
     if manifest.stage not in made_by:
-        raise DataError(f"this folder was written by `biolm {manifest.stage}`", file=folder, remedy=remedy)
+        raise DataError(f"this folder was written by `biomlm {manifest.stage}`", file=folder, remedy=remedy)
     if finished and manifest.status != "done":
         raise DataError(
-            f"`biolm {manifest.stage}` was interrupted here",
+            f"`biomlm {manifest.stage}` was interrupted here",
             file=folder,
             remedy="Run that command again: it goes on where it was.",
         )

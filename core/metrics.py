@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from biolm.core.files import atomic_file
+from biomlm.core.files import atomic_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

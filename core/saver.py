@@ -12,9 +12,9 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from biolm.core import checkpoint
-from biolm.core.checkpoint import Checkpoint, Groups
-from biolm.core.files import fsync_path, read_json, write_json
+from biomlm.core import checkpoint
+from biomlm.core.checkpoint import Checkpoint, Groups
+from biomlm.core.files import fsync_path, read_json, write_json
 
 LOOK = 0.02  # seconds between looks for the other ranks' parts
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biolm.core.page import Markup, join, number, tag
-from biolm.core.progress import human
+from biomlm.core.page import Markup, join, number, tag
+from biomlm.core.progress import human
 
 COLOURS = 6  # series classes s0 … s5 in page.css
 DOTS = 40  # points beyond which a line has no dots

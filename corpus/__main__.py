@@ -1,5 +1,5 @@
-"""`python -m biolm.corpus` is `biolm corpus`."""
+"""`python -m biomlm.corpus` is `biomlm corpus`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("corpus")

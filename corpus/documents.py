@@ -6,14 +6,14 @@ from typing import Any
 
 import orjson
 
-from biolm.core import gunzip
-from biolm.core.errors import DataError
+from biomlm.core.errors import DataError
+from biomlm.inputs import gzip
 
 SPLITS = ("train", "valid")
-DAMAGE: tuple[type[Exception], ...] = (*gunzip.ERRORS, orjson.JSONDecodeError)
+DAMAGE: tuple[type[Exception], ...] = (*gzip.ERRORS, orjson.JSONDecodeError)
 
 
-def shards(docs: str | Path, split: str) -> list[Path]:
+def document_files(docs: str | Path, split: str) -> list[Path]:
     """The shards of a split, in order."""
     return sorted((Path(docs) / split).glob("*.jsonl.gz"))
 
@@ -26,7 +26,7 @@ def documents(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
-        with gunzip.Gunzip(path, "rb") as lines:
+        with gzip.Gunzip(path, "rb") as lines:
             for line in lines:
                 number += 1
                 yield orjson.loads(line)

@@ -1,5 +1,5 @@
-"""`python -m biolm.distill` is `biolm distill`."""
+"""`python -m biomlm.distill` is `biomlm distill`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("distill")

@@ -1,16 +1,16 @@
-"""The configuration of `biolm distill`: pretraining's, a teacher, how the student starts, and the weights of the losses."""
+"""The configuration of `biomlm distill`: pretraining's, a teacher, how the student starts, and the weights of the losses."""
 
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
-from biolm.distill.layers import check_map
-from biolm.distill.losses import Distance
-from biolm.distill.relations import Kind
-from biolm.pretrain.config import ObjectiveConfig, PretrainConfig
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
+from biomlm.distill.losses.layer_maps import check_map
+from biomlm.distill.losses.losses import Distance
+from biomlm.distill.losses.relations import Kind
+from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
 
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
 
@@ -118,12 +118,12 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(PretrainConfig):
-    """Distil a teacher into a student on token shards; all options of `biolm pretrain` hold for the student.
+    """Distil a teacher into a student on token shards; all options of `biomlm pretrain` hold for the student.
 
     Args:
         teacher: The model to learn from (run folder, Hugging Face folder or fairseq checkpoint), or several, whose predictions are
             averaged. May be left out with a cache.
-        cache: A folder that `biolm distill cache` wrote: the teacher's answers are read from it instead of computed.
+        cache: A folder that `biomlm distill cache` wrote: the teacher's answers are read from it instead of computed.
         vocabulary: The teacher's must be the `same` as the shards'; or it has another one and only hidden states are learnt, averaged
             over each of the text's `words`.
         start: Initial weights, unless `init` names a model: from `scratch`, or the `teacher`'s, some of its layers and, where the student

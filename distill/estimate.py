@@ -1,4 +1,4 @@
-"""What a distillation would need on a fleet: pretraining's plan (`biolm.pretrain.estimate`) and, beside it, the teacher's share.
+"""What a distillation would need on a fleet: pretraining's plan (`biomlm.pretrain.planning.estimate`) and, beside it, the teacher's share.
 
 Formulas, not measurements; docs/scaling.md says what they are checked against. Not counted are attention relations' products, which are
 those of one layer more, and reading a cache.
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 import torch
 
-from biolm.core.fleet import Before, Fleet
-from biolm.distill.cache import CachedTeachers
-from biolm.distill.cache_config import AnswersConfig, CacheConfig
-from biolm.distill.config import DistillConfig
-from biolm.distill.objective import Alignment
-from biolm.distill.relations import PAIRS
-from biolm.model.config import EncoderConfig
-from biolm.pretrain.estimate import (
+from biomlm.core.fleet import Before, Fleet
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.losses.relations import PAIRS
+from biomlm.distill.objective import Alignment
+from biomlm.distill.teachers.cache_config import AnswersConfig, CacheConfig
+from biomlm.distill.teachers.cached import CachedTeachers
+from biomlm.model.config import EncoderConfig
+from biomlm.model.flops import step_flops
+from biomlm.pretrain.planning.estimate import (
     GB,
     RESERVE,
     Beside,
@@ -26,7 +27,6 @@ from biolm.pretrain.estimate import (
     rows_of,
     shape_of,
 )
-from biolm.pretrain.flops import step_flops
 
 # Bytes of a logit, beside the logits, while a cache's excerpt is taken: log-probabilities, their copies, sums of samples in float64.
 EXCERPT = {"sample": 24, "top": 12}
@@ -126,7 +126,7 @@ def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[st
 
 
 def position_bytes(config: AnswersConfig, vocab_size: int) -> int:
-    """Bytes that a cache keeps of a masked position at most, before compression (see `biolm.distill.blocks`)."""
+    """Bytes that a cache keeps of a masked position at most, before compression (see `biomlm.distill.teachers.cache_blocks`)."""
     if not config.k:
         return 0
     id_ = 2 if vocab_size <= 1 << 16 else 4

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from biolm.core.errors import ConfigError
-from biolm.distill.config import LossConfig, weight_at
-from biolm.distill.layers import layer_map, require_no_deeper
-from biolm.distill.losses import Distance, Weighting, distance, prediction_losses, sequence_means
-from biolm.distill.relations import QKV, captured, relation_distance
-from biolm.distill.teacher import Answerer, Answers, View, Wanted
-from biolm.distill.words import word_means
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.objective import Objective, Totals
+from biomlm.core.errors import ConfigError
+from biomlm.distill.config import LossConfig, weight_at
+from biomlm.distill.losses.layer_maps import layer_map, require_no_deeper
+from biomlm.distill.losses.losses import Distance, Weighting, distance, prediction_losses, sequence_means
+from biomlm.distill.losses.relations import QKV, captured, relation_distance
+from biomlm.distill.teachers.cross_vocabulary import word_means
+from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import Objective, Totals
 
 EMBEDDINGS = (0, 0)
 

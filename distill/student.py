@@ -15,14 +15,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from biolm.convert.load import Loaded
-from biolm.core.errors import MismatchError
-from biolm.distill.config import DistillConfig
-from biolm.distill.layers import layer_map, require_no_deeper
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.loop import seed_weights
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import Loaded
+from biomlm.core.errors import MismatchError
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.losses.layer_maps import layer_map, require_no_deeper
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.trainer import seed_weights
 
 Tensors = dict[str, Tensor]
 WORDS = "encoder.word_embeddings.weight"

@@ -1,5 +1,5 @@
-"""`python -m biolm.finetune` is `biolm finetune`."""
+"""`python -m biomlm.finetune` is `biomlm finetune`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("finetune")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
-from biolm.finetune.tables import Columns
-from biolm.model import optim
-from biolm.model.device import Precision
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
+from biomlm.finetune.data.readers.columns import Columns
+from biomlm.model.device import Precision
+from biomlm.model.optim import optimizer
 
 TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
 TAGGING = ("ner", "pico")
@@ -47,7 +47,7 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig(optim.OptimConfig):
+class OptimConfig(optimizer.OptimConfig):
     """AdamW and its schedule, with fine-tuning's defaults: grids of the field run from 1e-5 to 6e-5, small models take more."""
 
     lr: float = 5e-5

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from lxml import etree
 
-from biolm.core.errors import DataError, UnsafeFileError
-from biolm.finetune.iob import read_text
+from biomlm.core.errors import DataError, UnsafeFileError
+from biomlm.finetune.data.readers.iob import read_text
 
 
 def read_xml(path: Path) -> etree._Element:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from biolm.core.gunzip import fast_zlib
+from biomlm.inputs.gzip import fast_zlib
 
 BLOCK = 1 << 20  # bytes read at a time
 STORED = 1 << 17  # bytes of the stored file fed to the decompressor at a time

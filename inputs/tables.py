@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import orjson
 
-from biolm.core.errors import DataError
-from biolm.corpus.records import MOST, blocks
-from biolm.corpus.streams import bare_name
+from biomlm.core.errors import DataError
+from biomlm.inputs.streams import bare_name
+from biomlm.inputs.xml import MOST, blocks
 
 ROW_START = re.compile(rb'"?[\w-]+"?,')
 

@@ -12,8 +12,8 @@ from typing import IO, NamedTuple, cast
 
 from lxml import etree
 
-from biolm.corpus.finding import find
-from biolm.corpus.streams import BLOCK
+from biomlm.inputs.search import find
+from biomlm.inputs.streams import BLOCK
 
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 

@@ -1,5 +1,5 @@
-"""`python -m biolm.launch` is `biolm launch`."""
+"""`python -m biomlm.launch` is `biomlm launch`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("launch")

@@ -1,4 +1,4 @@
-"""`biolm-fairseq-env [DIR]`: make the environment in which the real fairseq runs (docs/fairseq.md)."""
+"""`biomlm-fairseq-env [DIR]`: make the environment in which the real fairseq runs (docs/fairseq.md)."""
 
 import os
 import sys

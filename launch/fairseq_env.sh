@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make an environment in which the real fairseq runs: biolm-fairseq-env [DIR]
+# Make an environment in which the real fairseq runs: biomlm-fairseq-env [DIR]
 #
-# fairseq pins old omegaconf and hydra and builds against the numpy and torch it finds, so it cannot share biolm's environment.
+# fairseq pins old omegaconf and hydra and builds against the numpy and torch it finds, so it cannot share biomlm's environment.
 # The package taken is fairseq-fixed, fairseq 0.12 mended for Python 3.11. The folder is .venv-fairseq unless DIR says otherwise;
 # FAIRSEQ_PYTHON names the Python to make it from, FAIRSEQ_TORCH the torch to put in. Run it again after a failure: it goes on.
 set -eu
@@ -15,16 +15,16 @@ python="${FAIRSEQ_PYTHON:-python3.11}"
 torch="${FAIRSEQ_TORCH:-torch==2.13.0}"
 
 "${PYTHON:-python3}" -c 'import virtualenv' 2>/dev/null || {
-    echo "biolm-fairseq-env: the package virtualenv is not installed. Run: pip install 'biolm[fairseq-env]'" >&2
+    echo "biomlm-fairseq-env: the package virtualenv is not installed. Run: pip install 'biomlm[fairseq-env]'" >&2
     exit 2
 }
 command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || {
-    echo "biolm-fairseq-env: there is no C++ compiler, which fairseq's data readers need. Install one (g++) and run this again." >&2
+    echo "biomlm-fairseq-env: there is no C++ compiler, which fairseq's data readers need. Install one (g++) and run this again." >&2
     exit 2
 }
 if [ ! -x "$dir/bin/python" ]; then
     "${PYTHON:-python3}" -m virtualenv --quiet --python "$python" "$dir" || {
-        echo "biolm-fairseq-env: no $python here. Install Python 3.11, or name one: FAIRSEQ_PYTHON=/path/to/python3.11" >&2
+        echo "biomlm-fairseq-env: no $python here. Install Python 3.11, or name one: FAIRSEQ_PYTHON=/path/to/python3.11" >&2
         exit 2
     }
 fi

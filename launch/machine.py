@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, disk, GPUs, packages. Facts only; `launch.doctor` judges them.
+"""What this machine is: processor, memory, disk, GPUs, packages. Facts only; `launch.commands.doctor` judges them.
 
 Packages that can be absent or broken are imported in a process of their own: one built for another torch can end the process
 that imports it.
@@ -103,7 +103,7 @@ class Machine:
         versions: Required package → version, empty if absent.
         optional: Optional package → what became of its import.
         apex: `nvidia`, `nvidia, python only`, `another package` (PyPI's web toolkit) or empty.
-        fairseq: The environment of `biolm-fairseq-env`.
+        fairseq: The environment of `biomlm-fairseq-env`.
         fairseq_dir: Where it was looked for.
         torch: What torch sees.
     """
@@ -129,7 +129,7 @@ class Machine:
 
 def probe() -> Machine:
     """Look at everything; optional packages are imported side by side."""
-    env = Path(os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    env = Path(os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq"))
     with ThreadPoolExecutor(len(OPTIONAL) + 2) as pool:
         optional = {name: pool.submit(try_import, name) for name in OPTIONAL}
         fairseq = pool.submit(_fairseq, env)

@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
-from biolm.core.cli import VERBS
-from biolm.core.config import yaml_errors
-from biolm.core.errors import ConfigError
-from biolm.core.fleet import Fleet
+from biomlm.core.cli import VERBS
+from biomlm.core.config import yaml_errors
+from biomlm.core.errors import ConfigError
+from biomlm.core.fleet import Fleet
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -45,7 +45,7 @@ class Stage:
 
     Args:
         name: Unique in the recipe; names the log.
-        verb: A verb of `biolm`, such as `corpus build`.
+        verb: A verb of `biomlm`, such as `corpus build`.
         args: Options of the verb; nested mappings are dotted options.
         minutes: Expected share of the wall time at full scale.
         outputs: Paths under the output folder that this stage is the first to name.
@@ -65,7 +65,7 @@ class Stage:
 
     @property
     def words(self) -> list[str]:
-        """The command line behind `biolm`."""
+        """The command line behind `biomlm`."""
         return [*self.verb.split(), *_flags(self.args)]
 
 
@@ -142,7 +142,7 @@ def _load(file: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
         node, raw = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(
-            "a recipe is a mapping with `stages`", file=file, remedy="`biolm launch plan demo` shows one."
+            "a recipe is a mapping with `stages`", file=file, remedy="`biomlm launch plan demo` shows one."
         )
     return node, raw
 
@@ -166,7 +166,7 @@ def _check_keys(file: Path, node: yaml.MappingNode, known: tuple[str, ...], of: 
 def _stage_nodes(file: Path, node: yaml.MappingNode) -> list[yaml.MappingNode]:
     stages = next((value for key, value in node.value if key.value == "stages"), None)
     if not isinstance(stages, yaml.SequenceNode) or not stages.value:
-        raise ConfigError("a recipe needs a list `stages`", file=file, remedy="`biolm launch plan demo` shows one.")
+        raise ConfigError("a recipe needs a list `stages`", file=file, remedy="`biomlm launch plan demo` shows one.")
     for stage in stages.value:
         if not isinstance(stage, yaml.MappingNode):
             raise ConfigError("a stage is a mapping", file=file, record=_at(stage), remedy="Give it a name and a verb.")
@@ -216,7 +216,9 @@ def _stage(
         raise refuse(f"a stage cannot be named `{name}`", "Use a name of a-z, 0-9, - and _ that no other stage has.")
     if verb not in VERBS or verb.startswith("launch"):
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        raise refuse(f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biolm.")
+        raise refuse(
+            f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biomlm."
+        )
     args, smoke, minutes = raw.get("args") or {}, raw.get("smoke") or {}, raw.get("minutes", 1)
     slurm = raw.get("slurm") or {}
     if not all(isinstance(mapping, dict) for mapping in (args, smoke, slurm)):

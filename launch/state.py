@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.core import lock, manifest
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import read_json, sha256, write_json
-from biolm.launch.recipe import Recipe, Stage, strings
+from biomlm.core import lock, manifest
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.files import read_json, sha256, write_json
+from biomlm.launch.recipe import Recipe, Stage, strings
 
 NAME = "launch.json"
 
@@ -65,7 +65,7 @@ def read_state(out: Path) -> State:
     """Read `OUT/launch.json`.
 
     Raises:
-        DataError: It is missing, or not what `biolm launch` writes.
+        DataError: It is missing, or not what `biomlm launch` writes.
     """
     remedy = "Remove the file: stages that are finished will find that they are."
     raw: dict[str, Any] = read_json(out / NAME, remedy=remedy)
@@ -74,7 +74,7 @@ def read_state(out: Path) -> State:
         state = State(raw["recipe"], raw["scale"], raw["description"], records)
         sum(record.seconds for record in records)
     except (KeyError, TypeError):
-        raise DataError("this is not what `biolm launch` writes", file=out / NAME, remedy=remedy) from None
+        raise DataError("this is not what `biomlm launch` writes", file=out / NAME, remedy=remedy) from None
     return state
 
 

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import read_json, write_json
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import read_json, write_json
 
 Size = Literal["tiny", "mini", "small", "medium", "base", "large", "345m", "3.9b", "8.9b"]
 
@@ -140,7 +140,7 @@ class EncoderConfig:
             DataError: It is missing or has other keys than this version knows.
         """
         path = Path(folder) / NAME
-        raw = read_json(path, remedy="Give a run folder that `biolm pretrain` or `biolm distill` wrote.")
+        raw = read_json(path, remedy="Give a run folder that `biomlm pretrain` or `biomlm distill` wrote.")
         if isinstance(thetas := raw.get("rope_thetas"), list):
             raw["rope_thetas"] = tuple(thetas)
         try:

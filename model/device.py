@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from biolm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from biolm.model.attention import Kernel, attention
-from biolm.model.config import Activation, EncoderConfig
-from biolm.model.dropout import Dropout
-from biolm.model.initial import initialise
-from biolm.model.linear import Linear, linear
-from biolm.model.loss import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
-from biolm.model.packed import Packed, few_sizes
-from biolm.model.rotary import rotary_table, rotate
+from biomlm.model.config import Activation, EncoderConfig
+from biomlm.model.init_weights import initialise
+from biomlm.model.kernels.attention import Kernel, attention
+from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
+from biomlm.model.kernels.dropout import Dropout
+from biomlm.model.kernels.linear import Linear, linear
+from biomlm.model.packed import Packed, few_sizes
+from biomlm.model.rotary import rotary_table, rotate
 
 SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
 

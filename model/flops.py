@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from biolm.model.config import EncoderConfig
-from biolm.model.device import Device
-from biolm.model.linear import Linear
+from biomlm.model.config import EncoderConfig
+from biomlm.model.device import Device
+from biomlm.model.kernels.linear import Linear
 
 # Dense tensor-core rates of NVIDIA's datasheets in TFLOP/s (SXM versions where there are several) for bf16 and fp16, and for fp32 as
 # torch computes it by default, without TF32. The first name found in the device's counts.

@@ -12,7 +12,7 @@ Biases and the padding row are 0, norms 1.
 
 from torch import nn
 
-from biolm.model.config import EncoderConfig
+from biomlm.model.config import EncoderConfig
 
 CUT_AT = 2.0  # standard deviations
 CUT = ("bert", "modernbert")

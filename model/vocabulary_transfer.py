@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from biolm.model.encoder import MaskedLM
+from biomlm.model.encoder import MaskedLM
 
 WINDOW = 5  # tokens on each side that count as context
 DIMENSIONS = 128  # of the context vectors

@@ -1,5 +1,5 @@
-"""`python -m biolm.pretrain` is `biolm pretrain`."""
+"""`python -m biomlm.pretrain` is `biomlm pretrain`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("pretrain")

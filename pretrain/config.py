@@ -1,15 +1,15 @@
-"""The configuration of `biolm pretrain`, which `biolm distill` extends."""
+"""The configuration of `biomlm pretrain`, which `biomlm distill` extends."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
-from biolm.model.compute import ComputeConfig
-from biolm.model.config import ModelConfig
-from biolm.model.device import ScaledPrecision
-from biolm.model.optim import OptimConfig
-from biolm.tokenizer.pos import UPOS
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
+from biomlm.model.compute import ComputeConfig
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import ScaledPrecision
+from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.tokenizer.encoding.pos import UPOS
 
 EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
 # EMBO's bio-lm (github.com/source-data/soda-roberta) masks these as one set.
@@ -255,7 +255,7 @@ class PretrainConfig:
     """Pretrain a masked-LM encoder on token shards.
 
     Args:
-        shards: Folder that `biolm tokenizer encode` wrote, or several of one tokenizer.
+        shards: Folder that `biomlm tokenizer encode` wrote, or several of one tokenizer.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         steps: Optimiser steps in all.
         seed: Fixes initial weights, order, masks and dropout.
@@ -327,7 +327,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if not self.folders:
-            raise ConfigError("shards names no folder", remedy="Give one that `biolm tokenizer encode` wrote.")
+            raise ConfigError("shards names no folder", remedy="Give one that `biomlm tokenizer encode` wrote.")
         if len(self.folders) == 1:  # one folder is the same configuration whether it is given as a list or not
             object.__setattr__(self, "shards", self.folders[0])
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):

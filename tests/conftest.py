@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.core.manifest import Manifest
-from biolm.tokenizer import encode
+from biomlm.core import cli
+from biomlm.core.manifest import Manifest
+from biomlm.tokenizer.commands import encode
 
 DRUGS = ["aspirin", "heparin", "insulin", "metformin", "warfarin", "digoxin"]
 ORGANS = ["heart", "liver", "kidney", "lung", "brain", "spleen"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core import cli
-from biolm.core.files import read_json
+from biomlm.core import cli
+from biomlm.core.files import read_json
 
 RECORD = (
     "<PubmedArticle><MedlineCitation><PMID Version='1'>{n}</PMID><Article><ArticleTitle>Title {n} of a heart study.</ArticleTitle>"

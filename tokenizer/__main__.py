@@ -1,5 +1,5 @@
-"""`python -m biolm.tokenizer` is `biolm tokenizer`."""
+"""`python -m biomlm.tokenizer` is `biomlm tokenizer`."""
 
-from biolm.core.cli import room_main
+from biomlm.core.cli import room_main
 
 room_main("tokenizer")

@@ -1,10 +1,10 @@
-"""The configuration of `biolm tokenizer train`, which every kind of vocabulary reads."""
+"""The configuration of `biomlm tokenizer train`, which every kind of vocabulary reads."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class TrainConfig:
     """Learn a vocabulary.
 
     Args:
-        docs: Folder of documents (`biolm corpus build`); its train split is used.
+        docs: Folder of documents (`biomlm corpus build`); its train split is used.
         out: Tokenizer folder to write.
         kind: `bpe` is RoBERTa's byte-level BPE, `wordpiece` BERT's, `gatortron` SentencePiece's BPE rewritten as WordPiece.
         vocab_size: Ids in all, special tokens included.

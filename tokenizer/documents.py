@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from biolm.core import gunzip
-from biolm.core.errors import DataError
+from biomlm.core.errors import DataError
+from biomlm.inputs.gzip import ERRORS, Gunzip
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
 LONGEST = 1_000_000  # characters of a word; the tokenizers need about 100 bytes a character for one
 OVERLAP = "its sentences overlap or run out of the text"
-REMEDY = "Make the documents again with `biolm corpus build`."
+REMEDY = "Make the documents again with `biomlm corpus build`."
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def lines(file: BinaryIO, most: int = -1) -> Iterator[bytes]:
     """
     number = 0
     try:
-        with gunzip.Gunzip(fileobj=file) as text:
+        with Gunzip(fileobj=file) as text:
             while line := text.readline(most):
                 number += line.endswith(b"\n")
                 yield line
-    except gunzip.ERRORS as error:
+    except ERRORS as error:
         problem = f"the gzip data ends or breaks ({error})"
         raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=REMEDY) from None
 

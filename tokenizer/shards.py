@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from biolm.core.errors import DataError
-from biolm.core.files import atomic_file
-from biolm.core.manifest import Manifest, read_manifest
-from biolm.corpus.streams import compressed
-from biolm.tokenizer import documents, folder
+from biomlm.core.errors import DataError
+from biomlm.core.files import atomic_file
+from biomlm.core.manifest import Manifest, read_manifest
+from biomlm.inputs.streams import compressed
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.formats import folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -40,7 +41,7 @@ CODES: Mapping[int, npt.DTypeLike] = {
 STAGE = "tokenizer encode"
 POS = ".pos.npy"
 DOCS_LEVEL = 6  # gzip level of docs.jsonl.gz
-REMEDY = "Make the shards again with `biolm tokenizer encode`."
+REMEDY = "Make the shards again with `biomlm tokenizer encode`."
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -142,7 +143,7 @@ class ShardReader:
     """Reads one split of a folder of shards; all of it stays on disk until it is looked at.
 
     Args:
-        folder: What `biolm tokenizer encode` wrote.
+        folder: What `biomlm tokenizer encode` wrote.
         split: `train` or `valid`.
 
     Raises:
@@ -190,7 +191,7 @@ class ShardReader:
 
     @cached_property
     def pos(self) -> U8 | None:
-        """[tokens] the part of speech of every token, numbered as `biolm.tokenizer.pos.UPOS` from 1 on, 0 for none; a read-only
+        """[tokens] the part of speech of every token, numbered as `biomlm.tokenizer.encoding.pos.UPOS` from 1 on, 0 for none; a read-only
         memory map. None if the shards were made without `--pos`.
         """
         if self.split + POS not in self.manifest.outputs:

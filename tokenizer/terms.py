@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.tokenizer.fairseq import read_text
+from biomlm.core.errors import DataError
+from biomlm.tokenizer.formats.fairseq import read_text
 
 REMEDY = "Give a term a line, or IOB tags in a .tsv file, as UTF-8."
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
-from biolm.core.errors import DataError
+from biomlm.core.errors import DataError
 
 CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this process hold
 

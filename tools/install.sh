@@ -1,16 +1,16 @@
 #!/bin/sh
-# Make a virtual environment and install biolm into it: sh tools/install.sh VENV
+# Make a virtual environment and install biomlm into it: sh tools/install.sh VENV
 #
 # Without a GPU the CPU build of torch is taken where one can be had: from the package sources that pip is set up with, or from
 # TORCH_INDEX (an index of CPU wheels, see docs/install.md). Only if there is none is the default build taken, and that is said.
-# DeepSpeed comes along where it can be installed and imported; where not, biolm does without, and its tests are skipped.
+# DeepSpeed comes along where it can be installed and imported; where not, biomlm does without, and its tests are skipped.
 set -eu
 venv="$1"
 python="${PYTHON:-python3}"
 torch_version="$(sed -n 's/^torch==//p' constraints.txt)"
 
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || {
-    echo "biolm needs Python 3.10 to 3.13; say which with: make setup PYTHON=python3.11" >&2
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || {
+    echo "biomlm needs Python 3.11 to 3.14; say which with: make setup PYTHON=python3.11" >&2
     exit 2
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

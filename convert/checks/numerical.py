@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from biolm.convert import architectures
-from biolm.convert.inputs import batches
-from biolm.core.errors import CheckpointError, ConversionError
-from biolm.core.files import read_json
-from biolm.core.progress import Bar, progress
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.linear import Linear
-from biolm.model.packed import pack
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.checks.probe_inputs import batches
+from biomlm.convert.formats import hf_architectures
+from biomlm.core.errors import CheckpointError, ConversionError
+from biomlm.core.files import read_json
+from biomlm.core.progress import Bar, progress
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.linear import Linear
+from biomlm.model.packed import pack
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 TOLERANCE = 1e-5
 LONG_DEPTH = 2  # layers that the longest sequence goes through: attention over long distances is the same code in each, and of ModernBERT's
@@ -108,7 +108,7 @@ class HuggingFace:
         said = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
-        architecture = architectures.of(read_json(folder / "config.json"), folder)
+        architecture = hf_architectures.of(read_json(folder / "config.json"), folder)
         self.has_head = has_head
         loaded: Any = getattr(transformers, architecture.masked_lm if has_head else architecture.base).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from biolm.core import rng
-from biolm.model.config import EncoderConfig
-from biolm.tokenizer.folder import SpecialIds, Tokenizer
+from biomlm.core import rng
+from biomlm.model.config import EncoderConfig
+from biomlm.tokenizer.formats.folder import SpecialIds, Tokenizer
 
 OPENINGS = 79
 MASKED = 12

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biolm.convert.archive import scratch
-from biolm.convert.inputs import sentences, texts
-from biolm.convert.parts import Kind
-from biolm.core.errors import ConversionError
-from biolm.tokenizer import fairseq as fairseq_files
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.checks.probe_inputs import sentences, texts
+from biomlm.convert.formats.source_checkpoint import Kind
+from biomlm.convert.safe_load.archive import scratch
+from biomlm.core.errors import ConversionError
+from biomlm.tokenizer.formats import fairseq as fairseq_files
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""`biolm convert check A B`: compare two models of any kind on the same inputs, layer by layer."""
+"""`biomlm convert check A B`: compare two models of any kind on the same inputs, layer by layer."""
 
 from dataclasses import dataclass
 
-from biolm.convert.check import TOLERANCE, Differences, Ours, compare, record
-from biolm.convert.load import Loaded, load_model
-from biolm.core.cli import Verb
-from biolm.core.config import runtime
-from biolm.core.errors import ConversionError, MismatchError
-from biolm.core.summary import summary
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.checks.numerical import TOLERANCE, Differences, Ours, compare, record
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.cli import Verb
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConversionError, MismatchError
+from biomlm.core.summary import summary
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run(config: CompareConfig) -> None:
     a, b = load_model(config.a), load_model(config.b)
     found = differences(a, b)
     rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(found.hidden)}
-    summary(f"biolm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, "texts": found.texts})
+    summary(f"biomlm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, "texts": found.texts})
     where = found.first_above(config.tolerance)
     if where:
         raise ConversionError(
@@ -68,6 +68,6 @@ def differences(a: Loaded, b: Loaded) -> Differences:
 VERB = Verb(
     config=CompareConfig,
     run=run,
-    example="biolm convert check runs/demo/student runs/demo/student-hf",
+    example="biomlm convert check runs/demo/student runs/demo/student-hf",
     positionals=("a", "b"),
 )

@@ -1,4 +1,4 @@
-"""`biolm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
+"""`biomlm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
 
 import atexit
 import gc
@@ -12,20 +12,21 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from biolm.convert import architectures, card, fairseq, hf, native
-from biolm.convert.agreement import Agreement, agree
-from biolm.convert.architectures import BY_SHAPE
-from biolm.convert.check import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
-from biolm.convert.load import build, read_parts
-from biolm.convert.names import BIAS, FRONT, WORDS, Stacked
-from biolm.convert.parts import Kind, Parts
-from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.core.files import atomic_dir, fsync_path, read_json, sha256, write_json
-from biolm.core.progress import progress
-from biolm.core.summary import summary
-from biolm.model.config import EncoderConfig
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert import model_card
+from biomlm.convert.checks.numerical import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
+from biomlm.convert.checks.tokenizers import Agreement, agree
+from biomlm.convert.formats import fairseq, hf, hf_architectures, native
+from biomlm.convert.formats.hf_architectures import BY_SHAPE
+from biomlm.convert.formats.name_table import BIAS, FRONT, WORDS, Stacked
+from biomlm.convert.formats.source_checkpoint import Kind, Parts
+from biomlm.convert.load import build, read_parts
+from biomlm.core.cli import Verb
+from biomlm.core.errors import ConfigError, DataError, MismatchError
+from biomlm.core.files import atomic_dir, fsync_path, read_json, sha256, write_json
+from biomlm.core.progress import progress
+from biomlm.core.summary import summary
+from biomlm.model.config import EncoderConfig
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RECORD = "conversion.json"
 WRITERS: dict[Kind, Callable[[Parts, Path, torch.dtype], list[Path]]] = {
@@ -99,8 +100,8 @@ def run(config: ConvertConfig) -> None:
             done.result()
         write_json(folder / RECORD, account)
         if config.to == "hf":
-            card.write(folder, parts, account)
-    summary(f"biolm convert: {source} → {target}", shown(account, differences, agreement))
+            model_card.write(folder, parts, account)
+    summary(f"biomlm convert: {source} → {target}", shown(account, differences, agreement))
 
 
 def shown(account: Mapping[str, Any], differences: Differences, agreement: Agreement) -> dict[str, object]:
@@ -139,7 +140,7 @@ def refuse_target(source: Path, target: Path, override: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / RECORD).is_file():
-        raise ConfigError(f"{target} exists and was not written by `biolm convert`", remedy="Give another DST.")
+        raise ConfigError(f"{target} exists and was not written by `biomlm convert`", remedy="Give another DST.")
     if not override:
         raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
 
@@ -184,7 +185,7 @@ def fitted(parts: Parts, to: Kind) -> tuple[Parts, list[str]]:
     wanted = {
         "native": config.head_activation,
         "fairseq": config.activation,
-        "hf": architectures.head_activation(config),
+        "hf": hf_architectures.head_activation(config),
     }[to]
     left_out = sorted(name for name in parts.rest if not has_place(name, to, config))
     if not parts.has_head or wanted == config.head_activation:
@@ -252,7 +253,7 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     If another number type was asked for, its weights are rounded first: that loss was wished, and is no fault of the conversion.
     Likewise the head has the activation that the target has for it.
     """
-    as_it_is = parts.config.head_activation == architectures.head_activation(parts.config)
+    as_it_is = parts.config.head_activation == hf_architectures.head_activation(parts.config)
     as_it_is &= str(dtype) == f"torch.{parts.facts['dtype']}"
     if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and as_it_is:
         return HuggingFace(parts.weights.parent, parts.has_head, dtype)
@@ -278,6 +279,6 @@ def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agree
 VERB = Verb(
     config=ConvertConfig,
     run=run,
-    example="biolm convert runs/demo/student runs/demo/student-hf --to hf",
+    example="biomlm convert runs/demo/student runs/demo/student-hf --to hf",
     positionals=("src", "dst"),
 )

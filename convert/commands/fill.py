@@ -1,4 +1,4 @@
-"""`biolm convert fill MODEL`: what a model would put for `<mask>`, the quickest look at whether it has learnt anything."""
+"""`biomlm convert fill MODEL`: what a model would put for `<mask>`, the quickest look at whether it has learnt anything."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,14 +7,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from biolm.convert.inputs import cut, encode
-from biolm.convert.load import Loaded, load_model
-from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import write_json
-from biolm.model.packed import pack
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.checks.probe_inputs import cut, encode
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.cli import Verb
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import write_json
+from biomlm.model.packed import pack
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 MASK = "<mask>"
 
@@ -93,6 +93,6 @@ def fill(loaded: Loaded, tokenizer: Tokenizer, text: str, top_k: int) -> list[li
 VERB = Verb(
     config=FillConfig,
     run=run,
-    example='biolm convert fill runs/demo/student --sentences "The patient was given <mask>." "<mask> causes fever."',
+    example='biomlm convert fill runs/demo/student --sentences "The patient was given <mask>." "<mask> causes fever."',
     positionals=("model",),
 )

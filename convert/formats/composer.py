@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from biolm.convert import hf
-from biolm.convert.archive import scratch
-from biolm.convert.parts import Parts
-from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json, write_json, write_text
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import hf
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.safe_load.archive import scratch
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import read_json, write_json, write_text
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 NAMES = (
     (r"^model\.bert\.encoder\.layers\.", "model.layers."),

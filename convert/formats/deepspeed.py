@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import hf, native, torchfile
-from biolm.convert.parts import Parts
-from biolm.convert.restricted import entries
-from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json
-from biolm.model.config import NAME as ENCODER
+from biomlm.convert.formats import hf, native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.safe_load import torch_file
+from biomlm.convert.safe_load.unpickle import entries
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import read_json
+from biomlm.model.config import NAME as ENCODER
 
 LATEST = "latest"
 MODEL, OPTIMIZER = "*model_states.pt", "*optim_states.pt"
@@ -59,7 +60,7 @@ def read(path: Path) -> Parts:
 
 def master_weights(tag: Path) -> dict[str, Tensor]:
     """Every parameter in float32, and the buffers, from one tag's folder."""
-    state = torchfile.load(sorted(tag.glob(MODEL))[0])
+    state = torch_file.load(sorted(tag.glob(MODEL))[0])
     ranks = [_optimizer(file) for file in sorted(tag.glob(OPTIMIZER), key=_rank)]
     stage = entries(ranks[0]).get("zero_stage") if ranks else None
     if not isinstance(state, dict) or stage not in (1, 2, 3) or state.get("frozen_param_shapes"):
@@ -83,7 +84,7 @@ def _rank(file: Path) -> int:
 
 
 def _optimizer(file: Path) -> Mapping[str, Any]:
-    state = torchfile.load(file)
+    state = torch_file.load(file)
     inner = state.get("optimizer_state_dict") if isinstance(state, dict) else None
     if not isinstance(inner, dict):
         raise _refused(file, "this holds no optimiser's state")

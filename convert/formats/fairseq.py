@@ -16,17 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert.archive import scratch
-from biolm.convert.names import POSITIONS, TYPES, Stacked, Table, common_dtype, count_layers, from_native, to_native
-from biolm.convert.parts import Parts, sane
-from biolm.convert.restricted import entries
-from biolm.core.errors import CheckpointError, MismatchError
-from biolm.core.files import write_text
-from biolm.model.config import Activation, EncoderConfig, Shape
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.fairseq import FILES as TOKENIZER_FILES
-from biolm.tokenizer.fairseq import order, read_dict
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.formats.name_table import (
+    POSITIONS,
+    TYPES,
+    Stacked,
+    Table,
+    common_dtype,
+    count_layers,
+    from_native,
+    to_native,
+)
+from biomlm.convert.formats.source_checkpoint import Parts, sane
+from biomlm.convert.safe_load.archive import scratch
+from biomlm.convert.safe_load.unpickle import entries
+from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.core.files import write_text
+from biomlm.model.config import Activation, EncoderConfig, Shape
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.fairseq import FILES as TOKENIZER_FILES
+from biomlm.tokenizer.formats.fairseq import order, read_dict
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default

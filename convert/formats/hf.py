@@ -1,7 +1,7 @@
 """Hugging Face folders: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
 
-Which architectures, and their tensors' names: `convert.architectures`. RoBERTa's single token-type row is added to every token; where
-it is all zero the native model leaves it out.
+`convert.formats.hf_architectures` says which architectures, and their tensors' names. RoBERTa's single token-type row is added to every
+token; where it is all zero the native model leaves it out.
 """
 
 import re
@@ -16,14 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biolm.convert import architectures, torchfile, wordpiece
-from biolm.convert.names import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
-from biolm.convert.parts import Parts, sane
-from biolm.core.errors import CheckpointError, MismatchError
-from biolm.core.files import read_json, write_json
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import SILENT
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert import wordpiece
+from biomlm.convert.formats import hf_architectures
+from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
+from biomlm.convert.formats.source_checkpoint import Parts, sane
+from biomlm.convert.safe_load import torch_file
+from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.core.files import read_json, write_json
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import SILENT
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -75,7 +77,7 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
         CheckpointError: Another architecture, or tensors that do not fit it.
     """
     config = encoder_config(raw, path / CONFIG)
-    architecture = architectures.BY_SHAPE[config.shape]
+    architecture = hf_architectures.BY_SHAPE[config.shape]
     alone = not any(name.startswith(architecture.prefix) for name in tensors)
     prefix = architecture.prefix if alone else ""
     renamed = {prefix + re.sub(r"LayerNorm\.(gamma|beta)$", _leaf, name): value for name, value in tensors.items()}
@@ -125,9 +127,9 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
     Raises:
         CheckpointError: It is no architecture of ours, or one that computes something else.
     """
-    architecture = architectures.of(raw, file)
+    architecture = hf_architectures.of(raw, file)
     try:
-        config = EncoderConfig(**architectures.fields(architecture, raw))
+        config = EncoderConfig(**hf_architectures.fields(architecture, raw))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(
             f"a size of the model is missing or wrong ({getattr(error, 'problem', error)})".replace("\n", " "),
@@ -182,7 +184,7 @@ def read_bin(file: Path) -> dict[str, Tensor]:
         UnsafeFileError: It wants to run code.
         CheckpointError: It is damaged, or no dictionary of tensors.
     """
-    state = torchfile.load(file)
+    state = torch_file.load(file)
     if not isinstance(state, dict):
         raise CheckpointError("this holds no tensors by name", file=file, remedy="Get the file again.")
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
@@ -194,7 +196,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
     embedding, and a bias that keeps them from being predicted.
     """
-    architecture = architectures.BY_SHAPE[parts.config.shape]
+    architecture = hf_architectures.BY_SHAPE[parts.config.shape]
     front = parts.config.pad_token_id + 1 if architecture.table.behind_padding else 0
     native = Stacked(parts.tensors)
     tokenizer = parts.tokenizer
@@ -210,7 +212,7 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     if all(name.startswith(architecture.prefix) for name in tensors):
         tensors = {name.removeprefix(architecture.prefix): value for name, value in tensors.items()}
     config = replace(parts.config, vocab_size=len(native[WORDS]))
-    stated = architectures.keys(config) | _classes(parts) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype)
+    stated = hf_architectures.keys(config) | _classes(parts) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype)
     write_json(folder / CONFIG, stated)
     return [folder / CONFIG, *_write_tensors(folder, tensors, dtype)]
 
@@ -272,7 +274,7 @@ def _rest(parts: Parts) -> dict[str, Tensor]:
         )
     tensors = {
         name.replace(neutral, theirs, 1): parts.rest[name]
-        for neutral, theirs in architectures.BY_SHAPE[parts.config.shape].rest.items()
+        for neutral, theirs in hf_architectures.BY_SHAPE[parts.config.shape].rest.items()
         for name in parts.rest
         if name.startswith(neutral)
     }
@@ -283,7 +285,7 @@ def _rest(parts: Parts) -> dict[str, Tensor]:
 
 def _classes(parts: Parts) -> dict[str, list[str]]:
     """The class for the model: the one with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
-    architecture = architectures.BY_SHAPE[parts.config.shape]
+    architecture = hf_architectures.BY_SHAPE[parts.config.shape]
     if parts.has_head:
         return {"architectures": [architecture.masked_lm]}
     stated = parts.facts.get("architectures")

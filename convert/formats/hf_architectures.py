@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biolm.convert.names import Table
-from biolm.core.errors import CheckpointError
-from biolm.model.config import Activation, EncoderConfig, Shape
+from biomlm.convert.formats.name_table import Table
+from biomlm.core.errors import CheckpointError
+from biomlm.model.config import Activation, EncoderConfig, Shape
 
 SIZES = {
     "vocab_size": "vocab_size",

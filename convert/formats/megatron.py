@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert import hf, torchfile
-from biolm.convert.parts import Parts
-from biolm.convert.restricted import entries
-from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json
-from biolm.model.config import Activation
+from biomlm.convert.formats import hf
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.safe_load import torch_file
+from biomlm.convert.safe_load.unpickle import entries
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import read_json
+from biomlm.model.config import Activation
 
 FILE = "model_optim_rng.pt"
 LATEST = "latest_checkpointed_iteration.txt"
@@ -70,7 +71,7 @@ def read(path: Path) -> Parts:
         CheckpointError: It is damaged, no BERT, or one that the native model cannot compute.
     """
     files = sorted(_iteration(path).glob(RANKS))
-    states = [torchfile.load(file) for file in files]
+    states = [torch_file.load(file) for file in files]
     if not all(isinstance(state, dict) and isinstance(state.get("model"), dict) for state in states):
         raise _refused(files[0], "this holds no model of Megatron-LM")
     args = entries(states[0].get("args"))

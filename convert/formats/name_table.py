@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from biolm.core.errors import CheckpointError
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
+from biomlm.core.errors import CheckpointError
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
 
 Tensors = dict[str, Tensor]
 

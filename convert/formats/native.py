@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert.names import HEAD, common_dtype, shapes
-from biolm.convert.parts import Parts
-from biolm.core import checkpoint
-from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json
-from biolm.core.manifest import NAME as MANIFEST
-from biolm.model.config import NAME as ENCODER
-from biolm.model.config import EncoderConfig
+from biomlm.convert.formats.name_table import HEAD, common_dtype, shapes
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.core import checkpoint
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import read_json
+from biomlm.core.manifest import NAME as MANIFEST
+from biomlm.model.config import NAME as ENCODER
+from biomlm.model.config import EncoderConfig
 
 TOKENIZER = "tokenizer"
 RESULT = "result.json"
@@ -28,7 +28,7 @@ REST = "rest"
 PAIRS = (
     "pooler.",
     "seq_relationship.",
-)  # what pretraining's pair objectives learn beside the model (`pretrain.objective`)
+)  # what pretraining's pair objectives learn beside the model (`pretrain.objectives.base`)
 FACTS = "facts"
 
 
@@ -52,7 +52,7 @@ def read(path: Path) -> Parts:
     run = _run(path)
     found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
     if found is None:
-        raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biolm pretrain` on it first.")
+        raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biomlm pretrain` on it first.")
     file = min(checkpoint.path_of(run, found.step).glob("model*.safetensors"))  # of several ranks' rows, the first
     parts = parts_of(run, found.tensors.get("model", {}), file)
     facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}

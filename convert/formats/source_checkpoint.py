@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from biolm.core.errors import CheckpointError
-from biolm.model.config import EncoderConfig
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.core.errors import CheckpointError
+from biomlm.model.config import EncoderConfig
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
 SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron", "composer"]
@@ -57,7 +57,7 @@ class Parts:
         kind: The format that it was read from.
         config: The encoder's shape.
         tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file; without those of `head.` if there is none.
-        rest: Tensors that the native model does not have, under neutral names (see `convert.names`).
+        rest: Tensors that the native model does not have, under neutral names (see `convert.formats.name_table`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         tokenizer: What lies there, if it has been loaded already; that takes a second for a large one.

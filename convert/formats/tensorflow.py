@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biolm.convert import hf
-from biolm.convert.parts import Parts
-from biolm.core.errors import CheckpointError
-from biolm.core.files import read_json
+from biomlm.convert.formats import hf
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.core.errors import CheckpointError
+from biomlm.core.files import read_json
 
 CONFIG = "bert_config.json"
 MAGIC = 0xDB4775248B80FB57

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from biolm.core.errors import CheckpointError, UnsafeFileError
-from biolm.core.gunzip import ERRORS as GUNZIP_ERRORS
-from biolm.core.gunzip import Gunzip
-from biolm.core.progress import progress
+from biomlm.core.errors import CheckpointError, UnsafeFileError
+from biomlm.core.progress import progress
+from biomlm.inputs.gzip import ERRORS as GUNZIP_ERRORS
+from biomlm.inputs.gzip import Gunzip
 
 GZIP = b"\x1f\x8b"
 MOST_RATIO = 20  # weights hardly compress; a bomb does
@@ -27,7 +27,7 @@ _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
 def scratch() -> Path:
     """A new empty folder, removed when the program ends."""
-    _scratch.append(tempfile.TemporaryDirectory(prefix="biolm-"))
+    _scratch.append(tempfile.TemporaryDirectory(prefix="biomlm-"))
     return Path(_scratch[-1].name)
 
 

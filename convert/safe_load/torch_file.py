@@ -1,6 +1,6 @@
 """Open a file of `torch.save` without torch's own reader: the zip format of torch 1.6 and later, and the legacy format before it.
 
-The pickle inside goes through `convert.restricted`; tensors are views of the file mapped into memory, so a large checkpoint costs
+The pickle inside goes through `convert.safe_load.unpickle`; tensors are views of the file mapped into memory, so a large checkpoint costs
 no memory until its numbers are used.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.convert.restricted import Machine, storage_dtype
-from biolm.core.errors import CheckpointError
+from biomlm.convert.safe_load.unpickle import Machine, storage_dtype
+from biomlm.core.errors import CheckpointError
 
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py

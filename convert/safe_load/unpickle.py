@@ -3,7 +3,7 @@
 A checkpoint of PyTorch is a pickle, and a pickle is a program: `pickle.load` runs whatever it names (fairseq issue 5603). Here
 `pickletools` only decodes its instructions, and a small stack machine carries out those that build data. Every name in the file
 is looked up in a table of ours: tensors are rebuilt, ordered dictionaries are dictionaries, a configuration class becomes `Opaque`,
-which only remembers what it was given. Any other name is refused, and said. Files of tensors are opened by `convert.torchfile`.
+which only remembers what it was given. Any other name is refused, and said. Files of tensors are opened by `convert.safe_load.torch_file`.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from biolm.core.errors import CheckpointError, UnsafeFileError
+from biomlm.core.errors import CheckpointError, UnsafeFileError
 
 STORAGES = {
     "Double": torch.float64,

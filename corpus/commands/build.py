@@ -1,4 +1,4 @@
-"""`biolm corpus build`: raw files → documents.
+"""`biomlm corpus build`: raw files → documents.
 
 Two passes of tasks with one decision between them. Reading (parallel) turns each task's files into a part; resolving (alone) decides
 about versions, duplicates and splits from the parts' keys; writing (parallel) puts every document in its place. Each task's result is
@@ -16,24 +16,33 @@ from typing import Any, Literal
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core import files, manifest
-from biolm.core.cli import Verb
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.progress import Bar, progress
-from biolm.core.summary import summary
-from biolm.corpus.decontaminate import MarkContaminated
-from biolm.corpus.document import AddSentences
-from biolm.corpus.executors import Where, execute
-from biolm.corpus.graph import write_aliases, write_graph
-from biolm.corpus.inputs import Input, find, tasks
-from biolm.corpus.minhash import AddBands
-from biolm.corpus.parts import WriteParts, part_folder, table
-from biolm.corpus.reading import ReadTask
-from biolm.corpus.repeats import Treatment, drop_emptied, find_repeats
-from biolm.corpus.resolve import resolve
-from biolm.corpus.selection import MarkUnwanted, Selection
-from biolm.corpus.shards import REPEATED, TOTALS, WriteShards, codes_path, counts_path, edges_path, number, repeats_path
+from biomlm.core import files, manifest
+from biomlm.core.cli import Verb
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.progress import Bar, progress
+from biomlm.core.summary import summary
+from biomlm.corpus.dedup.minhash import AddBands
+from biomlm.corpus.filters.decontamination import MarkContaminated
+from biomlm.corpus.filters.selection import MarkUnwanted, Selection
+from biomlm.corpus.pipeline.citation_graph import write_aliases, write_graph
+from biomlm.corpus.pipeline.executors import Where, execute
+from biomlm.corpus.pipeline.inputs import Input, find, tasks
+from biomlm.corpus.pipeline.intermediate import WriteParts, part_folder, table
+from biomlm.corpus.pipeline.read import ReadTask
+from biomlm.corpus.pipeline.repeated_paragraphs import Treatment, drop_emptied, find_repeats
+from biomlm.corpus.pipeline.resolve import resolve
+from biomlm.corpus.pipeline.write import (
+    REPEATED,
+    TOTALS,
+    WriteShards,
+    codes_path,
+    counts_path,
+    edges_path,
+    number,
+    repeats_path,
+)
+from biomlm.corpus.text.document import AddSentences
 
 STAGE = "corpus build"
 WORK = ".work"
@@ -321,5 +330,5 @@ def show(out: Path, counts: dict[str, Any]) -> None:
 VERB = Verb(
     config=BuildConfig,
     run=run,
-    example="biolm corpus build --pubmed pubmed25n0001.xml.gz --pmc articles/ --notes NOTEEVENTS.csv.gz --out docs",
+    example="biomlm corpus build --pubmed pubmed25n0001.xml.gz --pmc articles/ --notes NOTEEVENTS.csv.gz --out docs",
 )

@@ -1,16 +1,16 @@
-"""`biolm corpus stats`: what a folder of documents holds, by source, with bars."""
+"""`biomlm corpus stats`: what a folder of documents holds, by source, with bars."""
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biolm.core.cli import Verb
-from biolm.core.manifest import read_manifest
-from biolm.core.progress import progress
-from biolm.core.summary import summary
-from biolm.corpus.read import SPLITS, documents, shards
-from biolm.corpus.shards import REPEATED, TOTALS
+from biomlm.core.cli import Verb
+from biomlm.core.manifest import read_manifest
+from biomlm.core.progress import progress
+from biomlm.core.summary import summary
+from biomlm.corpus.documents import SPLITS, document_files, documents
+from biomlm.corpus.pipeline.write import REPEATED, TOTALS
 
 BAR = 40  # characters of the longest bar
 SHOWN = 12  # sections shown
@@ -22,7 +22,7 @@ class StatsConfig:
     """What a folder of documents holds.
 
     Args:
-        docs: Folder that `biolm corpus build` wrote.
+        docs: Folder that `biomlm corpus build` wrote.
     """
 
     docs: str
@@ -37,10 +37,10 @@ def run(config: StatsConfig) -> None:
     counts = read_manifest(config.docs, "corpus build").counts
     years: dict[str, Counter[int]] = {}
     sections: dict[str, Counter[str]] = {}
-    size = sum(path.stat().st_size for split in SPLITS for path in shards(config.docs, split))
+    size = sum(path.stat().st_size for split in SPLITS for path in document_files(config.docs, split))
     with progress("reading", size, "B") as bar:
         for split in SPLITS:
-            for path in shards(config.docs, split):
+            for path in document_files(config.docs, split):
                 for document in documents(path):
                     meta = document["metadata"]
                     if "year" in meta:
@@ -89,4 +89,4 @@ def draw(title: str, values: dict[Any, int]) -> None:
         print(f"  {str(name)[:40]:40} {'█' * max(1, round(value / most * BAR))} {value:,}")
 
 
-VERB = Verb(config=StatsConfig, run=run, example="biolm corpus stats docs", positionals=("docs",))
+VERB = Verb(config=StatsConfig, run=run, example="biomlm corpus stats docs", positionals=("docs",))

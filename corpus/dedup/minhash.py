@@ -12,7 +12,7 @@ import numpy.typing as npt
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core.rng import bits, key
+from biomlm.core.rng import bits, key
 
 U64 = npt.NDArray[np.uint64]
 

@@ -16,8 +16,8 @@ import orjson
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core.errors import DataError
-from biolm.corpus.document import DROPPED
+from biomlm.core.errors import DataError
+from biomlm.corpus.text.document import DROPPED
 
 WORDS = 13
 REASON = "contaminated by evaluation data"

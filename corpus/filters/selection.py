@@ -7,10 +7,10 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core.errors import ConfigError
-from biolm.corpus.dates import between, iso
-from biolm.corpus.document import DROPPED
-from biolm.corpus.language import language
+from biomlm.core.errors import ConfigError
+from biomlm.corpus.filters.language import language
+from biomlm.corpus.text.dates import between, iso
+from biomlm.corpus.text.document import DROPPED
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core.files import atomic_file
-from biolm.corpus.document import hash64
-from biolm.corpus.parts import SOURCES
-from biolm.corpus.resolve import SAME_ARTICLE, VALID
-from biolm.corpus.streams import compressed
+from biomlm.core.files import atomic_file
+from biomlm.corpus.pipeline.intermediate import SOURCES
+from biomlm.corpus.pipeline.resolve import SAME_ARTICLE, VALID
+from biomlm.corpus.text.document import hash64
+from biomlm.inputs.streams import compressed
 
 NAME = "aliases.npy"
 ALIASES = np.dtype([("alias", "u8"), ("pmcid", "?"), ("number", "u8")])

@@ -20,7 +20,7 @@ from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from biolm.core.errors import ConfigError, DataError
+from biomlm.core.errors import ConfigError, DataError
 
 logger.disable("datatrove")
 
@@ -163,7 +163,7 @@ def _slurm(
         partition=where.partition,
         mem_per_cpu_gb=where.memory,
         workers=workers or -1,
-        job_name="biolm-corpus",
+        job_name="biomlm-corpus",
         env_command=f"export PATH={Path(sys.executable).parent}:$PATH",
         logging_dir=str(marks),
         **options,
@@ -191,7 +191,7 @@ def _ray(pipeline: list[PipelineStep], tasks: int, workers: int, where: Where, m
         import ray  # type: ignore[import-not-found,unused-ignore]
         from datatrove.executor.ray import RayPipelineExecutor
     except ImportError:
-        raise ConfigError("Ray is not installed", remedy="pip install 'biolm[ray]'.") from None
+        raise ConfigError("Ray is not installed", remedy="pip install 'biomlm[ray]'.") from None
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)

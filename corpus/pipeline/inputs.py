@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.corpus.streams import bare_name
+from biomlm.core.errors import DataError
+from biomlm.inputs.streams import bare_name
 
 TASK_BYTES = 8 << 20  # small files are read together until they have this many bytes
 

@@ -21,11 +21,11 @@ import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core.files import atomic_dir, write_json
-from biolm.corpus.document import DROPPED, PROBLEM, hash64
-from biolm.corpus.minhash import BANDS, BANDS_KEY
-from biolm.corpus.pubmed import DELETES
-from biolm.corpus.streams import compressed
+from biomlm.core.files import atomic_dir, write_json
+from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
+from biomlm.corpus.readers.pubmed import DELETES
+from biomlm.corpus.text.document import DROPPED, PROBLEM, hash64
+from biomlm.inputs.streams import compressed
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
 SOURCES = ("pubmed", "pmc", "notes", "text")

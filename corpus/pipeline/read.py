@@ -8,11 +8,11 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseDiskReader
 
-from biolm.corpus.inputs import Input
-from biolm.corpus.jats import JatsReader
-from biolm.corpus.notes import NotesReader
-from biolm.corpus.plain import TextReader
-from biolm.corpus.pubmed import PubMedReader
+from biomlm.corpus.pipeline.inputs import Input
+from biomlm.corpus.readers.jats import JatsReader
+from biomlm.corpus.readers.notes import NotesReader
+from biomlm.corpus.readers.pubmed import PubMedReader
+from biomlm.corpus.readers.text import TextReader
 
 READERS: dict[str, type[BaseDiskReader]] = {
     "pubmed": PubMedReader,
@@ -32,7 +32,7 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         options: Arguments of the readers, by source.
     """
 
-    type, name = "📖 - READER", "biolm"
+    type, name = "📖 - READER", "biomlm"
 
     def __init__(self, tasks: list[list[Input]], work: str, options: dict[str, dict[str, Any]]):
         super().__init__()

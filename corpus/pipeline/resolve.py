@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.corpus.minhash import later_ones
-from biolm.corpus.parts import KEYS, SOURCES, table
+from biomlm.corpus.dedup.minhash import later_ones
+from biomlm.corpus.pipeline.intermediate import KEYS, SOURCES, table
 
 U1 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]

@@ -12,13 +12,13 @@ import orjson
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.core.files import atomic_file, write_json
-from biolm.corpus.document import DROPPED, without_lines
-from biolm.corpus.graph import Aliases
-from biolm.corpus.parts import part_folder, table
-from biolm.corpus.repeats import Table, Treatment
-from biolm.corpus.resolve import REASONS, SET_ASIDE, TRAIN, VALID
-from biolm.corpus.streams import compressed
+from biomlm.core.files import atomic_file, write_json
+from biomlm.corpus.pipeline.citation_graph import Aliases
+from biomlm.corpus.pipeline.intermediate import part_folder, table
+from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
+from biomlm.corpus.pipeline.resolve import REASONS, SET_ASIDE, TRAIN, VALID
+from biomlm.corpus.text.document import DROPPED, without_lines
+from biomlm.inputs.streams import compressed
 
 LEVEL = 5  # gzip's level
 FOLDERS = {TRAIN: "train", VALID: "valid"}

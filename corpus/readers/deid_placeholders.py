@@ -7,8 +7,8 @@ keeps one name through all notes of a patient, and another patient's same placeh
 import re
 from typing import Literal
 
-from biolm.core.errors import ConfigError
-from biolm.corpus.document import hash64
+from biomlm.core.errors import ConfigError
+from biomlm.corpus.text.document import hash64
 
 Mode = Literal["keep", "type", "surrogate"]
 PLACEHOLDER = re.compile(r"\[\*\*(.*?)\*\*\]", re.S)

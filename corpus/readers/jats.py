@@ -15,14 +15,14 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
-from biolm.core.errors import ConfigError
-from biolm.corpus.dates import date, earliest
-from biolm.corpus.document import build, damaged
-from biolm.corpus.jats_body import body_sections, selected_sections
-from biolm.corpus.packages import members
-from biolm.corpus.records import Cutter, parse, parser, text_of
-from biolm.corpus.references import cited, cut, ids
-from biolm.corpus.streams import opened
+from biomlm.core.errors import ConfigError
+from biomlm.corpus.readers.jats_body import body_sections, selected_sections
+from biomlm.corpus.readers.jats_references import cited, cut, ids
+from biomlm.corpus.text.dates import date, earliest
+from biomlm.corpus.text.document import build, damaged
+from biomlm.inputs.streams import opened
+from biomlm.inputs.tar import members
+from biomlm.inputs.xml import Cutter, parse, parser, text_of
 
 Element = etree._Element
 

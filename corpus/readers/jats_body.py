@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from biolm.corpus.citations import CLOSE, OPEN, without_callouts
-from biolm.corpus.records import text_of
+from biomlm.corpus.readers.jats_callouts import CLOSE, OPEN, without_callouts
+from biomlm.inputs.xml import text_of
 
 Element = etree._Element
 Section = tuple[str, list[str]]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from html import unescape
 
-from biolm.corpus.finding import count, find
+from biomlm.inputs.search import count, find
 
 OPENING, CLOSING = b"<ref-list", b"</ref-list>"
 PUB_ID = re.compile(r'<pub-id\s(?:[^<>]*?\s)?pub-id-type="([^"]*)"[^<>]*>([^<]*)<')

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-from biolm.corpus.dates import written
-from biolm.corpus.records import blocks
+from biomlm.corpus.text.dates import written
+from biomlm.inputs.xml import blocks
 
 TAG = re.compile(r"^([A-Z]{2,4}) *- ?(.*)$")
 RELATED = {"RIN": "RetractionIn", "CON": "CommentOn", "EFR": "ErratumFor", "UOF": "UpdateOf", "ORI": "OriginalReportIn"}

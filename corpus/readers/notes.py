@@ -11,13 +11,13 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
-from biolm.core.errors import DataError
-from biolm.corpus.dates import iso
-from biolm.corpus.document import DROPPED, build, damaged
-from biolm.corpus.note_text import note_sections
-from biolm.corpus.placeholders import Placeholders
-from biolm.corpus.streams import opened
-from biolm.corpus.tables import rows
+from biomlm.core.errors import DataError
+from biomlm.corpus.readers.deid_placeholders import Placeholders
+from biomlm.corpus.readers.note_sections import note_sections
+from biomlm.corpus.text.dates import iso
+from biomlm.corpus.text.document import DROPPED, build, damaged
+from biomlm.inputs.streams import opened
+from biomlm.inputs.tables import rows
 
 FIELDS = {
     "id": ("row_id", "note_id"),

@@ -11,13 +11,13 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
-from biolm.corpus import medline
-from biolm.corpus.boilerplate import without_boilerplate
-from biolm.corpus.dates import written
-from biolm.corpus.document import build, damaged
-from biolm.corpus.pubmed_scan import Section, scan
-from biolm.corpus.records import Cutter, parse, parser, text_of
-from biolm.corpus.streams import bare_name, opened
+from biomlm.corpus.readers import medline
+from biomlm.corpus.readers.boilerplate import without_boilerplate
+from biomlm.corpus.readers.pubmed_fast import Section, scan
+from biomlm.corpus.text.dates import written
+from biomlm.corpus.text.document import build, damaged
+from biomlm.inputs.streams import bare_name, opened
+from biomlm.inputs.xml import Cutter, parse, parser, text_of
 
 RECORDS = ("PubmedArticle", "PubmedBookArticle", "MedlineCitation", "DeleteCitation")
 SCANNED = {"PubmedArticle", "MedlineCitation"}
@@ -38,7 +38,7 @@ Element = etree._Element
 class PubMedReader(BaseDiskReader):  # type: ignore[misc]
     """Reads PubMed XML as a datatrove reader; see `BaseDiskReader` for the arguments.
 
-    Every record gives one Document; one that cannot be used is marked in its metadata (`biolm.corpus.document.DROPPED`).
+    Every record gives one Document; one that cannot be used is marked in its metadata (`biomlm.corpus.text.document.DROPPED`).
     """
 
     name = "PubMed"

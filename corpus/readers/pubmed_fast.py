@@ -11,9 +11,9 @@ from typing import Any
 
 from lxml import etree
 
-from biolm.corpus.dates import written
-from biolm.corpus.finding import find
-from biolm.corpus.records import text_of
+from biomlm.corpus.text.dates import written
+from biomlm.inputs.search import find
+from biomlm.inputs.xml import text_of
 
 Section = tuple[str, list[str]]
 

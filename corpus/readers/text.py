@@ -7,12 +7,12 @@ from typing import IO, Any
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
-from biolm.corpus.dates import iso
-from biolm.corpus.document import build, damaged
-from biolm.corpus.note_text import joined
-from biolm.corpus.records import MOST, blocks
-from biolm.corpus.streams import bare_name, opened
-from biolm.corpus.tables import rows
+from biomlm.corpus.readers.note_sections import joined
+from biomlm.corpus.text.dates import iso
+from biomlm.corpus.text.document import build, damaged
+from biomlm.inputs.streams import bare_name, opened
+from biomlm.inputs.tables import rows
+from biomlm.inputs.xml import MOST, blocks
 
 KNOWN = ("pmid", "pmcid", "doi", "year", "journal", "license", "category")  # metadata taken over from JSONL
 

@@ -14,8 +14,8 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biolm.corpus.finding import find_text
-from biolm.corpus.sentences import spans
+from biomlm.inputs.search import find_text
+from biomlm.inputs.sentences import spans
 
 DROPPED = "dropped"  # metadata key: why a document is put aside
 PROBLEM = "problem"  # metadata key: where the damage is; positions and kinds, never text

@@ -1,4 +1,4 @@
-"""`biolm distill cache`: a teacher's answers for the micro-batches of a run, in files that several processes write side by side."""
+"""`biomlm distill cache`: a teacher's answers for the micro-batches of a run, in files that several processes write side by side."""
 
 import math
 from collections import Counter
@@ -11,23 +11,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biolm.core import manifest, rng
-from biolm.core.cli import Verb
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import write_json
-from biolm.core.progress import progress
-from biolm.core.summary import summary
-from biolm.distill.blocks import encode, of_targets
-from biolm.distill.cache import NAME, STAGE, STEPS, Answered, check_of, file_of, hidden_name, read_index, write_blocks
-from biolm.distill.cache_config import AnswersConfig, CacheConfig, key_of
-from biolm.distill.estimate import estimate_cache
-from biolm.distill.targets import Targets, Whole, sample, top
-from biolm.distill.teacher import Teachers, Wanted, load
-from biolm.model.device import choose
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.curriculum import Curriculum
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer.pool import pool
+from biomlm.core import manifest, rng
+from biomlm.core.cli import Verb
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.files import write_json
+from biomlm.core.progress import progress
+from biomlm.core.summary import summary
+from biomlm.distill.estimate import estimate_cache
+from biomlm.distill.losses.targets import Targets, Whole, sample, top
+from biomlm.distill.teachers.cache_blocks import encode, of_targets
+from biomlm.distill.teachers.cache_config import AnswersConfig, CacheConfig, key_of
+from biomlm.distill.teachers.cached import (
+    NAME,
+    STAGE,
+    STEPS,
+    Answered,
+    check_of,
+    file_of,
+    hidden_name,
+    read_index,
+    write_blocks,
+)
+from biomlm.distill.teachers.teacher import Teachers, Wanted, load
+from biomlm.model.device import choose
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.tokenizer.workers import pool
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def _fill(config: CacheConfig, asker: Asker, out: Path, files: int) -> dict[str,
         counts.update(micro_batches=len(index), bytes=file_of(out, number).stat().st_size)
         counts.update(tokens=sum(b.tokens for b in index.values()), masked=sum(b.masked for b in index.values()))
     with ExitStack() as stack:
-        bar = stack.enter_context(progress("biolm distill cache", files, "files", files - len(todo)))
+        bar = stack.enter_context(progress("biomlm distill cache", files, "files", files - len(todo)))
         write: Callable[[str, int], Asked] = asker.write
         made: Iterator[Asked] = map(partial(write, str(out)), todo)
         if config.workers > 1:
@@ -185,12 +195,12 @@ def _show(out: Path, record: manifest.Manifest) -> None:
         "bytes": counts["bytes"],
         "bytes a token": counts["bytes"] / max(counts["tokens"], 1),
     }
-    summary(f"biolm {STAGE} → {out}", rows)
+    summary(f"biomlm {STAGE} → {out}", rows)
 
 
 VERB = Verb(
     config=CacheConfig,
     run=cache,
-    example="biolm distill cache --shards SHARDS --teacher RUN --steps 200 --out CACHE",
+    example="biomlm distill cache --shards SHARDS --teacher RUN --steps 200 --out CACHE",
     estimate=estimate_cache,
 )

@@ -1,22 +1,22 @@
-"""`biolm distill`: shards + teacher → run folder."""
+"""`biomlm distill`: shards + teacher → run folder."""
 
 from pathlib import Path
 
-from biolm.convert.load import Loaded, load_model
-from biolm.core.cli import Verb
-from biolm.distill import student as students
-from biolm.distill.cache import CachedTeachers
-from biolm.distill.cache_config import key_of
-from biolm.distill.config import DistillConfig
-from biolm.distill.estimate import estimate
-from biolm.distill.objective import DistillObjective
-from biolm.distill.teacher import Answerer, Teachers, load
-from biolm.distill.words import WordTeachers
-from biolm.model.device import choose
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain import run
-from biolm.pretrain.loop import seed_weights
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.cli import Verb
+from biomlm.distill import student as students
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.estimate import estimate
+from biomlm.distill.objective import DistillObjective
+from biomlm.distill.teachers.cache_config import key_of
+from biomlm.distill.teachers.cached import CachedTeachers
+from biomlm.distill.teachers.cross_vocabulary import WordTeachers
+from biomlm.distill.teachers.teacher import Answerer, Teachers, load
+from biomlm.model.device import choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training import run_folder
+from biomlm.pretrain.training.trainer import seed_weights
 
 STAGE = "distill"
 
@@ -42,12 +42,12 @@ def distill(config: DistillConfig) -> None:
     seed_weights(config.seed + 1)  # the projections', drawn apart so that the student starts as it would alone
     sources = config.teachers or [config.cache] * len(answerer.configs)
     objective = DistillObjective(answerer, student.config, config.loss, reader.vocab_size, config.steps, sources)
-    record = run.start(config, STAGE, reader, student, inputs)
+    record = run_folder.start(config, STAGE, reader, student, inputs)
     if record.status == "done":
-        run.show(STAGE, Path(config.out))
+        run_folder.show(STAGE, Path(config.out))
         return
     comparable = same and loaded and loaded[0].has_head
-    run.train(config, record, reader, student, objective, loaded[0].model if comparable else None)
+    run_folder.train(config, record, reader, student, objective, loaded[0].model if comparable else None)
 
 
 def present(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> Answerer:
@@ -63,12 +63,12 @@ def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shard
     """Random weights, those of `init`, or parts of the first teacher."""
     if config.start == "teacher":
         return students.from_teacher(teachers[0], config, reader)
-    return run.initial_model(config, reader)
+    return run_folder.initial_model(config, reader)
 
 
 VERB = Verb(
     config=DistillConfig,
     run=distill,
-    example="biolm distill --shards SHARDS --teacher RUN --model.size tiny --steps 200 --out STUDENT",
+    example="biomlm distill --shards SHARDS --teacher RUN --model.size tiny --steps 200 --out STUDENT",
     estimate=estimate,
 )

@@ -1,11 +1,11 @@
-"""`biolm distill plan`: what a cache of a teacher's answers would take, before it is written."""
+"""`biomlm distill plan`: what a cache of a teacher's answers would take, before it is written."""
 
 import time
 
-from biolm.core.cli import Verb
-from biolm.core.summary import summary
-from biolm.distill.cache_config import AnswersConfig
-from biolm.distill.caching import Asker
+from biomlm.core.cli import Verb
+from biomlm.core.summary import summary
+from biomlm.distill.commands.cache import Asker
+from biomlm.distill.teachers.cache_config import AnswersConfig
 
 STEPS = 4  # that are asked for the estimate
 
@@ -30,7 +30,7 @@ def plan(config: AnswersConfig) -> None:
         "bytes a token": size / max(tokens, 1),
         "hours of one process": seconds * times / 3600,
     }
-    summary("biolm distill plan", rows)
+    summary("biomlm distill plan", rows)
 
 
-VERB = Verb(config=AnswersConfig, run=plan, example="biolm distill plan --shards SHARDS --teacher RUN --steps 200")
+VERB = Verb(config=AnswersConfig, run=plan, example="biomlm distill plan --shards SHARDS --teacher RUN --steps 200")

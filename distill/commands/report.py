@@ -1,25 +1,25 @@
-"""`biolm distill report`: what a student kept of its teacher, beside the same student alone, as a page and as JSON."""
+"""`biomlm distill report`: what a student kept of its teacher, beside the same student alone, as a page and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.convert.load import Loaded
-from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import write_json, write_text
-from biolm.core.manifest import read_manifest
-from biolm.core.metrics import read_metrics
-from biolm.core.summary import summary
-from biolm.distill.held_out import ALL, Seen, alike, compare
-from biolm.distill.page import page
-from biolm.distill.teacher import load
-from biolm.model.device import Precision, choose
-from biolm.model.encoder import parameter_count
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.evaluate import Evaluator
-from biolm.pretrain.shards import held_out
+from biomlm.convert.load import Loaded
+from biomlm.core.cli import Verb
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import write_json, write_text
+from biomlm.core.manifest import read_manifest
+from biomlm.core.metrics import read_metrics
+from biomlm.core.summary import summary
+from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
+from biomlm.distill.reporting.page import page
+from biomlm.distill.teachers.teacher import load
+from biomlm.model.device import Precision, choose
+from biomlm.model.encoder import parameter_count
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.dataset import held_out
+from biomlm.pretrain.training.evaluate import Evaluator
 
 PARTS = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
@@ -30,7 +30,7 @@ class ReportConfig:
     """A report on a distilled student, on the held-out split of the shards that it was trained on.
 
     Args:
-        run: Run folder that `biolm distill` wrote.
+        run: Run folder that `biomlm distill` wrote.
         teacher: Its teacher, if the run's own is not there any more.
         alone: Run folder of the same student without a teacher.
         tokens: Held-out tokens to read; 0 for all.
@@ -85,7 +85,7 @@ def report(config: ReportConfig) -> None:
         for what, value in model["sources"][ALL].items()
         if what != "masked"
     }
-    summary(f"biolm distill report → {out / 'report.html'}", told)
+    summary(f"biomlm distill report → {out / 'report.html'}", told)
 
 
 def _figures(loaded: Loaded, seen: Seen) -> dict[str, Any]:
@@ -106,6 +106,6 @@ def _parts(train: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 VERB = Verb(
     config=ReportConfig,
     run=report,
-    example="biolm distill report --run STUDENT --alone ALONE --out REPORT",
+    example="biomlm distill report --run STUDENT --alone ALONE --out REPORT",
     positionals=("run",),
 )

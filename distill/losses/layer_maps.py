@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from biolm.core.errors import ConfigError, MismatchError
+from biomlm.core.errors import ConfigError, MismatchError
 
 CUSTOM = re.compile(r"\d+:\d+(,\d+:\d+)*")
 

@@ -1,6 +1,6 @@
 """Distillation losses of predictions and of hidden states.
 
-Shape suffixes: see `biolm.model.packed`; u teacher width.
+Shape suffixes: see `biomlm.model.packed`; u teacher width.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.distill.targets import Targets
+from biomlm.distill.losses.targets import Targets
 
 Distance = Literal["cosine", "mse"]
 

@@ -6,7 +6,7 @@ value-value of the last layer; MiniLMv2 query-query, key-key and value-value of 
 and cut again into as many relation heads as one likes, so that numbers of heads and widths may differ. MiniLM is treated
 alike where the heads' numbers differ. Nothing is padded: each packed sequence has its own relations.
 
-Shape suffixes: see `biolm.model.packed`; r relation heads, e their width.
+Shape suffixes: see `biomlm.model.packed`; r relation heads, e their width.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.model.encoder import Encoder
-from biolm.model.rotary import rotate
+from biomlm.model.encoder import Encoder
+from biomlm.model.rotary import rotate
 
 Kind = Literal["minilm", "minilmv2"]
 PAIRS: dict[Kind, tuple[tuple[int, int], ...]] = {"minilm": ((0, 1), (2, 2)), "minilmv2": ((0, 0), (1, 1), (2, 2))}

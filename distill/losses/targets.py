@@ -3,7 +3,7 @@
 With q the student's softened distribution and z its logits over the temperature, every loss has a gradient in z that is written down
 here, so that a step computes it block by block, in the cache, without autograd's copies of [m, v] matrices.
 
-Shape suffixes: see `biolm.model.packed`; k entries kept of a distribution.
+Shape suffixes: see `biomlm.model.packed`; k entries kept of a distribution.
 """
 
 from abc import ABC, abstractmethod

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.distill.similarity import layer_similarities
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.evaluate import Evaluator
-from biolm.pretrain.shards import Shards
+from biomlm.distill.reporting.cka import layer_similarities
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.evaluate import Evaluator
 
 ALIKE_TOKENS = 2048  # that layers are compared on
 ALL = "all"

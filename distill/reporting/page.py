@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biolm.core.page import Markup, document, join, table, tag
-from biolm.core.svg import COLOURS, Line, line_chart
-from biolm.distill.held_out import ALL
+from biomlm.core.page import Markup, document, join, table, tag
+from biomlm.core.svg import COLOURS, Line, line_chart
+from biomlm.distill.reporting.held_out import ALL
 
 CELL = 34
 LEFT, TOP = 64, 30

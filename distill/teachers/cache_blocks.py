@@ -14,14 +14,14 @@ import orjson
 import torch
 from torch import Tensor
 
-from biolm.core.errors import DataError
-from biolm.distill.targets import Sampled, Targets, Top
+from biomlm.core.errors import DataError
+from biomlm.distill.losses.targets import Sampled, Targets, Top
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 KINDS = ("|u1", "<u2", "<u4", "<f2")  # numbers alone: bytes from a file must never be read as Python objects
 LEVEL = 1  # of zlib: level 6 saves 5% more and takes four times as long
-REMEDY = "Remove that file and run `biolm distill cache` again: it goes on where it was."
+REMEDY = "Remove that file and run `biomlm distill cache` again: it goes on where it was."
 
 
 def encode(arrays: Arrays) -> bytes:

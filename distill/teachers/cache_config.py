@@ -1,24 +1,24 @@
-"""The configuration of `biolm distill cache` and `plan`, and the key that a cache and a run must share."""
+"""The configuration of `biomlm distill cache` and `plan`, and the key that a cache and a run must share."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
-from biolm.distill.config import DistillConfig
-from biolm.model.device import Precision
-from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig
-from biolm.pretrain.shards import Shards
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
+from biomlm.distill.config import DistillConfig
+from biomlm.model.device import Precision
+from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.data.dataset import Shards
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersConfig:
-    """What a teacher is asked about the micro-batches of a run, which are fixed by the same options as in `biolm distill`.
+    """What a teacher is asked about the micro-batches of a run, which are fixed by the same options as in `biomlm distill`.
 
     Args:
-        shards: Folder that `biolm tokenizer encode` wrote, or several of one tokenizer.
+        shards: Folder that `biomlm tokenizer encode` wrote, or several of one tokenizer.
         teacher: The model to ask, or several, whose predictions are averaged.
         steps: Optimiser steps of the run.
         seed: Of the run.
@@ -80,7 +80,7 @@ class AnswersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig(AnswersConfig):
-    """Ask a teacher ahead of time, so that `biolm distill --cache` needs no teacher.
+    """Ask a teacher ahead of time, so that `biomlm distill --cache` needs no teacher.
 
     Args:
         out: Folder to write.

@@ -1,4 +1,4 @@
-"""A teacher's answers for the micro-batches of a run, on disk: `biolm distill cache` writes them, `biolm distill --cache` reads them.
+"""A teacher's answers for the micro-batches of a run, on disk: `biomlm distill cache` writes them, `biomlm distill --cache` reads them.
 
     CACHE/manifest.json
     CACHE/cache.json            the key, the teachers' shapes, and what is kept
@@ -23,13 +23,13 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import atomic_file, read_json, sha256
-from biolm.core.manifest import flatten, read_manifest
-from biolm.distill.blocks import REMEDY, decode, to_targets
-from biolm.distill.teacher import Answerer, Answers, View, Wanted
-from biolm.model.config import EncoderConfig
-from biolm.pretrain.batches import Batch
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.files import atomic_file, read_json, sha256
+from biomlm.core.manifest import flatten, read_manifest
+from biomlm.distill.teachers.cache_blocks import REMEDY, decode, to_targets
+from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.model.config import EncoderConfig
+from biomlm.pretrain.data.batches import Batch
 
 STAGE = "distill cache"
 NAME = "cache.json"
@@ -117,7 +117,7 @@ def read_index(path: Path) -> dict[Place, Block]:
         DataError: It is missing, truncated or something else.
     """
     if not path.is_file():
-        raise DataError("a file of the cache is missing", file=path, remedy="Run `biolm distill cache` again.")
+        raise DataError("a file of the cache is missing", file=path, remedy="Run `biomlm distill cache` again.")
     size, front = path.stat().st_size, len(MAGIC) + 8
     with path.open("rb") as file:
         head = file.read(front)
@@ -140,7 +140,7 @@ class CachedTeachers(Answerer):
     """Answers from a cache; the block after the one asked for is read and unpacked meanwhile by a thread.
 
     Args:
-        folder: What `biolm distill cache` wrote.
+        folder: What `biomlm distill cache` wrote.
 
     Raises:
         DataError: It is no finished cache, or files are missing or truncated.
@@ -152,7 +152,7 @@ class CachedTeachers(Answerer):
         name = self.folder / NAME
         facts: Mapping[str, Any] = read_json(name)
         if self.manifest.outputs.get(NAME) != sha256(name):
-            raise DataError("it is not what `biolm distill cache` wrote", file=name, remedy="Make the cache again.")
+            raise DataError("it is not what `biomlm distill cache` wrote", file=name, remedy="Make the cache again.")
         super().__init__([EncoderConfig(**{**c, "rope_thetas": tuple(c["rope_thetas"])}) for c in facts["teachers"]])
         self.key: Mapping[str, Any] = facts["key"]
         self.layers: Sequence[Sequence[int]] = facts["layers"]
@@ -180,7 +180,7 @@ class CachedTeachers(Answerer):
                 raise MismatchError(
                     f"the cache was made with {name} {_short(theirs.get(name))}, this run has {_short(value)}",
                     file=self.folder,
-                    remedy="Give the run the cache's settings, or make another cache with `biolm distill cache`.",
+                    remedy="Give the run the cache's settings, or make another cache with `biomlm distill cache`.",
                 )
         held = int(self.key["steps"])
         if steps > held:

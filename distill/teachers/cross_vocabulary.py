@@ -15,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from biolm.convert.load import Loaded
-from biolm.core.errors import MismatchError
-from biolm.distill.teacher import Answerer, Answers, View, Wanted
-from biolm.model.device import Device
-from biolm.model.packed import Packed, pack
-from biolm.pretrain.batches import Batch
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.load import Loaded
+from biomlm.core.errors import MismatchError
+from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.model.device import Device
+from biomlm.model.packed import Packed, pack
+from biomlm.pretrain.data.batches import Batch
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 I64 = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""Who answers for a micro-batch: models that run beside the student, or (`biolm.distill.cache`) a folder of answers made ahead of time."""
+"""Answer for a micro-batch: by models that run beside the student, or from a folder made ahead of time (`distill.teachers.cached`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from biolm.convert.load import Loaded, load_model
-from biolm.core.errors import MismatchError
-from biolm.distill.relations import QKV, captured
-from biolm.distill.targets import Targets, Whole
-from biolm.model.compute import require_compiler
-from biolm.model.config import EncoderConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.run import require_positions, require_same_vocabulary
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.errors import MismatchError
+from biomlm.distill.losses.relations import QKV, captured
+from biomlm.distill.losses.targets import Targets, Whole
+from biomlm.model.compute import require_compiler
+from biomlm.model.config import EncoderConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.run_folder import require_positions, require_same_vocabulary
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 @dataclass(frozen=True)

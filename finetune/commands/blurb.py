@@ -1,4 +1,4 @@
-"""`biolm finetune blurb`: the BLURB score, the mean over six task types of each type's mean over its data sets.
+"""`biomlm finetune blurb`: the BLURB score, the mean over six task types of each type's mean over its data sets.
 
 Gu et al. 2021 ("Domain-specific language model pretraining for biomedical natural language processing"), thirteen data sets. A type
 counts as one whatever the number of its data sets; the score is given only when all thirteen are there.
@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import read_json, write_json
-from biolm.core.manifest import read_manifest
-from biolm.core.summary import summary
+from biomlm.core.cli import Verb
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import read_json, write_json
+from biomlm.core.manifest import read_manifest
+from biomlm.core.summary import summary
 
 TYPES = {
     "named entities": ("BC5-chem", "BC5-disease", "NCBI-disease", "BC2GM", "JNLPBA"),
@@ -86,7 +86,7 @@ def run(config: BlurbConfig) -> None:
     rows: dict[str, object] = {**scores, **{f"mean of {kind}": value for kind, value in result["types"].items()}}
     rows["missing"] = ", ".join(result["missing"]) or "nothing"
     rows["BLURB"] = "not all data sets are there" if result["blurb"] is None else result["blurb"]
-    summary("biolm finetune blurb", rows)
+    summary("biomlm finetune blurb", rows)
 
 
 def score_of(name: str, folder: Path) -> float:
@@ -103,6 +103,6 @@ def score_of(name: str, folder: Path) -> float:
 VERB = Verb(
     config=BlurbConfig,
     run=run,
-    example="biolm finetune blurb NCBI-disease=runs/ncbi PubMedQA=runs/pubmedqa",
+    example="biomlm finetune blurb NCBI-disease=runs/ncbi PubMedQA=runs/pubmedqa",
     positionals=("runs",),
 )

@@ -1,4 +1,4 @@
-"""`biolm finetune compare RUN…`: models × tasks with intervals, which differences are more than chance, kinds of mistakes.
+"""`biomlm finetune compare RUN…`: models × tasks with intervals, which differences are more than chance, kinds of mistakes.
 
 Runs on the same task and data are compared with the first of them. The paired bootstrap draws the same test records for both,
 so that what is hard for both does not blur the difference.
@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import orjson
 
-from biolm.core import config as configuration
-from biolm.core.cli import Verb
-from biolm.core.errors import ConfigError, MismatchError
-from biolm.core.files import read_json, write_json, write_text
-from biolm.core.manifest import read_manifest
-from biolm.core.summary import summary
-from biolm.finetune import datasets, mistakes, protocol, saved
-from biolm.finetune.bootstrap import interval, resampled
-from biolm.finetune.compare_page import page
-from biolm.finetune.compare_tables import show
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.contests import Contest, Run
-from biolm.finetune.scorers import Scorer
+from biomlm.core import config as configuration
+from biomlm.core.cli import Verb
+from biomlm.core.errors import ConfigError, MismatchError
+from biomlm.core.files import read_json, write_json, write_text
+from biomlm.core.manifest import read_manifest
+from biomlm.core.summary import summary
+from biomlm.finetune.comparison import errors
+from biomlm.finetune.comparison.page import page
+from biomlm.finetune.comparison.runs import Contest, Run
+from biomlm.finetune.comparison.tables import show
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data import dataset
+from biomlm.finetune.metrics.bootstrap import interval, resampled
+from biomlm.finetune.metrics.entities import Scorer
+from biomlm.finetune.training import checkpoint, protocol
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CompareConfig:
     """Runs to compare: of several models, on one task or several.
 
     Args:
-        runs: Run folders that `biolm finetune` wrote; on each task the others are compared with the first.
+        runs: Run folders that `biomlm finetune` wrote; on each task the others are compared with the first.
         out: A JSON file to write the comparison to as well.
         page: An HTML file to write it to, with learning curves.
         words: Show the words of this many mistakes that most runs and seeds make. For public data only: these are words of the test
@@ -66,7 +68,7 @@ def run(config: CompareConfig) -> None:
         write_json(config.out, {"tasks": [found.as_json() for found in contests]})
     if config.page:
         write_text(config.page, page(contests))
-        summary(f"biolm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(contests)})
+        summary(f"biomlm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(contests)})
 
 
 def load(name: str) -> Run:
@@ -81,7 +83,7 @@ def load(name: str) -> Run:
     seeds: Any = scores["seeds"]
     folders = [protocol.folder_of(folder, seed) for seed in seeds]
     given = configuration.parse(
-        FinetuneConfig, ["--config", str(folder / "config.yaml")], prog="biolm finetune compare"
+        FinetuneConfig, ["--config", str(folder / "config.yaml")], prog="biomlm finetune compare"
     )
     return Run(
         name=name,
@@ -114,15 +116,15 @@ def contest(runs: list[Run], words: int) -> Contest:
     Raises:
         MismatchError: The data, which words would be taken from, have changed since.
     """
-    scorer, first = saved.read(runs[0].name)[0].scorer, runs[0]
+    scorer, first = checkpoint.read(runs[0].name)[0].scorer, runs[0]
     shown = []
     if words:
-        data = datasets.read(first.config)
+        data = dataset.read(first.config)
         if data.hashes() != first.data:
             problem = "the data are no longer those that the run was scored on"
             raise MismatchError(problem, file=first.config.data, remedy="Leave --words out, or put the files back.")
-        worst = mistakes.hardest([lines for one in runs for lines in one.lines], words)
-        shown = [(mistake, mistakes.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
+        worst = errors.hardest([lines for one in runs for lines in one.lines], words)
+        shown = [(mistake, errors.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
     return Contest(scorer.metric, runs, [against(scorer, first, other) for other in runs], shown)
 
 
@@ -154,6 +156,6 @@ def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
 VERB = Verb(
     config=CompareConfig,
     run=run,
-    example="biolm finetune compare runs/before runs/after --page compared.html",
+    example="biomlm finetune compare runs/before runs/after --page compared.html",
     positionals=("runs",),
 )

@@ -1,23 +1,26 @@
-"""`biolm finetune`: model + task → scores, predictions, model."""
+"""`biomlm finetune`: model + task → scores, predictions, model."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from biolm.convert.load import Loaded, load_model
-from biolm.core import checkpoint, manifest
-from biolm.core import config as configuration
-from biolm.core.cli import Verb
-from biolm.core.files import read_json, write_json
-from biolm.core.manifest import Manifest
-from biolm.core.summary import summary
-from biolm.finetune import datasets, grid, protocol, saved, tasks
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.datasets import DataSet
-from biolm.finetune.protocol import Folds, Sealed
-from biolm.finetune.task import Task
-from biolm.model.device import choose
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core import checkpoint, manifest
+from biomlm.core import config as configuration
+from biomlm.core.cli import Verb
+from biomlm.core.files import read_json, write_json
+from biomlm.core.manifest import Manifest
+from biomlm.core.summary import summary
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data import dataset
+from biomlm.finetune.data.dataset import DataSet
+from biomlm.finetune.tasks import registry
+from biomlm.finetune.tasks.base import Task
+from biomlm.finetune.training import checkpoint as saved_model
+from biomlm.finetune.training import grid_search, protocol
+from biomlm.finetune.training.protocol import Folds, Sealed
+from biomlm.model.device import choose
 
 STAGE = "finetune"
 SCORES = "scores.json"
@@ -33,9 +36,9 @@ def run(config: FinetuneConfig) -> None:
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     out = Path(config.out)
     loaded = load_model(config.model)
-    data = datasets.read(config)
-    shared = datasets.shared(data, config.max_shared)
-    task = tasks.make(config, loaded, data.folds["train"], data.unseen)
+    data = dataset.read(config)
+    shared = dataset.shared(data, config.max_shared)
+    task = registry.make(config, loaded, data.folds["train"], data.unseen)
     inputs = {"model": loaded.sha256, **data.hashes()}
     record = manifest.begin(out, STAGE, config, inputs, override=config.override)
     if record.status != "done":
@@ -61,7 +64,9 @@ def _run_seeds(
 ) -> None:
     device = choose(config.precision)
     folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
-    config, points = grid.chosen(out, task, lambda: load_model(config.model), folds.train, folds.dev, config, device)
+    config, points = grid_search.chosen(
+        out, task, lambda: load_model(config.model), folds.train, folds.dev, config, device
+    )
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []
     for seed in seeds:
@@ -70,8 +75,8 @@ def _run_seeds(
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place
-        facts = {**tasks.facts(task, config.task), "seed": best}
-        saved.write(out, loaded, state.tensors["best"], task.labels, facts)
+        facts = {**registry.facts(task, config.task), "seed": best}
+        saved_model.write(out, loaded, state.tensors["best"], task.labels, facts)
     scores = {
         "task": config.task,
         **protocol.combined(out, task, results),
@@ -84,7 +89,7 @@ def _run_seeds(
     }
     write_json(out / SCORES, scores)
     predictions = [protocol.folder_of(out, seed) / protocol.PREDICTIONS for seed in seeds]
-    record.finish(out, [out / SCORES, *saved.files(out), *predictions], counts)
+    record.finish(out, [out / SCORES, *saved_model.files(out), *predictions], counts)
     protocol.drop_checkpoints(out, seeds)
 
 
@@ -107,11 +112,11 @@ def show(out: Path) -> None:
         rows["chosen of the grid by dev"] = f"lr {scores['lr']:g}, batch {scores['batch_size']}"
     rows["seeds (epoch chosen by dev)"] = ", ".join(f"{run['seed']} ({run['epoch']})" for run in scores["runs"])
     rows["training time"] = f"{sum(run['seconds'] for run in scores['runs']):.0f} s"
-    summary(f"biolm finetune → {out}", rows)
+    summary(f"biomlm finetune → {out}", rows)
 
 
 VERB = Verb(
     config=FinetuneConfig,
     run=run,
-    example="biolm finetune --model runs/demo/student --task ner --data NCBI-disease-IOB --epochs 3 --out runs/ncbi",
+    example="biomlm finetune --model runs/demo/student --task ner --data NCBI-disease-IOB --epochs 3 --out runs/ncbi",
 )

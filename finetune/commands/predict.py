@@ -1,4 +1,4 @@
-"""`biolm finetune predict MODEL FILE`: predictions for any number of texts, in the file's order, a chunk in memory at a time.
+"""`biomlm finetune predict MODEL FILE`: predictions for any number of texts, in the file's order, a chunk in memory at a time.
 
 Within a chunk sequences of like length go through the model together.
 """
@@ -13,19 +13,19 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from biolm.core import gunzip
-from biolm.core.cli import Verb
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import atomic_dir, atomic_file
-from biolm.core.progress import progress
-from biolm.core.summary import summary
-from biolm.finetune import saved
-from biolm.finetune.brat import pubtator_lines, write_brat
-from biolm.finetune.inference import outputs, quickened
-from biolm.finetune.ner import Ner
-from biolm.finetune.task import Task
-from biolm.model.device import Precision, choose
+from biomlm.core.cli import Verb
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import atomic_dir, atomic_file
+from biomlm.core.progress import progress
+from biomlm.core.summary import summary
+from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
+from biomlm.finetune.tasks.base import Task
+from biomlm.finetune.tasks.token_classification import Ner
+from biomlm.finetune.training import checkpoint
+from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.inputs.gzip import ERRORS, Gunzip
+from biomlm.model.device import Precision, choose
 
 CHUNK = 1000  # texts read before the model runs
 QUICKEST = {
@@ -40,7 +40,7 @@ class PredictConfig:
     """Predict with a fine-tuned model.
 
     Args:
-        model: Run folder that `biolm finetune` wrote.
+        model: Run folder that `biomlm finetune` wrote.
         file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
         out: File or, for brat, folder to write; left out, JSON lines go to standard output.
         to: jsonl has id, line and what is predicted, without text; brat and pubtator hold entities with their texts.
@@ -75,7 +75,7 @@ def run(config: PredictConfig) -> None:
     path = Path(config.file)
     if not path.name.removesuffix(".gz").endswith(ENDINGS):
         raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
-    task, model = saved.read(config.model)
+    task, model = checkpoint.read(config.model)
     device = choose(config.precision)
     model = quickened(model.to(device.torch), device)
     tokens = config.tokens or QUICKEST[device.torch.type]
@@ -83,7 +83,7 @@ def run(config: PredictConfig) -> None:
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
         put = _writer(config, task, stack)
-        bar = stack.enter_context(progress("biolm finetune predict", path.stat().st_size, "B"))
+        bar = stack.enter_context(progress("biomlm finetune predict", path.stat().st_size, "B"))
         records = _records(raw, config, task)
         position = 0
         while chunk := list(islice(records, CHUNK)):
@@ -94,7 +94,7 @@ def run(config: PredictConfig) -> None:
             bar.advance(raw.tell() - position, note=f"{done:,} texts")
             position = raw.tell()
     if config.out:
-        summary(f"biolm finetune predict → {config.out}", {"texts in": done, "texts out": done})
+        summary(f"biomlm finetune predict → {config.out}", {"texts in": done, "texts out": done})
 
 
 def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Callable[[Any, Any, int], None]:
@@ -126,7 +126,7 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
 
 
 def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    lines = enumerate(gunzip.Gunzip(fileobj=raw) if config.file.endswith(".gz") else raw, start=1)
+    lines = enumerate(Gunzip(fileobj=raw) if config.file.endswith(".gz") else raw, start=1)
     as_json = config.file.removesuffix(".gz").endswith(".jsonl")
     try:
         for number, line in lines:
@@ -135,7 +135,7 @@ def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iter
                     _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
                 )
                 yield task.unlabelled(name, texts, number)
-    except gunzip.ERRORS:
+    except ERRORS:
         raise DataError("this gzip file is damaged or cut off", file=config.file, remedy="Get it again.") from None
 
 
@@ -166,6 +166,6 @@ def _string(value: object) -> str:
 VERB = Verb(
     config=PredictConfig,
     run=run,
-    example="biolm finetune predict runs/ncbi notes.jsonl --out entities.jsonl",
+    example="biomlm finetune predict runs/ncbi notes.jsonl --out entities.jsonl",
     positionals=("model", "file"),
 )

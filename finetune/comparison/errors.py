@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from biolm.finetune.records import Labelled, Tagged
-from biolm.finetune.spans import Span
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.records import Labelled, Tagged
 
 KINDS = ("right", "other type", "other borders", "missed", "spurious")
 AROUND = 60  # characters of context on each side

@@ -1,16 +1,16 @@
 """A comparison as one HTML page: models × tasks, learning curves, mistakes by type, and words only if they were asked for."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-from biolm.core.page import Child, Markup, document, join, table, tag
-from biolm.core.svg import COLOURS, Line, line_chart
-from biolm.finetune.compare_tables import columns_of, rows_of
-from biolm.finetune.contests import Contest, labels, matrix, span_of
+from biomlm.core.page import Child, Markup, document, join, table, tag
+from biomlm.core.svg import COLOURS, Line, line_chart
+from biomlm.finetune.comparison.runs import Contest, labels, matrix, span_of
+from biomlm.finetune.comparison.tables import columns_of, rows_of
 
-TITLE = "biolm finetune compare"
+TITLE = "biomlm finetune compare"
 SURE = 0.05  # p below which a difference is coloured
 
 
@@ -18,7 +18,7 @@ def page(contests: Sequence[Contest]) -> str:
     """The page."""
     names = labels(contests)
     colour = {name: i % COLOURS for i, name in enumerate(matrix(contests))}
-    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     words = any(contest.words for contest in contests)
     told = "Words of the test folds are on this page." if words else "No text of any document is on this page."
     body = join(

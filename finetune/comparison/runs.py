@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biolm.finetune import mistakes
-from biolm.finetune.config import TAGGING, FinetuneConfig
-from biolm.finetune.mistakes import Line, Mistake
-from biolm.finetune.scorers import F64
+from biomlm.finetune.comparison import errors
+from biomlm.finetune.comparison.errors import Line, Mistake
+from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.metrics.entities import F64
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Run:
     def mistakes(self) -> dict[str, dict[str, float]]:
         """By type of entity or by label; nothing for numbers."""
         if self.config.task in TAGGING:
-            return mistakes.by_type(self.lines)
-        return {} if self.config.task == "similarity" else mistakes.confusions(self.lines)
+            return errors.by_type(self.lines)
+        return {} if self.config.task == "similarity" else errors.confusions(self.lines)
 
 
 @dataclass(frozen=True)

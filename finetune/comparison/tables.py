@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from biolm.finetune.contests import Contest, labels, matrix, span_of
-from biolm.finetune.mistakes import KINDS
+from biomlm.finetune.comparison.errors import KINDS
+from biomlm.finetune.comparison.runs import Contest, labels, matrix, span_of
 
 WIDTH = 160
 

@@ -5,18 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.files import sha256
-from biolm.finetune import folds, layouts, medmentions
-from biolm.finetune.brat import read_brat
-from biolm.finetune.config import TAGGING, FinetuneConfig
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_iob
-from biolm.finetune.pubtator import read_pubtator
-from biolm.finetune.records import Labelled, Tagged
-from biolm.finetune.spans import UNTYPED, tag_type
-from biolm.finetune.tables import ENDINGS as TABLES
-from biolm.finetune.tables import Columns, letters_of, read_table
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import sha256
+from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.data import published, splits
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.iob_tags import UNTYPED, tag_type
+from biomlm.finetune.data.readers import medmentions
+from biomlm.finetune.data.readers.brat import read_brat
+from biomlm.finetune.data.readers.columns import ENDINGS as TABLES
+from biomlm.finetune.data.readers.columns import Columns, letters_of, read_table
+from biomlm.finetune.data.readers.iob import read_iob
+from biomlm.finetune.data.readers.pubtator import read_pubtator
+from biomlm.finetune.data.records import Labelled, Tagged
 
 NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
 IOB, PUBTATOR = (".tsv",), (".txt", ".pubtator")
@@ -76,17 +77,17 @@ def read(config: FinetuneConfig) -> DataSet:
 
 def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet | None:
     """The folds of a published layout; a tenth of the training documents selects where it has no development fold."""
-    layout = layouts.of(folder, config.task, types) if config.columns == Columns() else None
+    layout = published.of(folder, config.task, types) if config.columns == Columns() else None
     if layout is None:
         return None
     files, reader = layout
     dropped = {fold: Dropped() for fold in files}
     found = {fold: list(reader(paths, fold, dropped[fold])) for fold, paths in files.items()}
     if "dev" not in found:
-        found["train"], found["dev"] = folds.hold_out(found["train"])
-    origin = {fold: _place(files.get(fold, files["train"]), folder) for fold in folds.NAMES}
+        found["train"], found["dev"] = splits.hold_out(found["train"])
+    origin = {fold: _place(files.get(fold, files["train"]), folder) for fold in splits.NAMES}
     every = list(dict.fromkeys(path for paths in files.values() for path in paths))
-    return DataSet(every, {fold: found[fold] for fold in folds.NAMES}, origin, _notes(dropped))
+    return DataSet(every, {fold: found[fold] for fold in splits.NAMES}, origin, _notes(dropped))
 
 
 def _place(paths: Sequence[Path], folder: Path) -> Path:
@@ -115,7 +116,7 @@ def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
 def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
     """IOB files, PubTator's, or folders of brat's."""
     brat = _brat_folders(folder)
-    origin = brat or folds.find(folder, IOB + PUBTATOR)
+    origin = brat or splits.find(folder, IOB + PUBTATOR)
     if types is not None and not all(_is_pubtator(path) for path in origin.values()):
         raise ConfigError("--groups and --st21pv are for PubTator files", remedy="Leave them out.")
     found: dict[str, Any] = {}
@@ -142,17 +143,17 @@ def _is_pubtator(path: Path) -> bool:
 def _brat_folders(folder: Path) -> dict[str, Path] | None:
     """The folder of each fold, if all three are there with `.ann` files in them."""
     found = {}
-    for fold, names in folds.NAMES.items():
+    for fold, names in splits.NAMES.items():
         here = [folder / name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.ann"))]
         if len(here) == 1:
             found[fold] = here[0]
-    return found if len(found) == len(folds.NAMES) else None
+    return found if len(found) == len(splits.NAMES) else None
 
 
 def _read_labelled(folder: Path, config: FinetuneConfig) -> DataSet:
     if data := _read_published(folder, config, None):
         return data
-    files = folds.find(folder, TABLES)
+    files = splits.find(folder, TABLES)
     found = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
     return DataSet(list(files.values()), found, files)
 

@@ -7,7 +7,7 @@ that overlap become one mark.
 import re
 from collections.abc import Iterator, Sequence
 
-from biolm.finetune.spans import Span
+from biomlm.finetune.data.iob_tags import Span
 
 BORDER = re.compile(r"[.?!][\"')\]]*\s+(?=[A-Z0-9(\[\"'])|[\t\n]\s*")
 SHORTENED = re.compile(r"\b(?:e\.g|i\.e|et al|vs|cf|ca|approx|Figs?|No|Dr|St|sp|spp)\.\s+$")

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biolm.finetune import blurb_files, chemprot, ddi, folds, i2b2, medmentions, qa
-from biolm.finetune.config import TAGGING
-from biolm.finetune.dropped import Dropped
+from biomlm.finetune.config import TAGGING
+from biomlm.finetune.data import splits
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.readers import blurb, chemprot, ddi, i2b2, medmentions, qa
 
 Files = Mapping[str, Sequence[Path]]
 Types = Mapping[str, str] | None
@@ -31,12 +32,12 @@ class Layout:
 
 def _named(pattern: str) -> Callable[[Path], Files | None]:
     """Finds a set that is published as one file a fold, of such names."""
-    return partial(folds.named, names={fold: pattern.format(fold) for fold in folds.NAMES})
+    return partial(splits.named, names={fold: pattern.format(fold) for fold in splits.NAMES})
 
 
 LAYOUTS = (
     Layout(("classification",), qa.find_pubmedqa, qa.read_pubmedqa),
-    Layout(("classification",), partial(folds.named, names=qa.PUBMEDQA_FOLDS), qa.read_pubmedqa_fold),
+    Layout(("classification",), partial(splits.named, names=qa.PUBMEDQA_FOLDS), qa.read_pubmedqa_fold),
     Layout(("classification",), qa.find_bioasq, qa.read_bioasq),
     Layout(
         ("classification",),
@@ -50,15 +51,13 @@ LAYOUTS = (
     Layout(("relation",), chemprot.find, chemprot.read),
     Layout(("relation",), ddi.find, ddi.read),
     Layout(("relation",), i2b2.find_relations, i2b2.read_relations),
-    Layout(
-        ("classification", "relation", "multilabel", "similarity"), blurb_files.find_tables, blurb_files.read_tables
-    ),
+    Layout(("classification", "relation", "multilabel", "similarity"), blurb.find_tables, blurb.read_tables),
     Layout(
         ("classification", "relation", "multilabel", "similarity", "choice"),
-        blurb_files.find_lines,
-        blurb_files.read_lines,
+        blurb.find_lines,
+        blurb.read_lines,
     ),
-    Layout(TAGGING, blurb_files.find_lines, blurb_files.read_tagged_lines),
+    Layout(TAGGING, blurb.find_lines, blurb.read_tagged_lines),
     Layout(TAGGING, i2b2.find_concepts, i2b2.read_concepts),
     Layout(TAGGING, i2b2.find_xml, i2b2.read_markup),
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from biolm.finetune.spans import Span, entities
+from biomlm.finetune.data.iob_tags import Span, entities
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from biolm.core import rng
-from biolm.core.errors import DataError
-from biolm.finetune.records import Labelled, Tagged
+from biomlm.core import rng
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.records import Labelled, Tagged
 
 NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid"), "test": ("test",)}
 DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out

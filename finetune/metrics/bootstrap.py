@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from biolm.core import rng
-from biolm.finetune.scorers import F64, Scorer
+from biomlm.core import rng
+from biomlm.finetune.metrics.entities import F64, Scorer
 
 RESAMPLES = 1000
 LEVEL = 0.95

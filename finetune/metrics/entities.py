@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from biolm.finetune.spans import Span
+from biomlm.finetune.data.iob_tags import Span
 
 F64 = npt.NDArray[np.float64]
 G_contra = TypeVar("G_contra", contravariant=True)

@@ -1,4 +1,4 @@
-"""Scores of whole texts: accuracy, F1 over labels, Pearson's correlation; all as functions of sums (see `biolm.finetune.scorers`)."""
+"""Scores of whole texts: accuracy, F1 over labels, Pearson's correlation; all as functions of sums (see `finetune.metrics.entities`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from biolm.finetune.scorers import F64, counted, missed, precision_recall_f1, ratio
+from biomlm.finetune.metrics.entities import F64, counted, missed, precision_recall_f1, ratio
 
 Labels = frozenset[str]
 

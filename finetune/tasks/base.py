@@ -5,9 +5,9 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from biolm.finetune.examples import Example
-from biolm.finetune.scorers import Scorer
-from biolm.model.encoder import MaskedLM
+from biomlm.finetune.metrics.entities import Scorer
+from biomlm.finetune.tasks.examples import Example
+from biomlm.model.encoder import MaskedLM
 
 
 class Record(Protocol):

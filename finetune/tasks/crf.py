@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from biolm.finetune.heads import TokenClassifier
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
+from biomlm.finetune.tasks.heads import TokenClassifier
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
 
 # Adam moves a weight by about the learning rate a step: too little for transitions, which start at 0 and end near ±3.
 STRIDE = 100.0

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.core import rng
-from biolm.finetune.config import BatchConfig
-from biolm.model.packed import Packed, pack
+from biomlm.core import rng
+from biomlm.finetune.config import BatchConfig
+from biomlm.model.packed import Packed, pack
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
 
 M = TypeVar("M", bound=nn.Module)
 

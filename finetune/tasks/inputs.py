@@ -6,8 +6,8 @@ and 1 for those that have them, as BERT. A classifier's outputs for the windows 
 
 from collections.abc import Sequence
 
-from biolm.finetune.windows import windows
-from biolm.tokenizer.folder import SpecialIds
+from biomlm.finetune.tasks.windows import windows
+from biomlm.tokenizer.formats.folder import SpecialIds
 
 
 def single(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:

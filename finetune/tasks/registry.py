@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biolm.convert.load import Loaded
-from biolm.core.errors import ConfigError, DataError, MismatchError
-from biolm.finetune.config import TAGGING, FinetuneConfig
-from biolm.finetune.ner import Ner, Pico, labels_of
-from biolm.finetune.tables import letters_of
-from biolm.finetune.task import Task
-from biolm.finetune.texts import Choice, Classification, MultiLabel, Similarity
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.load import Loaded
+from biomlm.core.errors import ConfigError, DataError, MismatchError
+from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.data.readers.columns import letters_of
+from biomlm.finetune.tasks.base import Task
+from biomlm.finetune.tasks.text_classification import Choice, Classification, MultiLabel, Similarity
+from biomlm.finetune.tasks.token_classification import Ner, Pico, labels_of
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 LONGEST = 512
 EXTRA = ("segments", "negative", "crf", "unseen", "texts")  # fields of some tasks that prediction or comparison needs

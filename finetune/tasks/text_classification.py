@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.core.errors import ConfigError
-from biolm.finetune.class_scorers import Labels, LabelScorer, PearsonScorer
-from biolm.finetune.examples import Example
-from biolm.finetune.heads import sequence_classifier
-from biolm.finetune.records import Labelled
-from biolm.finetune.sequences import pair, segment_ids, single
-from biolm.finetune.task import UNSAID, G, of_unseen
-from biolm.model.encoder import MaskedLM
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.core.errors import ConfigError
+from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.metrics.labels import Labels, LabelScorer, PearsonScorer
+from biomlm.finetune.tasks.base import UNSAID, G, of_unseen
+from biomlm.finetune.tasks.examples import Example
+from biomlm.finetune.tasks.heads import sequence_classifier
+from biomlm.finetune.tasks.inputs import pair, segment_ids, single
+from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 @dataclass(frozen=True)

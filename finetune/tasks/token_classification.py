@@ -8,18 +8,18 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.core.errors import ConfigError
-from biolm.finetune.crf import CrfClassifier, negative_log_likelihood
-from biolm.finetune.examples import Example
-from biolm.finetune.heads import TokenClassifier
-from biolm.finetune.pubtator import tagged
-from biolm.finetune.records import Tagged
-from biolm.finetune.scorers import EntityScorer, TokenScorer
-from biolm.finetune.spans import UNTYPED, Span, entities, tag_type
-from biolm.finetune.task import UNSAID, G, of_unseen
-from biolm.finetune.windows import windows
-from biolm.model.encoder import MaskedLM
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.core.errors import ConfigError
+from biomlm.finetune.data.iob_tags import UNTYPED, Span, entities, tag_type
+from biomlm.finetune.data.readers.pubtator import tagged
+from biomlm.finetune.data.records import Tagged
+from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
+from biomlm.finetune.tasks.base import UNSAID, G, of_unseen
+from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
+from biomlm.finetune.tasks.examples import Example
+from biomlm.finetune.tasks.heads import TokenClassifier
+from biomlm.finetune.tasks.windows import windows
+from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Tagger:
-    """What tasks with a label a word share (see `biolm.finetune.task`).
+    """What tasks with a label a word share (see `biomlm.finetune.tasks.base`).
 
     Args:
         tokenizer: The model's.

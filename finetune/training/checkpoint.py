@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from biolm.convert import native
-from biolm.convert.load import Loaded, load_model
-from biolm.convert.parts import Parts
-from biolm.core.checkpoint import FOLDER
-from biolm.core.errors import DataError
-from biolm.finetune.task import Task
-from biolm.finetune.tasks import load_tokenizer, restore
-from biolm.model.config import NAME as ENCODER
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.checkpoint import FOLDER
+from biomlm.core.errors import DataError
+from biomlm.finetune.tasks.base import Task
+from biomlm.finetune.tasks.registry import load_tokenizer, restore
+from biomlm.model.config import NAME as ENCODER
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 LM = "lm."
 HEAD = "classification_heads."  # convert's neutral name; `classifier.weight` behind it is transformers' name as well
@@ -74,12 +74,12 @@ def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
     """The task and the model of a run folder.
 
     Raises:
-        DataError: The model was not fine-tuned by `biolm finetune`.
+        DataError: The model was not fine-tuned by `biomlm finetune`.
     """
     loaded = load_model(folder)
     facts = loaded.facts.get(FACT)
     if not isinstance(facts, dict):
-        problem = "this model was not fine-tuned by `biolm finetune`"
+        problem = "this model was not fine-tuned by `biomlm finetune`"
         raise DataError(problem, file=folder, remedy="Give a run folder of that command.")
     task = restore(facts, load_tokenizer(loaded))
     model = task.head(loaded.model)

@@ -10,12 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from biolm.convert.load import Loaded
-from biolm.core.files import read_json, write_json
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.loop import Trainer, build
-from biolm.finetune.task import G, R, Task
-from biolm.model.device import Device
+from biomlm.convert.load import Loaded
+from biomlm.core.files import read_json, write_json
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.tasks.base import G, R, Task
+from biomlm.finetune.training.trainer import Trainer, build
+from biomlm.model.device import Device
 
 FOLDER = "grid"
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from biolm.core.progress import Bar
-from biolm.finetune.examples import Example, by_length, collate
-from biolm.model.device import Device
+from biomlm.core.progress import Bar
+from biomlm.finetune.tasks.examples import Example, by_length, collate
+from biomlm.model.device import Device
 
 
 class OneDnnLinear(nn.Module):

@@ -14,17 +14,17 @@ from typing import Any, Generic
 import numpy as np
 import orjson
 
-from biolm.convert.load import Loaded
-from biolm.core.files import atomic_file, read_json, write_json
-from biolm.core.manifest import config_hash, digest
-from biolm.finetune.bootstrap import interval, mean_interval, resampled
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.grid import FOLDER as GRID
-from biolm.finetune.inference import outputs
-from biolm.finetune.loop import Selected, Trainer, build, score_rows
-from biolm.finetune.scorers import F64
-from biolm.finetune.task import G, R, Task
-from biolm.model.device import Device
+from biomlm.convert.load import Loaded
+from biomlm.core.files import atomic_file, read_json, write_json
+from biomlm.core.manifest import config_hash, digest
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.metrics.bootstrap import interval, mean_interval, resampled
+from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.tasks.base import G, R, Task
+from biomlm.finetune.training.grid_search import FOLDER as GRID
+from biomlm.finetune.training.inference import outputs
+from biomlm.finetune.training.trainer import Selected, Trainer, build, score_rows
+from biomlm.model.device import Device
 
 RESULT = "result.json"
 ROWS = "test_rows.npy"

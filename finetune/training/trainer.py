@@ -14,20 +14,20 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
-from biolm.convert.load import Loaded
-from biolm.core import checkpoint, rng
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import CheckpointError, DataError
-from biolm.core.metrics import MetricsWriter
-from biolm.core.progress import progress
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.examples import Batch, epoch_steps, steps_per_epoch
-from biolm.finetune.inference import outputs
-from biolm.finetune.scorers import F64
-from biolm.finetune.task import G, R, Task
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import Optimizer, freeze
+from biomlm.convert.load import Loaded
+from biomlm.core import checkpoint, rng
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.errors import CheckpointError, DataError
+from biomlm.core.metrics import MetricsWriter
+from biomlm.core.progress import progress
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.tasks.base import G, R, Task
+from biomlm.finetune.tasks.examples import Batch, epoch_steps, steps_per_epoch
+from biomlm.finetune.training.inference import outputs
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import Optimizer, freeze
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Trainer(Generic[R, G]):
         steps = self.per_epoch * self.config.epochs
         with (
             MetricsWriter(self.folder, self.step) as metrics,
-            progress(f"biolm finetune, seed {self.seed}", steps, "steps", self.step) as bar,
+            progress(f"biomlm finetune, seed {self.seed}", steps, "steps", self.step) as bar,
         ):
             while not self.finished:
                 started = time.monotonic()

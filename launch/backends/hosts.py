@@ -1,6 +1,6 @@
 """Training on the machines of a host file: the same command on each through ssh, as torchrun's nodes.
 
-The machines must share the folders that the recipe names, and have biolm's environment at the same path. What a machine says goes to a log
+The machines must share the folders that the recipe names, and have biomlm's environment at the same path. What a machine says goes to a log
 of its own beside the stage's; the first one's is shown too.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from biolm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError
 
 PORT = 29_500
 LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?\s*(?:#.*)?")
@@ -61,12 +61,12 @@ def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standal
     """The command that starts a verb's processes on one machine.
 
     Args:
-        words: The command line behind `biolm`.
+        words: The command line behind `biomlm`.
         slots: Processes.
         node: What tells torchrun of the other machines.
     """
     start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
-    return [*start, "-m", "biolm.core", *words]
+    return [*start, "-m", "biomlm.core", *words]
 
 
 def commands(words: Sequence[str], hosts: Sequence[Host]) -> list[list[str]]:
@@ -84,7 +84,7 @@ def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host]) -> int:
     """Run one training stage on all machines; the exit code of the first one that failed, and then the others are ended.
 
     Args:
-        words: The command line behind `biolm`.
+        words: The command line behind `biomlm`.
         log: The stage's log; a machine's is beside it, `NAME-HOST.log`.
         hosts: The machines.
     """

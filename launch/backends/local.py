@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-START = "from biolm.core.cli import main; main()"  # `biolm` of this very Python, be its script on the PATH or not
+START = "from biomlm.core.cli import main; main()"  # `biomlm` of this very Python, be its script on the PATH or not
 PATIENCE = 20  # seconds that a stage has to end after it was asked to
 
 
 def shown(words: Sequence[str]) -> str:
     """A stage's command as it can be typed."""
-    return shlex.join(["biolm", *words])
+    return shlex.join(["biomlm", *words])
 
 
 def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> int:
@@ -27,7 +27,7 @@ def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> i
     all of its output passes through here, to standard error and to the log.
 
     Args:
-        words: The command line behind `biolm`.
+        words: The command line behind `biomlm`.
         log: File to append to.
         command: What to start instead, if it is not this Python alone.
     """

@@ -1,4 +1,4 @@
-"""`biolm launch RECIPE --on slurm`: one batch job for every stage, each waiting for those that it reads from.
+"""`biomlm launch RECIPE --on slurm`: one batch job for every stage, each waiting for those that it reads from.
 
 The scripts stay in `OUT/slurm/`, to be read, and changed, and submitted by hand. A training stage runs on all tasks of its nodes through
 `srun`; before the job's time is over, or when it is preempted, it saves a checkpoint, ends with exit code 75, is put back into the
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from biolm.core.errors import ConfigError, MismatchError, TemporaryError
-from biolm.core.files import read_json, write_json, write_text
-from biolm.launch.recipe import TRAINING, Recipe, Stage
+from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
+from biomlm.core.files import read_json, write_json, write_text
+from biomlm.launch.recipe import TRAINING, Recipe, Stage
 
 JOBS = "jobs.json"
 
@@ -76,7 +76,7 @@ def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[s
         stage: What to run.
         recipe: Where it stands.
         config: What the job asks for.
-        launch: The words after `biolm` that note a stage as done, without its name.
+        launch: The words after `biomlm` that note a stage as done, without its name.
     """
     wants, out = config.of(stage, recipe), recipe.out.resolve()
     trains = stage.verb in TRAINING
@@ -97,10 +97,10 @@ def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[s
     }
     several = trains and tasks * wants.nodes > 1
     ranks = f" --output={shlex.quote(str(out / 'logs' / stage.name))}-rank%t.log" if several else ""
-    biolm = f"{shlex.quote(sys.executable)} -m biolm.core"
+    biomlm = f"{shlex.quote(sys.executable)} -m biomlm.core"
     lines = [
         "#!/bin/bash",
-        f"# Stage {stage.name} of recipe {recipe.name}: written by `biolm launch --on slurm`.",
+        f"# Stage {stage.name} of recipe {recipe.name}: written by `biomlm launch --on slurm`.",
         *(f"#SBATCH --{name}={value}" for name, value in asks.items() if value),
         "#SBATCH --requeue",
         *(f"#SBATCH {option}" for option in wants.extra),
@@ -108,13 +108,13 @@ def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[s
         "export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
         *wants.setup,
         "",
-        f"srun --kill-on-bad-exit=1{ranks} {biolm} {shlex.join(_words(stage, wants))}",
+        f"srun --kill-on-bad-exit=1{ranks} {biomlm} {shlex.join(_words(stage, wants))}",
         "code=$?",
         f"if [ $code -eq {TemporaryError.exit_code} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
         "    scontrol requeue $SLURM_JOB_ID",
         "    sleep 60  # until it is taken out",
         "fi",
-        f"[ $code -eq 0 ] && {biolm} {shlex.join([*launch, '--record', stage.name])}",
+        f"[ $code -eq 0 ] && {biomlm} {shlex.join([*launch, '--record', stage.name])}",
         "exit $code",
     ]
     return "\n".join(lines) + "\n"

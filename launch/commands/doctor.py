@@ -1,4 +1,4 @@
-"""`biolm doctor`: what this machine can do, what it cannot, and what to do about it."""
+"""`biomlm doctor`: what this machine can do, what it cannot, and what to do about it."""
 
 import sys
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biolm.core.cli import Verb
-from biolm.core.summary import summary
-from biolm.launch.machine import GIB, Machine, Package, probe
+from biomlm.core.cli import Verb
+from biomlm.core.summary import summary
+from biomlm.launch.machine import GIB, Machine, Package, probe
 
 LOW_DISK = 20 * GIB  # a small corpus with its shards and a few checkpoints
 AMPERE = (8, 0)  # the first GPUs with bf16 and flash attention
@@ -101,7 +101,7 @@ def judge(machine: Machine) -> Iterator[Capability]:
     yield _optional(
         "ray",
         machine.optional.get("ray", Package()),
-        "pip install 'biolm[ray]', to run corpus stages on a Ray cluster.",
+        "pip install 'biomlm[ray]', to run corpus stages on a Ray cluster.",
     )
 
 
@@ -172,7 +172,7 @@ def _fp16(machine: Machine) -> Capability:
         return Capability(name, "yes", "works with dynamic loss scaling; bf16 needs none")
     if weakest >= VOLTA:
         return Capability(
-            name, "yes", "fast in hardware, with dynamic loss scaling; biolm's own loop takes bf16 or fp32"
+            name, "yes", "fast in hardware, with dynamic loss scaling; biomlm's own loop takes bf16 or fp32"
         )
     return Capability(name, "no", f"capability {weakest[0]}.{weakest[1]} computes it slowly", "Use fp32.")
 
@@ -186,7 +186,7 @@ def _attention(machine: Machine) -> Capability:
     works = [name for name, good in machine.torch.attention.items() if good]
     found = f"torch's own: {', '.join(works) or 'none'}"
     if not machine.torch.gpus:
-        return Capability("attention kernels", "yes", f"{found}; biolm's blocks on a CPU")
+        return Capability("attention kernels", "yes", f"{found}; biomlm's blocks on a CPU")
     if "flash" in works:
         return Capability("attention kernels", "yes", found)
     return Capability(
@@ -206,7 +206,7 @@ def _flash_attn(machine: Machine) -> Capability:
 
 def _deepspeed(machine: Machine) -> Capability:
     package = machine.optional.get("deepspeed", Package())
-    found = _optional("DeepSpeed", package, "pip install 'biolm[deepspeed]', for models that do not fit one GPU.")
+    found = _optional("DeepSpeed", package, "pip install 'biomlm[deepspeed]', for models that do not fit one GPU.")
     lacks = [what for what, there in (("a C++ compiler", machine.compiler), ("ninja", machine.ninja)) if not there]
     if found.verdict != "yes" or not lacks:
         return found
@@ -234,10 +234,10 @@ def _apex(machine: Machine) -> Capability:
 
 
 def _fairseq(machine: Machine) -> Capability:
-    remedy = "biolm-fairseq-env makes one; reading and writing fairseq's files needs none (docs/fairseq.md)."
+    remedy = "biomlm-fairseq-env makes one; reading and writing fairseq's files needs none (docs/fairseq.md)."
     if not machine.fairseq.version:
-        return Capability("fairseq", "no", f"no environment in {machine.fairseq_dir} ($BIOLM_FAIRSEQ_ENV)", remedy)
-    return _optional("fairseq", machine.fairseq, "Remove the folder and run biolm-fairseq-env again.")
+        return Capability("fairseq", "no", f"no environment in {machine.fairseq_dir} ($BIOMLM_FAIRSEQ_ENV)", remedy)
+    return _optional("fairseq", machine.fairseq, "Remove the folder and run biomlm-fairseq-env again.")
 
 
 def _optional(name: str, package: Package, remedy: str) -> Capability:
@@ -253,4 +253,4 @@ def _optional(name: str, package: Package, remedy: str) -> Capability:
     return Capability(name, "no", "not installed", remedy)
 
 
-VERB = Verb(config=DoctorConfig, run=run, example="biolm doctor --json")
+VERB = Verb(config=DoctorConfig, run=run, example="biomlm doctor --json")

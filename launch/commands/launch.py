@@ -1,4 +1,4 @@
-"""`biolm launch RECIPE`: run the stages of a recipe, one command after the other; the same command again goes on where it was."""
+"""`biomlm launch RECIPE`: run the stages of a recipe, one command after the other; the same command again goes on where it was."""
 
 import subprocess
 import sys
@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from biolm.core.cli import Verb
-from biolm.core.config import runtime
-from biolm.core.errors import ConfigError
-from biolm.core.fleet import find
-from biolm.core.manifest import NAME as MANIFEST
-from biolm.core.progress import clock
-from biolm.core.summary import summary
-from biolm.launch import hosts, plan, slurm
-from biolm.launch.local import START, run_stage, shown, stop_on_sigterm
-from biolm.launch.recipe import TRAINING, Recipe, Stage, read
-from biolm.launch.runs import closing, collect
-from biolm.launch.slurm import SlurmConfig
-from biolm.launch.state import Record, State, is_done, locked, open_state, stage_key
+from biomlm.core.cli import Verb
+from biomlm.core.config import runtime
+from biomlm.core.errors import ConfigError
+from biomlm.core.fleet import find
+from biomlm.core.manifest import NAME as MANIFEST
+from biomlm.core.progress import clock
+from biomlm.core.summary import summary
+from biomlm.launch.backends import hosts, slurm
+from biomlm.launch.backends.local import START, run_stage, shown, stop_on_sigterm
+from biomlm.launch.backends.slurm import SlurmConfig
+from biomlm.launch.commands import plan
+from biomlm.launch.recipe import TRAINING, Recipe, Stage, read
+from biomlm.launch.reporting.run_folders import closing, collect
+from biomlm.launch.state import Record, State, is_done, locked, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
 
@@ -36,7 +37,7 @@ class LaunchConfig:
         var: `NAME=VALUE` for variables that the recipe declares.
         dry_run: Check the recipe and print its commands, but run nothing.
         override: Let stages whose settings changed go on in the folders that they made with the old ones.
-        fleet: GPUs whose options training stages are given, such as `v100-32gb`; `biolm launch plan --fleet` shows what they need.
+        fleet: GPUs whose options training stages are given, such as `v100-32gb`; `biomlm launch plan --fleet` shows what they need.
         processes: Processes of a training stage on this machine, with a GPU each; on `hosts` the host file says how many.
         hostfile: For `hosts`: lines such as `gpu01 slots=8`, as DeepSpeed's; ssh must reach each without a password.
         slurm: For `slurm`: what batch jobs ask for.
@@ -99,7 +100,7 @@ def run(config: LaunchConfig) -> None:
 
 
 def _again(config: LaunchConfig) -> list[str]:
-    """The words after `biolm` that name this launch."""
+    """The words after `biomlm` that name this launch."""
     words = ["launch", config.recipe, "--out", config.out, "--scale", config.scale]
     words += ["--var", *config.var] if config.var else []
     return [*words, "--fleet", config.fleet] if config.fleet else words
@@ -152,7 +153,7 @@ def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -
             log = out / "logs" / f"{stage.name}.log"
             first = "Mend that, then run" if code == MISTAKE else "Run"
             _say(
-                f"biolm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n"
+                f"biomlm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n"
                 f"{first} the same command again: it goes on where it was."
             )
             raise SystemExit(code)
@@ -202,4 +203,4 @@ def _say(line: str) -> None:
     print(f"\033[1m{line}\033[0m" if bold else line, file=sys.stderr, flush=True)
 
 
-VERB = Verb(config=LaunchConfig, run=run, example="biolm launch demo --out runs/demo", positionals=("recipe",))
+VERB = Verb(config=LaunchConfig, run=run, example="biomlm launch demo --out runs/demo", positionals=("recipe",))

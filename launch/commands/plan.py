@@ -1,4 +1,4 @@
-"""`biolm launch plan RECIPE`: check a recipe, show its commands and, for a fleet, what training needs; nothing is run."""
+"""`biomlm launch plan RECIPE`: check a recipe, show its commands and, for a fleet, what training needs; nothing is run."""
 
 import importlib
 import sys
@@ -10,13 +10,13 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from biolm.core import config as configuration
-from biolm.core.cli import VERBS, Verb
-from biolm.core.errors import ConfigError, DataError, UserError
-from biolm.core.fleet import Before, Fleet, find
-from biolm.core.summary import summary
-from biolm.launch.local import shown
-from biolm.launch.recipe import Recipe, Stage, read
+from biomlm.core import config as configuration
+from biomlm.core.cli import VERBS, Verb
+from biomlm.core.errors import ConfigError, DataError, UserError
+from biomlm.core.fleet import Before, Fleet, find
+from biomlm.core.summary import summary
+from biomlm.launch.backends.local import shown
+from biomlm.launch.recipe import Recipe, Stage, read
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
 def _parsed(stage: Stage, verb: Verb[Any]) -> Any:
     """A stage's configuration."""
     words = stage.words[len(stage.verb.split()) :]
-    return configuration.parse(verb.config, words, prog=f"biolm {stage.verb}", positionals=verb.positionals)
+    return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)
 
 
-VERB = Verb(config=PlanConfig, run=run, example="biolm launch plan demo --out runs/demo", positionals=("recipe",))
+VERB = Verb(config=PlanConfig, run=run, example="biomlm launch plan demo --out runs/demo", positionals=("recipe",))

@@ -1,19 +1,19 @@
-"""`biolm report RUN…`: one self-contained HTML page that shows what went in, what came out and how well.
+"""`biomlm report RUN…`: one self-contained HTML page that shows what went in, what came out and how well.
 
 It holds figures and configurations, and no text of any document; the only sentences in it are those that `convert fill` was given.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
-from biolm.core.cli import Verb
-from biolm.core.files import write_text
-from biolm.core.page import Markup, document, join, tag
-from biolm.core.progress import clock, human
-from biolm.core.summary import summary
-from biolm.launch import sections
-from biolm.launch.runs import Found, collect, tokens, total
+from biomlm.core.cli import Verb
+from biomlm.core.files import write_text
+from biomlm.core.page import Markup, document, join, tag
+from biomlm.core.progress import clock, human
+from biomlm.core.summary import summary
+from biomlm.launch.reporting import sections
+from biomlm.launch.reporting.run_folders import Found, collect, tokens, total
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ReportConfig:
 
     runs: list[str]
     out: str = field(default="report.html", metadata={"runtime": True})
-    title: str = "biolm report"
+    title: str = "biomlm report"
     log_x: bool = False
 
 
@@ -56,7 +56,7 @@ def render(found: Found, title: str, *, log_x: bool = False) -> str:
         log_x: Draw losses over a logarithmic count of tokens.
     """
     description = found.launch.description if found.launch else ""
-    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = [
         ("Pipeline", sections.pipeline(found)),
         ("Documents", sections.documents(found)),
@@ -73,7 +73,7 @@ def render(found: Found, title: str, *, log_x: bool = False) -> str:
         tag("div", [_headline(name, figure) for name, figure in _headlines(found)], class_="headline"),
         [tag("p", f"Missing: {line}", class_="missing") for line in found.missing],
         [tag("section", tag("h2", name), section) for name, section in content if section],
-        tag("footer", f"Made by biolm report, {made}. No text of any document is on this page."),
+        tag("footer", f"Made by biomlm report, {made}. No text of any document is on this page."),
     )
     return document(title, body)
 
@@ -96,4 +96,4 @@ def _headlines(found: Found) -> Iterator[tuple[str, str]]:
         yield "wall time of all stages", clock(sum(record.seconds for record in found.launch.stages))
 
 
-VERB = Verb(config=ReportConfig, run=run, example="biolm report runs/demo --out report.html", positionals=("runs",))
+VERB = Verb(config=ReportConfig, run=run, example="biomlm report runs/demo --out report.html", positionals=("runs",))

@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biolm.core.errors import DataError
-from biolm.core.files import read_json
-from biolm.core.manifest import NAME as MANIFEST
-from biolm.core.manifest import Manifest
-from biolm.core.metrics import read_metrics
-from biolm.core.progress import clock
-from biolm.launch.state import NAME as LAUNCH
-from biolm.launch.state import State, read_state
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
+from biomlm.core.manifest import NAME as MANIFEST
+from biomlm.core.manifest import Manifest
+from biomlm.core.metrics import read_metrics
+from biomlm.core.progress import clock
+from biomlm.launch.state import NAME as LAUNCH
+from biomlm.launch.state import State, read_state
 
 RUN_STAGES = ("pretrain", "distill")
 CONVERSION = "conversion.json"
@@ -152,7 +152,7 @@ def collect(paths: Sequence[str | Path]) -> Found:
     """Read stage folders, or folders of stage folders such as a launch's.
 
     Raises:
-        DataError: One of the paths is no folder, or nothing in it was written by biolm.
+        DataError: One of the paths is no folder, or nothing in it was written by biomlm.
     """
     found = Found()
     for path in map(Path, paths):
@@ -164,7 +164,7 @@ def collect(paths: Sequence[str | Path]) -> Found:
         for folder in _inside(path, found):
             _add(folder, found)
         if len(found.folders) + len(found.conversions) + len(found.missing) == before:
-            raise DataError("nothing in it was written by biolm", file=path, remedy="Give run folders, or a launch's.")
+            raise DataError("nothing in it was written by biomlm", file=path, remedy="Give run folders, or a launch's.")
     return found
 
 
@@ -258,7 +258,7 @@ def tokens(shards: Folder) -> dict[str, int]:
 
 
 def closing(found: Found) -> dict[str, object]:
-    """The rows of `biolm launch`'s summary: what went in, what came out, how well, how long."""
+    """The rows of `biomlm launch`'s summary: what went in, what came out, how well, how long."""
     rows: dict[str, object] = {}
     for corpus in found.corpora:
         rows["records in"] = total(corpus, "records")

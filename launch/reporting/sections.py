@@ -5,11 +5,11 @@ from typing import Any
 
 import yaml
 
-from biolm.core.manifest import NAME as MANIFEST
-from biolm.core.page import Child, Markup, join, table, tag
-from biolm.core.progress import clock, human
-from biolm.core.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
-from biolm.launch.runs import (
+from biomlm.core.manifest import NAME as MANIFEST
+from biomlm.core.page import Child, Markup, join, table, tag
+from biomlm.core.progress import clock, human
+from biomlm.core.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
+from biomlm.launch.reporting.run_folders import (
     Folder,
     Found,
     Run,

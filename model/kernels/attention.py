@@ -4,7 +4,7 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 
 | kernel | what it is | when `auto` takes it |
 |---|---|---|
-| `blocks` | `model.attention_cpu`, tile by tile | CPU, 16-bit or with dropout, and every layer with a window |
+| `blocks` | `model.kernels.attention_cpu`, tile by tile | CPU, 16-bit or with dropout, and every layer with a window |
 | `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout |
 | `flash` | flash-attn's variable-length kernel | GPU of compute capability 8.0 or later, 16-bit, where that package is installed |
 | `varlen` | torch's own copy of that kernel | the same without the package |
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.core.errors import ConfigError
-from biolm.model.attention_cpu import packed_attention
-from biolm.model.packed import Packed
+from biomlm.core.errors import ConfigError
+from biomlm.model.kernels.attention_cpu import packed_attention
+from biomlm.model.packed import Packed
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

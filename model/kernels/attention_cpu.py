@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from biolm.model.dropout import SIGN16, bits, drop_signs
-from biolm.model.linear import DTYPES, matmul
-from biolm.model.packed import few_sizes
+from biomlm.model.kernels.dropout import SIGN16, bits, drop_signs
+from biomlm.model.kernels.linear import DTYPES, matmul
+from biomlm.model.packed import few_sizes
 
 LONGEST_WHOLE = 1024  # tokens of a sequence that is done at once
 QUERIES = 512  # at a time of a longer one

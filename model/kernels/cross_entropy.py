@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.model.linear import linear, matmul
+from biomlm.model.kernels.linear import linear, matmul
 
 BLOCK = 1 << 25  # logits at a time: 128 MB of float32
 LARGE = (

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from biolm.core.errors import CheckpointError, ConfigError
-from biolm.model.optimizers import Lamb, StableAdamW
+from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.model.optim.lamb_stableadamw import Lamb, StableAdamW
 
 try:
     from apex.optimizers import FusedLAMB  # type: ignore[import-not-found, unused-ignore]
@@ -40,7 +40,7 @@ class OptimConfig:
         final: Share of the peak that decays end at (GatorTron: 0.1).
         decay: Share of the steps in which `wsd` and `sqrt` decay.
         power: Of the `polynomial` decay; 1 is linear.
-        ema: Decay a step of a running mean of the weights, kept beside them, evaluated too, and taken out by `biolm pretrain average`; it
+        ema: Decay a step of a running mean of the weights, kept beside them, evaluated too, and taken out by `biomlm pretrain average`; it
             starts as (1 + t) / (10 + t), as TensorFlow's; 0 keeps none.
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """

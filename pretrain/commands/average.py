@@ -1,4 +1,4 @@
-"""`biolm pretrain average`: the mean of a run's last checkpoints, or the running mean that it kept, as a model of its own.
+"""`biomlm pretrain average`: the mean of a run's last checkpoints, or the running mean that it kept, as a model of its own.
 
 Averaging the last checkpoints of a run (Vaswani et al. 2017, arXiv 1706.03762, section 6.1) or a running mean of its weights (Polyak and
 Juditsky 1992) costs nothing at inference and often gains what a decay of the learning rate would.
@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from biolm.convert import native
-from biolm.core import checkpoint, manifest
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.cli import Verb
-from biolm.core.errors import CheckpointError, ConfigError
-from biolm.core.files import sha256
-from biolm.core.summary import summary
-from biolm.model.config import EncoderConfig
-from biolm.model.optim import EMA
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.core import checkpoint, manifest
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.cli import Verb
+from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.core.files import sha256
+from biomlm.core.summary import summary
+from biomlm.model.config import EncoderConfig
+from biomlm.model.optim.optimizer import EMA
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 STAGE = "pretrain average"
 
@@ -68,7 +68,7 @@ def average(config: AverageConfig) -> None:
         path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in found]}), keep=1)
         record.finish(out, sorted(path.iterdir()), {"checkpoints": len(found), "tensors": len(model)})
     what = "running mean of step" if config.ema else "mean of steps"
-    summary(f"biolm {STAGE} → {out}", {what: " ".join(str(one.step) for one in found)})
+    summary(f"biomlm {STAGE} → {out}", {what: " ".join(str(one.step) for one in found)})
 
 
 def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def running_mean(found: Checkpoint, run: Path) -> dict[str, Tensor]:
 VERB = Verb(
     config=AverageConfig,
     run=average,
-    example="biolm pretrain average RUN --last 3 --out MEAN",
+    example="biomlm pretrain average RUN --last 3 --out MEAN",
     positionals=("run",),
 )
 """The command line's entry."""

@@ -1,17 +1,17 @@
-"""`biolm pretrain`: token shards → run folder."""
+"""`biomlm pretrain`: token shards → run folder."""
 
 import sys
 from pathlib import Path
 
-from biolm.convert.load import read_parts
-from biolm.core.cli import Verb
-from biolm.model.config import EncoderConfig
-from biolm.pretrain import run
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.estimate import estimate
-from biolm.pretrain.loop import seed_weights
-from biolm.pretrain.objective import PretrainObjective
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import read_parts
+from biomlm.core.cli import Verb
+from biomlm.model.config import EncoderConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.planning.estimate import estimate
+from biomlm.pretrain.training import run_folder
+from biomlm.pretrain.training.trainer import seed_weights
 
 STAGE = "pretrain"
 
@@ -19,13 +19,13 @@ STAGE = "pretrain"
 def pretrain(config: PretrainConfig) -> None:
     """Pretrain, or go on with, one model."""
     reader = Shards(config.folders, "train")
-    model = run.initial_model(config, reader)
+    model = run_folder.initial_model(config, reader)
     objective = initial_objective(config, model.config)
-    record = run.start(config, STAGE, reader, model, {})
+    record = run_folder.start(config, STAGE, reader, model, {})
     if record.status == "done":
-        run.show(STAGE, Path(config.out))
+        run_folder.show(STAGE, Path(config.out))
         return
-    run.train(config, record, reader, model, objective)
+    run_folder.train(config, record, reader, model, objective)
 
 
 def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> PretrainObjective:
@@ -36,13 +36,15 @@ def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> Pretrai
         taken = objective.take(read_parts(config.init).rest)
         new = sorted(name for name, _ in objective.named_parameters() if name not in taken)
         if new:
-            print(f"biolm {STAGE}: {config.init} has no fitting {', '.join(new)}: new ones are learnt", file=sys.stderr)
+            print(
+                f"biomlm {STAGE}: {config.init} has no fitting {', '.join(new)}: new ones are learnt", file=sys.stderr
+            )
     return objective
 
 
 VERB = Verb(
     config=PretrainConfig,
     run=pretrain,
-    example="biolm pretrain --shards SHARDS --model.size tiny --steps 200 --seed 1 --out RUN",
+    example="biomlm pretrain --shards SHARDS --model.size tiny --steps 200 --seed 1 --out RUN",
     estimate=estimate,
 )

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from biolm.core import rng
-from biolm.core.errors import DataError
-from biolm.model.packed import Packed
-from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
-from biolm.pretrain.forms import former
-from biolm.pretrain.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
-from biolm.pretrain.mixture import Epoch, Mixture, Sources
-from biolm.pretrain.rows import lay_out
-from biolm.pretrain.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
-from biolm.pretrain.shards import Shards, Tokens, check_ids
+from biomlm.core import rng
+from biomlm.core.errors import DataError
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
+from biomlm.pretrain.data.collate import lay_out
+from biomlm.pretrain.data.dataset import Shards, Tokens, check_ids
+from biomlm.pretrain.data.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
+from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources
+from biomlm.pretrain.data.sequence_builder import former
+from biomlm.pretrain.data.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,7 +38,7 @@ class Batch:
         index: Which micro-batch of that epoch it is, from 0. With the epoch it names the micro-batch of a run.
         step: Which optimiser step it belongs to, from 0.
         places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.
-        pair_labels_b: What kind of pair each sequence is (`pretrain.pairs`), NO_LABEL for none; None where there are no pairs.
+        pair_labels_b: What kind of pair each sequence is (`pretrain.data.segment_pairs`), NO_LABEL for none; None where there are no pairs.
     """
 
     packed: Packed
@@ -75,7 +75,7 @@ class Batch:
 
 
 class Batches:
-    """The micro-batches of one split, of sequences of one length: a stage of a run (see `pretrain.curriculum`), or all of it.
+    """The micro-batches of one split, of sequences of one length: a stage of a run (see `pretrain.data.curriculum`), or all of it.
 
     Args:
         reader: The split's shards.
@@ -131,7 +131,7 @@ class Batches:
             raise DataError(
                 "mlm.pos needs parts of speech, and the shards were encoded without",
                 file=self.reader.folder,
-                remedy="Encode the documents again with `biolm tokenizer encode --pos en_core_web_sm`.",
+                remedy="Encode the documents again with `biomlm tokenizer encode --pos en_core_web_sm`.",
             )
         return self.reader.pos
 

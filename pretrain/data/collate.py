@@ -1,7 +1,7 @@
 """From places in a shard to the flat row of tokens that the model reads.
 
 A single sequence is `<s> A </s>`. A pair is `[CLS] A [SEP] B [SEP]` with token types 0 and 1 for models that have them, as BERT, and
-`<s> A </s></s> B </s>` for those that have not, as RoBERTa: the same as in `biolm finetune`.
+`<s> A </s></s> B </s>` for those that have not, as RoBERTa: the same as in `biomlm finetune`.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from biolm.pretrain.sequences import Sequences
-from biolm.pretrain.shards import Tokens
-from biolm.tokenizer.folder import SpecialIds
+from biomlm.pretrain.data.dataset import Tokens
+from biomlm.pretrain.data.sequences import Sequences
+from biomlm.tokenizer.formats.folder import SpecialIds
 
 I64 = npt.NDArray[np.int64]
 

@@ -10,10 +10,10 @@ from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import replace
 
-from biolm.core.errors import ConfigError
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, PretrainConfig
-from biolm.pretrain.shards import Shards
+from biomlm.core.errors import ConfigError
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
 
 
 def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:

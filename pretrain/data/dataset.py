@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.manifest import digest
-from biolm.tokenizer.folder import SpecialIds, Tokenizer
-from biolm.tokenizer.shards import ShardReader
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.manifest import digest
+from biomlm.tokenizer.formats.folder import SpecialIds, Tokenizer
+from biomlm.tokenizer.shards import ShardReader
 
 I64 = npt.NDArray[np.int64]
 
@@ -47,7 +47,7 @@ class Shards:
     """One split of one or several folders.
 
     Args:
-        folders: What `biolm tokenizer encode` wrote, with one tokenizer.
+        folders: What `biomlm tokenizer encode` wrote, with one tokenizer.
         split: `train` or `valid`.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core import rng
-from biolm.pretrain.config import POS_SETS, MlmConfig
-from biolm.tokenizer.folder import SpecialIds
-from biolm.tokenizer.pos import ID
+from biomlm.core import rng
+from biomlm.pretrain.config import POS_SETS, MlmConfig
+from biomlm.tokenizer.encoding.pos import ID
+from biomlm.tokenizer.formats.folder import SpecialIds
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -16,11 +16,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core import rng
-from biolm.core.errors import DataError
-from biolm.pretrain.config import MixConfig
-from biolm.pretrain.sequences import Sequences
-from biolm.pretrain.shards import Shards
+from biomlm.core import rng
+from biomlm.core.errors import DataError
+from biomlm.pretrain.config import MixConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.sequences import Sequences
 
 I64 = npt.NDArray[np.int64]
 

@@ -1,6 +1,6 @@
 """The next steps' batches, made by a thread while the device computes.
 
-A step's batches are a function of its number (`pretrain.batches`), so the thread changes neither their order nor their bits; it only
+A step's batches are a function of its number (`pretrain.data.batches`), so the thread changes neither their order nor their bits; it only
 makes them early. NumPy lets go of the interpreter's lock in what takes long here (gathers, hashes, sorts).
 """
 

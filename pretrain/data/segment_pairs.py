@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core import rng
-from biolm.model.loss import NO_LABEL
-from biolm.pretrain.config import PairKind
-from biolm.pretrain.sequences import I64, SPECIALS, Sequences, Units, chain
+from biomlm.core import rng
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.pretrain.config import PairKind
+from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, Units, chain
 
 # BERT's, ALBERT's and Hugging Face's numbers; LinkBERT's are not published.
 NEXT, RANDOM, LINKED = 0, 1, 2

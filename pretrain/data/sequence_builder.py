@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from biolm.core.errors import DataError
-from biolm.pretrain.config import BatchConfig, PairKind
-from biolm.pretrain.pairs import Pairs, longest_unit, read_links
-from biolm.pretrain.rows import pair_specials
-from biolm.pretrain.sequences import I64, SPECIALS, Sequences, cut, single
-from biolm.pretrain.shards import Shards
+from biomlm.core.errors import DataError
+from biomlm.pretrain.config import BatchConfig, PairKind
+from biomlm.pretrain.data.collate import pair_specials
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
+from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, cut, single
 
 Former = Callable[[int], Sequences]  # key of seed and epoch → sequences
 

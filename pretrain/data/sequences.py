@@ -1,10 +1,10 @@
 """From sentences in shards to training sequences, and from sequences to micro-batches: both planned from lengths alone.
 
-A sequence is a run of whole sentences, as long as fits: of one document (RoBERTa's DOC-SENTENCES), or across documents with one `</s>`
-between two (its FULL-SENTENCES; Liu et al. 2019, arXiv 1907.11692, section 4.2); or a pair of such runs (`pretrain.pairs`). Only a
-sentence that is longer than a sequence is cut. No token is left out. A micro-batch is a run of sequences in the epoch's order. The
-number of micro-batches is the same in every epoch, so a step's micro-batches follow from its number by division; their sizes
-differ by a sequence at most, which costs nothing where nothing is padded.
+A sequence is a run of whole sentences, as long as fits: of one document (RoBERTa's DOC-SENTENCES), or across documents with one
+`</s>` between two (its FULL-SENTENCES; Liu et al. 2019, arXiv 1907.11692, section 4.2); or a pair of such runs
+(`data.segment_pairs`). Only a sentence that is longer than a sequence is cut. No token is left out. A micro-batch is a run of
+sequences in the epoch's order. The number of micro-batches is the same in every epoch, so a step's micro-batches follow from its
+number by division; their sizes differ by a sequence at most, which costs nothing where nothing is padded.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core import rng
-from biolm.model.loss import NO_LABEL
+from biomlm.core import rng
+from biomlm.model.kernels.cross_entropy import NO_LABEL
 
 I64 = npt.NDArray[np.int64]
 
@@ -82,7 +82,7 @@ class Sequences:
         start: First token of each segment, [sequences, segments]; there are two segments in pairs, else one.
         stop: Behind its last token; `</s>` of the sentences in between are inside. A second segment that is not there stops at its start.
         tokens: Tokens as the model reads them, special ones included, [sequences].
-        labels: What kind of pair each one is (see `pretrain.pairs`), or NO_LABEL, [sequences].
+        labels: What kind of pair each one is (see `pretrain.data.segment_pairs`), or NO_LABEL, [sequences].
         separators: Places of the `</s>` that stay where they are inside a segment, ascending.
     """
 

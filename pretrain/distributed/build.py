@@ -2,18 +2,18 @@
 
 import sys
 
-from biolm.core.errors import ConfigError
-from biolm.model.compute import prepare
-from biolm.model.device import choose
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import freeze
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.engines.base import Engine, Loss
-from biolm.pretrain.engines.deepspeed import DeepSpeed
-from biolm.pretrain.engines.fsdp import Fsdp
-from biolm.pretrain.engines.replicated import Replicated
-from biolm.pretrain.engines.world import World
-from biolm.pretrain.objective import Objective
+from biomlm.core.errors import ConfigError
+from biomlm.model.compute import prepare
+from biomlm.model.device import choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import freeze
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.distributed.ddp import Replicated
+from biomlm.pretrain.distributed.deepspeed import DeepSpeed
+from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.fsdp import Fsdp
+from biomlm.pretrain.distributed.process_group import World
+from biomlm.pretrain.objectives.base import Objective
 
 
 def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: World) -> Engine:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from biolm.core.checkpoint import Groups
-from biolm.core.errors import CheckpointError
-from biolm.model.device import Device
-from biolm.model.optim import OptimConfig, Optimizer
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.engines.base import Engine, Loss
-from biolm.pretrain.engines.world import World
-from biolm.pretrain.objective import Totals
+from biomlm.core.checkpoint import Groups
+from biomlm.core.errors import CheckpointError
+from biomlm.model.device import Device
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.process_group import World
+from biomlm.pretrain.objectives.base import Totals
 
 
 class Replicated(Engine):

@@ -14,19 +14,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from biolm.convert.load import build
-from biolm.core.checkpoint import Groups
-from biolm.core.errors import CheckpointError, ConfigError
-from biolm.core.files import read_json
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import MOMENTS, Optimizer, schedule
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.engines.base import Engine, Loss
-from biolm.pretrain.engines.scale import LossScale
-from biolm.pretrain.engines.world import World
-from biolm.pretrain.objective import Totals
+from biomlm.convert.load import build
+from biomlm.core.checkpoint import Groups
+from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.core.files import read_json
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import MOMENTS, Optimizer, schedule
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.loss_scale import LossScale
+from biomlm.pretrain.distributed.process_group import World
+from biomlm.pretrain.objectives.base import Totals
 
 BUCKET = 500_000_000  # numbers: DeepSpeed's own default
 
@@ -268,7 +268,7 @@ def _imported() -> Any:
     try:
         import deepspeed
     except ImportError:
-        raise ConfigError("DeepSpeed is not installed", remedy="pip install 'biolm[deepspeed]'") from None
+        raise ConfigError("DeepSpeed is not installed", remedy="pip install 'biomlm[deepspeed]'") from None
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiles for half a minute; gloo does without
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed

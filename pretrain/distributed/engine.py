@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biolm.core.checkpoint import Groups
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM, parameter_count
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.engines.scale import LossScale
-from biolm.pretrain.engines.world import World
-from biolm.pretrain.objective import Objective, Totals
+from biomlm.core.checkpoint import Groups
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM, parameter_count
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.loss_scale import LossScale
+from biomlm.pretrain.distributed.process_group import World
+from biomlm.pretrain.objectives.base import Objective, Totals
 
 
 class Loss(nn.Module):

@@ -12,9 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from biolm.core.checkpoint import Groups
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.engines.replicated import Replicated
+from biomlm.core.checkpoint import Groups
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.distributed.ddp import Replicated
 
 
 class Fsdp(Replicated):

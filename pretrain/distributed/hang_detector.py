@@ -15,8 +15,8 @@ from types import TracebackType
 import orjson
 import torch.distributed as dist
 
-from biolm.core.errors import TemporaryError
-from biolm.pretrain.engines.world import World
+from biomlm.core.errors import TemporaryError
+from biomlm.pretrain.distributed.process_group import World
 
 ANSWER = 10.0  # seconds that a rank has to answer
 LOOK = 0.2  # seconds between looks
@@ -53,7 +53,7 @@ class Watch:
         """Meetings, whether this rank is in one, and the line of ours that its main thread is in, as JSON."""
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         meets = self.failed or (frame is not None and MEETING in frame.f_code.co_filename)
-        while frame is not None and not frame.f_globals.get("__name__", "").startswith("biolm."):
+        while frame is not None and not frame.f_globals.get("__name__", "").startswith("biomlm."):
             frame = frame.f_back
         line = "" if frame is None else f"{frame.f_globals['__name__']}:{frame.f_lineno}"
         return orjson.dumps([self.count, meets, line]).decode()

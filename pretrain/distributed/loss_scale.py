@@ -3,7 +3,7 @@
 The loop decides on the host whether a step counts, from the gradient's norm, so the scale is a plain number that a checkpoint holds.
 """
 
-from biolm.core.errors import DataError
+from biomlm.core.errors import DataError
 
 START = 65_536.0
 INTERVAL = 2_000  # good steps after which the scale is doubled

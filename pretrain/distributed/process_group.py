@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from biolm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError
 
 PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's number chooses one
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from biolm.core.errors import ConfigError
-from biolm.model.config import EncoderConfig
-from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
+from biomlm.core.errors import ConfigError
+from biomlm.model.config import EncoderConfig
+from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
 
 BITS = math.log(2)  # nats
 RECORD = re.compile(r"\| (train_inner|valid) \| (\{.*\})\s*$")

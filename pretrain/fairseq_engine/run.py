@@ -1,6 +1,6 @@
 """`--engine fairseq`: the real fairseq trains on our shards in its own environment, and its model becomes a run of ours.
 
-The environment is the one that `biolm-fairseq-env` makes (docs/fairseq.md). Its checkpoints lie in `RUN/fairseq/`; a run that was
+The environment is the one that `biomlm-fairseq-env` makes (docs/fairseq.md). Its checkpoints lie in `RUN/fairseq/`; a run that was
 interrupted goes on from the last of them. fairseq reads its own checkpoints with pickle, which torch allows it by a variable that only
 this one process gets; we read them with `convert`, which executes nothing.
 """
@@ -16,17 +16,17 @@ from pathlib import Path
 
 import torch
 
-from biolm.convert.load import read_parts
-from biolm.core import checkpoint
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import ConfigError, DataError, TemporaryError
-from biolm.core.metrics import MetricsWriter, read_metrics
-from biolm.core.progress import progress
-from biolm.model.config import EncoderConfig
-from biolm.model.device import choose
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.fairseq_call import call, record
-from biolm.pretrain.signals import StopWish
+from biomlm.convert.load import read_parts
+from biomlm.core import checkpoint
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.errors import ConfigError, DataError, TemporaryError
+from biomlm.core.metrics import MetricsWriter, read_metrics
+from biomlm.core.progress import progress
+from biomlm.model.config import EncoderConfig
+from biomlm.model.device import choose
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.distributed.preemption import StopWish
+from biomlm.pretrain.fairseq_engine.command import call, record
 
 FOLDER, LAST = "fairseq", "checkpoint_last.pt"
 TAIL = 12  # lines of its log that an error shows
@@ -34,18 +34,18 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def executable() -> Path:
-    """`fairseq-train` of the environment that `BIOLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
+    """`fairseq-train` of the environment that `BIOMLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
 
     Raises:
         ConfigError: There is none.
     """
-    folder = Path(os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    folder = Path(os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq"))
     program = folder / "bin" / "fairseq-train"
     if not program.is_file():
         raise ConfigError(
             "there is no environment with fairseq here",
             file=folder,
-            remedy="Make one: biolm-fairseq-env (docs/fairseq.md).",
+            remedy="Make one: biomlm-fairseq-env (docs/fairseq.md).",
         )
     return program
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import NO_LABEL
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ObjectiveConfig
-from biolm.pretrain.pairs import CLASSES
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.pretrain.config import ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.segment_pairs import CLASSES
 
 
 @dataclass(frozen=True)

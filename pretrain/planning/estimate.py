@@ -2,7 +2,7 @@
 
 Memory of one GPU is states (weights, gradients, moments; shared out as ZeRO does: Rajbhandari et al. 2020, arXiv 1910.02054),
 activations that the backward pass needs (counted from what this encoder keeps, in the manner of Korthikanti et al. 2022, arXiv
-2205.05198), and the head's logits. `biolm.distill.estimate` adds what a teacher takes.
+2205.05198), and the head's logits. `biomlm.distill.estimate` adds what a teacher takes.
 """
 
 from dataclasses import dataclass, replace
@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from biolm.convert.load import read_parts
-from biolm.convert.verb import ConvertConfig
-from biolm.core.fleet import Before, Fleet
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import BLOCK, LARGE
-from biolm.pretrain.average import AverageConfig
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.flops import step_flops
+from biomlm.convert.commands.convert import ConvertConfig
+from biomlm.convert.load import read_parts
+from biomlm.core.fleet import Before, Fleet
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import step_flops
+from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
+from biomlm.pretrain.commands.average import AverageConfig
+from biomlm.pretrain.config import PretrainConfig
 
 GB = 1e9
 STATES = 16  # bytes a parameter: weight, gradient and two moments in float32

@@ -9,8 +9,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from biolm.pretrain.config import GuardConfig
-from biolm.pretrain.engines.scale import LossScale
+from biomlm.pretrain.config import GuardConfig
+from biomlm.pretrain.distributed.loss_scale import LossScale
 
 MEMORY = 0.99  # weight of the past in the running mean of gradient norms
 SETTLED = 100  # steps before a norm is called large

@@ -9,16 +9,16 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import NO_LABEL
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.engines.world import Place, World
-from biolm.pretrain.loader import Loader
-from biolm.pretrain.mixture import Sources
-from biolm.pretrain.objective import PretrainObjective, Totals, first_tokens
-from biolm.pretrain.shards import Shards
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.mixture import Sources
+from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.distributed.process_group import Place, World
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals, first_tokens
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biolm.core.errors import ConfigError
-from biolm.core.files import write_text
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ExamplesConfig
-from biolm.pretrain.evaluate import Evaluator
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import write_text
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.config import ExamplesConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.training.evaluate import Evaluator
 
 NAME = "examples.txt"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from biolm.core.metrics import MetricsWriter
-from biolm.core.progress import Bar, human, progress
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.share import FINGERPRINT
+from biomlm.core.metrics import MetricsWriter
+from biomlm.core.progress import Bar, human, progress
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.training.rank_batches import FINGERPRINT
 
 SLOW = 1.5  # a rank that takes this many times as long as the others' median is named
 SLOW_RECORDS = 3  # in so many records running
@@ -77,7 +77,7 @@ class Recorder:
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation since recording began (see `pretrain.flops`)."""
+        """Model FLOPs utilisation since recording began (see `model.flops`)."""
         return self.flops / max(self.seconds, 1e-9) / self.peak
 
     def computed(self, tokens: int, flops: int) -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 
-from biolm.core.errors import ConfigError
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import BatchConfig
+from biomlm.core.errors import ConfigError
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.batches import Batch
 
 FINENESS = 16  # parts of the micro-batch, to one of which the largest fitting one is found
 CPU_WORDS = "can't allocate memory"  # torch's allocator on the CPU raises a plain RuntimeError

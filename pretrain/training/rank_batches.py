@@ -9,11 +9,11 @@ from dataclasses import astuple, dataclass, replace
 
 import torch
 
-from biolm.model.config import EncoderConfig
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.curriculum import Curriculum
-from biolm.pretrain.flops import step_flops
-from biolm.pretrain.objective import Totals
+from biomlm.model.config import EncoderConfig
+from biomlm.model.flops import step_flops
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.objectives.base import Totals
 
 FINGERPRINT = 2**63 - 1
 
@@ -44,7 +44,7 @@ class Share:
 def share(
     batches: Batches | Curriculum, step: int, rank: int, ranks: int, model: EncoderConfig, all_rows: bool = True
 ) -> Share:
-    """The part of `rank` among `ranks` in a step, counted from 0, for a model of some shape; `all_rows` as in `pretrain.estimate`."""
+    """Choose the part of `rank` among `ranks` in a step, counted from 0; `all_rows` as in `pretrain.planning.estimate`."""
     names = batches.names(step)
     own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
     missing = -(-len(names) // ranks) - len(own) if ranks > 1 else 0

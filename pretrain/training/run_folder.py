@@ -4,27 +4,27 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from biolm.convert.load import load_model
-from biolm.core import checkpoint, manifest
-from biolm.core import config as configuration
-from biolm.core.errors import ConfigError, MismatchError, UserError
-from biolm.core.files import read_json, sweep, write_json
-from biolm.core.manifest import Manifest
-from biolm.core.summary import summary
-from biolm.model.device import choose
-from biolm.model.encoder import MaskedLM, parameter_count
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.curriculum import Curriculum
-from biolm.pretrain.engines import fairseq
-from biolm.pretrain.engines.base import Engine
-from biolm.pretrain.engines.make import make
-from biolm.pretrain.engines.world import World, join, place
-from biolm.pretrain.evaluate import Evaluator, HeldOut, PairEvaluator
-from biolm.pretrain.loop import Outcome, Trainer, deterministic, seed_weights
-from biolm.pretrain.objective import Objective, PretrainObjective
-from biolm.pretrain.shards import Shards, held_out
-from biolm.pretrain.vocabulary import renew
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, manifest
+from biomlm.core import config as configuration
+from biomlm.core.errors import ConfigError, MismatchError, UserError
+from biomlm.core.files import read_json, sweep, write_json
+from biomlm.core.manifest import Manifest
+from biomlm.core.summary import summary
+from biomlm.model.device import choose
+from biomlm.model.encoder import MaskedLM, parameter_count
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.data.dataset import Shards, held_out
+from biomlm.pretrain.distributed.build import make
+from biomlm.pretrain.distributed.engine import Engine
+from biomlm.pretrain.distributed.process_group import World, join, place
+from biomlm.pretrain.fairseq_engine import run as fairseq_engine
+from biomlm.pretrain.objectives.base import Objective, PretrainObjective
+from biomlm.pretrain.training.evaluate import Evaluator, HeldOut, PairEvaluator
+from biomlm.pretrain.training.trainer import Outcome, Trainer, deterministic, seed_weights
+from biomlm.pretrain.training.vocabulary_match import renew
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RESULT = "result.json"
 
@@ -151,7 +151,7 @@ def _train(
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments, engine.world)
-    outcome = Trainer(run, engine, batches, evaluator, config, f"biolm {record.stage}").train()
+    outcome = Trainer(run, engine, batches, evaluator, config, f"biomlm {record.stage}").train()
     compared = None if teacher is None or evaluator is None else evaluator(teacher, engine.device)
     if engine.world.first:
         _finish(config, record, engine, batches, evaluator, outcome, compared)
@@ -162,7 +162,7 @@ def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: 
     if record.stage != "pretrain":
         raise ConfigError("fairseq knows masked language modelling only", remedy="Give another --engine.")
     run, device = Path(config.out), choose("fp32")
-    seconds = fairseq.train(config, model.config, f"biolm {record.stage} (fairseq)")
+    seconds = fairseq_engine.train(config, model.config, f"biomlm {record.stage} (fairseq)")
     path = checkpoint.path_of(run, config.steps)
     tokens = int(checkpoint.load(path).state["tokens"])
     evaluator = _evaluator(config, objective, False, join(config.timeout))
@@ -252,7 +252,7 @@ def show(stage: str, run: Path) -> None:
             rows |= {f"held-out loss, {source}": found["loss"], f"held-out accuracy, {source}": found["accuracy"]}
         rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
         rows["held-out unigram entropy (nats)"] = entropy
-    summary(f"biolm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})
+    summary(f"biomlm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})
 
 
 def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, world: World) -> Evaluator | None:

@@ -14,25 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biolm.core import checkpoint, rng
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import DataError, TemporaryError
-from biolm.core.saver import Saver
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.curriculum import Curriculum
-from biolm.pretrain.engines.base import Engine
-from biolm.pretrain.engines.watch import Watch, is_lost
-from biolm.pretrain.evaluate import Evaluator, HeldOut
-from biolm.pretrain.examples import Examples
-from biolm.pretrain.flops import peak
-from biolm.pretrain.guards import Guard
-from biolm.pretrain.loader import Loader
-from biolm.pretrain.memory import is_out_of_memory, largest, too_large
-from biolm.pretrain.objective import Totals
-from biolm.pretrain.recorder import Recorder
-from biolm.pretrain.share import Share, share
-from biolm.pretrain.signals import StopWish
+from biomlm.core import checkpoint, rng
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.errors import DataError, TemporaryError
+from biomlm.core.saver import Saver
+from biomlm.model.flops import peak
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.distributed.engine import Engine
+from biomlm.pretrain.distributed.hang_detector import Watch, is_lost
+from biomlm.pretrain.distributed.preemption import StopWish
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.training.anomaly_guard import Guard
+from biomlm.pretrain.training.evaluate import Evaluator, HeldOut
+from biomlm.pretrain.training.filled_examples import Examples
+from biomlm.pretrain.training.metrics import Recorder
+from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
+from biomlm.pretrain.training.rank_batches import Share, share
 
 
 @dataclass

@@ -3,20 +3,20 @@
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from biolm.convert.load import Loaded
-from biolm.core.errors import MismatchError
-from biolm.model.encoder import MaskedLM
-from biolm.model.transfer import MOST_TOKENS, Overlap, focus_weights, mean_weights, transfer
-from biolm.pretrain.config import PretrainConfig
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer import folder
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.convert.load import Loaded
+from biomlm.core.errors import MismatchError
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.vocabulary_transfer import MOST_TOKENS, Overlap, focus_weights, mean_weights, transfer
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.tokenizer.formats import folder
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 ROLES = ("bos", "pad", "eos", "unk", "mask")
 
 
 def renew(loaded: Loaded, config: PretrainConfig, reader: Shards) -> MaskedLM:
-    """A loaded model over the shards' vocabulary, by `config.init_vocabulary` (see `model.transfer`).
+    """A loaded model over the shards' vocabulary, by `config.init_vocabulary` (see `model.vocabulary_transfer`).
 
     Raises:
         MismatchError: There is no tokenizer beside the model, so nobody knows what its rows stand for.

@@ -13,10 +13,10 @@ import pytest
 import torch
 import transformers
 
-from biolm.convert import archive
-from biolm.convert.load import load_model
-from biolm.convert.verb import ConvertConfig, run
-from biolm.core.errors import UserError
+from biomlm.convert.commands.convert import ConvertConfig, run
+from biomlm.convert.load import load_model
+from biomlm.convert.safe_load import archive
+from biomlm.core.errors import UserError
 
 DATA = Path(__file__).parent.parent / "data" / "convert"
 GOLDENS = ("fairseq-0.12.2", "fairseq-fixed-0.12.3.1")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import DataError
+from biomlm.core import cli
+from biomlm.core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ def act(config: Config) -> None:
 
 @pytest.fixture(autouse=True)
 def fake_verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("biolm_fake")
-    module.VERB = cli.Verb(config=Config, run=act, example="biolm fake", positionals=("how",))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "biolm_fake", module)
-    monkeypatch.setitem(cli.VERBS, "fake", ("biolm_fake", "a verb of the test"))
+    module = types.ModuleType("biomlm_fake")
+    module.VERB = cli.Verb(config=Config, run=act, example="biomlm fake", positionals=("how",))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "biomlm_fake", module)
+    monkeypatch.setitem(cli.VERBS, "fake", ("biomlm_fake", "a verb of the test"))
 
 
 @pytest.mark.parametrize(
     ("how", "code", "lines", "said"),
     [
         ("well", 0, 0, ""),
-        ("user", 2, 2, "biolm fake: f.xml (PMID 7): it is broken.\nMend it."),
+        ("user", 2, 2, "biomlm fake: f.xml (PMID 7): it is broken.\nMend it."),
         ("disk", 2, 2, "out.bin: No space left on device"),
         ("stop", 130, 2, "goes on where it was"),
-        ("bug", 1, None, "fault of biolm"),
+        ("bug", 1, None, "fault of biomlm"),
     ],
 )
 def test_exit_codes(how: str, code: int, lines: int | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_usage(argv: list[str], code: int) -> None:
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*verb.split(), "--help"]) == 0
     out = capsys.readouterr().out
-    assert f"biolm {verb}" in out
+    assert f"biomlm {verb}" in out
     assert "example:" in out
 
 
@@ -91,7 +91,7 @@ def test_no_verb_answers_nonsense_with_a_traceback(verb: str, capsys: pytest.Cap
 
 def test_python_m_room_is_the_verb() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "biolm.pretrain", "--steps", "x"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "biomlm.pretrain", "--steps", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("biolm pretrain: ")
+    assert done.stderr.startswith("biomlm pretrain: ")

@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 import yaml
 
-from biolm.core import config
-from biolm.core.errors import ConfigError
-from biolm.core.manifest import config_hash
+from biomlm.core import config
+from biomlm.core.errors import ConfigError
+from biomlm.core.manifest import config_hash
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Verb:
 
 
 def parse(*argv: str, positionals: tuple[str, ...] = ()) -> Verb:
-    return config.parse(Verb, argv, prog="biolm verb", positionals=positionals, example="biolm verb --src x")
+    return config.parse(Verb, argv, prog="biomlm verb", positionals=positionals, example="biomlm verb --src x")
 
 
 def test_flags_lists_and_booleans() -> None:

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from biolm.core import checkpoint, files, manifest
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.errors import CheckpointError, DataError, MismatchError
-from biolm.core.metrics import MetricsWriter, read_metrics
+from biomlm.core import checkpoint, files, manifest
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.errors import CheckpointError, DataError, MismatchError
+from biomlm.core.metrics import MetricsWriter, read_metrics
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_folder_is_not_mixed(tmp_path: Path) -> None:
         manifest.begin(out, "pretrain", Config(2.0), {"shards": "aa"})
     with pytest.raises(MismatchError, match="input: shards"):
         manifest.begin(out, "pretrain", Config(), {"shards": "bb"})
-    with pytest.raises(DataError, match=r"biolm pretrain(.|\n)*another --out"):
+    with pytest.raises(DataError, match=r"biomlm pretrain(.|\n)*another --out"):
         manifest.begin(out, "distill", Config(), {"shards": "aa"})
     first.finish(out, [out / "w"], {"steps": 1})
     assert manifest.begin(out, "pretrain", Config(), {"shards": "aa"}).status == "done"

@@ -13,12 +13,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biolm.core import lock
-from biolm.core.errors import MismatchError
+from biomlm.core import lock
+from biomlm.core.errors import MismatchError
 
 HOLDER = """
 import os, sys
-from biolm.core import lock
+from biomlm.core import lock
 lock.hold(sys.argv[1])
 child = os.fork()
 print(child, flush=True) if child else None

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core import rng
+from biomlm.core import rng
 
 
 @given(st.integers(0, 2**63), st.integers(1, 300))

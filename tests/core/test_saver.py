@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.core import checkpoint
-from biolm.core.checkpoint import Checkpoint
-from biolm.core.files import sweep
-from biolm.core.saver import Saver
+from biomlm.core import checkpoint
+from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.files import sweep
+from biomlm.core.saver import Saver
 
 
 def made(step: int, value: float, rows: int = 4) -> Checkpoint:

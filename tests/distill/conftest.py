@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from biolm.core import cli
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack
-from biolm.pretrain.batches import Batch
+from biomlm.core import cli
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack
+from biomlm.pretrain.data.batches import Batch
 
 MakeModel = Callable[..., MaskedLM]
 

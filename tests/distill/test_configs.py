@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core.config import parse
-from biolm.distill.config import DistillConfig
+from biomlm.core.config import parse
+from biomlm.distill.config import DistillConfig
 
 FOLDER = Path(__file__).parents[2] / "distill" / "configs"
 
 
 def read(name: str) -> DistillConfig:
     words = ["--config", str(FOLDER / name), "--shards", "SHARDS", "--teacher", "LARGE", "--out", "RUN"]
-    return parse(DistillConfig, words, prog="biolm distill")
+    return parse(DistillConfig, words, prog="biomlm distill")
 
 
 def test_bio_lms_two_models_differ_in_the_alignment_alone() -> None:

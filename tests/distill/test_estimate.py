@@ -10,25 +10,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from biolm.convert.verb import ConvertConfig
-from biolm.core.errors import MismatchError
-from biolm.core.fleet import Before, find
-from biolm.distill import caching
-from biolm.distill.cache_config import CacheConfig
-from biolm.distill.config import DistillConfig, LossConfig
-from biolm.distill.estimate import beside_of, estimate, estimate_cache, position_bytes, teachers_of
-from biolm.distill.objective import DistillObjective
-from biolm.distill.teacher import Teachers
-from biolm.model import linear
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import BatchConfig, PretrainConfig
-from biolm.pretrain.estimate import need, parameters
-from biolm.pretrain.flops import step_flops
-from biolm.pretrain.objective import Totals
+from biomlm.convert.commands.convert import ConvertConfig
+from biomlm.core.errors import MismatchError
+from biomlm.core.fleet import Before, find
+from biomlm.distill.commands.cache import Asker
+from biomlm.distill.config import DistillConfig, LossConfig
+from biomlm.distill.estimate import beside_of, estimate, estimate_cache, position_bytes, teachers_of
+from biomlm.distill.objective import DistillObjective
+from biomlm.distill.teachers.cache_config import CacheConfig
+from biomlm.distill.teachers.teacher import Teachers
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import step_flops
+from biomlm.model.kernels import linear
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.planning.estimate import need, parameters
 
 LENGTH, ROWS, VOCABULARY, MASKED = 32, 16, 8192, 77
 BASE, LARGE = (ModelConfig(size=size).resolve(50_048, 512, 1) for size in ("base", "large"))  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_a_caches_bytes_are_bounded(kind: str, k: int, teacher_run: Path, tiny_s
         precision="fp32",
         out="c",
     )
-    asker = caching.Asker(config)
+    asker = Asker(config)
     (batch,) = asker.curriculum.step(0)
     tokens, masked = len(batch.packed.input_ids_t), len(batch.labels_m)
     bound = masked * position_bytes(config, asker.shards.vocab_size) + tokens * 2 * 48
@@ -181,7 +181,7 @@ class Peak(TorchDispatchMode):
 def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "DTYPES", set())  # whose products the counter does not know
     monkeypatch.setattr(
-        "biolm.distill.losses.BLOCK", 2 * VOCABULARY
+        "biomlm.distill.losses.losses.BLOCK", 2 * VOCABULARY
     )  # of a few MB, which are much beside a model this small
     sizes = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "num_attention_heads": 2}
     student = ModelConfig(num_hidden_layers=2, hidden_size=64, **sizes).resolve(VOCABULARY, LENGTH, 1)  # type: ignore[arg-type]

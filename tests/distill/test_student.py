@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from biolm.convert.load import Loaded, load_model
-from biolm.core.errors import MismatchError
-from biolm.distill.config import DistillConfig
-from biolm.distill.student import cut_width, from_teacher, taken_layers
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import Loaded, load_model
+from biomlm.core.errors import MismatchError
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.student import cut_width, from_teacher, taken_layers
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.dataset import Shards
 
 Make = Callable[..., MaskedLM]
 

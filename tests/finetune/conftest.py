@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from biolm.convert import native
-from biolm.convert.parts import Parts
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
 PLAIN = ("treatment", "with", "often", "protects", "the", "liver", "of", "patients", ",")

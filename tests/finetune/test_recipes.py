@@ -8,9 +8,9 @@ import orjson
 import pytest
 import yaml
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune.iob import read_text
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.data.readers.iob import read_text
 
 PUBTATOR = Path(__file__).parents[3] / "shared/data/ncbi_disease_pubtator"
 RECIPES = sorted((Path(__file__).parents[2] / "finetune/configs").glob("*.yaml"))

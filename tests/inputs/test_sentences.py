@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from biolm.corpus.document import clean, sentences
-from biolm.corpus.sentences import spans
+from biomlm.corpus.text.document import clean, sentences
+from biomlm.inputs.sentences import spans
 
 
 @pytest.mark.parametrize(

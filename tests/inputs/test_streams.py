@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core.errors import DataError
-from biolm.corpus import streams
-from biolm.corpus.inputs import TASK_BYTES, Input, find, tasks
-from biolm.corpus.packages import members
-from biolm.corpus.plain import TextReader
-from biolm.corpus.streams import COMPRESSIONS, Decompressed
+from biomlm.core.errors import DataError
+from biomlm.corpus.pipeline.inputs import TASK_BYTES, Input, find, tasks
+from biomlm.corpus.readers.text import TextReader
+from biomlm.inputs import streams
+from biomlm.inputs.streams import COMPRESSIONS, Decompressed
+from biomlm.inputs.tar import members
 
 
 def read(data: bytes, suffix: str, size: int = 1000) -> tuple[bytes, str]:
@@ -85,9 +85,9 @@ def test_packages_of_every_kind(kind: int) -> None:
 
 
 def test_empty_files_are_counted(tmp_path: Path) -> None:
-    from biolm.corpus.jats import JatsReader
-    from biolm.corpus.notes import NotesReader
-    from biolm.corpus.pubmed import PubMedReader
+    from biomlm.corpus.readers.jats import JatsReader
+    from biomlm.corpus.readers.notes import NotesReader
+    from biomlm.corpus.readers.pubmed import PubMedReader
 
     for reader, names in (
         (PubMedReader(str(tmp_path)), ["e.xml", "e.xml.gz", "e.nbib"]),

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core.files import write_json
-from biolm.core.manifest import Manifest, digest
+from biomlm.core.files import write_json
+from biomlm.core.manifest import Manifest, digest
 
 ENTROPY = 6.41
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core import config as configuration
-from biolm.core.cli import VERBS
-from biolm.core.errors import ConfigError
-from biolm.launch.recipe import SHIPPED, Recipe, Stage, read
+from biomlm.core import config as configuration
+from biomlm.core.cli import VERBS
+from biomlm.core.errors import ConfigError
+from biomlm.launch.recipe import SHIPPED, Recipe, Stage, read
 
 RECIPE = """\
 description: two stages

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from biolm.core.errors import ConfigError
-from biolm.model.compute import ComputeConfig, prepare, require_compiler
-from biolm.model.config import SIZES, ModelConfig, Shape
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.optim import freeze
-from biolm.model.packed import Packed
+from biomlm.core.errors import ConfigError
+from biomlm.model.compute import ComputeConfig, prepare, require_compiler
+from biomlm.model.config import SIZES, ModelConfig, Shape
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import freeze
+from biomlm.model.packed import Packed
 
 CPU = Device(torch.device("cpu"), "fp32")
 V = 97

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from biolm.core.errors import ConfigError
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack, pad, unpad
+from biomlm.core.errors import ConfigError
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack, pad, unpad
 
 PAD = 1
 CONFIG = EncoderConfig(

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from biolm.model import attention_cpu, linear
-from biolm.model.config import ModelConfig, Shape
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.pretrain import flops
-from biolm.pretrain.flops import measured_peak, peak, step_flops
+from biomlm.model import flops
+from biomlm.model.config import ModelConfig, Shape
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.flops import measured_peak, peak, step_flops
+from biomlm.model.kernels import attention_cpu, linear
+from biomlm.model.packed import Packed
 
 LENGTHS = (32, 48, 16)  # and 16 positions: sizes that need not be rounded up on a CPU
 

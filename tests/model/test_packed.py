@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed, few_sizes, pack
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed, few_sizes, pack
 
 PRODUCTS = ("linear", "mm", "bmm", "addmm")
 

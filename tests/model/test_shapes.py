@@ -15,9 +15,9 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from biolm.model.config import EncoderConfig, ModelConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed, unpad
+from biomlm.model.config import EncoderConfig, ModelConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed, unpad
 
 V, H, LAYERS, HEADS, INNER, LONGEST = 97, 32, 4, 4, 64, 40
 BERT = {

@@ -6,10 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack
-from biolm.model.transfer import Overlap, context_vectors, focus_weights, mean_weights, sparsemax, transfer
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack
+from biomlm.model.vocabulary_transfer import (
+    Overlap,
+    context_vectors,
+    focus_weights,
+    mean_weights,
+    sparsemax,
+    transfer,
+)
 
 OLD = 6
 OVERLAP = Overlap([[0], [1], [4], [2, 5], [3, 3, 4], []], np.array([True, True, True, False, False, False]))
@@ -65,7 +72,9 @@ def two_topics() -> np.ndarray:
 
 
 def test_context_vectors_are_near_for_pieces_in_the_same_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biolm.model.transfer.DIMENSIONS", 4)  # far fewer than pieces, as in a real vocabulary
+    monkeypatch.setattr(
+        "biomlm.model.vocabulary_transfer.DIMENSIONS", 4
+    )  # far fewer than pieces, as in a real vocabulary
     v = torch.nn.functional.normalize(context_vectors(two_topics(), 30), dim=1)
     assert v[2] @ v[3] > v[3] @ v[4] + 0.5
     assert v[5].abs().sum() == 0

@@ -11,9 +11,15 @@ from pathlib import Path
 import coverage
 import pytest
 
-from biolm.core.metrics import read_metrics
+from biomlm.core.metrics import read_metrics
 
-PRELOAD = ["biolm.pretrain.verb", "torch.utils.tensorboard", "torch.distributed.fsdp", "biolm.core.cli", "deepspeed"]
+PRELOAD = [
+    "biomlm.pretrain.commands.pretrain",
+    "torch.utils.tensorboard",
+    "torch.distributed.fsdp",
+    "biomlm.core.cli",
+    "deepspeed",
+]
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = [
     "--batch.tokens",
@@ -53,7 +59,7 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ranks]]:
-    """Start `biolm` on so many processes: start_ranks(2, argv, patch="nan.py", ADDED="environment")."""
+    """Start `biomlm` on so many processes: start_ranks(2, argv, patch="nan.py", ADDED="environment")."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     started: list[Ranks] = []

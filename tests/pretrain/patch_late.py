@@ -9,12 +9,12 @@ import time
 
 from torch import Tensor
 
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.engines import watch
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed import hang_detector
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
-watch.ANSWER = 3.0
+hang_detector.ANSWER = 3.0
 RANK, FROM = os.environ.get("LATE_RANK", ""), int(os.environ.get("LATE_FROM", "1"))
 SECONDS = os.environ.get("LATE_SECONDS", "")  # or none: it is killed
 FIRST_LIFE = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import coverage
 
-from biolm.core import cli
+from biomlm.core import cli
 
 GIVEN = globals()  # ENV, ARGV, LOG, PATCH and COVERAGE are handed in by runpy
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError
-from biolm.core.metrics import read_metrics
-from biolm.model import device
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.memory import cut, largest, too_large
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.metrics import read_metrics
+from biomlm.model import device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.training.out_of_memory import cut, largest, too_large
 
 SHAPE = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32"]
 SHAPE += ["--model.num_attention_heads", "2"]
@@ -183,7 +183,7 @@ def test_where_nothing_fits_another_remedy_is_given() -> None:
 def test_the_hosts_memory_running_out_is_told_apart(tmp_path: Path) -> None:
     code = """
 import resource, torch
-from biolm.pretrain.memory import is_out_of_memory
+from biomlm.pretrain.training.out_of_memory import is_out_of_memory
 torch.ones(10)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), -1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from biolm.core import checkpoint, cli
-from biolm.core.metrics import read_metrics
+from biomlm.core import checkpoint, cli
+from biomlm.core.metrics import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "pretrain" / "configs"
 TOY = [

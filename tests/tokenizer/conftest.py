@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core import cli
-from biolm.corpus import read
-from biolm.tokenizer import documents
+from biomlm.core import cli
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer import documents
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "tests" / "data" / "tokenizer" / "docs"
@@ -44,4 +44,4 @@ def shards(tok: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def abstracts(docs: Path) -> list[str]:
     """The train documents as `tokenizer train` reads them: white-space runs as single blanks."""
-    return [" ".join(d.text.split()) for file in read.shards(docs, "train") for d in documents.read(file)]
+    return [" ".join(d.text.split()) for file in document_files(docs, "train") for d in documents.read(file)]

@@ -10,12 +10,14 @@ import numpy as np
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.manifest import Manifest, read_manifest
-from biolm.corpus import read
-from biolm.tokenizer import documents, encode, folder
-from biolm.tokenizer.shards import ShardReader, decode, map_tokens, read_index
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.manifest import Manifest, read_manifest
+from biomlm.corpus.documents import SPLITS, document_files
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.commands import encode
+from biomlm.tokenizer.formats import folder
+from biomlm.tokenizer.shards import ShardReader, decode, map_tokens, read_index
 
 
 def run_encode(docs: Path, tok: Path, out: Path, workers: int = 1) -> int:
@@ -36,10 +38,10 @@ def document(text: str, sentences: list[list[int]], sections: list[object] | Non
     return orjson.dumps({"id": "note:1", "text": text, "metadata": metadata})
 
 
-@pytest.mark.parametrize("split", read.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_decoding_gives_the_documents_back(shards: Path, docs: Path, split: str) -> None:
     reader = ShardReader(shards, split)
-    originals = [document for file in read.shards(docs, split) for document in documents.read(file)]
+    originals = [document for file in document_files(docs, split) for document in documents.read(file)]
     assert [d["id"] for d in reader.documents()] == [d.id for d in originals]
     assert len(reader.doc_index) == len(originals) + 1
     for n, original in enumerate(originals):
@@ -50,7 +52,7 @@ def test_decoding_gives_the_documents_back(shards: Path, docs: Path, split: str)
         assert all(reader[item][-1] == 2 for item in items)
 
 
-@pytest.mark.parametrize("split", read.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_counts_account_for_every_token(shards: Path, split: str) -> None:
     reader = ShardReader(shards, split)
     counts = reader.counts
@@ -128,7 +130,7 @@ def test_segments_white_space_and_odd_characters(tok: Path, tmp_path: Path) -> N
 
 
 def test_ids_beyond_uint16_take_int32(tmp_path: Path) -> None:
-    from biolm.tokenizer.shards import ShardWriter, id_type
+    from biomlm.tokenizer.shards import ShardWriter, id_type
 
     assert id_type(1 << 16) == np.uint16
     assert id_type((1 << 16) + 1) == np.int32

@@ -1,4 +1,4 @@
-"""`biolm tokenizer compare`: what each vocabulary makes of the same documents, side by side."""
+"""`biomlm tokenizer compare`: what each vocabulary makes of the same documents, side by side."""
 
 import sys
 from collections import Counter
@@ -12,13 +12,14 @@ import regex  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
 
-from biolm.core.cli import Verb
-from biolm.core.errors import DataError
-from biolm.core.files import write_text
-from biolm.core.manifest import read_manifest
-from biolm.core.progress import progress
-from biolm.corpus import read
-from biolm.tokenizer import documents, folder, terms
+from biomlm.core.cli import Verb
+from biomlm.core.errors import DataError
+from biomlm.core.files import write_text
+from biomlm.core.manifest import read_manifest
+from biomlm.core.progress import progress
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer import documents, terms
+from biomlm.tokenizer.formats import folder
 
 WORD = regex.compile(r"[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*")
 WINDOW = 512  # tokens, two of them special
@@ -30,7 +31,7 @@ class CompareConfig:
 
     Args:
         tokenizers: Tokenizer folders.
-        docs: Folder of documents (`biolm corpus build`).
+        docs: Folder of documents (`biomlm corpus build`).
         split: The split to compare on: `valid` was not learnt from.
         documents: Documents to read at most.
         terms: Files of biomedical terms: one a line, or `.tsv` with IOB tags (word, tab, tag), whose entities are taken.
@@ -93,7 +94,7 @@ def sample(config: CompareConfig) -> Sample:
     """
     read_manifest(config.docs, "corpus build")
     found = Sample(terms={terms.name_of(file): terms.read(file) for file in config.terms})
-    files = read.shards(config.docs, config.split)
+    files = document_files(config.docs, config.split)
     for document in islice(chain.from_iterable(map(documents.read, files)), config.documents):
         front = ""
         counter = found.words.setdefault(document.source, Counter())
@@ -165,7 +166,7 @@ def examples(figures: Sequence[Figures], most: int) -> dict[str, list[str]]:
 
 
 def compare(config: CompareConfig) -> None:
-    """Run `biolm tokenizer compare`.
+    """Run `biomlm tokenizer compare`.
 
     Raises:
         DataError: A tokenizer, the documents or the terms cannot be read.
@@ -208,6 +209,6 @@ def _markdown(names: list[str], table: Mapping[str, list[str]], first: str, alig
 VERB = Verb(
     config=CompareConfig,
     run=compare,
-    example="biolm tokenizer compare runs/tokenizer models/roberta-base --docs runs/corpus --terms mesh.txt",
+    example="biomlm tokenizer compare runs/tokenizer models/roberta-base --docs runs/corpus --terms mesh.txt",
     positionals=("tokenizers",),
 )

@@ -1,4 +1,4 @@
-"""`biolm tokenizer encode`: documents + tokenizer → token shards.
+"""`biomlm tokenizer encode`: documents + tokenizer → token shards.
 
 This process reads lines and writes ids; workers parse and encode blocks of lines, and their results are taken in order, so that
 the bytes do not depend on the number of workers. Each file of documents becomes a part under `SHARDS/.parts`, whole or absent: an
@@ -20,18 +20,19 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from biolm.core import manifest, summary
-from biolm.core.cli import Verb
-from biolm.core.config import runtime
-from biolm.core.errors import DataError
-from biolm.core.files import atomic_dir
-from biolm.core.progress import Bar, progress
-from biolm.corpus import read
-from biolm.tokenizer import documents, folder
-from biolm.tokenizer.pool import pool
-from biolm.tokenizer.pos import PosTable, Spacy, Tagger
-from biolm.tokenizer.shards import POS, STAGE, ShardWriter, id_type, map_tokens, read_index
-from biolm.tokenizer.words import END, WordTable
+from biomlm.core import manifest, summary
+from biomlm.core.cli import Verb
+from biomlm.core.config import runtime
+from biomlm.core.errors import DataError
+from biomlm.core.files import atomic_dir
+from biomlm.core.progress import Bar, progress
+from biomlm.corpus.documents import SPLITS, document_files
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger
+from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.formats import folder
+from biomlm.tokenizer.shards import POS, STAGE, ShardWriter, id_type, map_tokens, read_index
+from biomlm.tokenizer.workers import pool
 
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
 WAITING = 1 << 18  # words looked up at a time
@@ -43,8 +44,8 @@ class EncodeConfig:
     """Encode documents into token shards.
 
     Args:
-        docs: Folder of documents (`biolm corpus build`).
-        tokenizer: Tokenizer folder (`biolm tokenizer train`, or Hugging Face's).
+        docs: Folder of documents (`biomlm corpus build`).
+        tokenizer: Tokenizer folder (`biomlm tokenizer train`, or Hugging Face's).
         out: Folder of shards to write.
         pos: spaCy pipeline (name or folder) whose Universal POS tags are written beside the tokens; none if empty.
         workers: Processes that encode; 0 takes one a core.
@@ -150,7 +151,7 @@ def _work(block: Block) -> Encoded:
 
 
 def encode(config: EncodeConfig) -> None:
-    """Run `biolm tokenizer encode`.
+    """Run `biomlm tokenizer encode`.
 
     Raises:
         DataError: Documents or tokenizer cannot be read, or there are no documents.
@@ -163,13 +164,13 @@ def encode(config: EncodeConfig) -> None:
     inputs |= {"pos": tagger.name} if tagger else {}
     record = manifest.begin(config.out, STAGE, config, inputs)
     if record.status != "done":
-        if not read.shards(config.docs, "train"):
+        if not document_files(config.docs, "train"):
             raise DataError("the train split has no files", file=config.docs, remedy="Give a folder of documents.")
         counts, paths = _encode_all(config, tokenizer, tagger)
         record.finish(config.out, paths, counts)
         shutil.rmtree(Path(config.out) / PARTS, ignore_errors=True)
-    rows = {f"{split}: {name}": value for split in read.SPLITS for name, value in record.counts[split].items()}
-    summary.summary(f"biolm {STAGE}: {config.out}", rows)
+    rows = {f"{split}: {name}": value for split in SPLITS for name, value in record.counts[split].items()}
+    summary.summary(f"biomlm {STAGE}: {config.out}", rows)
 
 
 def _encode_all(
@@ -177,7 +178,7 @@ def _encode_all(
 ) -> tuple[dict[str, Any], list[Path]]:
     out = Path(config.out)
     parts = {
-        split: [(file, _part(out, split, file)) for file in read.shards(config.docs, split)] for split in read.SPLITS
+        split: [(file, _part(out, split, file)) for file in document_files(config.docs, split)] for split in SPLITS
     }
     todo = [pair for pairs in parts.values() for pair in pairs]
     new = partial(ShardWriter, dtype=id_type(tokenizer.vocab_size), pos=tagger is not None)
@@ -292,5 +293,5 @@ def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
 VERB = Verb(
     config=EncodeConfig,
     run=encode,
-    example="biolm tokenizer encode --docs runs/corpus --tokenizer runs/tokenizer --out runs/shards",
+    example="biomlm tokenizer encode --docs runs/corpus --tokenizer runs/tokenizer --out runs/shards",
 )

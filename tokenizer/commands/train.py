@@ -1,4 +1,4 @@
-"""`biolm tokenizer train`: documents → tokenizer folder.
+"""`biomlm tokenizer train`: documents → tokenizer folder.
 
 Words are counted in one streaming pass in bounded memory, then a vocabulary of any kind is learnt from the counts.
 """
@@ -10,14 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from biolm.core import manifest, summary
-from biolm.core.cli import Verb
-from biolm.core.errors import DataError
-from biolm.corpus import read
-from biolm.tokenizer import bert, bpe, bytelevel, folder, sentence_pieces, wordpiece
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts, Split, What, count
-from biolm.tokenizer.made import Made
+from biomlm.core import manifest, summary
+from biomlm.core.cli import Verb
+from biomlm.core.errors import DataError
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.formats import bert, bytelevel, folder
+from biomlm.tokenizer.learning import bpe, sentencepiece, wordpiece
+from biomlm.tokenizer.learning.count import Counts, Split, What, count
+from biomlm.tokenizer.learning.vocabulary import Made
 
 STAGE = "tokenizer train"
 WORK = ".work"
@@ -27,14 +28,14 @@ MIB = 1 << 20
 KINDS: dict[str, tuple[Split, Callable[[Counts, TrainConfig], Made]]] = {
     "bpe": (bytelevel.split, bpe.make),
     "wordpiece": (bert.split_cased, wordpiece.make),
-    "sentencepiece-bpe": (sentence_pieces.split, sentence_pieces.make),
-    "sentencepiece-unigram": (sentence_pieces.split, sentence_pieces.make),
-    "gatortron": (sentence_pieces.split, sentence_pieces.make_gatortron),
+    "sentencepiece-bpe": (sentencepiece.split, sentencepiece.make),
+    "sentencepiece-unigram": (sentencepiece.split, sentencepiece.make),
+    "gatortron": (sentencepiece.split, sentencepiece.make_gatortron),
 }
 
 
 def train(config: TrainConfig) -> None:
-    """Run `biolm tokenizer train`.
+    """Run `biomlm tokenizer train`.
 
     Raises:
         DataError: There is no text, or too little for the vocabulary.
@@ -46,7 +47,7 @@ def train(config: TrainConfig) -> None:
         made = KINDS[config.kind][1](counts, config)
         paths = folder.write(config.out, made.hf, made.settings, made.files)
         record.finish(config.out, paths, _shown(counts, config.vocab_size))
-    summary.summary(f"biolm {STAGE}: {config.out}", record.counts)
+    summary.summary(f"biomlm {STAGE}: {config.out}", record.counts)
 
 
 def _count(config: TrainConfig) -> Counts:
@@ -63,7 +64,7 @@ def _count(config: TrainConfig) -> Counts:
         memory=config.memory * MIB,
     )
     try:
-        counts = count(read.shards(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
+        counts = count(document_files(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not len(counts.words):
@@ -81,5 +82,5 @@ def _shown(counts: Counts, ids: int) -> dict[str, Any]:
 VERB = Verb(
     config=TrainConfig,
     run=train,
-    example="biolm tokenizer train --docs runs/corpus --kind bpe --vocab_size 50001 --out runs/tokenizer",
+    example="biomlm tokenizer train --docs runs/corpus --kind bpe --vocab_size 50001 --out runs/tokenizer",
 )

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core.errors import ConfigError
-from biolm.tokenizer.documents import FIRST, in_front
-from biolm.tokenizer.folder import Tokenizer
-from biolm.tokenizer.words import END, LIMIT
+from biomlm.core.errors import ConfigError
+from biomlm.tokenizer.documents import FIRST, in_front
+from biomlm.tokenizer.encoding.word_cache import END, LIMIT
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 UPOS = (
     "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
@@ -56,7 +56,7 @@ class Spacy:
             spacy: Any = import_module("spacy")
         except ModuleNotFoundError:
             raise ConfigError(
-                "parts of speech need spaCy", remedy="Install it with `pip install 'biolm[pos]'`."
+                "parts of speech need spaCy", remedy="Install it with `pip install 'biomlm[pos]'`."
             ) from None
         try:
             self.pipeline = spacy.load(pipeline, exclude=NEEDLESS)

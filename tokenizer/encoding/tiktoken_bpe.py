@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from biolm.tokenizer import bytelevel
-from biolm.tokenizer.folder import Tokenizer
+from biomlm.tokenizer.formats import bytelevel
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 class Quick:
@@ -27,7 +27,7 @@ class Quick:
         merges = tokenizer.state["model"]["merges"]
         pieces = [*sorted(characters), *(left + right for left, right in merges)]
         ranks = {b"".join(map(byte_of.__getitem__, piece)): rank for rank, piece in enumerate(pieces)}
-        self.bpe = tiktoken.Encoding("biolm", pat_str=bytelevel.WORD.pattern, mergeable_ranks=ranks, special_tokens={})
+        self.bpe = tiktoken.Encoding("biomlm", pat_str=bytelevel.WORD.pattern, mergeable_ranks=ranks, special_tokens={})
         vocab = tokenizer.hf.get_vocab(with_added_tokens=False)
         ids = np.array([vocab[piece] for piece in pieces], dtype=np.int32)
         self.ids = np.where(ids < tokenizer.vocab_size, ids, tokenizer.ids.unk).astype(np.int32)

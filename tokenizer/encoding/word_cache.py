@@ -9,9 +9,9 @@ from itertools import chain, islice
 import numpy as np
 import numpy.typing as npt
 
-from biolm.tokenizer.documents import in_front
-from biolm.tokenizer.folder import Tokenizer
-from biolm.tokenizer.quick import Quick
+from biomlm.tokenizer.documents import in_front
+from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
+from biomlm.tokenizer.formats.folder import Tokenizer
 
 END = "\n"  # stands for the closing id; no word holds white space
 LIMIT = 1 << 20  # distinct words kept, about 150 bytes each

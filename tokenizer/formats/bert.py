@@ -6,8 +6,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from biolm.core.errors import DataError
-from biolm.tokenizer.fairseq import REMEDY, read_text
+from biomlm.core.errors import DataError
+from biomlm.tokenizer.formats.fairseq import REMEDY, read_text
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INSIDE = "##"  # in front of a piece that does not open a word

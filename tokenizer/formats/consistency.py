@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 from tokenizers import Tokenizer as HuggingFace
 
-from biolm.core.errors import DataError
-from biolm.tokenizer import bert, bytelevel, fairseq
-from biolm.tokenizer.fairseq import REMEDY
+from biomlm.core.errors import DataError
+from biomlm.tokenizer.formats import bert, bytelevel, fairseq
+from biomlm.tokenizer.formats.fairseq import REMEDY
 
 
 def check(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:

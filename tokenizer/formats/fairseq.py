@@ -9,12 +9,12 @@ from pathlib import Path
 
 import orjson
 
-from biolm.core.errors import DataError
-from biolm.core.files import read_json
-from biolm.tokenizer import bytelevel
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
+from biomlm.tokenizer.formats import bytelevel
 
 FILES = ("dict.txt", "encoder.json", "vocab.bpe")
-REMEDY = "Take all files from one tokenizer, or make the folder again with `biolm tokenizer train`."
+REMEDY = "Take all files from one tokenizer, or make the folder again with `biomlm tokenizer train`."
 
 
 def read_vocab(file: Path) -> dict[str, int]:

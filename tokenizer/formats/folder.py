@@ -16,10 +16,10 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer as HuggingFace
 
-from biolm.core.errors import DataError, MismatchError
-from biolm.core.files import atomic_file, read_json, write_json, write_text
-from biolm.tokenizer import bert, bytelevel, consistency, fairseq
-from biolm.tokenizer.fairseq import REMEDY
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.files import atomic_file, read_json, write_json, write_text
+from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq
+from biomlm.tokenizer.formats.fairseq import REMEDY
 
 FILES = (
     "tokenizer.json",

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from biolm.tokenizer import bytelevel, fairseq
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts
-from biolm.tokenizer.made import Made, learn_merges
-from biolm.tokenizer.merges import CHUNK, Words, border, symbol_type
-from biolm.tokenizer.runs import scratch
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.formats import bytelevel, fairseq
+from biomlm.tokenizer.learning.count import Counts
+from biomlm.tokenizer.learning.merges import CHUNK, Words, border, symbol_type
+from biomlm.tokenizer.learning.spill import scratch
+from biomlm.tokenizer.learning.vocabulary import Made, learn_merges
 
 
 def make(counts: Counts, config: TrainConfig) -> Made:

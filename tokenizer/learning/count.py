@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.core import rng
-from biolm.core.progress import progress
-from biolm.tokenizer import runs, stretches
-from biolm.tokenizer.columns import I64, PAD, U8, Columns, padded
-from biolm.tokenizer.documents import Document
-from biolm.tokenizer.pool import CONTEXT, pool
-from biolm.tokenizer.runs import UNIT
+from biomlm.core import rng
+from biomlm.core.progress import progress
+from biomlm.tokenizer.documents import Document
+from biomlm.tokenizer.learning import spill, text_chunks
+from biomlm.tokenizer.learning.count_table import I64, PAD, U8, Columns, padded
+from biomlm.tokenizer.learning.spill import UNIT
+from biomlm.tokenizer.workers import CONTEXT, pool
 
 BUFFER = 1 << 19  # bytes of text counted at a time; they need about 20 times that for a moment
 BATCH = 1 << 14  # strings that are split at a time
@@ -124,7 +124,7 @@ def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Co
         for found, paths in _each(shares, what, room, folder, bar.advance):
             tally.add(found)
             written += paths
-    return Counts(*runs.merge(written, folder), tally)
+    return Counts(*spill.merge(written, folder), tally)
 
 
 def _each(
@@ -178,14 +178,14 @@ def _count(
         waiting.clear()
         size = 0
 
-    def spill() -> None:
+    def spill_counts() -> None:
         nonlocal between
         flat, between = between.flat(), Columns()
         written.append(prefix.with_name(f"{prefix.name}.{len(written)}"))
-        runs.write(written[-1], _words(*flat, what))
+        spill.write(written[-1], _words(*flat, what))
 
     for file in files:
-        for document, opens in stretches.read(file, prefix.parent):
+        for document, opens in text_chunks.read(file, prefix.parent):
             weight = _weight(document, opens, what, tally)
             if not weight:
                 continue
@@ -198,10 +198,10 @@ def _count(
                 if size > BUFFER:
                     flush()
                     if between.size > room:
-                        spill()
+                        spill_counts()
         advance(file.stat().st_size)
     flush()
-    spill()
+    spill_counts()
     return tally, written
 
 

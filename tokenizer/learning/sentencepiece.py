@@ -13,13 +13,14 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from biolm.core.errors import DataError
-from biolm.core.progress import progress
-from biolm.tokenizer import bert, wordpiece
-from biolm.tokenizer.bytelevel import MASK, SPECIALS
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts
-from biolm.tokenizer.made import Made, too_large
+from biomlm.core.errors import DataError
+from biomlm.core.progress import progress
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.formats import bert
+from biomlm.tokenizer.formats.bytelevel import MASK, SPECIALS
+from biomlm.tokenizer.learning import wordpiece
+from biomlm.tokenizer.learning.count import Counts
+from biomlm.tokenizer.learning.vocabulary import Made, too_large
 
 OPENS = "▁"  # in front of a piece that opens a word
 UNUSED = tuple(f"[unused{i}]" for i in range(1, 100))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biolm.tokenizer.columns import I64, ODD, PAD, U8, Columns, eights
+from biomlm.tokenizer.learning.count_table import I64, ODD, PAD, U8, Columns, eights
 
 UNIT = 1000  # counts in a run are in thousandths, as the weights of sources are
 PARTS = 64  # of a run

@@ -13,9 +13,9 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from biolm.tokenizer import documents
-from biolm.tokenizer.columns import I64
-from biolm.tokenizer.documents import LONGEST, Document
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.documents import LONGEST, Document
+from biomlm.tokenizer.learning.count_table import I64
 
 LONG = 1 << 21  # bytes of a line; parsing takes up to 12 times as much
 BLOCK = 1 << 19  # bytes of a long line that are read at once, and characters of a stretch

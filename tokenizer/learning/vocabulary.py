@@ -6,10 +6,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.progress import progress
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.merges import Learnt, Words, learn
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.progress import progress
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.learning.merges import Learnt, Words, learn
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from biolm.tokenizer import bert, folder
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.count import Counts
-from biolm.tokenizer.made import Made, learn_merges
-from biolm.tokenizer.merges import Words, border, symbol_type
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.formats import bert, folder
+from biomlm.tokenizer.learning.count import Counts
+from biomlm.tokenizer.learning.merges import Words, border, symbol_type
+from biomlm.tokenizer.learning.vocabulary import Made, learn_merges
 
 ALPHABET = 1000  # characters at most, as in `tokenizers`; a word with any other becomes [UNK]
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import orjson
 
-from biolm.core.errors import DataError
-from biolm.finetune import folds
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text, record_of
-from biolm.finetune.records import Labelled, Tagged
-from biolm.finetune.tables import json_object, letters_of, number
+from biomlm.core.errors import DataError
+from biomlm.finetune.data import splits
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.readers.columns import json_object, letters_of, number
+from biomlm.finetune.data.readers.iob import read_text, record_of
+from biomlm.finetune.data.records import Labelled, Tagged
 
 Row = tuple[int, list[str]]  # line number and fields
 REMEDY = "Make the file again with BLURB's script, or give a head line and --columns."
@@ -45,7 +45,7 @@ NO_HEAD = {3: re.compile(r"CPR:\d+|DDI-\w+|false"), 4: re.compile("yes|no")}  # 
 
 def find_tables(folder: Path) -> dict[str, list[Path]] | None:
     """The three tables, if the first line of the training fold is that of one of BLURB's."""
-    found = folds.named(folder, {fold: f"{fold}.tsv" for fold in folds.NAMES})
+    found = splits.named(folder, {fold: f"{fold}.tsv" for fold in splits.NAMES})
     if found is None:
         return None
     with found["train"][0].open(encoding="utf-8", errors="replace") as file:
@@ -118,7 +118,7 @@ def _named(path: Path, line: int, flags: Sequence[Any]) -> tuple[str, ...]:
 
 def find_lines(folder: Path) -> dict[str, list[Path]] | None:
     """LinkBERT's `train.json`, `dev.json` and `test.json`, if each holds one object a line."""
-    found = folds.named(folder, {fold: f"{fold}.json" for fold in folds.NAMES})
+    found = splits.named(folder, {fold: f"{fold}.json" for fold in splits.NAMES})
     if found is None:
         return None
     try:

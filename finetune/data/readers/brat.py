@@ -6,12 +6,12 @@ Relations, events, attributes and notes are passed over. An entity in several pi
 import re
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.pubtator import tagged, without_overlap
-from biolm.finetune.records import Tagged
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
+from biomlm.finetune.data.records import Tagged
 
 ENTITY = re.compile(r"T\d+\t(?P<type>\S+) (?P<offsets>\d+ \d+(?:;\d+ \d+)*)\t(?P<mention>.*)")
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the .txt file, line ends included."

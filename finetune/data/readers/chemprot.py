@@ -8,12 +8,12 @@ stops differ: for figures to set beside BLURB's, read the files that its script 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.pairs import marked, sentences, shifted
-from biolm.finetune.records import Labelled
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.entity_markers import marked, sentences, shifted
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.records import Labelled
 
 FOLDS = {"train": "training", "dev": "development", "test": "test"}
 EVALUATED = ("CPR:3", "CPR:4", "CPR:5", "CPR:6", "CPR:9")

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.finetune.iob import read_text
-from biolm.finetune.records import Labelled
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.records import Labelled
 
 ENDINGS = (".jsonl", ".tsv", ".csv")
 

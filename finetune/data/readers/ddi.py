@@ -10,13 +10,13 @@ from pathlib import Path
 
 from lxml import etree
 
-from biolm.core.errors import DataError
-from biolm.finetune import folds
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.pairs import marked
-from biolm.finetune.records import Labelled
-from biolm.finetune.safe_xml import read_xml
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError
+from biomlm.finetune.data import splits
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.entity_markers import marked
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.safe_xml import read_xml
 
 NONE = "DDI-false"
 REMEDY = "Use the corpus' own files."
@@ -24,7 +24,7 @@ REMEDY = "Use the corpus' own files."
 
 def find(folder: Path) -> dict[str, list[Path]] | None:
     """The XML files of each fold (`Train/`, `Test/`), if the folder has such."""
-    return folds.folders(folder, {}, "*.xml")
+    return splits.folders(folder, {}, "*.xml")
 
 
 def read(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001

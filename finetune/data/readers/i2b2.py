@@ -11,15 +11,15 @@ from pathlib import Path
 
 from lxml import etree
 
-from biolm.core.errors import DataError
-from biolm.finetune import folds
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.pairs import marked, shifted
-from biolm.finetune.pubtator import tagged, without_overlap
-from biolm.finetune.records import Labelled, Tagged
-from biolm.finetune.safe_xml import read_xml
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError
+from biomlm.finetune.data import splits
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.entity_markers import marked, shifted
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
+from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.finetune.safe_xml import read_xml
 
 # released as archives of these names; gold annotations of the test notes lie apart from their texts
 FOLDERS = {
@@ -48,11 +48,11 @@ def find_relations(folder: Path) -> dict[str, list[Path]] | None:
 
 def find_xml(folder: Path) -> dict[str, list[Path]] | None:
     """The XML files of 2012 or 2014 of each fold."""
-    return folds.folders(folder, FOLDERS, "*.xml")
+    return splits.folders(folder, FOLDERS, "*.xml")
 
 
 def _with_texts(folder: Path, patterns: tuple[str, ...]) -> dict[str, list[Path]] | None:
-    kinds = [folds.folders(folder, FOLDERS, pattern) for pattern in ("*.txt", *patterns)]
+    kinds = [splits.folders(folder, FOLDERS, pattern) for pattern in ("*.txt", *patterns)]
     if any(kind is None for kind in kinds):
         return None
     return {fold: [file for kind in kinds if kind for file in kind.get(fold, [])] for fold in kinds[1] or {}}

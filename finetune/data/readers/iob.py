@@ -7,10 +7,10 @@ a whole; one that is neither is refused with the first line that breaks it, or o
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from biolm.core import gunzip
-from biolm.core.errors import DataError
-from biolm.finetune.records import Tagged
-from biolm.finetune.spans import TAG, breaks_iob1, breaks_iob2, iob2
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.iob_tags import TAG, breaks_iob1, breaks_iob2, iob2
+from biomlm.finetune.data.records import Tagged
+from biomlm.inputs.gzip import ERRORS, Gunzip
 
 DOCUMENT = "-DOCSTART-"
 Token = tuple[str, str, int]  # word, tag, line number
@@ -52,8 +52,8 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") as raw:
-            data = (gunzip.Gunzip(fileobj=raw) if path.suffix == ".gz" else raw).read()
-    except gunzip.ERRORS:
+            data = (Gunzip(fileobj=raw) if path.suffix == ".gz" else raw).read()
+    except ERRORS:
         raise DataError("this gzip file is damaged or cut off", file=path, remedy="Get the file again.") from None
     try:
         return data.decode("utf-8-sig")

@@ -7,11 +7,11 @@ semantic network (Mohan and Li 2019, arXiv 1902.09476; tree numbers of UMLS's SR
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.pubtator import read_pubtator
-from biolm.finetune.records import Tagged
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.readers.pubtator import read_pubtator
+from biomlm.finetune.data.records import Tagged
 
 LISTS = {"train": "trng", "dev": "dev", "test": "test"}
 PREFIX = "corpus_pubtator_pmids_"

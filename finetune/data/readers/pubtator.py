@@ -9,11 +9,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from biolm.core.errors import DataError
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.records import Tagged
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.records import Tagged
 
 WORD = re.compile(r"[^\W_]+|[^\s\w]|_")  # runs of letters and digits; every other mark by itself
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."

@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from biolm.core.errors import DataError
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.iob import read_text
-from biolm.finetune.records import Labelled
-from biolm.finetune.tables import Columns, csv_rows, letters_of, read_table
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.readers.columns import Columns, csv_rows, letters_of, read_table
+from biomlm.finetune.data.readers.iob import read_text
+from biomlm.finetune.data.records import Labelled
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
 PUBMEDQA_TEST = "test_ground_truth.json"

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import RobertaForMaskedLM
 
-from biolm.convert.check import LONG_DEPTH, HuggingFace, Ours, compare, record
-from biolm.convert.inputs import batches, sentences, texts
-from biolm.convert.load import build, load_model
-from biolm.model.config import EncoderConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.checks.numerical import LONG_DEPTH, HuggingFace, Ours, compare, record
+from biomlm.convert.checks.probe_inputs import batches, sentences, texts
+from biomlm.convert.load import build, load_model
+from biomlm.model.config import EncoderConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 def test_the_inputs_hold_what_a_check_needs(one_golden: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_packs_computes_the_short_texts_at_once_and_gives_them_back
 
 
 def test_reading_a_checkpoint_does_not_import_torch_s_compiler(one_golden: Path) -> None:
-    program = "import sys; from biolm.convert.load import read_parts; read_parts(sys.argv[1]); print(*sys.modules)"
+    program = "import sys; from biomlm.convert.load import read_parts; read_parts(sys.argv[1]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, one_golden], capture_output=True, text=True, check=True)
-    assert "biolm.convert.load" in done.stdout.split()
+    assert "biomlm.convert.load" in done.stdout.split()
     assert "torch._dynamo" not in done.stdout.split()

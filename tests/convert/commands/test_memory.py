@@ -14,8 +14,8 @@ MEASURED = """
 import json, sys, threading, time
 from pathlib import Path
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
-from biolm.convert import hf
-from biolm.convert.verb import ConvertConfig, run
+from biomlm.convert import hf
+from biomlm.convert.commands.convert import ConvertConfig, run
 
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()

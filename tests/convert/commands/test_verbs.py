@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from biolm.convert.load import load_model
-from biolm.core.cli import run as command
-from biolm.model.packed import pack
+from biomlm.convert.load import load_model
+from biomlm.core.cli import run as command
+from biomlm.model.packed import pack
 
 Convert = Callable[..., Path]
 
@@ -53,14 +53,14 @@ def test_fill_needs_a_tokenizer(hf_folder: Path, capsys: pytest.CaptureFixture[s
     assert "no tokenizer" in capsys.readouterr().err
 
 
-# What a user with nothing but torch and transformers does. `python -I` in an empty folder with an import hook that refuses biolm;
-# docs/convert.md tells how to run it in a virtual environment that really lacks biolm.
+# What a user with nothing but torch and transformers does. `python -I` in an empty folder with an import hook that refuses biomlm;
+# docs/convert.md tells how to run it in a virtual environment that really lacks biomlm.
 ALONE = """
 import sys, json
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "biolm":
-            raise ImportError("biolm is not here")
+        if name.split(".")[0] == "biomlm":
+            raise ImportError("biomlm is not here")
 sys.meta_path.insert(0, Block())
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
@@ -70,7 +70,7 @@ ids = tokenizer("The patient has<mask> and fever.", return_tensors="pt")["input_
 with torch.inference_mode():
     torch.save({"ids": ids, "logits": model(ids).logits}, out)
 fills = pipeline("fill-mask", model=folder)("The patient has<mask> and fever.")
-print(json.dumps({"fills": [f["token_str"] for f in fills], "biolm": "biolm" in sys.modules}))
+print(json.dumps({"fills": [f["token_str"] for f in fills], "biomlm": "biomlm" in sys.modules}))
 """
 
 
@@ -81,7 +81,7 @@ def test_the_folder_loads_where_biolm_is_not(one_golden: Path, convert: Convert,
     call = [sys.executable, "-I", "-c", ALONE, str(folder), str(out)]
     done = subprocess.run(call, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=True)
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["biolm"] is False
+    assert said["biomlm"] is False
     assert len(said["fills"]) == 5
     theirs = torch.load(out, weights_only=True)
     loaded = load_model(one_golden)

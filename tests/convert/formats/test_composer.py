@@ -12,8 +12,8 @@ import tokenizers
 import torch
 import transformers
 
-from biolm.convert.load import load_model
-from biolm.core.errors import CheckpointError
+from biomlm.convert.load import load_model
+from biomlm.core.errors import CheckpointError
 
 SIZES = {
     "vocab_size": 60,

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biolm.convert.compare import differences
-from biolm.convert.deepspeed import master_weights
-from biolm.convert.load import load_model
-from biolm.core.errors import CheckpointError
+from biomlm.convert.commands.check import differences
+from biomlm.convert.formats.deepspeed import master_weights
+from biomlm.convert.load import load_model
+from biomlm.core.errors import CheckpointError
 
-ZERO = Path(__file__).parent.parent / "data" / "convert" / "zero"
+ZERO = Path(__file__).parents[2] / "data" / "convert" / "zero"
 FOLDERS = ("z1-fp32-native", "z2-bf16-hf", "z3-bf16-native")
 
 

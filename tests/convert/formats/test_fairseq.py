@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from biolm.convert import torchfile
-from biolm.convert.load import load_model
-from biolm.convert.restricted import entries
-from biolm.core.files import sha256
-from biolm.model.packed import unpad
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.load import load_model
+from biomlm.convert.safe_load import torch_file
+from biomlm.convert.safe_load.unpickle import entries
+from biomlm.core.files import sha256
+from biomlm.model.packed import unpad
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 Convert = Callable[..., Path]
-DATA = Path(__file__).parent.parent / "data" / "convert"
+DATA = Path(__file__).parents[2] / "data" / "convert"
 UNUSED = ("in_proj_", "out_proj_", "fc1_", "fc2_")
 VERSION = "encoder.sentence_encoder.version"
 
@@ -59,8 +59,8 @@ def under_todays_names(written: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_fairseq_to_hf_to_fairseq_is_bit_equal(golden: Path, convert: Convert) -> None:
     back = convert(convert(golden, "hf"), "fairseq", "back")
-    before: dict[str, Tensor] = torchfile.load(golden / "checkpoint_best.pt")["model"]
-    written: dict[str, Tensor] = torchfile.load(back / "model.pt")["model"]
+    before: dict[str, Tensor] = torch_file.load(golden / "checkpoint_best.pt")["model"]
+    written: dict[str, Tensor] = torch_file.load(back / "model.pt")["model"]
     after = under_todays_names(written)
     kept = {name for name in before if not name.rpartition(".")[2].startswith(UNUSED)} - {VERSION}
     assert after.keys() == kept
@@ -75,7 +75,7 @@ def test_fairseq_to_hf_to_fairseq_is_bit_equal(golden: Path, convert: Convert) -
 def test_to_the_format_it_has_is_a_clean_copy(one_golden: Path, convert: Convert) -> None:
     """Without the optimiser's state, which is two thirds of fairseq's file."""
     copy = convert(one_golden, "fairseq", "copy")
-    before, after = torchfile.load(one_golden / "checkpoint_best.pt"), torchfile.load(copy / "model.pt")
+    before, after = torch_file.load(one_golden / "checkpoint_best.pt"), torch_file.load(copy / "model.pt")
     assert after["last_optimizer_state"] is None
     todays = under_todays_names(after["model"])
     assert all(torch.equal(before["model"][name], value) for name, value in todays.items())
@@ -177,8 +177,8 @@ def test_prenorm_is_megatrons_shape(prenorm_golden: Path, convert: Convert) -> N
     torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
     torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=0)
     assert json.loads((target / "conversion.json").read_text())["left_out"] == ["front.position_embeddings.weight"]
-    back = torchfile.load(convert(convert(prenorm_golden, "native"), "fairseq", "back") / "model.pt")["model"]
-    before = torchfile.load(prenorm_golden / "checkpoint_best.pt")["model"]
+    back = torch_file.load(convert(convert(prenorm_golden, "native"), "fairseq", "back") / "model.pt")["model"]
+    before = torch_file.load(prenorm_golden / "checkpoint_best.pt")["model"]
     assert back.keys() == before.keys(), "without its version, fairseq leaves the final norm out"
     assert all(torch.equal(before[name], value) for name, value in back.items())
 
@@ -206,8 +206,8 @@ def test_what_fairseqs_options_make(name: str, tmp_path: Path, convert: Convert)
     else:
         assert (stated["hidden_act"], changed) == ("gelu_new", ["the head's activation, gelu_tanh: gelu instead"])
     before, after = (
-        torchfile.load(source / "checkpoint_best.pt"),
-        torchfile.load(convert(folder, "fairseq", "back") / "model.pt"),
+        torch_file.load(source / "checkpoint_best.pt"),
+        torch_file.load(convert(folder, "fairseq", "back") / "model.pt"),
     )
     for option in ("layernorm_embedding", "encoder_normalize_before", "activation_fn"):
         assert entries(after["args"])[option] == entries(before["args"])[option]

@@ -10,11 +10,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from biolm.convert.compare import differences
-from biolm.convert.load import load_model
-from biolm.core.cli import run as command
-from biolm.core.errors import CheckpointError, MismatchError
-from biolm.model.packed import unpad
+from biomlm.convert.commands.check import differences
+from biomlm.convert.load import load_model
+from biomlm.core.cli import run as command
+from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.model.packed import unpad
 
 Convert = Callable[..., Path]
 SIZES = {

@@ -12,11 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from biolm.convert.fill import fill
-from biolm.convert.load import build, load_model
-from biolm.core.errors import CheckpointError, MismatchError
-from biolm.model.packed import unpad
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.commands.fill import fill
+from biomlm.convert.load import build, load_model
+from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.model.packed import unpad
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 Convert = Callable[..., Path]
 SIZES = {

@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from biolm.convert.load import load_model
-from biolm.core.errors import CheckpointError
-from biolm.model.packed import pack
+from biomlm.convert.load import load_model
+from biomlm.core.errors import CheckpointError
+from biomlm.model.packed import pack
 
 HIDDEN, HEADS, LAYERS, INNER = 24, 4, 2, 40
 VERSIONS = (0, 1.0, 2.0, 3.0)

@@ -15,14 +15,14 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from biolm.convert import hf
-from biolm.convert.compare import differences
-from biolm.convert.load import load_model
-from biolm.core.checkpoint import Checkpoint, save
-from biolm.core.errors import CheckpointError, ConfigError, MismatchError
-from biolm.core.files import sha256
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
+from biomlm.convert.commands.check import differences
+from biomlm.convert.formats import hf
+from biomlm.convert.load import load_model
+from biomlm.core.checkpoint import Checkpoint, save
+from biomlm.core.errors import CheckpointError, ConfigError, MismatchError
+from biomlm.core.files import sha256
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
 
 Convert = Callable[..., Path]
 Tensors = Callable[[Path], dict[str, torch.Tensor]]

@@ -9,12 +9,13 @@ import pytest
 import torch
 import transformers
 
-from biolm.convert import tensorflow, wordpiece
-from biolm.convert.load import load_model
-from biolm.core.errors import CheckpointError, DataError, UserError
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert import wordpiece
+from biomlm.convert.formats import tensorflow
+from biomlm.convert.load import load_model
+from biomlm.core.errors import CheckpointError, DataError, UserError
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
-DATA = Path(__file__).parent.parent / "data" / "convert" / "tf"
+DATA = Path(__file__).parents[2] / "data" / "convert" / "tf"
 
 
 @pytest.fixture

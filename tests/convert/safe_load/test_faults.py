@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.convert import torchfile
-from biolm.convert.check import Differences
-from biolm.convert.load import load_model
-from biolm.convert.restricted import entries
-from biolm.core.cli import run as command
-from biolm.core.errors import CheckpointError, ConversionError, DataError, MismatchError, UnsafeFileError
+from biomlm.convert.checks.numerical import Differences
+from biomlm.convert.load import load_model
+from biomlm.convert.safe_load import torch_file
+from biomlm.convert.safe_load.unpickle import entries
+from biomlm.core.cli import run as command
+from biomlm.core.errors import CheckpointError, ConversionError, DataError, MismatchError, UnsafeFileError
 
 GOLDEN = "checkpoint_best.pt"
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(
     state = {"model": {"w": torch.ones(3)}, "args": argparse.Namespace(arch=payload), "extra": torch.zeros(2)}
     torch.save(state, file, pickle_protocol=2, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UnsafeFileError, match=r"builtin|posix|nt\.|io\."):
-        torchfile.load(file)
+        torch_file.load(file)
     assert command(["convert", str(file), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert name.rpartition(".")[2] in capsys.readouterr().err or name == "builtins.getattr"
     assert not mark.exists()
@@ -80,13 +80,13 @@ def test_a_key_nested_300_000_deep_does_not_end_the_process(tmp_path: Path, insi
     deep = b"\x80\x04" + inside + b"(" + b")" + b"\x85" * 300_000 + (b"Nu." if inside == b"}" else b"\x90.")
     (tmp_path / "model.pt").write_bytes(deep)
     with pytest.raises(CheckpointError):
-        torchfile.load(tmp_path / "model.pt")
+        torch_file.load(tmp_path / "model.pt")
 
 
 def test_an_allowed_class_is_inert(tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
     torch.save({"args": argparse.Namespace(arch="roberta_base", lr=[0.1]), "sizes": torch.Size([2])}, file)
-    loaded = torchfile.load(file)
+    loaded = torch_file.load(file)
     assert entries(loaded["args"]) == {"arch": "roberta_base", "lr": [0.1]}
     assert loaded["sizes"] == (2,)
 
@@ -100,7 +100,7 @@ def test_tensors_equal_torchs_own_reading(tmp_path: Path, dtype: torch.dtype, zi
     state = {"base": base, "transposed": base.T, "view": base[2:4, 1:], "scalar": base[0, 0], "empty": base[:0]}
     file = tmp_path / "a.pt"
     torch.save(state, file, _use_new_zipfile_serialization=zipped)
-    ours, theirs = torchfile.load(file), torch.load(file, weights_only=True)
+    ours, theirs = torch_file.load(file), torch.load(file, weights_only=True)
     for name, value in theirs.items():
         assert ours[name].dtype == value.dtype
         assert torch.equal(ours[name], value)
@@ -307,9 +307,9 @@ def test_nothing_is_written_when_the_check_fails(
     hf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A writer with a bug (two matrices swapped in layer 1) must be caught by the check."""
-    from biolm.convert import architectures, hf
+    from biomlm.convert.formats import hf, hf_architectures
 
-    names = dict(architectures.ROBERTA.table.modules)
+    names = dict(hf_architectures.ROBERTA.table.modules)
     query, key, _ = names["encoder.layers.*.attention.qkv"]
     before = hf.from_native
 

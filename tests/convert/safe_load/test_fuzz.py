@@ -12,13 +12,13 @@ import pytest
 import torch
 import transformers
 
-from biolm.convert import fairseq
-from biolm.convert.parts import Parts
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
+from biomlm.convert.formats import fairseq
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
 
 Fuzz = Callable[..., int]
-DATA = Path(__file__).parent.parent / "data" / "convert"
+DATA = Path(__file__).parents[2] / "data" / "convert"
 
 
 @pytest.fixture

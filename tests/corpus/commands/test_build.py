@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core.cli import run as biolm
-from biolm.core.manifest import read_manifest
-from biolm.corpus.build import check
+from biomlm.core.cli import run as biomlm
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus.commands.build import check
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def build(raw: Path, out: Path, *more: str) -> int:
         "--text",
         f"{raw}/extra.jsonl",
     ]
-    return biolm(["corpus", "build", *files, "--out", str(out), *more])
+    return biomlm(["corpus", "build", *files, "--out", str(out), *more])
 
 
 def read(out: Path, split: str) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def test_a_killed_build_goes_on(tmp_path: Path, make: Any) -> None:
     for n in range(12):  # twelve tasks: incompressible padding makes each file big enough to stand alone
         pad = "<!--" + os.urandom(4_500_000).hex() + "-->"
         (raw / f"p{n:02}.xml").write_bytes(make.citations(*(make.plain(n * 100 + i) for i in range(1, 30)), pad))
-    command = [sys.executable, "-m", "biolm.corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "biomlm.corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     parts = tmp_path / "killed" / ".work" / "parts"
     while process.poll() is None and not (parts / "00001").exists():
@@ -144,8 +144,8 @@ def test_a_killed_build_goes_on(tmp_path: Path, make: Any) -> None:
     assert (parts / "00000").exists()
     assert not (tmp_path / "killed" / "train").exists()
     done = (parts / "00000" / "keys.bin").stat().st_mtime_ns
-    assert biolm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "killed")]) == 0
-    assert biolm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "whole")]) == 0
+    assert biomlm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "killed")]) == 0
+    assert biomlm(["corpus", "build", "--pubmed", str(raw), "--out", str(tmp_path / "whole")]) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done < (tmp_path / "whole" / "manifest.json").stat().st_mtime_ns
 
@@ -171,7 +171,7 @@ def test_mistakes_are_said_in_two_lines(
     Path("empty.txt").touch()
     Path("empty.xml").touch()
     Path("wrong.csv").write_text("a,b\n1,2\n")
-    assert biolm(["corpus", "build", *words, "--out", "docs"]) == 2
+    assert biomlm(["corpus", "build", *words, "--out", "docs"]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
@@ -190,10 +190,10 @@ def test_dropped_records_are_written_when_asked_for(raw: Path, tmp_path: Path) -
 def test_stats_prints_every_source(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(raw, tmp_path / "docs") == 0
     capsys.readouterr()
-    assert biolm(["corpus", "stats", str(tmp_path / "docs")]) == 0
+    assert biomlm(["corpus", "stats", str(tmp_path / "docs")]) == 0
     out = capsys.readouterr().out
     for source in ("pubmed", "pmc", "notes", "text"):
         assert f"{source} (docs)" in out
     assert "2150" in out
     assert "same article in PMC" in out
-    assert biolm(["corpus", "stats", str(raw)]) == 2
+    assert biomlm(["corpus", "stats", str(raw)]) == 2

@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from biolm.core.cli import run as biolm
-from biolm.corpus.stats import by_year, draw
+from biomlm.core.cli import run as biomlm
+from biomlm.corpus.commands.stats import by_year, draw
 
 
 def test_head_is_no_fault(tmp_path: Path, make: Any) -> None:
     (tmp_path / "p.xml").write_bytes(make.citations(*(make.plain(i) for i in range(1, 30))))
-    assert biolm(["corpus", "build", "--pubmed", str(tmp_path / "p.xml"), "--out", str(tmp_path / "docs")]) == 0
-    command = f"{sys.executable} -m biolm.corpus stats {tmp_path / 'docs'} | true"
+    assert biomlm(["corpus", "build", "--pubmed", str(tmp_path / "p.xml"), "--out", str(tmp_path / "docs")]) == 0
+    command = f"{sys.executable} -m biomlm.corpus stats {tmp_path / 'docs'} | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert result.stderr == ""
 

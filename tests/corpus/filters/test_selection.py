@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biolm.core.cli import run as biolm
-from biolm.core.manifest import read_manifest
-from biolm.corpus.boilerplate import without_boilerplate
-from biolm.corpus.decontaminate import MarkContaminated
-from biolm.corpus.document import DROPPED, build
-from biolm.corpus.language import language
-from biolm.corpus.minhash import band_hashes, later_ones
-from biolm.corpus.read import documents, shards
-from biolm.corpus.selection import has_licence
+from biomlm.core.cli import run as biomlm
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus.dedup.minhash import band_hashes, later_ones
+from biomlm.corpus.documents import document_files, documents
+from biomlm.corpus.filters.decontamination import MarkContaminated
+from biomlm.corpus.filters.language import language
+from biomlm.corpus.filters.selection import has_licence
+from biomlm.corpus.readers.boilerplate import without_boilerplate
+from biomlm.corpus.text.document import DROPPED, build
 
 ENGLISH = """Background: this study was done to find whether the treatment of patients with asthma by inhaled steroids is of use. We have
 treated 40 patients and found that they were better than those in the other group at the end of the study."""
@@ -24,8 +24,8 @@ treated 40 patients and found that they were better than those in the other grou
 def run(tmp_path: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Build without a held-out part; the counts and the documents."""
     out = tmp_path / "docs"
-    assert biolm(["corpus", "build", *words, "--out", str(out), "--valid_fraction", "0"]) == 0
-    found = [document for path in shards(out, "train") for document in documents(path)]
+    assert biomlm(["corpus", "build", *words, "--out", str(out), "--valid_fraction", "0"]) == 0
+    found = [document for path in document_files(out, "train") for document in documents(path)]
     return read_manifest(out, "corpus build").counts, found
 
 
@@ -135,7 +135,7 @@ def test_minhash_finds_what_its_theory_says() -> None:
 def _bands_of_blocks(blocks: list[str]) -> Any:
     from unittest import mock
 
-    from biolm.corpus import minhash
+    from biomlm.corpus.dedup import minhash
 
     windows = np.lib.stride_tricks.sliding_window_view
     with mock.patch.object(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from biolm.core.cli import run as biolm
-from biolm.corpus.executors import LocalExecutor
+from biomlm.core.cli import run as biomlm
+from biomlm.corpus.pipeline.executors import LocalExecutor
 
 SBATCH = """#!/bin/sh
 # Runs every task of the array at once, one after another, and prints an id as sbatch does.
@@ -48,7 +48,7 @@ def build(raw: Path, out: Path, *more: str) -> dict[str, bytes]:
         str(out),
         *more,
     ]
-    assert biolm(command) == 0
+    assert biomlm(command) == 0
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*.gz"))}
 
 
@@ -86,9 +86,9 @@ def test_what_slurm_and_ray_lack_is_said(raw: Path, tmp_path: Path, capsys: pyte
         "--where.executor",
         "slurm",
     ]
-    assert biolm(command) == 2
+    assert biomlm(command) == 2
     assert "--where.partition" in capsys.readouterr().err
-    assert biolm([*command, "--where.partition", "any"]) == 2
+    assert biomlm([*command, "--where.partition", "any"]) == 2
     assert "`sbatch` did not take the job" in capsys.readouterr().err
 
 
@@ -119,5 +119,5 @@ def test_a_mistake_found_by_a_worker_is_said_like_any_other(
         "--workers",
         "2",
     ]
-    assert biolm(["corpus", "build", *command]) == 2
+    assert biomlm(["corpus", "build", *command]) == 2
     assert "there is no column `text` (there are: a, b)" in capsys.readouterr().err

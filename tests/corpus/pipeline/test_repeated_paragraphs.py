@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biolm.core.cli import run as biolm
-from biolm.core.manifest import read_manifest
-from biolm.corpus import repeats
-from biolm.corpus.document import hash64
-from biolm.corpus.parts import PARAGRAPHS, part_folder
-from biolm.corpus.read import documents, shards
-from biolm.corpus.repeats import find_repeats
+from biomlm.core.cli import run as biomlm
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus.documents import document_files, documents
+from biomlm.corpus.pipeline import repeated_paragraphs
+from biomlm.corpus.pipeline.intermediate import PARAGRAPHS, part_folder
+from biomlm.corpus.pipeline.repeated_paragraphs import find_repeats
+from biomlm.corpus.text.document import hash64
 
 TEMPLATE = "The risks and benefits of the procedure were explained and consent was given."
 COPIED = "The patient has a long history of asthma and takes salbutamol as needed."
@@ -24,8 +24,8 @@ COPIED = "The patient has a long history of asthma and takes salbutamol as neede
 def build(tmp_path: Path, source: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = tmp_path / "-".join(("out", *words))
     command = ["corpus", "build", "--notes", str(source), "--out", str(out), "--valid_fraction", "0"]
-    assert biolm([*command, "--template_patients", "3", *words]) == 0
-    found = [document for path in shards(out, "train") for document in documents(path)]
+    assert biomlm([*command, "--template_patients", "3", *words]) == 0
+    found = [document for path in document_files(out, "train") for document in documents(path)]
     return read_manifest(out, "corpus build").counts, found
 
 
@@ -88,7 +88,7 @@ def test_any_number_of_passes_finds_what_a_plain_loop_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: list[list[tuple[int, int]]], patients: int, rows: int
 ) -> None:
     """Each task a list of notes of one paragraph, `(patient, text)`."""
-    monkeypatch.setattr(repeats, "ROWS", rows)
+    monkeypatch.setattr(repeated_paragraphs, "ROWS", rows)
     owners: dict[int, set[int]] = defaultdict(set)
     for patient, text in (note for notes in tasks for note in notes):
         owners[text].add(patient)

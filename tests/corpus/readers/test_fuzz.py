@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core.errors import DataError
-from biolm.corpus.document import DROPPED, AddSentences
-from biolm.corpus.jats import JatsReader
-from biolm.corpus.notes import NotesReader
-from biolm.corpus.plain import TextReader
-from biolm.corpus.pubmed import PubMedReader
+from biomlm.core.errors import DataError
+from biomlm.corpus.readers.jats import JatsReader
+from biomlm.corpus.readers.notes import NotesReader
+from biomlm.corpus.readers.pubmed import PubMedReader
+from biomlm.corpus.readers.text import TextReader
+from biomlm.corpus.text.document import DROPPED, AddSentences
 
 FILES, RECORDS = 1000, 8
 MARKUP = re.compile(rb"<[^>]*>|\n|\"|,|- ")

@@ -16,12 +16,12 @@ import pytest
 from datatrove.data import Document
 from lxml import etree
 
-from biolm.core.errors import ConfigError
-from biolm.corpus.citations import CLOSE, OPEN, without_callouts
-from biolm.corpus.document import DROPPED
-from biolm.corpus.jats import JatsReader, article
-from biolm.corpus.records import Cutter, parse, parser
-from biolm.corpus.references import cut
+from biomlm.core.errors import ConfigError
+from biomlm.corpus.readers.jats import JatsReader, article
+from biomlm.corpus.readers.jats_callouts import CLOSE, OPEN, without_callouts
+from biomlm.corpus.readers.jats_references import cut
+from biomlm.corpus.text.document import DROPPED
+from biomlm.inputs.xml import Cutter, parse, parser
 
 
 def read(tmp_path: Path, data: bytes, name: str = "x.nxml", **options: Any) -> list[Document]:
@@ -234,7 +234,7 @@ def test_a_truncated_package_keeps_what_came_before(tmp_path: Path, article: str
     assert DROPPED in found[-1].metadata
 
 
-EVERY = int(os.environ.get("BIOLM_EVERY", "12"))  # 1 takes every article, in a minute or so
+EVERY = int(os.environ.get("BIOMLM_EVERY", "12"))  # 1 takes every article, in a minute or so
 
 
 def words(text: str) -> list[str]:

@@ -8,13 +8,13 @@ import orjson
 import pytest
 from datatrove.data import Document
 
-from biolm.core.cli import run as biolm
-from biolm.core.errors import DataError
-from biolm.corpus.document import DROPPED
-from biolm.corpus.note_text import joined, note_sections
-from biolm.corpus.notes import NotesReader
-from biolm.corpus.placeholders import Placeholders, kind
-from biolm.corpus.read import documents
+from biomlm.core.cli import run as biomlm
+from biomlm.core.errors import DataError
+from biomlm.corpus.documents import documents
+from biomlm.corpus.readers.deid_placeholders import Placeholders, kind
+from biomlm.corpus.readers.note_sections import joined, note_sections
+from biomlm.corpus.readers.notes import NotesReader
+from biomlm.corpus.text.document import DROPPED
 
 HEADER = '"ROW_ID","SUBJECT_ID","HADM_ID","CHARTDATE","CHARTTIME","STORETIME","CATEGORY","DESCRIPTION","CGID","ISERROR","TEXT"\n'
 
@@ -186,7 +186,7 @@ def test_copied_forward_paragraphs(tmp_path: Path, make: Any) -> None:
     for mode in ("count", "remove"):
         out = tmp_path / mode
         assert (
-            biolm(
+            biomlm(
                 [
                     "corpus",
                     "build",

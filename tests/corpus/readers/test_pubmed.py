@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from datatrove.data import Document
 
-from biolm.corpus import pubmed_scan
-from biolm.corpus.document import DROPPED
-from biolm.corpus.pubmed import RECORDS, PubMedReader, facts
-from biolm.corpus.pubmed_scan import scan
-from biolm.corpus.records import Cutter, parse, parser
+from biomlm.corpus.readers import pubmed_fast
+from biomlm.corpus.readers.pubmed import RECORDS, PubMedReader, facts
+from biomlm.corpus.readers.pubmed_fast import scan
+from biomlm.corpus.text.document import DROPPED
+from biomlm.inputs.xml import Cutter, parse, parser
 
 FULL = """<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="2">12</PMID><DateRevised><Year>2019</Year>
 <Month>02</Month><Day>08</Day></DateRevised><Article PubModel="Print"><Journal><JournalIssue><PubDate><Year>1975</Year>
@@ -75,7 +75,7 @@ def test_scanner_and_tree_agree_on_a_full_record(record: str) -> None:
 
 def test_without_stringzilla_everything_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     found = scan(FULL.encode(), parser())
-    monkeypatch.setattr(pubmed_scan, "find", bytes.find)
+    monkeypatch.setattr(pubmed_fast, "find", bytes.find)
     assert scan(FULL.encode(), parser()) == found is not None
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core.cli import run as biolm
-from biolm.core.manifest import read_manifest
-from biolm.corpus.dates import between, earliest, iso, written
-from biolm.corpus.jats import JatsReader
-from biolm.corpus.plain import TextReader
+from biomlm.core.cli import run as biomlm
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus.readers.jats import JatsReader
+from biomlm.corpus.readers.text import TextReader
+from biomlm.corpus.text.dates import between, earliest, iso, written
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_articles_are_dated_and_filtered_to_the_day(tmp_path: Path, article: str
     ):
         out = tmp_path / f"{option}{value}"
         words = ["--pmc", f"{tmp_path}/PMC1.nxml", "--out", str(out), f"--select.date_{option}", value]
-        assert biolm(["corpus", "build", *words]) == (0 if kept else 2), (option, value)
+        assert biomlm(["corpus", "build", *words]) == (0 if kept else 2), (option, value)
         if kept:
             assert read_manifest(out, "corpus build").counts["sources"]["pmc"]["kept"] == 1
 
@@ -87,7 +87,7 @@ def test_articles_are_dated_and_filtered_to_the_day(tmp_path: Path, article: str
 def test_no_date_is_a_mistake_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.txt").write_text("Some words of a plain text.")
     words = ["--text", f"{tmp_path}/x.txt", "--out", str(tmp_path / "out"), "--select.date_from", "March 2011"]
-    assert biolm(["corpus", "build", *words]) == 2
+    assert biomlm(["corpus", "build", *words]) == 2
     assert "select.date_from is no date" in capsys.readouterr().err
 
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError, MismatchError
-from biolm.core.files import read_json, write_json
-from biolm.core.metrics import read_metrics
-from biolm.distill.config import DistillConfig, LossConfig, weight_at
-from biolm.distill.objective import DistillObjective
-from biolm.distill.relations import captured, relation_distance
-from biolm.distill.targets import Whole
-from biolm.distill.teacher import Teachers, Wanted
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ObjectiveConfig
-from biolm.pretrain.objective import Totals
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import ConfigError, MismatchError
+from biomlm.core.files import read_json, write_json
+from biomlm.core.metrics import read_metrics
+from biomlm.distill.config import DistillConfig, LossConfig, weight_at
+from biomlm.distill.losses.relations import captured, relation_distance
+from biomlm.distill.losses.targets import Whole
+from biomlm.distill.objective import DistillObjective
+from biomlm.distill.teachers.teacher import Teachers, Wanted
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack
+from biomlm.pretrain.config import ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import Totals
 
 CPU = Device(torch.device("cpu"), "fp32")
 TOTALS = Totals(masked=3, tokens=9)

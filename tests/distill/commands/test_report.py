@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import read_json
-from biolm.distill.page import heat_map
-from biolm.distill.report import ReportConfig
-from biolm.distill.similarity import linear_cka
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import read_json
+from biomlm.distill.commands.report import ReportConfig
+from biomlm.distill.reporting.cka import linear_cka
+from biomlm.distill.reporting.page import heat_map
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from biolm.distill.losses import Weighting, distance, prediction_losses, sequence_means
-from biolm.distill.targets import Sampled, Top, Whole, sample, top
+from biomlm.distill.losses.losses import Weighting, distance, prediction_losses, sequence_means
+from biomlm.distill.losses.targets import Sampled, Top, Whole, sample, top
 
 M, V = 7, 50
 
@@ -48,7 +48,7 @@ def test_soft_cross_entropy_and_mlm_with_their_gradients(temperature: float) -> 
 def test_many_rows_are_worked_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Weighting(kl=1.0, mlm=1.0, temperature=2.0)
     whole = prediction_losses(logits(0), labels(), Whole((logits(1),), 2.0), weights)
-    monkeypatch.setattr("biolm.distill.losses.BLOCK", 3 * V)
+    monkeypatch.setattr("biomlm.distill.losses.losses.BLOCK", 3 * V)
     blocks = prediction_losses(logits(0), labels(), Whole((logits(1),), 2.0), weights)
     for a, b in zip(whole, blocks, strict=True):
         torch.testing.assert_close(a, b)

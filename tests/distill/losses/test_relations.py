@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biolm.distill.relations import PAIRS, Kind, captured, relation_distance
-from biolm.model.packed import pack, pad
+from biomlm.distill.losses.relations import PAIRS, Kind, captured, relation_distance
+from biomlm.model.packed import pack, pad
 
 SEQUENCES = [[0, 5, 6, 7, 2], [0, 8, 9, 2], [0, 11, 12, 13, 14, 15, 2]]
 LENGTHS = tuple(map(len, SEQUENCES))

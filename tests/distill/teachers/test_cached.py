@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.files import read_json, sha256
-from biolm.core.metrics import read_metrics
-from biolm.distill import blocks
-from biolm.distill.cache import Answered, CachedTeachers, file_of, read_index, write_blocks
-from biolm.distill.targets import Sampled, Top, sample, top
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json, sha256
+from biomlm.core.metrics import read_metrics
+from biomlm.distill.losses.targets import Sampled, Top, sample, top
+from biomlm.distill.teachers import cache_blocks
+from biomlm.distill.teachers.cached import Answered, CachedTeachers, file_of, read_index, write_blocks
 
 CPU = torch.device("cpu")
 
@@ -104,7 +104,7 @@ def test_a_killed_writer_goes_on(
     """kill -9 once the first file stands; the same command ends with the same manifest."""
     out = tmp_path / "cache"
     words = [*ask, "--kind", "top", "--k", "16", "--out", str(out)]
-    code = f"from biolm.core.cli import main; main({words!r})"
+    code = f"from biomlm.core.cli import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     for _ in range(600):
         if file_of(out, 0).exists() or process.poll() is not None:
@@ -175,9 +175,9 @@ def test_damage_is_found_and_named(caches: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing"):
         read_index(tmp_path / "nowhere")
     with pytest.raises(DataError, match="a block of answers is damaged"):
-        blocks.decode(b"no block")
+        cache_blocks.decode(b"no block")
     with pytest.raises(DataError, match="an array of kind"):
-        blocks.decode(blocks.encode({"objects": np.zeros(3, np.float64)}))
+        cache_blocks.decode(cache_blocks.encode({"objects": np.zeros(3, np.float64)}))
 
 
 def test_a_truncated_cache_is_refused_before_the_run(
@@ -198,7 +198,7 @@ def test_a_truncated_cache_is_refused_before_the_run(
     told = facts.read_text()
     facts.write_text(told.replace('"files": 2', '"files": 1'))
     assert cli.run(learn) == 2
-    assert "it is not what `biolm distill cache` wrote" in capsys.readouterr().err
+    assert "it is not what `biomlm distill cache` wrote" in capsys.readouterr().err
     facts.write_text(told)
     file_of(out, 1).write_bytes(data[:-40] + bytes(40))
     assert cli.run(learn) == 2
@@ -240,13 +240,13 @@ def test_predictions_survive_the_way_to_bytes_and_back(m: int, k: int, seed: int
     random = torch.Generator().manual_seed(seed)
     log_p = (3 * torch.randn(m, vocab, generator=random)).log_softmax(1)
     kept = top(log_p, k)
-    again = blocks.to_targets(blocks.decode(blocks.encode(blocks.of_targets(kept, vocab))), CPU)
+    again = cache_blocks.to_targets(cache_blocks.decode(cache_blocks.encode(cache_blocks.of_targets(kept, vocab))), CPU)
     assert isinstance(again, Top)
     assert torch.equal(again.ids_mk, kept.ids_mk)
     torch.testing.assert_close(again.log_p_mk, kept.log_p_mk, rtol=1e-3, atol=5e-3)
     torch.testing.assert_close(again.log_p_mk.exp().sum(1) + again.log_rest_m.exp(), torch.ones(m))
     drawn = sample(log_p, k, torch.rand(m, k, dtype=torch.float64, generator=random))
-    back = blocks.to_targets(blocks.decode(blocks.encode(blocks.of_targets(drawn, vocab))), CPU)
+    back = cache_blocks.to_targets(cache_blocks.decode(cache_blocks.encode(cache_blocks.of_targets(drawn, vocab))), CPU)
     assert isinstance(back, Sampled)
     dense = [torch.zeros(m, vocab).scatter_add_(1, t.ids_mk, t.shares_mk) for t in (drawn, back)]
     torch.testing.assert_close(dense[1], dense[0])

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.core.metrics import read_metrics
-from biolm.distill.config import DistillConfig, LossConfig
-from biolm.distill.words import Reader, word_means
-from biolm.model.packed import pack
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.shards import Shards
-from biolm.tokenizer import folder
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.metrics import read_metrics
+from biomlm.distill.config import DistillConfig, LossConfig
+from biomlm.distill.teachers.cross_vocabulary import Reader, word_means
+from biomlm.model.packed import pack
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.tokenizer.formats import folder
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import orjson
 import pytest
 import torch
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune import saved
-from biolm.finetune.blurb import DATA_SETS, blurb
-from biolm.finetune.records import Labelled
-from biolm.finetune.scorers import TokenScorer
-from biolm.finetune.texts import MultiLabel
-from biolm.model.packed import pack
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.commands.blurb import DATA_SETS, blurb
+from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.metrics.entities import TokenScorer
+from biomlm.finetune.tasks.text_classification import MultiLabel
+from biomlm.finetune.training import checkpoint
+from biomlm.model.packed import pack
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 # Yasunaga et al. 2022 (LinkBERT), table of BLURB results, in DATA_SETS' order. Of BioLinkBERT-large other listings of the paper's results
 # confirm ChemProt, DDI, GAD, PubMedQA, BioASQ, the mean of the named entities (86.89) and the score; EBM-PICO, BIOSSES and HoC, and each
@@ -120,7 +120,7 @@ def test_transformers_computes_the_same_from_the_converted_model(runs: dict[str,
     for task, reader in readers.items():
         assert cli.run(["convert", str(runs[task]), str(tmp_path / task), "--to", "hf"]) == 0
         theirs = reader.from_pretrained(tmp_path / task).eval()
-        _, ours = saved.read(str(runs[task]))
+        _, ours = checkpoint.read(str(runs[task]))
         places = torch.arange(len(ids)) if task == "ner" else torch.tensor([0])
         with torch.no_grad():
             difference = theirs(torch.tensor([ids])).logits.reshape(len(places), -1) - ours(pack([ids]), places)

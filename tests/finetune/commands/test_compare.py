@@ -1,4 +1,4 @@
-"""`biolm finetune compare`: models × tasks, kinds of mistakes, the page; and that no word is shown unless asked for."""
+"""`biomlm finetune compare`: models × tasks, kinds of mistakes, the page; and that no word is shown unless asked for."""
 
 import random
 import shutil
@@ -9,11 +9,11 @@ import orjson
 import pytest
 from lxml import etree
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune import mistakes
-from biolm.finetune.mistakes import Mistake
-from biolm.finetune.records import Labelled, Tagged
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.comparison import errors
+from biomlm.finetune.comparison.errors import Mistake
+from biomlm.finetune.data.records import Labelled, Tagged
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
 Runs = dict[str, Path]
@@ -112,7 +112,7 @@ def line(gold: list[dict[str, Any]], found: list[dict[str, Any]]) -> dict[str, A
 def test_mistakes_are_sorted_and_each_gold_entity_counts_once() -> None:
     gold = [entity(0, 5), entity(10, 15), entity(20, 25), entity(30, 35, "G")]
     found = [entity(0, 5), entity(10, 15, "G"), entity(21, 25), entity(40, 45)]
-    counts = mistakes.by_type([[line(gold, found)], [line(gold, gold)]])
+    counts = errors.by_type([[line(gold, found)], [line(gold, gold)]])
     assert counts["D"] == {"right": 2, "other type": 0.5, "other borders": 0.5, "missed": 0, "spurious": 0.5}
     assert counts["G"] == {"right": 0.5, "other type": 0, "other borders": 0, "missed": 0.5, "spurious": 0}
 
@@ -120,19 +120,19 @@ def test_mistakes_are_sorted_and_each_gold_entity_counts_once() -> None:
 def test_the_hardest_are_those_that_most_get_wrong() -> None:
     gold = [entity(0, 5), entity(10, 15)]
     runs = [[line(gold, [entity(0, 5)])], [line(gold, [entity(0, 4), entity(30, 33, "G")])]]
-    assert mistakes.hardest(runs, 9) == [
+    assert errors.hardest(runs, 9) == [
         Mistake(0, (10, 15), "D", 1.0, ("missed",)),
         Mistake(0, (0, 5), "D", 0.5, ("D (other borders)",)),
         Mistake(0, (30, 33), "", 0.5, ("G",)),
     ]
     labelled = [[{"id": "x", "label": said, "gold": {"label": "a"}}] for said in "bab"]
-    assert mistakes.hardest(labelled, 9) == [Mistake(0, None, "a", 2 / 3, ("b",))]
-    assert mistakes.confusions(labelled) == {"a": {"b": 2 / 3, "a": 1 / 3}}
+    assert errors.hardest(labelled, 9) == [Mistake(0, None, "a", 2 / 3, ("b",))]
+    assert errors.confusions(labelled) == {"a": {"b": 2 / 3, "a": 1 / 3}}
 
 
 def test_context_is_cut_on_both_sides() -> None:
     text = "w " * 50 + "aspirin" + " w" * 50
     record = Tagged("x", text, ((100, 107),), ("B",), 1)
-    before, inside, after = mistakes.context(record, Mistake(0, (100, 107), "D", 1.0, ()))
+    before, inside, after = errors.context(record, Mistake(0, (100, 107), "D", 1.0, ()))
     assert (inside, before[0], after[-1]) == ("aspirin", "…", "…")
-    assert mistakes.context(Labelled("x", ("a\nb",)), Mistake(0, None, "a", 1.0, ())) == ("", "a b", "")
+    assert errors.context(Labelled("x", ("a\nb",)), Mistake(0, None, "a", 1.0, ())) == ("", "a b", "")

@@ -1,4 +1,4 @@
-"""`biolm finetune` end to end on a toy language."""
+"""`biomlm finetune` end to end on a toy language."""
 
 import shutil
 from pathlib import Path
@@ -8,18 +8,18 @@ import orjson
 import pytest
 import torch
 
-from biolm.convert.load import load_model
-from biolm.core import checkpoint, cli
-from biolm.core.errors import DataError
-from biolm.core.files import read_json, sha256
-from biolm.finetune import loop
-from biolm.finetune.config import FinetuneConfig, OptimConfig
-from biolm.finetune.iob import read_iob
-from biolm.finetune.loop import Selected, build
-from biolm.finetune.ner import Ner
-from biolm.finetune.protocol import Sealed
-from biolm.model.optim import Optimizer, depth, schedule
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json, sha256
+from biomlm.finetune.config import FinetuneConfig, OptimConfig
+from biomlm.finetune.data.readers.iob import read_iob
+from biomlm.finetune.tasks.token_classification import Ner
+from biomlm.finetune.training import trainer
+from biomlm.finetune.training.protocol import Sealed
+from biomlm.finetune.training.trainer import Selected, build
+from biomlm.model.optim.optimizer import Optimizer, depth, schedule
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--log_every", "5"]
 
@@ -116,10 +116,10 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
         raise KeyboardInterrupt
 
     assert cli.run(argv(tiny_model, toy, once, "--epochs", "2")) == 0
-    monkeypatch.setattr(loop.checkpoint, "save", stop_after_saving)
+    monkeypatch.setattr(trainer.checkpoint, "save", stop_after_saving)
     assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 130
     assert not (out / "scores.json").exists()
-    monkeypatch.setattr(loop.checkpoint, "save", save)
+    monkeypatch.setattr(trainer.checkpoint, "save", save)
     assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 0
     for name in ("checkpoints/step_0/model.safetensors", "checkpoints/step_0/rest.safetensors"):
         assert sha256(out / name) == sha256(once / name)

@@ -9,24 +9,25 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core.errors import DataError, UnsafeFileError
-from biolm.finetune import datasets, medmentions
-from biolm.finetune.blurb_files import HALLMARKS
-from biolm.finetune.config import FinetuneConfig
-from biolm.finetune.datasets import DataSet
-from biolm.finetune.folds import hold_out
-from biolm.finetune.pairs import marked, sentences
-from biolm.finetune.records import Labelled
-from biolm.finetune.spans import Span
+from biomlm.core.errors import DataError, UnsafeFileError
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data import dataset
+from biomlm.finetune.data.dataset import DataSet
+from biomlm.finetune.data.entity_markers import marked, sentences
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers import medmentions
+from biomlm.finetune.data.readers.blurb import HALLMARKS
+from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.data.splits import hold_out
 
-SHARED = Path(__file__).parents[3] / "shared/data"
+SHARED = Path(__file__).parents[4] / "shared/data"
 FOLDS = ("train", "dev", "test")
 
 
 def read(folder: Path, task: str, **more: Any) -> DataSet:
     if task == "relation":
         more.setdefault("negative", "false")
-    return datasets.read(FinetuneConfig(model="m", task=task, data=str(folder), out="o", **more))  # type: ignore[arg-type]
+    return dataset.read(FinetuneConfig(model="m", task=task, data=str(folder), out="o", **more))  # type: ignore[arg-type]
 
 
 def write(path: Path, text: str) -> None:
@@ -436,6 +437,6 @@ def test_records_in_two_folds_are_found_by_text_and_by_id() -> None:
     train = [Labelled("1", ("a",), ("x",)), Labelled("2", ("b",), ("x",))]
     test = [Labelled("9", ("a",), ("x",)), Labelled("2", ("c",), ("x",)), Labelled("8", ("d",), ("x",))]
     data = DataSet([], {"train": train, "dev": [], "test": test}, dict.fromkeys(FOLDS, Path("test.tsv")))
-    assert datasets.shared(data, 1.0) == {"dev": 0, "test": 2}
+    assert dataset.shared(data, 1.0) == {"dev": 0, "test": 2}
     with pytest.raises(DataError, match=r"test\.tsv: 2 of 3 records are in the training fold, too, by text or id"):
-        datasets.shared(data, 0.5)
+        dataset.shared(data, 0.5)

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.core.files import read_json
+from biomlm.core import cli
+from biomlm.core.files import read_json
 
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--epochs", "1", "--max_shared", "1"]
 COUNT = ["--unseen_labels", "count"]

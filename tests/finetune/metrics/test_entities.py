@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.finetune.bootstrap import interval, mean_interval, resampled
-from biolm.finetune.scorers import EntityScorer
-from biolm.finetune.spans import Span, breaks_iob2, entities, iob2
+from biomlm.finetune.data.iob_tags import Span, breaks_iob2, entities, iob2
+from biomlm.finetune.metrics.bootstrap import interval, mean_interval, resampled
+from biomlm.finetune.metrics.entities import EntityScorer
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "data/finetune/entities_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "data/finetune/entities_golden.json").read_text())
 TAGS = ["O", "O", "O", "B-Drug", "I-Drug", "B-Dis-ease", "I-Dis-ease", "B-Gene", "I-Gene"]
 TYPES = ("Dis-ease", "Drug", "Gene")
 

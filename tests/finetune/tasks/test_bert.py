@@ -7,15 +7,15 @@ import orjson
 import pytest
 import torch
 
-from biolm.convert import native
-from biolm.convert.load import load_model
-from biolm.convert.parts import Parts
-from biolm.core import cli
-from biolm.finetune import saved
-from biolm.model.config import EncoderConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.load import load_model
+from biomlm.core import cli
+from biomlm.finetune.training import checkpoint
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_transformers_computes_the_same(sentence_encoder: Path, tmp_path: Path) 
     out = run(sentence_encoder, tmp_path, "--optim.lr", "3e-3")
     assert cli.run(["convert", str(out), str(tmp_path / "hf"), "--to", "hf"]) == 0
     theirs: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
-    _, ours = saved.read(str(out))
+    _, ours = checkpoint.read(str(out))
     ids, types = torch.tensor([0, 10, 20, 2, 30, 2]), torch.tensor([0, 0, 0, 0, 1, 1])
     with torch.no_grad():
         expected = theirs(ids[None], token_type_ids=types[None]).logits

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.convert.load import load_model
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune.crf import conditionals, max_marginals, negative_log_likelihood
+from biomlm.convert.load import load_model
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.tasks.crf import conditionals, max_marginals, negative_log_likelihood
 
 LABELS = 3
 

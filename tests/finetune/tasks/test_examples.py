@@ -7,9 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune import blurb, compare, predict, verb
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.commands import blurb, compare, finetune, predict
 
 
 def test_every_example_works_where_its_files_are(
@@ -17,7 +17,7 @@ def test_every_example_works_where_its_files_are(
 ) -> None:
     def work(example: str) -> None:
         name, *argv = shlex.split(example)
-        assert name == "biolm"
+        assert name == "biomlm"
         assert cli.run(argv) == 0, capsys.readouterr().err
 
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def test_every_example_works_where_its_files_are(
     for fold in ("train", "dev", "test"):
         rows = [{"text": f"aspirin {fold} {i}", "label": "yn"[i % 2]} for i in range(8)]
         (tmp_path / f"{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    work(verb.VERB.example)
+    work(finetune.VERB.example)
     fold = capsys.readouterr().out.splitlines()[1]
     assert fold.split()[:2] == ["dev", "30"]  # the number of records comes first
     work(predict.VERB.example)
@@ -38,7 +38,7 @@ def test_every_example_works_where_its_files_are(
         shutil.copytree("runs/ncbi", f"runs/{name}")
     work(compare.VERB.example)
     assert Path("compared.html").read_text().startswith("<!doctype html>")
-    work(f"{verb.VERB.example} --task classification --data . --out runs/pubmedqa")
+    work(f"{finetune.VERB.example} --task classification --data . --out runs/pubmedqa")
     assert read_json("runs/pubmedqa/scores.json")["metric"] == "accuracy"
     work(blurb.VERB.example)
     assert "not all data sets are there" in capsys.readouterr().out

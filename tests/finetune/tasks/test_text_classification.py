@@ -13,20 +13,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.finetune import saved
-from biolm.finetune.class_scorers import LabelScorer, PearsonScorer
-from biolm.finetune.examples import collate
-from biolm.finetune.inference import outputs, quickened
-from biolm.finetune.sequences import pair, segment_ids, single
-from biolm.finetune.texts import Choice, Classification
-from biolm.model.config import EncoderConfig
-from biolm.model.device import choose
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import pack
-from biolm.tokenizer import folder as tokenizer_folder
-from biolm.tokenizer.folder import SpecialIds
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.finetune.metrics.labels import LabelScorer, PearsonScorer
+from biomlm.finetune.tasks.examples import collate
+from biomlm.finetune.tasks.inputs import pair, segment_ids, single
+from biomlm.finetune.tasks.text_classification import Choice, Classification
+from biomlm.finetune.training import checkpoint
+from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.model.config import EncoderConfig
+from biomlm.model.device import choose
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import pack
+from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats.folder import SpecialIds
 
 DRUGS, ORGANS = ("aspirin", "heparin", "insulin", "metformin"), ("heart", "liver", "kidney", "lung")
 QUICK = ["--optim.lr", "3e-3", "--batch.size", "8", "--epochs", "5"]
@@ -150,7 +150,7 @@ def made(tiny_model: Path, folder: Callable[[str], Path], tmp_path_factory: pyte
 
 
 def test_a_quickened_model_says_the_same(made: Path) -> None:
-    task, model = saved.read(str(made))
+    task, model = checkpoint.read(str(made))
     record = task.unlabelled("1", ["often aspirin"], 1)
     device = choose("fp32")
     before = outputs(model, task.examples([record]), 2048, device)[0]

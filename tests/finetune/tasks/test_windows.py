@@ -6,10 +6,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.finetune.ner import Ner, labels_of
-from biolm.finetune.records import Tagged
-from biolm.finetune.windows import windows
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.finetune.data.records import Tagged
+from biomlm.finetune.tasks.token_classification import Ner, labels_of
+from biomlm.finetune.tasks.windows import windows
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 @given(st.integers(0, 400), st.integers(1, 50), st.data())

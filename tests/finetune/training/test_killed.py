@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from biolm.core import cli
-from biolm.core.files import read_json, sha256
+from biomlm.core import cli
+from biomlm.core.files import read_json, sha256
 
 PATIENCE = 300  # seconds
 
@@ -21,7 +21,7 @@ def killed_when(seen: Callable[[], bool], argv: list[str]) -> None:
     """Start a command and kill it without warning as soon as something is there."""
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(
-        [sys.executable, "-m", "biolm.finetune", *argv], env=env, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "biomlm.finetune", *argv], env=env, stderr=subprocess.DEVNULL
     ) as process:
         until = time.monotonic() + PATIENCE
         while not seen():

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.convert import native
-from biolm.convert.load import load_model
-from biolm.convert.parts import Parts
-from biolm.core import cli
-from biolm.finetune import datasets, loop, tasks
-from biolm.finetune.config import BatchConfig, FinetuneConfig, OptimConfig
-from biolm.finetune.examples import Batch, epoch_steps
-from biolm.model import device
-from biolm.tokenizer import folder as tokenizer_folder
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.load import load_model
+from biomlm.core import cli
+from biomlm.finetune.config import BatchConfig, FinetuneConfig, OptimConfig
+from biomlm.finetune.data import dataset
+from biomlm.finetune.tasks import registry
+from biomlm.finetune.tasks.examples import Batch, epoch_steps
+from biomlm.finetune.training import trainer
+from biomlm.model import device
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 EPOCHS, LR, DECAY = 2, 3e-3, 0.01
 
@@ -57,10 +59,10 @@ def test_losses_and_weights_equal_a_plain_loop(without_dropout: Path, toy: Path,
         optim=OptimConfig(lr=LR, weight_decay=DECAY, warmup=0.0),
     )
     loaded = load_model(str(without_dropout))
-    data = datasets.read(config)
-    task: Any = tasks.make(config, loaded, data.folds["train"], data.unseen)
-    ours = loop.build(task, loaded, config)
-    run = loop.Trainer(
+    data = dataset.read(config)
+    task: Any = registry.make(config, loaded, data.folds["train"], data.unseen)
+    ours = trainer.build(task, loaded, config)
+    run = trainer.Trainer(
         tmp_path / "seed", task, ours, data.folds["train"], [], config, config.seed, device.choose("fp32")
     )
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import read_json
-from biolm.core.metrics import read_metrics
-from biolm.launch import hosts
-from biolm.launch.hosts import Host, commands, read, run_stage
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import read_json
+from biomlm.core.metrics import read_metrics
+from biomlm.launch.backends import hosts
+from biomlm.launch.backends.hosts import Host, commands, read, run_stage
 
 SSH = """\
 #!/bin/bash
@@ -51,7 +51,7 @@ def test_every_machine_gets_its_rank_and_the_first_ones_name() -> None:
     assert second[:-1] == [*hosts.SSH, "gpu02"]
     assert "--nnodes 2 --node-rank 1 --master-addr gpu01" in second[-1]
     assert "--nproc-per-node 8" in first[-1]
-    assert second[-1].endswith("-m biolm.core pretrain --out 'a b'")
+    assert second[-1].endswith("-m biomlm.core pretrain --out 'a b'")
 
 
 @pytest.mark.usefixtures("ssh")

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biolm.core import checkpoint, cli
+from biomlm.core import checkpoint, cli
 
 HERE = Path(__file__).parent
 RECIPE = """\
@@ -199,7 +199,7 @@ def wait_for(true: object, seconds: float, what: str) -> None:
 def test_a_real_queue_runs_the_stages_in_order_and_a_preempted_job_ends_with_the_same_weights(tmp_path: Path) -> None:
     recipe, out = make_recipe(tmp_path, 400), tmp_path / "out"
     recipe.write_text(recipe.read_text().replace("nodes: 2", "nodes: 1"))
-    command = [sys.executable, "-m", "biolm.core", "launch", str(recipe), "--out", str(out), "--on", "slurm"]
+    command = [sys.executable, "-m", "biomlm.core", "launch", str(recipe), "--out", str(out), "--on", "slurm"]
     subprocess.run([*command, "--slurm.partition", "low", "--slurm.gpus", "0", "--slurm.cpus", "1"], check=True)
     jobs = orjson.loads((out / "slurm" / "jobs.json").read_bytes())
     wait_for(lambda: checkpoint.steps(out / "model") or empty(jobs), 300, "the model's first checkpoint")
@@ -212,9 +212,9 @@ def test_a_real_queue_runs_the_stages_in_order_and_a_preempted_job_ends_with_the
     assert "going on from step" in log.read_text()
     records = orjson.loads((out / "launch.json").read_bytes())["stages"]
     assert all(record["key"] for record in records), "every job has noted its stage as done"
-    words = [*(out / "slurm" / "model.sbatch").read_text().split("biolm.core ")[1].splitlines()[0].split()]
+    words = [*(out / "slurm" / "model.sbatch").read_text().split("biomlm.core ")[1].splitlines()[0].split()]
     words[words.index("--out") + 1] = str(tmp_path / "alone")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "biolm.core", *words], check=True, env=env, capture_output=True)
+    subprocess.run([sys.executable, "-m", "biomlm.core", *words], check=True, env=env, capture_output=True)
     weights = "checkpoints/step_400/model.safetensors"
     assert (tmp_path / "alone" / weights).read_bytes() == (out / "model" / weights).read_bytes()

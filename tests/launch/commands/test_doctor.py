@@ -7,10 +7,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.launch import machine
-from biolm.launch.doctor import Capability, judge
-from biolm.launch.machine import GIB, Gpu, Machine, Package, Torch, has_kernels, try_import
+from biomlm.core import cli
+from biomlm.launch import machine
+from biomlm.launch.commands.doctor import Capability, judge
+from biomlm.launch.machine import GIB, Gpu, Machine, Package, Torch, has_kernels, try_import
 
 CUDA13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 CUDA126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -115,7 +115,7 @@ def test_optional_packages_absent_broken_and_half_there() -> None:
     assert seen["DeepSpeed"].verdict == "partly"
     assert "ninja" in seen["DeepSpeed"].remedy
     assert "no symbol" in seen["ray"].found
-    assert "biolm[deepspeed]" in verdicts(BARE)["DeepSpeed"].remedy
+    assert "biomlm[deepspeed]" in verdicts(BARE)["DeepSpeed"].remedy
 
 
 def test_every_lack_has_a_remedy_and_a_full_disk_is_said() -> None:
@@ -157,12 +157,12 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_that_kills_its_process_is_reported(packages: Path) -> None:
-    (packages / "biolm_test_crash.py").write_text("import os; os.abort()")
-    (packages / "biolm_test_good.py").write_text("__version__ = '1.2'; print('noise')")
-    assert try_import("biolm_test_crash").problem
-    assert try_import("biolm_test_good") == Package("1.2")
-    assert try_import("biolm_test_absent") == Package()
-    assert not try_import("biolm_test_absent").works
+    (packages / "biomlm_test_crash.py").write_text("import os; os.abort()")
+    (packages / "biomlm_test_good.py").write_text("__version__ = '1.2'; print('noise')")
+    assert try_import("biomlm_test_crash").problem
+    assert try_import("biomlm_test_good") == Package("1.2")
+    assert try_import("biomlm_test_absent") == Package()
+    assert not try_import("biomlm_test_absent").works
 
 
 def test_apex_on_disk(packages: Path) -> None:
@@ -201,7 +201,7 @@ def test_this_machine_as_json(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_tables_name_every_capability(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     facts = gpu("V100", (7, 0), "12.6", CUDA126)
-    monkeypatch.setattr("biolm.launch.doctor.probe", lambda: facts)
+    monkeypatch.setattr("biomlm.launch.commands.doctor.probe", lambda: facts)
     assert cli.run(["doctor"]) == 0
     told = capsys.readouterr().out
     assert all(name in told for name in verdicts(facts))

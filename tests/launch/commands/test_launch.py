@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core import cli
-from biolm.launch import local
-from biolm.launch.verb import time_left
+from biomlm.core import cli
+from biomlm.launch.backends import local
+from biomlm.launch.commands.launch import time_left
 
 RECIPE = """\
 description: a corpus and two pages
@@ -120,7 +120,7 @@ def test_dry_run_prints_commands_and_writes_nothing(recipe: Path, capsys: pytest
     assert launch(recipe, "--dry_run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("biolm corpus build --text '")
+    assert lines[0].startswith("biomlm corpus build --text '")
     assert not (recipe.parent / "out").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_file_is_no_output_folder(recipe: Path, capsys: pytest.CaptureFixture[
 
 def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (recipe.parent / "out").mkdir()
-    code = "import sys; from biolm.core import lock; lock.hold(sys.argv[1]); print(flush=True); input()"
+    code = "import sys; from biomlm.core import lock; lock.hold(sys.argv[1]); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(recipe.parent / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -185,7 +185,7 @@ def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path, monkeypatch: pyte
 
 def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_path: Path) -> None:
     stage = "import sys; print('a result'); print('live' if sys.stderr.isatty() else 'dull', file=sys.stderr)"
-    code = f"from biolm.launch import local; from pathlib import Path; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
+    code = f"from biomlm.launch import local; from pathlib import Path; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
     primary, secondary = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stderr=secondary, stdin=secondary, cwd=tmp_path, check=True)
     os.close(secondary)
@@ -193,7 +193,7 @@ def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_pa
     os.close(primary)
     assert "live" in told
     assert "a result" in told
-    assert (tmp_path / "x.log").read_text() == "$ biolm x\na result\nexit code 0\n"
+    assert (tmp_path / "x.log").read_text() == "$ biomlm x\na result\nexit code 0\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -202,7 +202,7 @@ def test_a_stopped_launch_stops_its_stage(tmp_path: Path, number: signal.Signals
     script = f"""
 import signal, sys
 from pathlib import Path
-from biolm.launch import local
+from biomlm.launch import local
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so some CI, start with it ignored
 local.START, local.PATIENCE = {stage!r}, 0.5
 local.stop_on_sigterm()

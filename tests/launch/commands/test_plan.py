@@ -1,13 +1,13 @@
-"""`biolm launch plan --fleet`: what training needs, against figures that follow from the definitions."""
+"""`biomlm launch plan --fleet`: what training needs, against figures that follow from the definitions."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.core.fleet import FLEETS, find
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.fleet import FLEETS, find
 
 
 def test_a_fleet_is_named_by_its_gpus_and_nodes() -> None:

@@ -9,12 +9,12 @@ import orjson
 import pytest
 from lxml import etree, html
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.files import read_json, write_json
-from biolm.core.manifest import Manifest
-from biolm.launch.report import render
-from biolm.launch.runs import closing, collect, finite
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json, write_json
+from biomlm.core.manifest import Manifest
+from biomlm.launch.commands.report import render
+from biomlm.launch.reporting.run_folders import closing, collect, finite
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(launched: Path) -> None:
     tree = page(launched)
     told = [words(p) for p in tree.iter("p") if p.get("class") == "missing"]
     assert "Missing: student: no result.json yet, the run has not finished" in told
-    assert "Missing: launch.json: this is not what `biolm launch` writes" in told
+    assert "Missing: launch.json: this is not what `biomlm launch` writes" in told
     assert "Missing: alone/result.json: this is not valid JSON" in told
     assert "Missing: teacher: metrics.jsonl is damaged" in told
     assert "Missing: shards: `tokenizer encode` has not finished" in told
@@ -150,7 +150,7 @@ def test_logarithmic_tokens(launched: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing in it was written by biolm"):
+    with pytest.raises(DataError, match="nothing in it was written by biomlm"):
         collect([tmp_path])
     with pytest.raises(DataError, match="no such folder"):
         collect([tmp_path / "nowhere"])

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from biolm.core.errors import ConfigError
-from biolm.model import attention as module
-from biolm.model import attention_cpu
-from biolm.model.attention import attention, check, pick
-from biolm.model.dropout import COLUMNS, PARTS, drop_signs, dropout
-from biolm.model.packed import Packed
+from biomlm.core.errors import ConfigError
+from biomlm.model.kernels import attention as module
+from biomlm.model.kernels import attention_cpu
+from biomlm.model.kernels.attention import attention, check, pick
+from biomlm.model.kernels.dropout import COLUMNS, PARTS, drop_signs, dropout
+from biomlm.model.packed import Packed
 
 CPU = torch.device("cpu")
 ON_CPU: list[module.Kernel] = ["auto", "blocks", "loop", "padded", "flex"]

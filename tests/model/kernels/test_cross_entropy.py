@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biolm.model import loss as module
-from biolm.model.config import ModelConfig
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import linear_cross_entropy
+from biomlm.model.config import ModelConfig
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels import cross_entropy as module
+from biomlm.model.kernels.cross_entropy import linear_cross_entropy
 
 M, H, V = 11, 8, 29
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from biolm.model import linear as module
-from biolm.model.linear import Linear
+from biomlm.model.kernels import linear as module
+from biomlm.model.kernels.linear import Linear
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -12,9 +12,8 @@ from transformers import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
-from biolm.core.errors import CheckpointError, ConfigError
-from biolm.model import optim
-from biolm.model.optim import OptimConfig, Optimizer, schedule
+from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.model.optim.optimizer import OptimConfig, Optimizer, schedule
 
 STEPS, WARM = 200, 20
 
@@ -145,7 +144,7 @@ def test_apexs_fused_lamb_is_taken_on_a_gpu_and_counts_on(monkeypatch: pytest.Mo
             assert max_grad_norm == 0, "the gradient is clipped already"
             super().__init__([{**g, "step": 0} for g in groups], lr=lr)
 
-    monkeypatch.setattr(optim, "FusedLAMB", Fused)
+    monkeypatch.setattr("biomlm.model.optim.optimizer.FusedLAMB", Fused)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     w = nn.Parameter(torch.ones(2, 2))
     optimizer = Optimizer({"w": w}, 0, OptimConfig(name="lamb"), 10)

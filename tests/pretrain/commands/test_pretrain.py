@@ -1,4 +1,4 @@
-"""`biolm pretrain` end to end: it learns, it resumes to the same bits after kill -9, and it refuses what does not belong together."""
+"""`biomlm pretrain` end to end: it learns, it resumes to the same bits after kill -9, and it refuses what does not belong together."""
 
 import os
 import shutil
@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biolm.convert.load import load_model
-from biolm.core import checkpoint, cli
-from biolm.core.files import read_json
-from biolm.core.metrics import read_metrics
-from biolm.model.device import choose
-from biolm.pretrain.batches import Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.evaluate import Evaluator
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, cli
+from biomlm.core.files import read_json
+from biomlm.core.metrics import read_metrics
+from biomlm.model.device import choose
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.evaluate import Evaluator
 
 MODEL = ["--model.num_hidden_layers", "2", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
 SMALL = ["--batch.tokens", "256", "--batch.max_length", "32", "--optim.lr", "3e-3", "--seed", "1", "--save_every", "10"]
@@ -71,7 +71,7 @@ def test_a_second_call_has_nothing_to_do(whole: Path, tiny_shards: Path, capsys:
 
 def test_kill_9_then_resume_gives_the_same_bits(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    command = [sys.executable, "-m", "biolm.pretrain", *argv(tiny_shards, run, 120)[1:]]
+    command = [sys.executable, "-m", "biomlm.pretrain", *argv(tiny_shards, run, 120)[1:]]
     process = subprocess.Popen(
         command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

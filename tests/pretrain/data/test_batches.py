@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.shards import Shards
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
 
 
 def batches(

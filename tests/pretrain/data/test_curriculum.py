@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import read_json
-from biolm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
-from biolm.pretrain.curriculum import Curriculum, stages
-from biolm.pretrain.shards import Shards
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import read_json
+from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.data.curriculum import Curriculum, stages
+from biomlm.pretrain.data.dataset import Shards
 
 LAST = BatchConfig(tokens=512, accumulation=1, max_length=64)
 

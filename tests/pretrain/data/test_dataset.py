@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import MismatchError
-from biolm.core.files import read_json
-from biolm.pretrain.shards import Shards, held_out
-from biolm.tokenizer.shards import ShardReader
+from biomlm.core import cli
+from biomlm.core.errors import MismatchError
+from biomlm.core.files import read_json
+from biomlm.pretrain.data.dataset import Shards, held_out
+from biomlm.tokenizer.shards import ShardReader
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.core import rng
-from biolm.core.errors import ConfigError
-from biolm.pretrain.config import MlmConfig
-from biolm.pretrain.masking import choose, mask_epoch, ngram_rate, rate_at, wanted
-from biolm.tokenizer.pos import UPOS
+from biomlm.core import rng
+from biomlm.core.errors import ConfigError
+from biomlm.pretrain.config import MlmConfig
+from biomlm.pretrain.data.masking import choose, mask_epoch, ngram_rate, rate_at, wanted
+from biomlm.tokenizer.encoding.pos import UPOS
 
 WORDS = 30  # in each sequence of `text`
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.pretrain.batches import Batches
-from biolm.pretrain.config import BatchConfig, MixConfig, MlmConfig
-from biolm.pretrain.mixture import Mixture, Sources, shares
-from biolm.pretrain.sequences import Sequences
-from biolm.pretrain.shards import Shards
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.mixture import Mixture, Sources, shares
+from biomlm.pretrain.data.sequences import Sequences
 
 
 def made(counts: dict[str, int], seed: int = 0) -> tuple[Sequences, Sources]:

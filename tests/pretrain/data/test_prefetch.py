@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from biolm.pretrain.loader import Loader
+from biomlm.pretrain.data.prefetch import Loader
 
 
 def test_steps_come_in_order() -> None:

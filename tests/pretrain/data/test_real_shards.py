@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biolm.model.loss import NO_LABEL
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig, PairKind
-from biolm.pretrain.masking import LONGEST_NGRAM, ngram_rate, wanted
-from biolm.pretrain.pairs import LINKED, NEXT, RANDOM, SWAPPED
-from biolm.pretrain.shards import Shards
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.pretrain.config import BatchConfig, MlmConfig, PairKind
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.masking import LONGEST_NGRAM, ngram_rate, wanted
+from biomlm.pretrain.data.segment_pairs import LINKED, NEXT, RANDOM, SWAPPED
 
 TOKENS = 60_000  # looked at in each case
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core import rng
-from biolm.model.loss import NO_LABEL
-from biolm.pretrain.config import PairKind
-from biolm.pretrain.pairs import LINKED, NEXT, RANDOM, SWAPPED, Links, Pairs, longest_unit, read_links
-from biolm.pretrain.sequences import Sequences, Units, cut
+from biomlm.core import rng
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.pretrain.config import PairKind
+from biomlm.pretrain.data.segment_pairs import LINKED, NEXT, RANDOM, SWAPPED, Links, Pairs, longest_unit, read_links
+from biomlm.pretrain.data.sequences import Sequences, Units, cut
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=3, max_size=9).filter(
     lambda documents: sum(any(document) for document in documents) > 1

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biolm.pretrain.rows import NOWHERE, Row, lay_out
-from biolm.pretrain.sequences import SPECIALS, Sequences, cut, micro_batches_per_epoch, plan_epoch, single
-from biolm.tokenizer.folder import SpecialIds
+from biomlm.pretrain.data.collate import NOWHERE, Row, lay_out
+from biomlm.pretrain.data.sequences import SPECIALS, Sequences, cut, micro_batches_per_epoch, plan_epoch, single
+from biomlm.tokenizer.formats.folder import SpecialIds
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=8)
 IDS = SpecialIds(bos=0, pad=1, eos=2, unk=3, mask=4)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.convert.load import load_model
-from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import write_json
-from biolm.pretrain.config import DeepSpeedConfig, PretrainConfig
-from biolm.pretrain.engines.deepspeed import settings
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import write_json
+from biomlm.pretrain.config import DeepSpeedConfig, PretrainConfig
+from biomlm.pretrain.distributed.deepspeed import settings
 
 STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "100", "--batch.accumulation", "3"]
@@ -46,7 +46,7 @@ def test_it_says_what_is_missing(
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "deepspeed", None)
         assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "deepspeed")) == 2
-    assert "pip install 'biolm[deepspeed]'" in capsys.readouterr().err
+    assert "pip install 'biomlm[deepspeed]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from biolm.convert.load import load_model
-from biolm.core import checkpoint, cli
-from biolm.core.files import read_json
-from biolm.model.device import Device
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.evaluate import Evaluator
-from biolm.pretrain.shards import Shards
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, cli
+from biomlm.core.files import read_json
+from biomlm.model.device import Device
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.evaluate import Evaluator
 
 STEPS = 10
 EVERY = ["--log_every", "1", "--save_every", "4", "--batch.accumulation", "3"]

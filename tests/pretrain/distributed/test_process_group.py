@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.model.config import ModelConfig
-from biolm.pretrain.batches import Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig
-from biolm.pretrain.engines.world import PORTS, Place, World, first_host, place
-from biolm.pretrain.objective import Totals
-from biolm.pretrain.shards import Shards
-from biolm.pretrain.share import FINGERPRINT, share
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.model.config import ModelConfig
+from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.distributed.process_group import PORTS, Place, World, first_host, place
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.training.rank_batches import FINGERPRINT, share
 
 SLURM = {
     "SLURM_JOB_ID": "123456",

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from biolm.convert.load import load_model
-from biolm.core import cli
-from biolm.core.errors import ConfigError
-from biolm.core.files import read_json
-from biolm.core.metrics import read_metrics
-from biolm.model.config import EncoderConfig, ModelConfig
-from biolm.model.optim import OptimConfig
-from biolm.pretrain.config import BatchConfig, MlmConfig, PretrainConfig
-from biolm.pretrain.fairseq_call import call, record
+from biomlm.convert.load import load_model
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError
+from biomlm.core.files import read_json
+from biomlm.core.metrics import read_metrics
+from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.pretrain.config import BatchConfig, MlmConfig, PretrainConfig
+from biomlm.pretrain.fairseq_engine.command import call, record
 
 LOG = '2026-11-22 16:00:00 | INFO | {} | {{"epoch": 1, {}}}\n'
 
@@ -86,9 +86,9 @@ def test_without_its_environment_it_says_what_makes_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("BIOLM_FAIRSEQ_ENV", str(tmp_path / "none"))
+    monkeypatch.setenv("BIOMLM_FAIRSEQ_ENV", str(tmp_path / "none"))
     assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fairseq")) == 2
-    assert "biolm-fairseq-env" in capsys.readouterr().err
+    assert "biomlm-fairseq-env" in capsys.readouterr().err
 
 
 def test_a_program_that_fails_shows_its_last_lines(
@@ -103,7 +103,7 @@ def test_a_program_that_fails_shows_its_last_lines(
     line = LOG.format("train_inner", '"loss": "2", "wpb": "64", "num_updates": "1"').strip()
     program.write_text(f"#!/bin/sh\necho '{line}'\necho broken\nexit 3\n")
     program.chmod(0o755)
-    monkeypatch.setenv("BIOLM_FAIRSEQ_ENV", str(tmp_path / "env"))
+    monkeypatch.setenv("BIOMLM_FAIRSEQ_ENV", str(tmp_path / "env"))
     assert cli.run(small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fairseq")) == 2
     said = capsys.readouterr().err
     assert "+ " in said
@@ -116,7 +116,7 @@ def test_a_program_that_fails_shows_its_last_lines(
 def test_the_real_one_trains_and_its_model_is_a_run(
     tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    folder = Path(os.environ.get("BIOLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    folder = Path(os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq"))
     if not (folder / "bin" / "fairseq-train").exists():
         pytest.skip("there is no environment with fairseq (docs/fairseq.md)")
     run, hf = tmp_path / "run", tmp_path / "hf"

@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biolm.convert import fairseq
-from biolm.convert.load import load_model
-from biolm.convert.names import to_native
-from biolm.model.packed import unpad
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ObjectiveConfig
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.convert.formats import fairseq
+from biomlm.convert.formats.name_table import to_native
+from biomlm.convert.load import load_model
+from biomlm.model.packed import unpad
+from biomlm.pretrain.config import ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
-DATA = Path(__file__).parent.parent / "data"
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "fairseq_golden"
+DATA = Path(__file__).parents[2] / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "fairseq_golden"
 PAD = 1
 
 

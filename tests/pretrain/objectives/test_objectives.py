@@ -12,21 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, MegatronBertConfig, MegatronBertForPreTraining
 
-from biolm.convert import architectures
-from biolm.convert.load import load_model
-from biolm.convert.names import from_native, to_native
-from biolm.core import checkpoint, cli
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.metrics import read_metrics
-from biolm.model.config import ModelConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import NO_LABEL
-from biolm.model.packed import pad
-from biolm.pretrain.batches import Batch, Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PairKind, PretrainConfig
-from biolm.pretrain.objective import PretrainObjective, Totals
-from biolm.pretrain.pairs import CLASSES
-from biolm.pretrain.shards import Shards
+from biomlm.convert.formats import hf_architectures
+from biomlm.convert.formats.name_table import from_native, to_native
+from biomlm.convert.load import load_model
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.metrics import read_metrics
+from biomlm.model.config import ModelConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.model.packed import pad
+from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PairKind, PretrainConfig
+from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.segment_pairs import CLASSES
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
 LENGTH = 32
 THEIRS = {"bert": (BertForPreTraining, BertConfig), "megatron-bert": (MegatronBertForPreTraining, MegatronBertConfig)}
@@ -48,11 +48,11 @@ def ours_and_theirs(shape: Shape, kind: PairKind, pad_id: int) -> tuple[MaskedLM
     model, objective = MaskedLM(config).eval(), PretrainObjective(ObjectiveConfig(**{kind: 0.5}), config)
     nn.init.normal_(model.head.bias, std=0.1)
     cls, settings = THEIRS[shape]
-    keys = architectures.keys(config)
+    keys = hf_architectures.keys(config)
     theirs = cls(settings(**{key: keys[key] for key in keys if key not in ("architectures", "model_type")})).eval()
     if kind == "drp":
         theirs.cls.seq_relationship = nn.Linear(32, CLASSES[kind])
-    state = from_native(architectures.BY_SHAPE[shape].table, model.state_dict(), {}, 0)
+    state = from_native(hf_architectures.BY_SHAPE[shape].table, model.state_dict(), {}, 0)
     state |= {hugging_face(name): tensor for name, tensor in objective.state_dict().items()}
     assert not theirs.load_state_dict(state, strict=False).unexpected_keys
     theirs.tie_weights()
@@ -103,7 +103,7 @@ def compare_gradients(model: MaskedLM, objective: PretrainObjective, theirs: nn.
     for name, parameter in theirs.named_parameters(remove_duplicate=False):
         assert parameter.grad is not None, name
         found[name] = parameter.grad
-    table = architectures.BY_SHAPE[model.config.shape].table
+    table = hf_architectures.BY_SHAPE[model.config.shape].table
     expected, rest = to_native(table, found, model.config, Path("gradients"))
     ours = dict(model.named_parameters())
     assert ours.keys() == expected.keys()

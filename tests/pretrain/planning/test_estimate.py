@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from biolm.core.fleet import Before, find
-from biolm.model.config import ModelConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.model.packed import Packed
-from biolm.pretrain.config import BatchConfig, PretrainConfig
-from biolm.pretrain.estimate import estimate, kept_per_token, largest_micro_batch, need, parameters
+from biomlm.core.fleet import Before, find
+from biomlm.model.config import ModelConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.planning.estimate import estimate, kept_per_token, largest_micro_batch, need, parameters
 
 
 def test_states_are_shared_out_as_zero_does() -> None:

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from biolm.core import checkpoint, cli
-from biolm.core.errors import DataError
-from biolm.core.files import read_json
-from biolm.core.metrics import read_metrics
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import GuardConfig
-from biolm.pretrain.engines.scale import FLOOR, INTERVAL, START, LossScale
-from biolm.pretrain.guards import SETTLED, Guard
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.core import checkpoint, cli
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
+from biomlm.core.metrics import read_metrics
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.config import GuardConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.loss_scale import FLOOR, INTERVAL, START, LossScale
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.training.anomaly_guard import SETTLED, Guard
 
 STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "4", "--keep", "9"]

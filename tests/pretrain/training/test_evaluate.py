@@ -10,16 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biolm.core import cli
-from biolm.core.files import read_json
-from biolm.core.metrics import read_metrics
-from biolm.model.config import ModelConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.config import BatchConfig
-from biolm.pretrain.engines.world import Place, World
-from biolm.pretrain.evaluate import Evaluator, evaluated
-from biolm.pretrain.shards import Shards
+from biomlm.core import cli
+from biomlm.core.files import read_json
+from biomlm.core.metrics import read_metrics
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.distributed.process_group import Place, World
+from biomlm.pretrain.training.evaluate import Evaluator, evaluated
 
 CPU = Device(torch.device("cpu"), "fp32")
 SIZES = BatchConfig(tokens=256, max_length=32)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from biolm.model.config import ModelConfig, Shape
-from biolm.model.encoder import MaskedLM
-from biolm.pretrain.batches import Batches
-from biolm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
-from biolm.pretrain.objective import PretrainObjective, Totals
-from biolm.pretrain.sequences import EpochPlan
-from biolm.pretrain.shards import Shards
+from biomlm.model.config import ModelConfig, Shape
+from biomlm.model.encoder import MaskedLM
+from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
+from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.sequences import EpochPlan
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
 SEQUENCES, LENGTH, MOST_STEPS = 32, 24, 400
 LEARNT = 0.05  # nats

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from biolm.core import checkpoint, cli
-from biolm.core.metrics import read_metrics
+from biomlm.core import checkpoint, cli
+from biomlm.core.metrics import read_metrics
 
 STEPS = 30
 EVERY = ["--log_every", "1", "--save_every", "3", "--keep", "2", "--keep_every", "9", "--batch.accumulation", "3"]

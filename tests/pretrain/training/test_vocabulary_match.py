@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core import checkpoint, cli
-from biolm.core.files import read_json
-from biolm.pretrain.vocabulary import overlap
-from biolm.tokenizer import folder
+from biomlm.core import checkpoint, cli
+from biomlm.core.files import read_json
+from biomlm.pretrain.training.vocabulary_match import overlap
+from biomlm.tokenizer.formats import folder
 
 SIZE = [
     "--model.size",

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.tokenizer import compare, folder, terms
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.tokenizer import terms
+from biomlm.tokenizer.commands import compare
+from biomlm.tokenizer.formats import folder
 
 
 def test_figures_are_what_counting_gives(tok: Path, docs: Path) -> None:

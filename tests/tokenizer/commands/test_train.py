@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.manifest import read_manifest
-from biolm.corpus import read
-from biolm.tokenizer import bytelevel, count, documents, folder, runs
-from biolm.tokenizer.pool import pool
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.formats import bytelevel, folder
+from biomlm.tokenizer.learning import count, spill
+from biomlm.tokenizer.workers import pool
 
 
 def train(docs: Path, out: Path, *more: str) -> int:
@@ -34,7 +36,7 @@ def test_merges_are_those_of_tokenizers(tok: Path, abstracts: list[str]) -> None
 def test_counts_in_the_dictionary_are_those_of_the_encoded_text(tok: Path, docs: Path) -> None:
     tokenizer = folder.load(tok)
     counts = [0] * tokenizer.vocab_size
-    for file in read.shards(docs, "train"):
+    for file in document_files(docs, "train"):
         for document in documents.read(file):
             for i in tokenizer.encode(" ".join(document.text.split())):
                 counts[i] += 1
@@ -98,12 +100,12 @@ def test_little_memory_spills_and_gives_the_same_bytes(
     tok: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    write = runs.write
+    write = spill.write
     monkeypatch.setattr(count, "BUFFER", 10_000)
     monkeypatch.setattr(count, "BATCH", 100)
-    monkeypatch.setattr(runs, "BATCH", 100)
+    monkeypatch.setattr(spill, "BATCH", 100)
     monkeypatch.setattr(count.Columns, "size", 1 << 40)  # as if the memory were always used up
-    monkeypatch.setattr(runs, "write", lambda path, words: (written.append(path), write(path, words)))
+    monkeypatch.setattr(spill, "write", lambda path, words: (written.append(path), write(path, words)))
     assert train(docs, tmp_path / "tok", "--vocab_size", "2000", "--workers", "1") == 0
     assert len(written) > 10
     assert read_manifest(tmp_path / "tok", "tokenizer train").outputs == read_manifest(tok, "tokenizer train").outputs
@@ -115,7 +117,7 @@ def test_no_word_is_left_out_and_the_most_frequent_come_first(
 ) -> None:
     monkeypatch.setattr(count, "BUFFER", 10_000)
     monkeypatch.setattr(count.Columns, "size", 1 << 40)
-    found = count.count(read.shards(docs, "train"), what(), 1, tmp_path)
+    found = count.count(document_files(docs, "train"), what(), 1, tmp_path)
     expected = Counter(word for text in abstracts for word in bytelevel.split(text))
     assert dict(found.items()) == expected
     assert [times for _, times in found.items()] == sorted(expected.values(), reverse=True)
@@ -130,7 +132,7 @@ def what(**options: Any) -> count.What:
 
 def counted(docs: Path, tmp_path: Path, **options: Any) -> tuple[dict[str, int], count.Tally]:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    found = count.count(read.shards(docs, "train"), what(**options), 1, folder)
+    found = count.count(document_files(docs, "train"), what(**options), 1, folder)
     return dict(found.items()), found.tally
 
 

@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from biolm.core import cli
-from biolm.core.errors import ConfigError, DataError
-from biolm.core.manifest import read_manifest
-from biolm.corpus import read
-from biolm.tokenizer import encode, folder, pos, wordpiece
-from biolm.tokenizer.pos import ID, UPOS, PosTable, Spacy
-from biolm.tokenizer.shards import ShardReader, decode
-from biolm.tokenizer.words import END, WordTable
+from biomlm.core import cli
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.manifest import read_manifest
+from biomlm.corpus import documents
+from biomlm.tokenizer.commands import encode
+from biomlm.tokenizer.encoding import pos
+from biomlm.tokenizer.encoding.pos import ID, UPOS, PosTable, Spacy
+from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.formats import folder
+from biomlm.tokenizer.learning import wordpiece
+from biomlm.tokenizer.shards import ShardReader, decode
 
 # A spaCy of a few lines: words are runs of word characters or single signs, and their tags follow from their lengths.
 SPACY = """
@@ -192,7 +195,7 @@ def test_shards_have_them_whatever_the_workers(
         "valid.pos.npy",
     }
     assert one.inputs["pos"] == "en_lengths 1, spaCy 0"
-    for split in read.SPLITS:
+    for split in documents.SPLITS:
         reader = ShardReader(tmp_path / "1", split)
         assert reader.pos is not None
         assert not reader.pos.flags.writeable
@@ -250,5 +253,5 @@ def test_without_spacy_the_remedy_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     assert run(docs, tok, tmp_path / "shards", "--pos", "en_core_web_sm") == 2
-    assert "pip install 'biolm[pos]'" in capsys.readouterr().err
+    assert "pip install 'biomlm[pos]'" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()

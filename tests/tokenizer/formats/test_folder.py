@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biolm.core.errors import DataError, MismatchError
-from biolm.tokenizer import bytelevel, fairseq, folder
+from biomlm.core.errors import DataError, MismatchError
+from biomlm.tokenizer.formats import bytelevel, fairseq, folder
 
 ODD = "  The p53 in HER2-positive tumours, don't <s> it <mask>: é \ue000 \U0001f600 \x07 naïve\n\tend "
 

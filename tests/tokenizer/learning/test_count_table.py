@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.tokenizer import bert, bytelevel, columns, count, sentence_pieces
-from biolm.tokenizer.columns import Columns, padded
+from biomlm.tokenizer.formats import bert, bytelevel
+from biomlm.tokenizer.learning import count, count_table, sentencepiece
+from biomlm.tokenizer.learning.count_table import Columns, padded
 
 STRINGS = st.lists(st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\0", b"x")), max_size=30)
 
@@ -43,7 +44,7 @@ def test_columns_count_as_a_dictionary_does(batches: list[list[bytes]]) -> None:
 
 
 def test_strings_that_share_a_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "ODD", np.zeros(4, dtype=np.uint64))
+    monkeypatch.setattr(count_table, "ODD", np.zeros(4, dtype=np.uint64))
     check([[b"nine bytes", b"other bytes", b"nine bytes", b"seventeen bytes ..", b"seventeen bytes ,,"]] * 3)
 
 
@@ -98,7 +99,7 @@ def test_a_long_document_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -
 @given(
     st.lists(st.text(alphabet=st.characters(exclude_categories=["Zs", "Zl", "Zp", "Cc", "Cs"]), min_size=1), max_size=8)
 )
-@pytest.mark.parametrize("split", [bytelevel.split, bert.split_cased, bert.split_uncased, sentence_pieces.split])
+@pytest.mark.parametrize("split", [bytelevel.split, bert.split_cased, bert.split_uncased, sentencepiece.split])
 def test_a_text_is_split_as_what_stands_between_its_blanks_is(split: count.Split, words: list[str]) -> None:
     expected = [word for text in words for word in split(f" {text}")]
     assert list(split("".join(f" {text}" for text in words))) == expected

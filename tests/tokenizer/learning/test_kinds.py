@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.manifest import read_manifest
-from biolm.corpus.sentences import spans
-from biolm.tokenizer import fairseq, folder, sentence_pieces, wordpiece
-from biolm.tokenizer.config import TrainConfig
-from biolm.tokenizer.quick import Quick
-from biolm.tokenizer.sentence_pieces import GATORTRON
-from biolm.tokenizer.words import END, WordTable
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.manifest import read_manifest
+from biomlm.inputs.sentences import spans
+from biomlm.tokenizer.config import TrainConfig
+from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
+from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.formats import fairseq, folder
+from biomlm.tokenizer.learning import sentencepiece as sentence_pieces
+from biomlm.tokenizer.learning import wordpiece
+from biomlm.tokenizer.learning.sentencepiece import GATORTRON
 
 KINDS = {
     "bpe": (),
@@ -157,7 +159,7 @@ def test_the_same_text_gives_the_same_bytes(folders: dict[str, Path], kind: str,
 
 
 def test_shards_of_wordpiece(folders: dict[str, Path], docs: Path, tmp_path: Path) -> None:
-    from biolm.tokenizer.shards import ShardReader
+    from biomlm.tokenizer.shards import ShardReader
 
     argv = ["tokenizer", "encode", "--docs", str(docs), "--tokenizer", str(folders["wordpiece"]), "--workers", "1"]
     assert cli.run([*argv, "--out", str(tmp_path / "shards")]) == 0

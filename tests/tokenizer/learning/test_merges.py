@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from biolm.tokenizer import bytelevel, merges
-from biolm.tokenizer.merges import Learnt, Words, border, learn, symbol_type
+from biomlm.tokenizer.formats import bytelevel
+from biomlm.tokenizer.learning import merges
+from biomlm.tokenizer.learning.merges import Learnt, Words, border, learn, symbol_type
 
 RANK = np.argsort(np.argsort(bytelevel.alphabet()))
 

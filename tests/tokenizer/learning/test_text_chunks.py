@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.manifest import Manifest
-from biolm.tokenizer import bytelevel, count, documents, stretches
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.manifest import Manifest
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.formats import bytelevel
+from biomlm.tokenizer.learning import count, text_chunks
 
 SPACES = [chr(c) for c in range(0x3001) if chr(c).isspace()]
 ALPHABET = [*SPACES, *"   abc.", '"', "\\", "\0", "\x1f", "µ", "的", "\u2019", "\U0001f600", "\ud7ff"]
@@ -48,9 +50,9 @@ def counted(path: Path, folder: Path) -> tuple[dict[str, int], count.Tally]:
 
 
 def small(patched: pytest.MonkeyPatch, block: int = 8, long: int = 40) -> None:
-    patched.setattr(stretches, "LONG", long)
-    patched.setattr(stretches, "BLOCK", block)
-    patched.setattr(stretches, "NEAR", 16)
+    patched.setattr(text_chunks, "LONG", long)
+    patched.setattr(text_chunks, "BLOCK", block)
+    patched.setattr(text_chunks, "NEAR", 16)
 
 
 @st.composite
@@ -75,7 +77,7 @@ def test_no_word_is_cut_and_only_the_first_opens(text: tuple[str, list[list[int]
         path = write(Path(place) / "d.jsonl.gz", [writer(line(*text))])
         (whole,) = documents.read(path)
         small(patched, block)
-        found = list(stretches.read(path, Path(place)))
+        found = list(text_chunks.read(path, Path(place)))
     assert [word for stretch, _ in found for word in words(stretch)] == words(whole)
     assert "".join(stretch.text for stretch, _ in found) == whole.text
     assert [opens for _, opens in found] == [True] + [False] * (len(found) - 1)
@@ -126,7 +128,7 @@ def test_a_stretch_is_no_longer_than_it_must_be(tmp_path: Path, monkeypatch: pyt
         sentence = " ".join("x" * rng.randint(1, 9) for _ in range(300 if n == 7 else 9))
         sentences.append([len(text), len(text) + len(sentence)])
         text += sentence + " "
-    found = list(stretches.read(write(tmp_path / "d.jsonl.gz", [orjson.dumps(line(text, sentences))]), tmp_path))
+    found = list(text_chunks.read(write(tmp_path / "d.jsonl.gz", [orjson.dumps(line(text, sentences))]), tmp_path))
     assert "".join(stretch.text for stretch, _ in found) == text
     assert max(len(stretch.text) for stretch, _ in found) <= 200
     assert [opens for _, opens in found] == [True, *[False] * (len(found) - 1)]
@@ -135,13 +137,13 @@ def test_a_stretch_is_no_longer_than_it_must_be(tmp_path: Path, monkeypatch: pyt
 PEAK = """
 import re, sys
 from pathlib import Path
-from biolm.tokenizer import stretches
+from biomlm.tokenizer import stretches
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
 before, path = peak(), Path(sys.argv[1])
-print(sum(len(stretch.text) for stretch, _ in stretches.read(path, path.parent)), peak() - before)
+print(sum(len(stretch.text) for stretch, _ in text_chunks.read(path, path.parent)), peak() - before)
 """
 
 
@@ -206,9 +208,9 @@ def test_what_is_wrong_with_a_long_line_is_said(
     raw: bytes, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small(monkeypatch)
-    monkeypatch.setattr(stretches, "LONGEST", 250)
+    monkeypatch.setattr(text_chunks, "LONGEST", 250)
     monkeypatch.setattr(documents, "LONGEST", 250)
     path = write(tmp_path / "d.jsonl.gz", [orjson.dumps(line("a", [[0, 1]])), raw, orjson.dumps(line("b", [[0, 1]]))])
     with pytest.raises(DataError, match=problem) as error:
-        list(stretches.read(path, tmp_path))
+        list(text_chunks.read(path, tmp_path))
     assert "d.jsonl.gz (line 2" in str(error.value)

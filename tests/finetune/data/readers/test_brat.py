@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core import cli
-from biolm.core.errors import DataError
-from biolm.core.files import read_json
-from biolm.finetune.brat import pubtator_lines, read_brat, write_brat
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.pubtator import read_pubtator, tagged
-from biolm.finetune.spans import Span
+from biomlm.core import cli
+from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers.brat import pubtator_lines, read_brat, write_brat
+from biomlm.finetune.data.readers.pubtator import read_pubtator, tagged
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
 

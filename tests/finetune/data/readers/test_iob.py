@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from biolm.core.errors import DataError
-from biolm.finetune.iob import read_iob
+from biomlm.core.errors import DataError
+from biomlm.finetune.data.readers.iob import read_iob
 
-NCBI = Path(__file__).parent.parent / "data/finetune/ncbi"
+NCBI = Path(__file__).parents[3] / "data/finetune/ncbi"
 
 
 def write(tmp_path: Path, text: str) -> Path:

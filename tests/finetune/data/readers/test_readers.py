@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biolm.core.errors import ConfigError, DataError
-from biolm.finetune import qa
-from biolm.finetune.dropped import Dropped
-from biolm.finetune.folds import find, hold_out
-from biolm.finetune.iob import read_iob
-from biolm.finetune.medmentions import semantic_groups
-from biolm.finetune.pubtator import read_pubtator, tagged, without_overlap
-from biolm.finetune.spans import Span
-from biolm.finetune.tables import Columns, read_table
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.finetune.data.dropped import Dropped
+from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.readers import qa
+from biomlm.finetune.data.readers.columns import Columns, read_table
+from biomlm.finetune.data.readers.iob import read_iob
+from biomlm.finetune.data.readers.medmentions import semantic_groups
+from biomlm.finetune.data.readers.pubtator import read_pubtator, tagged, without_overlap
+from biomlm.finetune.data.splits import find, hold_out
 
-SHARED = Path(__file__).parents[3] / "shared/data"
+SHARED = Path(__file__).parents[5] / "shared/data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data beside the checkout")
 DOCUMENT = "7|t|Heart failure in β-thalassemia\n7|a|Nothing else.\n7\t0\t13\tHeart failure\tT047\tD1\n7\t17\t30\tβ-thalassemia\tT047\tD2\n"
 

@@ -1,0 +1,1 @@
+"""The checks that a conversion must pass before it is put in place."""

@@ -1,0 +1,1 @@
+"""The verbs of `biomlm convert`, one file each."""

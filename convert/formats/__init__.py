@@ -1,0 +1,1 @@
+"""The formats of checkpoints that are read and written, one file each."""

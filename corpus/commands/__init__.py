@@ -1,0 +1,1 @@
+"""The verbs of `biomlm corpus`, one file each."""

@@ -1,0 +1,1 @@
+"""Documents that say nearly the same."""

@@ -1,0 +1,1 @@
+"""Readers: one source's records → documents."""

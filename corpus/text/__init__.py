@@ -1,0 +1,1 @@
+"""A document's text and dates while it is put together."""

@@ -1,0 +1,1 @@
+"""The verbs of `biomlm distill`, one file each."""

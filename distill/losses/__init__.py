@@ -1,0 +1,1 @@
+"""The losses that compare a student with its teacher."""

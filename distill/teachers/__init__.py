@@ -1,0 +1,1 @@
+"""Teachers: models beside the student, answers from a cache, and other vocabularies."""

@@ -1,0 +1,1 @@
+"""The verbs of `biomlm finetune`, one file each."""

@@ -1,0 +1,1 @@
+"""Data sets: their folds, their records and the tags and marks in them."""

@@ -1,0 +1,1 @@
+"""Tasks: their heads, their inputs and what their outputs mean."""

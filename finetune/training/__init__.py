@@ -1,0 +1,1 @@
+"""Training on a task, choosing on the development fold, predicting."""

@@ -1,0 +1,1 @@
+"""Where a recipe's stages run: this machine, a list of hosts, SLURM."""

@@ -1,0 +1,1 @@
+"""The verbs of `biomlm launch`, one file each, with `report` and `doctor`."""

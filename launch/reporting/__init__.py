@@ -1,0 +1,1 @@
+"""What the report shows, and where it finds it."""

@@ -1,0 +1,1 @@
+"""The operations that take the time, each as its device computes it best."""

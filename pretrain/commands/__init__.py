@@ -1,0 +1,1 @@
+"""The verbs of `biomlm pretrain`, one file each."""

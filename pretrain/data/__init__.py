@@ -1,0 +1,1 @@
+"""From token shards to the batch of a step."""

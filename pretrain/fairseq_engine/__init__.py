@@ -1,0 +1,1 @@
+"""The real fairseq as an engine, in an environment of its own."""

@@ -1,0 +1,1 @@
+"""The verbs of `biomlm tokenizer`, one file each."""

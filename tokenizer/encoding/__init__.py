@@ -1,0 +1,1 @@
+"""Encode words quickly, and parts of speech beside them."""

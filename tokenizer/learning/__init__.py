@@ -1,0 +1,1 @@
+"""Learn a vocabulary: count words in bounded memory, then merge."""
