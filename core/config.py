@@ -8,11 +8,12 @@ takes several values; a bare `--flag` means true; the words before the first fla
 import argparse
 import difflib
 import json
+import tempfile
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, field, fields, is_dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import MISSING, asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +29,52 @@ OWN_FLAGS = {"config", "print_config", "help"}
 
 
 def runtime(default: Any) -> Any:
-    """A field that changes how a stage runs but not what it writes (workers, logging): left out of the configuration's hash."""
+    """Declare a field that changes how a stage runs but not what it writes (workers, logging): left out of the hash."""
     return field(default=default, metadata={"runtime": True})
+
+
+def added(default: Any, *, former: Any = MISSING) -> Any:
+    """Declare a field that folders made before it do not have: left out of the hash at the value of the former behaviour.
+
+    Args:
+        default: The field's default, a value or (if it can be called) a factory.
+        former: The value at which the stage does what it did before the field; the default unless said otherwise.
+    """
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    made = default() if callable(default) else default
+    return field(**factory, metadata={"former": made if former is MISSING else former})  # type: ignore[call-overload]
+
+
+def renamed(default: Any, *, was: str) -> Any:
+    """Declare a field that had another name: it is hashed under that name, and read under it from files and flags."""
+    return field(default=default, metadata={"was": was})
+
+
+def decisive(value: Any) -> Any:
+    """Reduce a configuration to what decides a stage's output, as plain values: what is hashed, now and in every later release.
+
+    Fields marked `runtime` are left out, fields marked `added` at their former value too; `renamed` ones stand under their old names.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.metadata.get("was", f.name): decisive(getattr(value, f.name))
+            for f in fields(value)
+            if not f.metadata.get("runtime")
+            and not ("former" in f.metadata and getattr(value, f.name) == f.metadata["former"])
+        }
+    return [decisive(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def former_names(cls: type, prefix: str = "") -> dict[str, str]:
+    """Map every dotted key that a class had before to today's."""
+    found: dict[str, str] = {}
+    hints = typing.get_type_hints(cls)
+    for f in fields(cls):
+        if "was" in f.metadata:
+            found[prefix + f.metadata["was"]] = prefix + f.name
+        if is_dataclass(hints[f.name]):
+            found |= former_names(hints[f.name], f"{prefix}{f.name}.")
+    return found
 
 
 def keys(cls: type) -> dict[str, Any]:
@@ -58,8 +103,14 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, positionals: Sequence
         SystemExit: After `--help` and `--print_config`.
     """
     known = keys(cls)
-    argv = list(_regular(argv, known, positionals))
-    _check_keys(argv, known)
+    former = former_names(cls)
+    with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
+        argv = list(_regular(_renamed(argv, former, Path(scratch)), known, positionals))
+        _check_keys(argv, known)
+        return _parsed(cls, argv, prog=prog, example=example)
+
+
+def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str) -> T:
     parser = ArgumentParser(prog=prog, exit_on_error=False, epilog=f"example: {example}" if example else None)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; flags win over it")
     parser.add_class_arguments(cls, as_group=True)
@@ -67,7 +118,42 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, positionals: Sequence
         values = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
         raise ConfigError(_one_line(str(error)), remedy=f"`{prog} --help` lists the options.") from None
-    return cls(**{name: value for name, value in vars(values).items() if name in known})
+    return cls(**{name: value for name, value in vars(values).items() if name in keys(cls)})
+
+
+def _renamed(argv: Sequence[str], former: dict[str, str], scratch: Path) -> list[str]:
+    """Put today's names in the place of former ones, in flags and in copies of the YAML files that have some."""
+    words: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        words.append(f"--{former[name[2:]]}{equals}{value}" if name[2:] in former and word.startswith("--") else word)
+        path = Path(value) if name == "--config" and equals else Path(word) if words[-2:-1] == ["--config"] else None
+        if path is not None and path.is_file():
+            copy = scratch / f"{len(words)}.yaml"
+            with yaml_errors(path, "Give a YAML file to --config."):
+                text = path.read_text(encoding="utf-8")
+                today = _renamed_yaml(text, former)
+            if today != text:
+                copy.write_text(today, encoding="utf-8")
+                words[-1] = f"--config={copy}" if equals else str(copy)
+    return words
+
+
+def _renamed_yaml(text: str, former: dict[str, str]) -> str:
+    """Replace former keys in the text itself, so that every line keeps its number."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    waiting: list[tuple[str, yaml.Node | None]] = [("", root)]
+    places: list[tuple[int, int, str]] = []
+    while waiting:
+        prefix, node = waiting.pop()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = f"{prefix}{key.value}"
+            if name in former:
+                places.append((key.start_mark.index, key.end_mark.index, former[name].rsplit(".", 1)[-1]))
+            waiting.append((f"{name}.", value))
+    for start, end, name in sorted(places, reverse=True):
+        text = text[:start] + name + text[end:]
+    return text
 
 
 def save(config: Any, path: str | Path) -> None:

@@ -6,13 +6,14 @@ manifest says `running` was interrupted: the same command goes on with it, anoth
 
 import hashlib
 import sys
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from biomlm.core import lock
+from biomlm.core.config import decisive
 from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import read_json, sha256, write_json
 
@@ -66,13 +67,7 @@ def digest(value: object) -> str:
 
 
 def config_hash(config: Any) -> str:
-    """Hash the fields of a configuration that decide the output: all but those marked `runtime` (see `core.config`)."""
-
-    def decisive(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: decisive(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("runtime")}
-        return list(value) if isinstance(value, tuple) else value
-
+    """Hash what of a configuration decides the output (`core.config.decisive`)."""
     return digest(decisive(config))
 
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from biomlm.core.config import runtime
+from biomlm.core.config import decisive, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.distill.config import DistillConfig
 from biomlm.model.device import Precision
@@ -110,10 +110,10 @@ def key_of(config: PretrainConfig, shards: Shards, teachers: Sequence[str]) -> d
         "vocabulary": shards.tokenizer.fingerprint,
         "shards": shards.fingerprint,
         "seed": config.seed,
-        "mlm": asdict(config.mlm),
-        "batch": asdict(config.batch),
-        "mix": asdict(config.mix),
-        "curriculum": [asdict(stage) for stage in config.curriculum],
+        "mlm": decisive(config.mlm),
+        "batch": decisive(config.batch),
+        "mix": decisive(config.mix),
+        "curriculum": decisive(config.curriculum),
     }
     if config.curriculum or config.mlm.final_mask_rate is not None:  # stages and rates are stretched over the steps
         key["steps"] = config.steps

@@ -6,6 +6,8 @@ from typing import Literal
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from biomlm.core import config
 from biomlm.core.errors import ConfigError
@@ -125,3 +127,69 @@ def test_hash_ignores_runtime_fields_only() -> None:
     base = Verb(src="s", out="o")
     assert config_hash(base) == config_hash(Verb(src="s", out="elsewhere"))
     assert config_hash(base) != config_hash(Verb(src="s", out="o", optim=Optim(lr=2e-3)))
+
+
+@dataclass(frozen=True)
+class FormerOptim:
+    """Before: no `decay`, and `lr` was `rate`."""
+
+    rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Former:
+    """Before: no `guard`."""
+
+    optim: FormerOptim = field(default_factory=FormerOptim)
+    stages: list[FormerOptim] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TodayOptim:
+    """Optimiser.
+
+    Args:
+        lr: Peak learning rate.
+        decay: Weight decay; it was 0 before there was a choice.
+    """
+
+    lr: float = config.renamed(1e-3, was="rate")
+    decay: float = config.added(0.1, former=0.0)
+
+
+@dataclass(frozen=True)
+class Today:
+    """Verb.
+
+    Args:
+        optim: Optimiser.
+        stages: One after the other.
+        guard: Look at losses.
+    """
+
+    optim: TodayOptim = field(default_factory=TodayOptim)
+    stages: list[TodayOptim] = field(default_factory=list)
+    guard: list[str] = config.added(list)
+
+
+@given(
+    rate=st.floats(1e-6, 1), decay=st.floats(0, 1), stages=st.lists(st.floats(1e-6, 1), max_size=3), guard=st.booleans()
+)
+def test_a_hash_outlives_added_and_renamed_fields(rate: float, decay: float, stages: list[float], guard: bool) -> None:
+    before = config_hash(Former(FormerOptim(rate), [FormerOptim(value) for value in stages]))
+    today = Today(TodayOptim(rate, decay), [TodayOptim(value, 0.0) for value in stages], ["loss"] * guard)
+    assert (config_hash(today) == before) == (decay == 0.0 and not guard)
+
+
+def test_a_renamed_key_is_read_under_both_names(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text("# rate: kept\noptim:\n  decay: 0.2\n  rate: 0.5  # rate\nguard: [rate]\n")
+    new.write_text(old.read_text().replace("  rate:", "  lr:"))
+    words = [["--config", str(old)], [f"--config={old}"], ["--config", str(new)]]
+    got = [config.parse(Today, each, prog="biomlm verb") for each in words]
+    assert got == [Today(TodayOptim(0.5, 0.2), guard=["rate"])] * 3
+    assert config.parse(Today, ["--optim.rate", "2"], prog="p").optim.lr == 2
+    assert config.parse(Today, ["--optim.rate=2"], prog="p").optim.lr == 2
+    old.write_text("optim:\n  rate: 0.5\n  ratee: 1\n")
+    with pytest.raises(ConfigError, match=r"line 3(.|\n)*optim\."):
+        config.parse(Today, ["--config", str(old)], prog="p")
