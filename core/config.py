@@ -42,7 +42,7 @@ def added(default: Any, *, former: Any = MISSING) -> Any:
     """
     factory = {"default_factory": default} if callable(default) else {"default": default}
     made = default() if callable(default) else default
-    return field(**factory, metadata={"former": made if former is MISSING else former})  # type: ignore[call-overload]
+    return field(**factory, metadata={"former": made if former is MISSING else former})
 
 
 def renamed(default: Any, *, was: str) -> Any:

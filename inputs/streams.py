@@ -1,6 +1,7 @@
 """Opening files: input that is plain, gzip or xz, local or remote through fsspec, never unpacked to disk; output in gzip."""
 
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
+from biomlm.core.errors import DataError
 from biomlm.inputs.gzip import fast_zlib
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -150,6 +152,33 @@ def opened(reader: Any, filepath: str) -> Iterator[IO[bytes]]:
         reader.raw = raw
         suffix = next((suffix for suffix in COMPRESSIONS if filepath.lower().endswith(suffix)), None)
         yield raw if suffix is None else cast(IO[bytes], Decompressed(raw, COMPRESSIONS[suffix]))
+
+
+def read_text(path: Path) -> str:
+    """Read a whole UTF-8 file, unpacked if its name ends in `.gz` or `.xz`.
+
+    Raises:
+        DataError: It cannot be unpacked or is no UTF-8.
+    """
+    inflate = next((make for suffix, make in COMPRESSIONS.items() if path.name.lower().endswith(suffix)), None)
+    data = path.read_bytes()
+    if inflate is not None:
+        stream, parts = Decompressed(io.BytesIO(data), inflate), []
+        try:
+            while part := stream.read(BLOCK):
+                parts.append(part)
+        except (EOFError, zlib.error):
+            kind = "gzip" if path.name.lower().endswith(".gz") else "xz"
+            problem = f"this {kind} file is damaged or cut off"
+            raise DataError(problem, file=path, remedy="Get the file again.") from None
+        data = b"".join(parts)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            "this is not UTF-8", file=path, record=f"line {line}", remedy="Convert the file to UTF-8."
+        ) from None
 
 
 @contextmanager

@@ -8,12 +8,14 @@ import re
 import zlib
 from collections.abc import Iterator
 from html.entities import html5
+from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from lxml import etree
 
+from biomlm.core.errors import DataError, UnsafeFileError
 from biomlm.inputs.search import find
-from biomlm.inputs.streams import BLOCK
+from biomlm.inputs.streams import BLOCK, read_text
 
 MOST = 64 << 20  # bytes in one record; anything longer is damage
 
@@ -65,6 +67,25 @@ def parse(data: bytes, parser: etree.XMLParser, encoding: str = "utf-8") -> etre
         return etree.fromstring(mended, parser)
     except (etree.XMLSyntaxError, ValueError):
         return None
+
+
+def read_xml(path: Path) -> etree._Element:
+    """Read a whole, small XML file; the root.
+
+    Raises:
+        UnsafeFileError: It declares entities, which could expand without bound or name other files.
+        DataError: It is not well-formed, or no UTF-8.
+    """
+    text = read_text(path)
+    if "<!ENTITY" in text:
+        raise UnsafeFileError("this XML declares entities", file=path, remedy="Corpora need none; get the file again.")
+    # The text is UTF-8 by now, whatever its declaration says.
+    strict = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, encoding="utf-8")
+    try:
+        return etree.fromstring(text.encode(), strict)
+    except etree.XMLSyntaxError as error:
+        problem = "this is not well-formed XML"
+        raise DataError(problem, file=path, record=f"line {error.lineno}", remedy="Get the file again.") from None
 
 
 def _mended(data: bytes, encoding: str) -> bytes:

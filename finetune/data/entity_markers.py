@@ -6,23 +6,20 @@ that overlap become one mark.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from biomlm.finetune.data.iob_tags import Span
+from biomlm.inputs.sentences import spans
 
-BORDER = re.compile(r"[.?!][\"')\]]*\s+(?=[A-Z0-9(\[\"'])|[\t\n]\s*")
-SHORTENED = re.compile(r"\b(?:e\.g|i\.e|et al|vs|cf|ca|approx|Figs?|No|Dr|St|sp|spp)\.\s+$")
+BLOCK = re.compile(r"[^\t\n]+")
 
 
 def sentences(text: str, entities: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """Sentences as characters of a text: cut behind a full stop before a capital or a digit, and never inside an entity."""
-    start = 0
-    for match in BORDER.finditer(text):
-        inside = any(span.start < match.end() and match.start() + 1 < span.stop for span in entities)
-        if not inside and not SHORTENED.search(text, start, match.end()):
-            yield start, match.end()
-            start = match.end()
-    if start < len(text):
-        yield start, len(text)
+    """Give the sentences as characters of a text, which together are all of it; those that share an entity are one."""
+    starts = [block.start() + first for block in BLOCK.finditer(text) for first, _ in spans(block[0])]
+    cuts = [at for at in starts[1:] if not any(entity.start < at < entity.stop for entity in entities)]
+    if text:
+        yield from pairwise([0, *cuts, len(text)])
 
 
 def marked(text: str, ends: tuple[Span, Span], both: str) -> str:

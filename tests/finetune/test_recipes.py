@@ -10,7 +10,7 @@ import yaml
 
 from biomlm.core import cli
 from biomlm.core.files import read_json
-from biomlm.finetune.data.readers.iob import read_text
+from biomlm.inputs.streams import read_text
 
 PUBTATOR = Path(__file__).parents[3] / "shared/data/ncbi_disease_pubtator"
 RECIPES = sorted((Path(__file__).parents[2] / "finetune/configs").glob("*.yaml"))

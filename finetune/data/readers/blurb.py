@@ -21,8 +21,9 @@ from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.columns import json_object, letters_of, number
-from biomlm.finetune.data.readers.iob import read_text, record_of
+from biomlm.finetune.data.readers.iob import record_of
 from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.inputs.streams import read_text
 
 Row = tuple[int, list[str]]  # line number and fields
 REMEDY = "Make the file again with BLURB's script, or give a head line and --columns."

@@ -9,9 +9,9 @@ from pathlib import Path
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
 from biomlm.finetune.data.records import Tagged
+from biomlm.inputs.streams import read_text
 
 ENTITY = re.compile(r"T\d+\t(?P<type>\S+) (?P<offsets>\d+ \d+(?:;\d+ \d+)*)\t(?P<mention>.*)")
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the .txt file, line ends included."

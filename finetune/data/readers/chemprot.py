@@ -12,8 +12,8 @@ from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.entity_markers import marked, sentences, shifted
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.records import Labelled
+from biomlm.inputs.streams import read_text
 
 FOLDS = {"train": "training", "dev": "development", "test": "test"}
 EVALUATED = ("CPR:3", "CPR:4", "CPR:5", "CPR:6", "CPR:9")

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.records import Labelled
+from biomlm.inputs.streams import read_text
 
 ENDINGS = (".jsonl", ".tsv", ".csv")
 

@@ -16,7 +16,7 @@ from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.entity_markers import marked
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.records import Labelled
-from biomlm.finetune.safe_xml import read_xml
+from biomlm.inputs.xml import read_xml
 
 NONE = "DDI-false"
 REMEDY = "Use the corpus' own files."

@@ -16,10 +16,10 @@ from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.entity_markers import marked, shifted
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
 from biomlm.finetune.data.records import Labelled, Tagged
-from biomlm.finetune.safe_xml import read_xml
+from biomlm.inputs.streams import read_text
+from biomlm.inputs.xml import read_xml
 
 # released as archives of these names; gold annotations of the test notes lie apart from their texts
 FOLDERS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.iob_tags import TAG, breaks_iob1, breaks_iob2, iob2
 from biomlm.finetune.data.records import Tagged
-from biomlm.inputs.gzip import ERRORS, Gunzip
+from biomlm.inputs.streams import read_text
 
 DOCUMENT = "-DOCSTART-"
 Token = tuple[str, str, int]  # word, tag, line number
@@ -42,26 +42,6 @@ def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
     for word, tag, line in tokens:
         _check_line(path, line, (word, tag), 2)
     return _record(name, tokens)
-
-
-def read_text(path: Path) -> str:
-    """A whole UTF-8 file, unpacked if it is gzip.
-
-    Raises:
-        DataError: It cannot be unpacked or is no UTF-8.
-    """
-    try:
-        with path.open("rb") as raw:
-            data = (Gunzip(fileobj=raw) if path.suffix == ".gz" else raw).read()
-    except ERRORS:
-        raise DataError("this gzip file is damaged or cut off", file=path, remedy="Get the file again.") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            "this is not UTF-8", file=path, record=f"line {line}", remedy="Convert the file to UTF-8."
-        ) from None
 
 
 def _sentences(path: Path) -> Iterator[list[Token]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Tagged
+from biomlm.inputs.streams import read_text
 
 LISTS = {"train": "trng", "dev": "dev", "test": "test"}
 PREFIX = "corpus_pubtator_pmids_"

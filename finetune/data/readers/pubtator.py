@@ -12,8 +12,8 @@ from pathlib import Path
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.records import Tagged
+from biomlm.inputs.streams import read_text
 
 WORD = re.compile(r"[^\W_]+|[^\s\w]|_")  # runs of letters and digits; every other mark by itself
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."

@@ -11,8 +11,8 @@ import orjson
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.columns import Columns, csv_rows, letters_of, read_table
-from biomlm.finetune.data.readers.iob import read_text
 from biomlm.finetune.data.records import Labelled
+from biomlm.inputs.streams import read_text
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
 PUBMEDQA_TEST = "test_ground_truth.json"
