@@ -16,6 +16,7 @@ import torch
 from peers import roberta
 
 from biomlm.core import rng
+from biomlm.core.config import variable
 from biomlm.model import device
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
@@ -226,7 +227,7 @@ def fairseq(case: Case) -> None:
 
 def fairseq_home() -> str:
     """Folder of fairseq's environment (docs/fairseq.md), or nothing."""
-    home = os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq")
+    home = variable("FAIRSEQ_ENV", ".venv-fairseq")
     return home if (Path(home) / "bin" / "python").exists() else ""
 
 

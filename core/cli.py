@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's mistake, without a traceback; 1 ours, with one;
 process: run the same command again.
 """
 
+import difflib
 import errno
 import importlib
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from biomlm import __version__
 from biomlm.core import config as configuration
 from biomlm.core import lock
 from biomlm.core.errors import UserError
@@ -102,6 +104,9 @@ def run(argv: Sequence[str]) -> int:
     argv = list(argv)
     verbose = "-v" in argv
     argv = [word for word in argv if word != "-v"]
+    if argv == ["--version"]:
+        print(f"biomlm {__version__}")
+        return 0
     name = next((" ".join(argv[:n]) for n in (2, 1) if " ".join(argv[:n]) in VERBS), None)
     if name is None:
         return _usage(argv)
@@ -145,14 +150,19 @@ def _say(prog: str, message: str, verbose: bool, code: int = 2) -> int:
 
 
 def _usage(argv: list[str]) -> int:
-    lines = ["usage: biomlm <verb> [--config FILE.yaml] [--key value …]   (-v shows tracebacks)", ""]
+    lines = [
+        "usage: biomlm <verb> [--config FILE.yaml] [--key value …]   (-v shows tracebacks, --version the version)",
+        "",
+    ]
     asked = not argv or argv[0] in ("-h", "--help", "help")
     room = [v for v in VERBS if argv and v.split()[0] == argv[0]]
     lines += [f"  {verb:18} {VERBS[verb][1]}" for verb in (room or VERBS)]
     lines += ["", "`biomlm <verb> --help` lists a verb's options. Start with: biomlm launch demo --out runs/demo"]
     if not asked and not (room and argv[1:] in ([], ["-h"], ["--help"])):
-        lines.insert(0, f"biomlm: there is no verb `{' '.join(argv[:2])}`")
-        print("\n".join(lines), file=sys.stderr)
+        wrong = " ".join(word for word in argv[:2] if not word.startswith("-")) or argv[0]
+        close = difflib.get_close_matches(wrong, VERBS, n=1) or difflib.get_close_matches(argv[0], VERBS, n=1)
+        remedy = f"Did you mean `biomlm {close[0]}`?" if close else "`biomlm --help` lists the verbs."
+        print(f"biomlm: there is no verb `{wrong}`.\n{remedy}", file=sys.stderr)
         return 2
     print("\n".join(lines))
     return 0

@@ -8,6 +8,7 @@ takes several values; a bare `--flag` means true; the words before the first fla
 import argparse
 import difflib
 import json
+import os
 import tempfile
 import types
 import typing
@@ -26,6 +27,11 @@ from biomlm.core.files import write_text
 T = TypeVar("T")
 
 OWN_FLAGS = {"config", "print_config", "help"}
+
+
+def variable(name: str, default: str = "") -> str:
+    """Read the environment variable `BIOMLM_<name>`, or `BIOLM_<name>` as it was called up to 0.1."""
+    return os.environ.get(f"BIOMLM_{name}", os.environ.get(f"BIOLM_{name}", default))
 
 
 def runtime(default: Any) -> Any:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biomlm.core.config import variable
+
 GIB = 1 << 30
 PATIENCE = 180  # seconds for a package's import
 SLOW = 0.5  # seconds after which a measurement is not repeated
@@ -129,7 +131,7 @@ class Machine:
 
 def probe() -> Machine:
     """Look at everything; optional packages are imported side by side."""
-    env = Path(os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    env = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
     with ThreadPoolExecutor(len(OPTIONAL) + 2) as pool:
         optional = {name: pool.submit(try_import, name) for name in OPTIONAL}
         fairseq = pool.submit(_fairseq, env)

@@ -17,6 +17,7 @@ from biomlm.core.files import read_json, write_json, write_text
 from biomlm.launch.recipe import TRAINING, Recipe, Stage
 
 JOBS = "jobs.json"
+FORMER_COMMAND = "-m biolm.core"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,12 @@ def submit(recipe: Recipe, to_do: Sequence[Stage], config: SlurmConfig, launch: 
     """
     folder = recipe.out / "slurm"
     waiting = _in_queue(folder)
+    if waiting and any(FORMER_COMMAND in script.read_text() for script in folder.glob("*.sbatch")):
+        raise MismatchError(
+            f"jobs {', '.join(waiting)} were queued when biomlm was called biolm, and would not find their program",
+            file=recipe.out,
+            remedy=f"`scancel {' '.join(waiting)}`, then run the same command again: it goes on where they were.",
+        )
     if waiting:
         raise MismatchError(
             f"jobs of this launch are still in the queue: {', '.join(waiting)}",

@@ -19,6 +19,7 @@ import torch
 from biomlm.convert.load import read_parts
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
+from biomlm.core.config import variable
 from biomlm.core.errors import ConfigError, DataError, TemporaryError
 from biomlm.core.metrics import MetricsWriter, read_metrics
 from biomlm.core.progress import progress
@@ -39,7 +40,7 @@ def executable() -> Path:
     Raises:
         ConfigError: There is none.
     """
-    folder = Path(os.environ.get("BIOMLM_FAIRSEQ_ENV", ".venv-fairseq"))
+    folder = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
     program = folder / "bin" / "fairseq-train"
     if not program.is_file():
         raise ConfigError(

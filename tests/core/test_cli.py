@@ -1,6 +1,7 @@
 """Exit codes, and that no combination of words ends in a traceback."""
 
 import errno
+import importlib.metadata
 import subprocess
 import sys
 import types
@@ -70,6 +71,27 @@ def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_usage(argv: list[str], code: int) -> None:
     assert cli.run(argv) == code
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"biomlm {importlib.metadata.version('biomlm')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("pretrian --out x", "pretrain"),
+        ("corpus biuld", "corpus build"),
+        ("tokeniser train", "tokenizer train"),
+        ("docter", "doctor"),
+    ],
+)
+def test_a_mistyped_verb_gets_the_nearest_one(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(typed.split()) == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[1] == f"Did you mean `biomlm {meant}`?"
+    assert len(err.splitlines()) == 2
 
 
 @pytest.mark.parametrize("verb", [v for v in cli.VERBS if v != "fake"])

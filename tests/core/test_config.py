@@ -181,6 +181,14 @@ def test_a_hash_outlives_added_and_renamed_fields(rate: float, decay: float, sta
     assert (config_hash(today) == before) == (decay == 0.0 and not guard)
 
 
+def test_variables_are_read_under_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.variable("PLACE", "none") == "none"
+    monkeypatch.setenv("BIOLM_PLACE", "before")
+    assert config.variable("PLACE", "none") == "before"
+    monkeypatch.setenv("BIOMLM_PLACE", "today")
+    assert config.variable("PLACE", "none") == "today"
+
+
 def test_a_renamed_key_is_read_under_both_names(tmp_path: Path) -> None:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     old.write_text("# rate: kept\noptim:\n  decay: 0.2\n  rate: 0.5  # rate\nguard: [rate]\n")

@@ -112,6 +112,23 @@ def test_jobs_in_the_queue_are_not_submitted_twice(
     assert launch(recipe) == 0
 
 
+def test_jobs_that_were_queued_under_the_former_name_are_named(
+    tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    assert launch(recipe) == 0
+    for script in (tmp_path / "out" / "slurm").glob("*.sbatch"):  # as 0.1 wrote them
+        script.write_text(script.read_text().replace("-m biomlm.core", "-m biolm.core"))
+    (fake / "queue").write_text("101 low demo")
+    assert launch(recipe) == 2
+    said = capsys.readouterr().err
+    assert "queued when biomlm was called biolm" in said
+    assert "scancel 10" in said
+    (fake / "queue").unlink()
+    assert launch(recipe) == 0
+    assert "-m biomlm.core" in (tmp_path / "out" / "slurm" / "model.sbatch").read_text()
+
+
 def test_a_recorded_stage_is_not_submitted_again(tmp_path: Path, fake: Path) -> None:
     recipe = make_recipe(tmp_path, 10)
     out = str(tmp_path / "out")
