@@ -1,11 +1,15 @@
-"""The rooms' import rule (docs/design.md), read from the syntax trees, and a few habits that the whole house keeps."""
+"""The house's rules (docs/design.md), read from the folders and the syntax trees: rooms, folders, imports, and a few habits."""
 
 import ast
+import subprocess
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import jedi
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "biomlm"
 
 MAY_IMPORT = {
     "core": set(),
@@ -19,24 +23,33 @@ MAY_IMPORT = {
     "finetune": {"core", "inputs", "tokenizer", "model", "convert"},
     "launch": {"core"},
 }
+MODULES_A_FOLDER = 15
 FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
+MODULES = {".".join(("biomlm", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+FOLDERS = sorted({path.parent for path in FILES})
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNPICKLE = "convert/safe_load/unpickle.py"
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 
 def imports(path: Path) -> list[str]:
-    found = []
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
-def test_every_room_is_there_and_nothing_else_is_packaged() -> None:
+def test_every_room_is_there_and_linked_and_nothing_else_is_packaged() -> None:
     assert {path.parent.name for path in ROOT.glob("*/py.typed")} == set(MAY_IMPORT)
+    links = {path.name: path for path in PACKAGE.iterdir() if path.is_symlink()}
+    assert set(links) == set(MAY_IMPORT)
+    assert all(link.resolve() == ROOT / room for room, link in links.items())
+    assert all((folder / "__init__.py").is_file() for folder in FOLDERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -44,17 +57,51 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] == "biomlm":
+        if parts[0] == "biomlm" and name != "biomlm.__version__":
             assert parts[1] in MAY_IMPORT[room] | {room}, f"{path} imports {name}"
+
+
+def test_no_circle_of_modules_is_imported() -> None:
+    graph = {
+        module: {known for name in imports(path) for known in (name, name.rpartition(".")[0]) if known in MODULES}
+        for module, path in MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(f"a circle: {' → '.join(circle.args[1])}")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_folder_is_found_through_by_looking(folder: Path) -> None:
+    modules = [path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__")]
+    assert len(modules) <= MODULES_A_FOLDER, f"{folder} holds {len(modules)} modules"
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+def test_every_verb_has_a_file_of_its_name() -> None:
+    from biomlm.core.cli import VERBS  # noqa: PLC0415
+
+    for verb, (module, _) in VERBS.items():
+        room, _, rest = module.removeprefix("biomlm.").partition(".")
+        assert rest == f"commands.{verb.rpartition(' ')[2]}", verb
+        assert room == verb.split()[0] or verb in ("report", "doctor"), verb
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_tests_lie_as_the_rooms_do(path: Path) -> None:
+    folder = path.parent.relative_to(ROOT / "tests")
+    if folder.parts and folder.parts[0] in MAY_IMPORT:
+        assert (ROOT / folder).is_dir(), f"{path} lies in a folder that {folder.parts[0]}/ does not have"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_no_pickle_is_executed(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     used = {name.split(".")[0] for name in imports(path)}
-    if path.relative_to(ROOT).as_posix() != "convert/safe_load/unpickle.py":
+    if path.relative_to(ROOT).as_posix() != UNPICKLE:
         assert not used & UNPICKLERS, f"{path} imports {used & UNPICKLERS}"
-        assert "torch.load" not in text, f"{path}: only convert/safe_load/unpickle.py reads foreign checkpoints"
+        assert "torch.load" not in text, f"{path}: only {UNPICKLE} reads foreign checkpoints"
     assert "weights_only=False" not in text
     assert "allow_pickle=True" not in text
 
@@ -62,3 +109,31 @@ def test_no_pickle_is_executed(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+EVERY = 17  # one module in so many is asked for all its imports of ours
+
+
+def test_an_editor_follows_every_import_of_ours() -> None:
+    """Jedi, which stands behind many editors, finds the file of each, without an installed package."""
+    project = jedi.Project(ROOT, added_sys_path=[str(ROOT / "src")], smart_sys_path=False)
+    asked = 0
+    for path in FILES[::EVERY]:
+        script = jedi.Script(path=path, project=project)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("biomlm."):
+                line, column = node.lineno, node.col_offset + len("from ") + len(str(node.module)) - 1
+                places = [place.module_path for place in script.goto(line, column, follow_imports=True)]
+                assert places, f"{path}:{line}: jedi finds no {node.module}"
+                assert all(place and ROOT in place.resolve().parents for place in places), places
+                asked += 1
+    assert asked >= 20
+
+
+def test_no_room_is_importable_by_its_bare_name() -> None:
+    """`core` or `tests` on the path would hide packages of others."""
+    from sys import executable  # noqa: PLC0415
+
+    code = "import importlib.util as u; print([n for n in ('core', 'corpus', 'convert', 'tests', 'model') if u.find_spec(n)])"
+    done = subprocess.run([executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
