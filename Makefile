@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-slow check matrix bench clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+matrix:
+	sh tools/matrix.sh build/matrix
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
