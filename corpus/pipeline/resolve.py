@@ -14,7 +14,6 @@ from biomlm.corpus.dedup.minhash import later_ones
 from biomlm.corpus.pipeline.intermediate import KEYS, SOURCES, table
 
 U1 = npt.NDArray[np.uint8]
-Bool = npt.NDArray[np.bool_]
 
 TRAIN, VALID, SET_ASIDE = 0, 1, 2
 SAME_ARTICLE, ONLY_REPEATS = 6, 9

@@ -5,12 +5,10 @@ keeps one name through all notes of a patient, and another patient's same placeh
 """
 
 import re
-from typing import Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.corpus.text.document import hash64
 
-Mode = Literal["keep", "type", "surrogate"]
 PLACEHOLDER = re.compile(r"\[\*\*(.*?)\*\*\]", re.S)
 
 KINDS = (

@@ -20,9 +20,6 @@ from biomlm.inputs.sentences import spans
 DROPPED = "dropped"  # metadata key: why a document is put aside
 PROBLEM = "problem"  # metadata key: where the damage is; positions and kinds, never text
 
-REMOVED = dict.fromkeys(
-    [*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x200B, 0x2060, 0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xD800, 0xE000)]
-)
 INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\xad\u200b\u2060\ufeff\ufff9-\ufffb\ud800-\udfff]")
 
 
