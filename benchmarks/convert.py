@@ -43,9 +43,9 @@ FLOOR = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-from biomlm.convert import torchfile
+from biomlm.convert.safe_load import torch_file
 from biomlm.core.files import fsync_path
-tensors = torchfile.load(sys.argv[1])["model"]
+tensors = torch_file.load(sys.argv[1])["model"]
 tied = "encoder.lm_head.weight"
 save_file({name: value.clone() for name, value in tensors.items() if name != tied}, sys.argv[2])
 fsync_path(Path(sys.argv[2]))
@@ -55,7 +55,7 @@ fsync_path(Path(sys.argv[2]))
 SPARSE = """
 import json, sys
 from pathlib import Path
-from biomlm.convert import architectures
+from biomlm.convert.formats import hf_architectures
 from biomlm.convert.formats.name_table import shapes
 from biomlm.convert.formats.name_table import from_native
 from biomlm.model.config import EncoderConfig
@@ -65,7 +65,7 @@ config = EncoderConfig(50176, 3584, layers, 56, 14336, 512, 2, layer_norm_eps=1e
 with torch.device("meta"):
     native = {name: torch.empty(shape) for name, shape in shapes(config).items()}
 header, place = {}, 0
-for name, tensor in from_native(architectures.MEGATRON.table, native, {}, 0).items():
+for name, tensor in from_native(hf_architectures.MEGATRON.table, native, {}, 0).items():
     header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [place, place + 2 * tensor.numel()]}
     place += 2 * tensor.numel()
 text = json.dumps(header).encode()

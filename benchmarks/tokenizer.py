@@ -47,7 +47,7 @@ FAIRSEQ_MB = 5  # for the slow pipeline, MB of text
 
 TEXTS = """
 import sys
-from biomlm.corpus import read
+from biomlm.corpus.documents import document_files
 from biomlm.tokenizer import documents
 def texts():
     for file in document_files(sys.argv[1], "train"):
@@ -69,8 +69,9 @@ ENCODE = """
 import sys
 import numpy as np
 from itertools import islice
-from biomlm.corpus import read
-from biomlm.tokenizer import documents, folder
+from biomlm.corpus.documents import document_files
+from biomlm.tokenizer import documents
+from biomlm.tokenizer.formats import folder
 def sentences():
     for file in document_files(sys.argv[1], "train"):
         for document in documents.read(file):
@@ -88,7 +89,7 @@ with open(sys.argv[2], "wb") as out:
 
 FAIRSEQ_TEXT = """
 import sys
-from biomlm.corpus import read
+from biomlm.corpus.documents import document_files
 from biomlm.tokenizer import documents
 left = int(sys.argv[3]) * 1_000_000
 with open(sys.argv[2], "w", encoding="utf-8") as out:

@@ -1,6 +1,8 @@
 """The house's rules (docs/design.md), read from the folders and the syntax trees: rooms, folders, imports, and a few habits."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -80,7 +82,7 @@ def test_a_folder_is_found_through_by_looking(folder: Path) -> None:
 
 
 def test_every_verb_has_a_file_of_its_name() -> None:
-    from biomlm.core.cli import VERBS  # noqa: PLC0415
+    from biomlm.core.cli import VERBS
 
     for verb, (module, _) in VERBS.items():
         room, _, rest = module.removeprefix("biomlm.").partition(".")
@@ -130,9 +132,48 @@ def test_an_editor_follows_every_import_of_ours() -> None:
     assert asked >= 20
 
 
+WRITTEN = re.compile(
+    r"\bfrom (biomlm(?:\.\w+)*) import (\w+(?: as \w+)?(?:, \w+(?: as \w+)?)*)|\bimport (biomlm(?:\.\w+)*)"
+)
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *(p for d in ("docs", "tests", "benchmarks", "demo", "tools") for p in (ROOT / d).rglob("*")),
+]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in TEXTS if p.suffix in (".py", ".md", ".sh") and p.name != "log.md"],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_every_import_that_is_written_anywhere_can_be_followed(path: Path) -> None:
+    """In programs inside strings and in pages too, which no other tool reads."""
+    for origin, names, whole in WRITTEN.findall(path.read_text(encoding="utf-8")):
+        module = importlib.util.find_spec(origin or whole)
+        assert module, f"{path}: there is no {origin or whole}"
+        for name in (each.split(" as ")[0].strip() for each in names.split(",") if each):
+            known = importlib.util.find_spec(f"{origin}.{name}") if module.submodule_search_locations else None
+            text = Path(str(module.origin)).read_text(encoding="utf-8")
+            assert known or re.search(rf"\b{name}\b", text), f"{path}: {origin} has no {name}"
+
+
+PLACE = re.compile(r"`((?:\w[\w-]*/)+[\w.-]+\.(?:py|md|yaml|sh|svg|txt))`")
+OURS = {*MAY_IMPORT, "src", "tests", "benchmarks", "demo", "docs", "tools"}
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    if path.name in ("log.md", "CHANGELOG.md"):
+        pytest.skip("these tell what was")
+    for place in PLACE.findall(path.read_text(encoding="utf-8")):
+        assert place.split("/")[0] not in OURS or (ROOT / place).is_file(), f"{path} names {place}"
+
+
 def test_no_room_is_importable_by_its_bare_name() -> None:
     """`core` or `tests` on the path would hide packages of others."""
-    from sys import executable  # noqa: PLC0415
+    from sys import executable
 
     code = "import importlib.util as u; print([n for n in ('core', 'corpus', 'convert', 'tests', 'model') if u.find_spec(n)])"
     done = subprocess.run([executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)

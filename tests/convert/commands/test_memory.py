@@ -14,7 +14,7 @@ MEASURED = """
 import json, sys, threading, time
 from pathlib import Path
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
-from biomlm.convert import hf
+from biomlm.convert.formats import hf
 from biomlm.convert.commands.convert import ConvertConfig, run
 
 def own():

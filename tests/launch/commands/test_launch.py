@@ -185,7 +185,8 @@ def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path, monkeypatch: pyte
 
 def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_path: Path) -> None:
     stage = "import sys; print('a result'); print('live' if sys.stderr.isatty() else 'dull', file=sys.stderr)"
-    code = f"from biomlm.launch import local; from pathlib import Path; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
+    begin = "from biomlm.launch.backends import local; from pathlib import Path"
+    code = f"{begin}; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
     primary, secondary = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stderr=secondary, stdin=secondary, cwd=tmp_path, check=True)
     os.close(secondary)
@@ -202,7 +203,7 @@ def test_a_stopped_launch_stops_its_stage(tmp_path: Path, number: signal.Signals
     script = f"""
 import signal, sys
 from pathlib import Path
-from biomlm.launch import local
+from biomlm.launch.backends import local
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so some CI, start with it ignored
 local.START, local.PATIENCE = {stage!r}, 0.5
 local.stop_on_sigterm()

@@ -137,7 +137,7 @@ def test_a_stretch_is_no_longer_than_it_must_be(tmp_path: Path, monkeypatch: pyt
 PEAK = """
 import re, sys
 from pathlib import Path
-from biomlm.tokenizer import stretches
+from biomlm.tokenizer.learning import text_chunks
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
