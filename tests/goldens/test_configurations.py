@@ -1,0 +1,42 @@
+"""Configurations have the hashes that they had, so that old run folders, caches and launches are not refused."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biolm.core import cli, config, manifest
+
+ROOT = Path(__file__).parents[2]
+GOLDENS = ROOT / "tests" / "data" / "goldens"
+LINES: dict[str, str] = json.loads((GOLDENS / "configurations.json").read_text())
+RUNS = sorted(path.parent.relative_to(GOLDENS).as_posix() for path in (GOLDENS / "world").glob("*/*/config.yaml"))
+
+
+def parse(words: list[str]) -> Any:
+    """The configuration that a command line stands for."""
+    name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in cli.VERBS)
+    verb = importlib.import_module(cli.VERBS[name][0]).VERB
+    return config.parse(verb.config, words[len(name.split()) :], prog=name, positionals=verb.positionals)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_line_has_the_hash_it_had(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert manifest.config_hash(parse(line.split())) == LINES[line]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_an_old_runs_config_yaml_reads_back_to_its_manifests_hash(run: str) -> None:
+    folder = GOLDENS / run
+    before = json.loads((folder / "manifest.json").read_text())
+    assert (
+        manifest.config_hash(parse([*before["stage"].split(), "--config", str(folder / "config.yaml")]))
+        == before["config_hash"]
+    )
+
+
+def test_the_default_salt_is_the_one_that_old_splits_and_patients_were_hashed_with() -> None:
+    assert parse(["corpus", "build", "--out", "OUT"]).salt == "biolm"
