@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from biolm.core import cli
+from biomlm.core import cli
 
 ROOT = Path(__file__).parents[2]
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "goldens" / "demo.json").read_text())

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from biolm.core import cli
-from biolm.core.manifest import read_manifest
-from biolm.launch.hosts import torchrun
+from biomlm.core import cli
+from biomlm.core.manifest import read_manifest
+from biomlm.launch.backends.hosts import torchrun
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 FACTS: dict[str, Any] = json.loads((GOLDENS / "world.json").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from biolm.core import cli
+from biomlm.core import cli
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "goldens" / "tensors.json").read_text())
 
