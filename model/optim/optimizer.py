@@ -41,7 +41,7 @@ class OptimConfig:
         decay: Share of the steps in which `wsd` and `sqrt` decay.
         power: Of the `polynomial` decay; 1 is linear.
         ema: Decay a step of a running mean of the weights, kept beside them, evaluated too, and taken out by `biomlm pretrain average`; it
-            starts as (1 + t) / (10 + t), as TensorFlow's; 0 keeps none.
+            starts as (1 + t) / (10 + t), as TensorFlow's, t steps after the mean began; 0 keeps none.
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """
 
@@ -102,6 +102,7 @@ class Optimizer:
         settings = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
         self.inner = _inner(config, settings)
         self.mean: dict[str, Tensor] = {}  # of the weights, where `ema` asks for it
+        self.mean_before = 0  # steps of earlier runs that are in it
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
@@ -134,7 +135,8 @@ class Optimizer:
         weights = [p.detach() for p in self.named.values()]
         if not self.mean:
             self.mean = {name: w.clone() for name, w in zip(self.named, weights, strict=True)}
-        decay = min(self.config.ema, (1 + step) / (10 + step))
+        seen = self.mean_before + step
+        decay = min(self.config.ema, (1 + seen) / (10 + seen))
         torch._foreach_lerp_(list(self.mean.values()), weights, 1 - decay)
 
     @contextmanager

@@ -4,6 +4,7 @@ Nothing here has state that a checkpoint would have to hold: any process can mak
 the same tokens, order and masks.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -36,7 +37,7 @@ class Batch:
         labels_m: The original ids there.
         epoch: Which pass over the shards it belongs to, from 0; never repeated, whatever the curriculum.
         index: Which micro-batch of that epoch it is, from 0. With the epoch it names the micro-batch of a run.
-        step: Which optimiser step it belongs to, from 0.
+        step: Which optimiser step of the run it belongs to, from 0, whatever was stepped over in the data: the run's progress.
         places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.
         pair_labels_b: What kind of pair each sequence is (`pretrain.data.segment_pairs`), NO_LABEL for none; None where there are no pairs.
     """
@@ -105,6 +106,7 @@ class Batches:
     ):
         self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
         self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
+        self.ahead = 0  # steps of the plan that were stepped over, or that an earlier run has read
         self.pos, self.wanted = self._parts_of_speech(), wanted(mlm)
         self.pieces = ordinary(reader.tokenizer.ids, reader.vocab_size)
         mixed = mix is not None and mix.active
@@ -170,9 +172,21 @@ class Batches:
 
     def names(self, step: int) -> list[tuple[int, int]]:
         """Epoch and index of each micro-batch of an optimiser step, counted from 0."""
-        first = (step - self.first_step) * self.batch.accumulation
+        return self._planned(step - self.first_step + self.ahead)
+
+    def _planned(self, step: int) -> list[tuple[int, int]]:
+        """The same by the place in the stage's plan, from 0."""
+        first = step * self.batch.accumulation
         numbers = (divmod(first + i, self.per_epoch) for i in range(self.batch.accumulation))
         return [(self.first_epoch + epoch, index) for epoch, index in numbers]
+
+    def passes_by(self, epoch: int) -> int:
+        """A number of passes that no source has begun before the end of an epoch."""
+        return epoch + 1 if self.mixture is None else math.ceil((epoch + 1) * max(self.mixture.passes.values()))
+
+    def epoch_behind(self, passes: int) -> int:
+        """The first epoch that belongs to no earlier pass over any source."""
+        return passes if self.mixture is None else math.ceil(passes / min(filter(None, self.mixture.passes.values())))
 
     def step(self, step: int) -> list[Batch]:
         """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
@@ -180,10 +194,10 @@ class Batches:
         return [batch for batch in made if batch is not None]
 
     def passes(self, step: int) -> dict[str, float]:
-        """How often this stage has read each mixed source before a step."""
+        """How often this stage has read each mixed source before a step, were nothing stepped over."""
         if self.mixture is None:
             return {}
-        epoch, index = self.names(step)[0]
+        epoch, index = self._planned(step - self.first_step)[0]
         plan = self.plan(epoch)
         return self.mixture.passes_read(self.epoch(epoch), epoch - self.first_epoch, plan.order[: plan.bounds[index]])
 
@@ -200,7 +214,8 @@ class Batches:
         draws_t = np.where(places_t < 0, places_t, places_t + reading_t * len(self.reader.tokens))
         key = rng.key(self.seed, "mask")
         starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
-        step = self.first_step + ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
+        planned = ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
+        step = self.first_step + planned - self.ahead
         rate = rate_at(self.mlm, step / self.steps)
         positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key, rate, self._may(places_t))
         mask_id = self.reader.tokenizer.ids.mask

@@ -1,19 +1,28 @@
 """Stages of a run: short sequences or small batches first, as BERT's 90% of the steps at 128 tokens before 512.
 
-Which stage a step is in follows from its number, so a resumed run needs to know nothing else. Epochs are counted through all stages
-and none is in two of them, so masks and order are never those of an earlier stage; what a stage leaves of its last epoch stays unread.
+Which stage a step is in follows from its number: from the progress of the run, not from the place in the data. The two part where a run
+steps over bad batches, and where it trains another run longer. Epochs are counted through all stages, and on from the run before; none
+is in two of them, so masks and order are never those of an earlier stage; what a stage leaves of its last epoch stays unread.
 
 Sources: Devlin et al. 2019 (arXiv 1810.04805, appendix A.2) for lengths; McCandlish et al. 2018 (arXiv 1812.06162) for batches that grow.
 """
 
+import itertools
 from bisect import bisect_right
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import ConfigError
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.core.manifest import digest, read_manifest
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
+
+UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far
 
 
 def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
@@ -42,8 +51,51 @@ def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
     return [*found, (first, config.batch)]
 
 
+def stream(settings: Mapping[str, Any], batch: BatchConfig, shards: str) -> str:
+    """A hash of what decides which tokens are in which micro-batch of a stage's plan.
+
+    Args:
+        settings: A run's configuration as a dictionary, as its manifest holds it.
+        batch: Sizes of the stage.
+        shards: Fingerprint of the run's training split.
+    """
+    pairs = {name: settings["objective"][name] > 0 for name in ("nsp", "sop", "drp")}
+    return digest([shards, settings["seed"], asdict(batch), settings["mix"], pairs, settings["mlm"]["static_masks"]])
+
+
+@dataclass(frozen=True)
+class End:
+    """Where in the data a run stopped.
+
+    Args:
+        stream: Of the stage it was in; empty if no other run can go on in the middle of its last epoch.
+        epoch: First one of that stage.
+        step: Steps of that stage's plan behind it.
+        passes: Passes over the shards that it may have begun, over that source which it read most often.
+    """
+
+    stream: str
+    epoch: int
+    step: int
+    passes: int
+
+
+def end_of(run: Path, found: Checkpoint) -> End:
+    """Where a run stopped, by its last checkpoint."""
+    if "data" in found.state:
+        return End(**found.state["data"])
+    # Of a version that wrote only how many steps of its plan a run had read, those of the run before it included.
+    read, record = found.step + found.state["guard"]["shift"], read_manifest(run, "pretrain|distill", finished=False)
+    settings = record.config
+    plan = stream(settings, BatchConfig(**settings["batch"]), record.inputs["shards"])
+    most = UPSAMPLED if MixConfig(**settings["mix"]).active else 1  # an epoch is a step at least
+    return End("" if settings["curriculum"] else plan, 0, read, most * read)
+
+
 class Curriculum:
     """The micro-batches of a run, stage after stage.
+
+    Where in the data it reads is known by `end`, of which all later stages' places follow.
 
     Args:
         shards: The training split.
@@ -52,6 +104,7 @@ class Curriculum:
     """
 
     def __init__(self, shards: Shards, config: PretrainConfig, segments: bool):
+        self.shards, self.config = shards, config
         self.stages: list[Batches] = []
         for first_step, batch in stages(config):
             first_epoch = self.stages[-1].names(first_step - 1)[-1][0] + 1 if self.stages else 0
@@ -85,6 +138,37 @@ class Curriculum:
         """See `Batches.micro_batch`."""
         stage = bisect_right(self.stages, epoch, key=lambda stage: stage.first_epoch) - 1
         return self.stages[stage].micro_batch(epoch, index)
+
+    def end(self, step: int) -> End:
+        """The place in the data after so many steps."""
+        stage = self.stage(step)
+        passes = max(one.passes_by(stage.names(step)[0][0]) for one in self.stages)
+        return End(self._stream(stage), stage.first_epoch, step - stage.first_step + stage.ahead, passes)
+
+    def go_on(self, step: int, end: End) -> None:
+        """Read from a place on after `step` steps: the next batch of the same plan, or else the epoch behind all that was read."""
+        stage = self.stage(step)
+        if self._stream(stage) == end.stream:
+            self._place(stage, end.epoch, end.step - (step - stage.first_step))
+        else:
+            self._place(stage, stage.epoch_behind(end.passes), stage.first_step - step)
+
+    def step_over(self, step: int, steps: int) -> None:
+        """From `step` on, leave out the batches that were read in so many steps behind it."""
+        stage, last = self.stage(step), step + steps - 1
+        if self.stage(last) is stage:
+            self._place(stage, stage.first_epoch, stage.ahead + steps)
+        else:
+            self._place(stage, self.names(last)[-1][0] + 1, stage.first_step - step)
+
+    def _place(self, stage: Batches, first_epoch: int, ahead: int) -> None:
+        """Place a stage in the data, and the later ones in the epochs behind it."""
+        stage.first_epoch, stage.ahead = first_epoch, ahead
+        for before, later in itertools.pairwise(self.stages[self.stages.index(stage) :]):
+            later.first_epoch, later.ahead = before.names(later.first_step - 1)[-1][0] + 1, 0
+
+    def _stream(self, stage: Batches) -> str:
+        return stream(asdict(self.config), stage.batch, self.shards.fingerprint)
 
     @property
     def tokens_per_epoch(self) -> int:

@@ -82,6 +82,21 @@ class Replicated(Engine):
         own = {n: p for n, p in self.loss.objective.named_parameters() if p.requires_grad}
         return {"model": self.model.state_dict(), "objective": own, "optimizer": self.optimizer.tensors()}
 
+    def state(self) -> dict[str, Any]:
+        """See `Engine.state`."""
+        before = {"mean_before": self.optimizer.mean_before} if self.optimizer.mean_before else {}
+        return {**super().state(), **before}
+
+    def load(self, groups: Groups, state: dict[str, Any]) -> None:
+        """See `Engine.load`."""
+        super().load(groups, state)
+        self.optimizer.mean_before = state.get("mean_before", 0)
+
+    def take_over(self, groups: Groups, state: dict[str, Any], step: int) -> None:
+        """See `Engine.take_over`; a running mean of the weights goes on too."""
+        super().take_over(groups, state, step)
+        self.optimizer.mean_before = state.get("mean_before", 0) + step if self.optimizer.mean else 0
+
     def load_tensors(self, groups: Groups) -> None:
         """See `Engine.load_tensors`."""
         try:

@@ -59,6 +59,7 @@ class Engine(ABC):
         self.scale = LossScale() if device.precision == "fp16" else None
         self.parameters = parameter_count(loss.model)
         self.updates = self.at = 0
+        self.updates_before = 0  # of these, by the run that this one trains longer
         self.timed, self.started, self.busy = False, 0.0, 0.0
         self.beat: Callable[[], None] | None = None  # told whenever this rank goes to meet the others
 
@@ -112,7 +113,8 @@ class Engine(ABC):
     def state(self) -> dict[str, Any]:
         """What a checkpoint says beside the tensors."""
         scale = None if self.scale is None else [self.scale.factor, self.scale.good_steps]
-        return {"updates": self.updates, "scale": scale}
+        before = {"updates_before": self.updates_before} if self.updates_before else {}
+        return {"updates": self.updates, "scale": scale, **before}
 
     def load(self, groups: Groups, state: dict[str, Any]) -> None:
         """Take over a checkpoint's whole tensors and what `state` said, of whatever engine and number of ranks.
@@ -120,10 +122,14 @@ class Engine(ABC):
         Raises:
             CheckpointError: They are of another model.
         """
-        self.updates = state["updates"]
+        self.updates, self.updates_before = state["updates"], state.get("updates_before", 0)
         if self.scale is not None and state["scale"] is not None:
             self.scale.factor, self.scale.good_steps = state["scale"]
         self.load_tensors(groups)
+
+    def take_over(self, groups: Groups, state: dict[str, Any], step: int) -> None:
+        """Start from the end of another run: as `load`, of what it held after `step` steps."""
+        self.load(groups, {**state, "updates_before": state["updates"]})
 
     @abstractmethod
     def load_tensors(self, groups: Groups) -> None:

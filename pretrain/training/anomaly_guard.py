@@ -28,7 +28,7 @@ class Guard:
         skipped: Bad steps in all, those undone by going back included.
         overflows: Steps skipped while fp16's loss scale was sought.
         rewinds: How often the run went back.
-        shift: Batches of the plan that were stepped over, in steps.
+        shift: Batches that were stepped over by going back, in steps.
     """
 
     config: GuardConfig

@@ -222,7 +222,8 @@ def _finish(
         result["teacher"] = asdict(teacher)
     write_json(run / RESULT, result)
     weights = checkpoint.path_of(run, outcome.step).glob("model*.safetensors")
-    counts = {"steps": outcome.step, "tokens": outcome.tokens, "steps_left_out": outcome.step - engine.updates}
+    updates = engine.updates - engine.updates_before
+    counts = {"steps": outcome.step, "tokens": outcome.tokens, "steps_left_out": outcome.step - updates}
     record.finish(run, [*weights, run / "encoder.json"], counts)
     show(record.stage, run)
 

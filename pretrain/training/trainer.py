@@ -7,7 +7,7 @@ with the same bits as one that was not; on another number of processes it sees t
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,21 @@ from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import DataError, TemporaryError
 from biomlm.core.saver import Saver
-from biomlm.model.flops import peak
+from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.data.batches import Batch, Batches
-from biomlm.pretrain.data.curriculum import Curriculum
-from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.data.curriculum import Curriculum, End, end_of
 from biomlm.pretrain.distributed.engine import Engine
 from biomlm.pretrain.distributed.hang_detector import Watch, is_lost
-from biomlm.pretrain.distributed.preemption import StopWish
-from biomlm.pretrain.objectives.base import Totals
-from biomlm.pretrain.training.anomaly_guard import Guard
 from biomlm.pretrain.training.evaluate import Evaluator, HeldOut
 from biomlm.pretrain.training.filled_examples import Examples
-from biomlm.pretrain.training.metrics import Recorder
+from biomlm.model.flops import peak
+from biomlm.pretrain.training.anomaly_guard import Guard
+from biomlm.pretrain.data.prefetch import Loader
 from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.training.metrics import Recorder
 from biomlm.pretrain.training.rank_batches import Share, share
+from biomlm.pretrain.distributed.preemption import StopWish
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Trainer:
         self,
         run: Path,
         engine: Engine,
-        batches: Batches | Curriculum,
+        batches: Curriculum,
         evaluator: Evaluator | None,
         config: PretrainConfig,
         what: str,
@@ -137,7 +137,7 @@ class Trainer:
         """Steps up to the last one, or up to where the run has to go back."""
         with Loader(self._load, self.done, self.config.steps) as loader:
             while self.done < self.config.steps and not self.guard.must_go_back:
-                self.recorder.stage(self.done, self.batches.stage(self.done + self.guard.shift).batch)
+                self.recorder.stage(self.done, self.batches.stage(self.done).batch)
                 waited = loader.waited
                 self._step(loader.take())
                 self.recorder.waited += loader.waited - waited
@@ -147,7 +147,7 @@ class Trainer:
         """This rank's part of a step, where a copy to the device need not wait."""
         shape = self.engine.model.config
         all_rows = self.engine.loss.objective.reads_all_rows
-        part = share(self.batches, step + self.guard.shift, self.world.rank, self.world.size, shape, all_rows)
+        part = share(self.batches, step, self.world.rank, self.world.size, shape, all_rows)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
     def _step(self, part: Share) -> None:
@@ -185,7 +185,7 @@ class Trainer:
         # Only here, where the error and all that its traceback holds are gone, is there memory to try with.
         self.engine.drop()
         fitting = 0 if self.world.size > 1 else largest(batch, self._fits)
-        raise too_large(batch, fitting, self.batches.stage(self.done + self.guard.shift).batch)
+        raise too_large(batch, fitting, self.batches.stage(self.done).batch)
 
     def _fits(self, batch: Batch) -> bool:
         """Whether a micro-batch could be computed beside the optimiser's moments, which the first step does not have yet."""
@@ -226,7 +226,7 @@ class Trainer:
 
     def _named(self, step: int) -> str:
         """The micro-batches of a step, counted from 0, in words."""
-        names = self.batches.names(step + self.guard.shift)
+        names = self.batches.names(step)
         return "micro-batch " + ", ".join(f"{index} of epoch {epoch}" for epoch, index in names)
 
     def _after_step(self) -> None:
@@ -277,6 +277,7 @@ class Trainer:
             "seconds": self.seconds + self.recorder.seconds,
             "engine": self.engine.state(),
             "guard": self.guard.state(),
+            "data": asdict(self.batches.end(self.done)),
             **self.recorder.state(),
         }
         return Checkpoint(self.done, self.engine.tensors(), state)
@@ -286,19 +287,33 @@ class Trainer:
         if step is not None:
             found = self._load_checkpoint(step)
             self.guard.load(found.state["guard"])
+            if "data" in found.state:
+                self.batches.go_on(step, End(**found.state["data"]))
+            elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
+                self.batches.step_over(step, self.guard.shift)
             if self.world.first:
                 print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
         elif self.config.longer is not None:
             self._train_longer(Path(self.config.longer))
 
     def _train_longer(self, run: Path) -> None:
-        """Take up another run's weights and moments, and the batches that follow its last one."""
+        """Take up another run's weights and moments, and the batches that follow its last one.
+
+        Raises:
+            DataError: It has no whole checkpoint, or one without moments or a place in the data.
+        """
         step = self.world.tell(checkpoint.latest_whole(run) if self.world.first else None)
         if step is None:
             raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
-        found = checkpoint.load(checkpoint.path_of(run, step), verify=False)
-        self.engine.load(found.tensors, found.state["engine"])
-        self.guard.shift = found.step + found.state["guard"]["shift"]
+        found = checkpoint.load(found_at := checkpoint.path_of(run, step), verify=False)
+        if not {"engine", "guard"} <= found.state.keys():
+            raise DataError(
+                "it holds a model, and no moments or place in the data to train on from",
+                file=found_at,
+                remedy="Start a new run from the model by --init.",
+            )
+        self.engine.take_over(found.tensors, found.state["engine"], found.step)
+        self.batches.go_on(0, end_of(run, found))
 
     def _load_checkpoint(self, step: int) -> Checkpoint:
         found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
@@ -328,6 +343,7 @@ class Trainer:
                 checkpoint.remove(self.run, later)
         found = self._load_checkpoint(step)
         self.guard.go_back(found.state["guard"], bad - step)
+        self.batches.step_over(step, bad - step)
         self.recorder.go_back(step)
         words = f"went back from step {bad} to {step}, and steps over the batches between"
         self.recorder.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
