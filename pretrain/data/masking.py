@@ -71,8 +71,9 @@ def choose(
     if config.unit == "token":
         chosen_t = rng.uniform(rng.key(key, "choose"), places_t) < rate
     else:
-        first_t = starts_word_t | (places_t < 0)
-        first_t[np.cumsum(lengths)[:-1]] = True
+        special_t = places_t < 0
+        first_t = starts_word_t | special_t
+        first_t[1:] |= special_t[:-1]  # whose mark may be missing: a document's first word, or what is left of one that was cut
         word_of_t = np.cumsum(first_t) - 1
         places_w = places_t[first_t]  # a word is known by the place of its first token
         chosen_t = (_words if config.unit == "word" else _ngrams)(rate, places_w, key)[word_of_t]
@@ -91,17 +92,28 @@ def _words(rate: float, places_w: I64, key: int) -> Bools:
 def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
     """Words covered by n-grams of 1 to 3 words with probabilities as 1/n, each word beginning one with the same probability.
 
-    An n-gram ends at the edge of its sequence, where a special token, whose place is -1, stands as a word of its own.
+    An n-gram ends at the edge of its stretch, where a special token, whose place is -1, stands as a word of its own. Others reach into
+    the stretch from in front of it, drawn by the place of its first word, which would else be covered less often than the rest.
     """
-    begins = (rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(rate)) & (places_w >= 0)
-    size = 1 + np.searchsorted(np.cumsum(NGRAM_SHARES)[:-1], rng.uniform(rng.key(key, "size"), places_w), side="right")
-    covered = begins.copy()
-    open_here = begins  # whether an n-gram that began k words earlier is still whole
+    number_w, real_w = np.arange(len(places_w)), places_w >= 0
+    nth_w = number_w - np.maximum.accumulate(np.where(real_w, -1, number_w))  # in its stretch, from 1; 0 for special tokens
+    opening_w = places_w[number_w - np.maximum(nth_w - 1, 0)]
+    size_w = _sizes(rate, places_w, key)
+    covered_w = size_w > 0
     for k in range(1, LONGEST_NGRAM):
-        open_here = np.concatenate([[False], open_here[:-1]]) & (places_w >= 0)
-        long_enough = np.concatenate([np.zeros(min(k, len(size)), bool), size[:-k] > k])[: len(size)]
-        covered |= open_here & long_enough
-    return covered
+        inside_w = nth_w > k
+        covered_w |= inside_w & (size_w[number_w - k * inside_w] > k)
+        for before in range(1, k + 1):  # of the first word
+            here = np.flatnonzero(nth_w == k - before + 1)
+            covered_w[here] |= _sizes(rate, opening_w[here], rng.key(key, "before", before)) > k
+    return covered_w & real_w
+
+
+def _sizes(rate: float, places_w: I64, key: int) -> I64:
+    """How many words the n-gram has that begins at each word; 0 for none."""
+    begins_w = rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(rate)
+    longer_w = np.searchsorted(np.cumsum(NGRAM_SHARES)[:-1], rng.uniform(rng.key(key, "size"), places_w), side="right")
+    return np.where(begins_w, 1 + longer_w, 0)
 
 
 def ngram_rate(mask_rate: float) -> float:
