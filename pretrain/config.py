@@ -1,5 +1,7 @@
 """The configuration of `biomlm pretrain`, which `biomlm distill` extends."""
 
+import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -328,6 +330,12 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not self.folders:
             raise ConfigError("shards names no folder", remedy="Give one that `biomlm tokenizer encode` wrote.")
+        if twice := [name for name, n in Counter(map(os.path.realpath, self.folders)).items() if n > 1]:
+            raise ConfigError(
+                "shards names this folder twice",
+                file=twice[0],
+                remedy="Weight folders by --mix.by folder, --mix.weights.",
+            )
         if len(self.folders) == 1:  # one folder is the same configuration whether it is given as a list or not
             object.__setattr__(self, "shards", self.folders[0])
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):

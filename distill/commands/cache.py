@@ -144,7 +144,11 @@ def cache(config: CacheConfig) -> None:
     key = key_of(config.run, asker.shards, asker.hashes)
     inputs = {"shards": asker.shards.fingerprint}
     inputs |= {f"teacher {i}" if i else "teacher": digits for i, digits in enumerate(asker.hashes)}
+    earlier = manifest.read_manifest(out, STAGE, finished=False) if (out / manifest.NAME).exists() else None
     record = manifest.begin(out, STAGE, config, inputs, override=config.override)
+    if earlier is not None and (earlier.config_hash, earlier.inputs) != (record.config_hash, record.inputs):
+        for path in (out / "answers").glob("*.bin"):  # to other questions, which --override lets pass
+            path.unlink()
     files = -(-config.steps // STEPS)
     if record.status != "done":
         facts = {

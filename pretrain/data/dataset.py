@@ -119,6 +119,15 @@ class Shards:
         """`id`, `source` and `links` of every document, in order."""
         return chain.from_iterable(reader.documents() for reader in self.readers)
 
+    @cached_property
+    def bounds(self) -> I64:
+        """[documents + 1] the place of every document's first token, then the number of tokens."""
+        return _starts(self.sizes)[self.doc_index]
+
+    def document(self, number: int) -> I64:
+        """All tokens of one document."""
+        return self.tokens[slice(*self.bounds[number : number + 2].tolist())]
+
     def where(self, place: int) -> tuple[Path, int]:
         """The file that a token stands in, and its place there."""
         bounds = self.tokens.bounds
@@ -139,6 +148,37 @@ def held_out(folders: Sequence[str | Path]) -> Shards | None:
     found = [folder for folder in folders if (Path(folder) / "valid.idx").exists()]
     found = [folder for folder in found if (ShardReader(folder, "valid").sizes > 1).any()]
     return Shards(found, "valid") if found else None
+
+
+PUBLIC = ("pmid:", "pmcid:")  # ids that name an article wherever it stands
+
+
+def require_apart(train: Shards, valid: Shards | None) -> None:
+    """Refuse folders of which one trains on what another holds out; inside one, `biomlm corpus build` has seen to it.
+
+    Any other document is known by its id and its tokens: two hospitals may number their notes alike.
+
+    Raises:
+        MismatchError: A held-out document is in the training split.
+    """
+    if valid is None or len(train.readers) == 1:
+        return
+    held = {str(document["id"]): number for number, document in enumerate(valid.documents())}
+    leaks: dict[str, int] = {}
+    for number, document in enumerate(train.documents()):
+        name = str(document["id"])
+        if name not in held:
+            continue
+        if name.startswith(PUBLIC) or np.array_equal(train.document(number), valid.document(held[name])):
+            leaks[name] = number
+    if leaks:
+        name, number = next(iter(leaks.items()))
+        (trained, _), (kept, _) = train.where(int(train.bounds[number])), valid.where(int(valid.bounds[held[name]]))
+        raise MismatchError(
+            f"{len(leaks)} of {len(held)} held-out documents are trained on, such as {name} of {kept}",
+            file=trained,
+            remedy="Build the documents of all folders in one `biomlm corpus build`, or with one --valid_fraction.",
+        )
 
 
 def check_ids(shards: Shards, ids_t: I64, places_t: I64) -> None:

@@ -15,7 +15,7 @@ from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.curriculum import Curriculum
-from biomlm.pretrain.data.dataset import Shards, held_out
+from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.distributed.build import make
 from biomlm.pretrain.distributed.engine import Engine
 from biomlm.pretrain.distributed.process_group import World, join, place
@@ -50,12 +50,20 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
 
 def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
     run = Path(config.out)
+    own = run / "tokenizer"
+    if config.override and own.exists() and tokenizer_folder.load(own).fingerprint != reader.tokenizer.fingerprint:
+        raise MismatchError(
+            f"the run's weights are of this tokenizer, the shards in {reader.folder} of another",
+            file=own,
+            remedy="Give another --out; --init and --init_vocabulary move a model to another vocabulary.",
+        )
+    require_apart(reader, held_out(config.folders))
     record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
     sweep(run)
     configuration.save(config, run / "config.yaml")
     model.config.save(run)
-    if not (run / "tokenizer").exists():
-        tokenizer_folder.copy(Path(config.folders[0]) / "tokenizer", run / "tokenizer")
+    if not own.exists():
+        tokenizer_folder.copy(Path(config.folders[0]) / "tokenizer", own)
     return record
 
 

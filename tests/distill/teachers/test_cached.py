@@ -98,6 +98,15 @@ def test_several_processes_write_the_same_bytes(caches: Path, ask: list[str], tm
         assert sha256(file_of(tmp_path / "cache", number)) == sha256(file_of(caches / "top", number))
 
 
+def test_another_question_asked_in_the_same_folder_keeps_no_earlier_answer(ask: list[str], tmp_path: Path) -> None:
+    """--override with another temperature: the bytes are those of a new cache."""
+    short = [*ask[: ask.index("--steps")], "--steps", "3", *ask[ask.index("--steps") + 2 :]]
+    for folder, temperature in (("same", "1.0"), ("same", "3.0"), ("new", "3.0")):
+        words = [*short, "--temperature", temperature, "--override", "--out", str(tmp_path / folder)]
+        assert cli.run(words) == 0
+    assert sha256(file_of(tmp_path / "same", 0)) == sha256(file_of(tmp_path / "new", 0))
+
+
 def test_a_killed_writer_goes_on(
     caches: Path, ask: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,6 +165,10 @@ def test_shards_of_another_tokenizer_are_refused(
     assert "the model's tokenizer is not that of" in capsys.readouterr().err
     assert cli.run(argv(shards, whole, 120)) == 2
     assert "made with another" in capsys.readouterr().err
+    before = read_json(whole / "manifest.json")
+    assert cli.run(argv(shards, whole, 130, "--override")) == 2
+    assert "weights are of this tokenizer" in capsys.readouterr().err
+    assert read_json(whole / "manifest.json") == before
 
 
 STEADY = ["--optim.schedule", "constant", "--optim.warmup", "0"]
