@@ -4,7 +4,7 @@ The teachers read the same masked micro-batch (or read it when their cache was w
 projections between different widths are both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -169,6 +169,11 @@ class DistillObjective(Objective):
             if name != "aligned":
                 loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
         return {"loss": loss, **terms}
+
+    def over(self, term: str) -> Collection[str]:
+        """See `Objective.over`."""
+        predicted = term in ("kl", "mlm", "accuracy") or (term == "loss" and self.predicts)
+        return ("masked",) if predicted else ("tokens",)
 
     def _alignment(
         self, answers: Answers, hidden: Sequence[Tensor], kept: Sequence[QKV], batch: Batch

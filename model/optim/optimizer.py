@@ -77,6 +77,11 @@ class OptimConfig:
             raise ConfigError("optim.ema must lie in [0, 1)", remedy="0.999 to 0.9999 are usual; 0 keeps none.")
         if not 0 <= self.warmup <= 1:
             raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
+        if self.schedule in ("wsd", "sqrt") and self.warmup + self.decay > 1:
+            raise ConfigError(
+                f"optim.warmup {self.warmup} and optim.decay {self.decay} are more than the whole run: the rate would fall at once",
+                remedy="Their sum is 1 at most.",
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
 

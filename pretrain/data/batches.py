@@ -20,9 +20,9 @@ from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
 from biomlm.pretrain.data.collate import lay_out
 from biomlm.pretrain.data.dataset import Shards, Tokens, check_ids
 from biomlm.pretrain.data.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
-from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources
+from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
 from biomlm.pretrain.data.sequence_builder import former
-from biomlm.pretrain.data.sequences import EpochPlan, micro_batches_per_epoch, plan_epoch
+from biomlm.pretrain.data.sequences import EpochPlan, micro_batches_per_epoch, passes_to_join, plan_epoch
 
 I64 = npt.NDArray[np.int64]
 
@@ -89,6 +89,7 @@ class Batches:
         first_step: Of the stage.
         first_epoch: Of the stage: the epochs before it belong to earlier ones.
         steps: Of the run, over which the masking rate may change.
+        join: Join passes over the shards to one epoch where a single one cannot be cut into steps of nearly the size that is asked for.
     """
 
     def __init__(
@@ -103,6 +104,8 @@ class Batches:
         first_step: int = 0,
         first_epoch: int = 0,
         steps: int = 1,
+        *,
+        join: bool = False,
     ):
         self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
         self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
@@ -112,14 +115,21 @@ class Batches:
         mixed = mix is not None and mix.active
         by = "source" if mix is None else mix.by
         sources = Sources.read(reader, by) if mixed or pair in ("nsp", "drp") else None
-        form = former(reader, batch, pair, segments, None if sources is None else sources.of_document)
+        of_document = None if sources is None else sources.of_document
+        form = former(reader, batch, pair, segments, of_document, apart=mixed)
         # With static masks, pairs come round again with them.
         self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
         self.mixture = Mixture(self.form, sources, mix, seed) if mix and sources and mixed else None
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self.joined = 1  # passes in an epoch
+        # Of one pass, special tokens of sequences included; with pairs, of the first one, and the others are about as long.
+        self.tokens_per_epoch = int(self.epoch(0).sequences.tokens.sum())
+        if join and (joined := passes_to_join(self.tokens_per_epoch, batch.tokens * batch.accumulation)) > 1:
+            self.joined = joined
+            self.epoch.cache_clear()
         self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)
-        self.tokens_per_step = self.tokens_per_epoch / self.steps_per_epoch
+        self.tokens_per_step = self.joined * self.tokens_per_epoch / self.steps_per_epoch
 
     def _parts_of_speech(self) -> Tokens | None:
         """Of every token, if masks go by them.
@@ -144,18 +154,16 @@ class Batches:
         return np.isin(self.pos[np.maximum(places_t, 0)], self.wanted)
 
     def _epoch(self, epoch: int) -> Epoch:
+        return join([self._pass(epoch * self.joined + i) for i in range(self.joined)])
+
+    def _pass(self, number: int) -> Epoch:
         if self.mixture is not None:
-            return self.mixture(epoch)
-        sequences = self.form(epoch)
-        return Epoch(sequences, np.full(len(sequences), epoch))
+            return self.mixture(number)
+        sequences = self.form(number)
+        return Epoch(sequences, np.full(len(sequences), number))
 
     def _plan(self, epoch: int) -> EpochPlan:
         return plan_epoch(self.epoch(epoch).sequences, self.per_epoch, self.seed, epoch)
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens of one epoch, special ones of sequences included; with pairs, of the first one, and the others are about as long."""
-        return int(self.epoch(0).sequences.tokens.sum())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,11 +190,13 @@ class Batches:
 
     def passes_by(self, epoch: int) -> int:
         """A number of passes that no source has begun before the end of an epoch."""
-        return epoch + 1 if self.mixture is None else math.ceil((epoch + 1) * max(self.mixture.passes.values()))
+        passes = (epoch + 1) * self.joined
+        return passes if self.mixture is None else math.ceil(passes * max(self.mixture.passes.values()))
 
     def epoch_behind(self, passes: int) -> int:
         """The first epoch that belongs to no earlier pass over any source."""
-        return passes if self.mixture is None else math.ceil(passes / min(filter(None, self.mixture.passes.values())))
+        least = 1.0 if self.mixture is None else min(filter(None, self.mixture.passes.values()))
+        return math.ceil(passes / (least * self.joined))
 
     def step(self, step: int) -> list[Batch]:
         """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
@@ -199,11 +209,13 @@ class Batches:
             return {}
         epoch, index = self._planned(step - self.first_step)[0]
         plan = self.plan(epoch)
-        return self.mixture.passes_read(self.epoch(epoch), epoch - self.first_epoch, plan.order[: plan.bounds[index]])
+        read = plan.order[: plan.bounds[index]]
+        passes = self.mixture.passes_read(self.epoch(epoch), epoch - self.first_epoch, read)
+        return {name: count * self.joined for name, count in passes.items()}
 
-    def micro_batch(self, epoch: int, index: int) -> Batch | None:
-        """One micro-batch of an epoch, or None where the corpus has fewer sequences than micro-batches."""
-        sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)
+    def micro_batch(self, epoch: int, index: int, most: int | None = None) -> Batch | None:
+        """One micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
+        sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)[:most]
         if not len(numbers):
             return None
         row = lay_out(sequences, numbers, self.reader.tokens, self.reader.tokenizer.ids, self.segments)

@@ -18,8 +18,8 @@ from typing import Any
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import digest, read_manifest
-from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig
+from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 
 UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far
@@ -107,7 +107,6 @@ class Curriculum:
         self.shards, self.config = shards, config
         self.stages: list[Batches] = []
         for first_step, batch in stages(config):
-            first_epoch = self.stages[-1].names(first_step - 1)[-1][0] + 1 if self.stages else 0
             made = Batches(
                 shards,
                 config.mlm,
@@ -117,9 +116,11 @@ class Curriculum:
                 segments,
                 config.mix,
                 first_step,
-                first_epoch,
-                config.steps,
+                steps=config.steps,
+                join=True,
             )
+            if self.stages:
+                made.first_epoch = _behind(self.stages[-1], first_step - 1, made)
             self.stages.append(made)
 
     def stage(self, step: int) -> Batches:
@@ -159,20 +160,20 @@ class Curriculum:
         if self.stage(last) is stage:
             self._place(stage, stage.first_epoch, stage.ahead + steps)
         else:
-            self._place(stage, self.names(last)[-1][0] + 1, stage.first_step - step)
+            self._place(stage, _behind(self.stage(last), last, stage), stage.first_step - step)
 
     def _place(self, stage: Batches, first_epoch: int, ahead: int) -> None:
         """Place a stage in the data, and the later ones in the epochs behind it."""
         stage.first_epoch, stage.ahead = first_epoch, ahead
         for before, later in itertools.pairwise(self.stages[self.stages.index(stage) :]):
-            later.first_epoch, later.ahead = before.names(later.first_step - 1)[-1][0] + 1, 0
+            later.first_epoch, later.ahead = _behind(before, later.first_step - 1, later), 0
 
     def _stream(self, stage: Batches) -> str:
         return stream(asdict(self.config), stage.batch, self.shards.fingerprint)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens of an epoch of the last stage; those of shorter sequences have more special tokens, else they are the same."""
+        """Tokens of a pass of the last stage; those of shorter sequences have more special tokens, else they are the same."""
         return self.stages[-1].tokens_per_epoch
 
     def work(self, steps: int) -> float:
@@ -192,3 +193,8 @@ class Curriculum:
                 for name, count in stage.passes(end).items():
                     total[name] += count
         return dict(total)
+
+
+def _behind(before: Batches, step: int, stage: Batches) -> int:
+    """The first epoch of a stage that is behind the one which another stage reads in a step; either may join passes to epochs."""
+    return -(-(before.names(step)[-1][0] + 1) * before.joined // stage.joined)

@@ -73,7 +73,9 @@ def choose(
     else:
         special_t = places_t < 0
         first_t = starts_word_t | special_t
-        first_t[1:] |= special_t[:-1]  # whose mark may be missing: a document's first word, or what is left of one that was cut
+        first_t[1:] |= special_t[
+            :-1
+        ]  # whose mark may be missing: a document's first word, or what is left of one that was cut
         word_of_t = np.cumsum(first_t) - 1
         places_w = places_t[first_t]  # a word is known by the place of its first token
         chosen_t = (_words if config.unit == "word" else _ngrams)(rate, places_w, key)[word_of_t]
@@ -96,7 +98,9 @@ def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
     the stretch from in front of it, drawn by the place of its first word, which would else be covered less often than the rest.
     """
     number_w, real_w = np.arange(len(places_w)), places_w >= 0
-    nth_w = number_w - np.maximum.accumulate(np.where(real_w, -1, number_w))  # in its stretch, from 1; 0 for special tokens
+    nth_w = number_w - np.maximum.accumulate(
+        np.where(real_w, -1, number_w)
+    )  # in its stretch, from 1; 0 for special tokens
     opening_w = places_w[number_w - np.maximum(nth_w - 1, 0)]
     size_w = _sizes(rate, places_w, key)
     covered_w = size_w > 0

@@ -9,7 +9,7 @@ Temperature: Arivazhagan et al. 2019, "Massively multilingual neural machine tra
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -48,8 +48,7 @@ class Sources:
         else:
             named = np.array([str(document["source"]) for document in shards.documents()], dtype=np.str_)
         names, of_document = np.unique(named, return_inverse=True)
-        offsets = np.concatenate([[0], np.cumsum(shards.sizes, dtype=np.int64)])
-        return Sources(names.tolist(), of_document, offsets[shards.doc_index])
+        return Sources(names.tolist(), of_document, shards.bounds)
 
     def at(self, places: I64) -> I64:
         """The source of the document that each token stands in, by its place."""
@@ -98,6 +97,14 @@ class Epoch:
 
     sequences: Sequences
     passes: I64
+
+
+def join(epochs: Sequence[Epoch]) -> Epoch:
+    """Several epochs as one."""
+    if len(epochs) == 1:
+        return epochs[0]
+    taken = [(epoch.sequences, np.arange(len(epoch.sequences)), 0) for epoch in epochs]
+    return Epoch(_chosen(taken), np.concatenate([epoch.passes for epoch in epochs]))
 
 
 class Mixture:

@@ -28,7 +28,12 @@ from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, Units, chai
 # BERT's, ALBERT's and Hugging Face's numbers; LinkBERT's are not published.
 NEXT, RANDOM, LINKED = 0, 1, 2
 IN_ORDER, SWAPPED = 0, 1
-CLASSES: Mapping[PairKind, int] = {"nsp": 2, "sop": 2, "drp": 3}
+NAMES: Mapping[PairKind, tuple[str, ...]] = {
+    "nsp": ("next", "random"),
+    "sop": ("in_order", "swapped"),
+    "drp": ("contiguous", "random", "linked"),
+}
+CLASSES: Mapping[PairKind, int] = {kind: len(names) for kind, names in NAMES.items()}
 DRAWS = 8  # of a first sentence for a B from elsewhere, until one fits; then it is cut
 
 
@@ -54,7 +59,9 @@ class Links:
         return found
 
 
-def read_links(documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bool_]) -> Links:
+def read_links(
+    documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bool_], source_of: I64 | None = None
+) -> Links:
     """The links of a split.
 
     An article that nobody here cites, but that cites another, counts as cited once.
@@ -62,6 +69,7 @@ def read_links(documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bo
     Args:
         documents: `id` and `links` of each, in order.
         usable: Whether a document has tokens; links from and to others are left out.
+        source_of: The source of each document, where links between two sources are left out.
     """
     number: dict[str, int] = {}
     named: list[list[str]] = []
@@ -71,6 +79,8 @@ def read_links(documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bo
     pairs = {(i, number[link]) for i, links in enumerate(named) for link in links if link in number}
     edges = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
     edges = edges[(edges[:, 0] != edges[:, 1]) & usable[edges].all(1)]
+    if source_of is not None:
+        edges = edges[source_of[edges[:, 0]] == source_of[edges[:, 1]]]
     degree = np.maximum(np.bincount(edges[:, 1], minlength=len(named)), 1)
     both = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
     bounds = np.searchsorted(both[:, 0], np.arange(len(named) + 1))

@@ -15,7 +15,13 @@ Former = Callable[[int], Sequences]  # key of seed and epoch → sequences
 
 
 def former(
-    reader: Shards, batch: BatchConfig, pair: PairKind | None, segments: bool, source_of: I64 | None = None
+    reader: Shards,
+    batch: BatchConfig,
+    pair: PairKind | None,
+    segments: bool,
+    source_of: I64 | None = None,
+    *,
+    apart: bool = False,
 ) -> Former:
     """How sequences are formed for a key; only pairs are others under each key.
 
@@ -25,6 +31,7 @@ def former(
         pair: The pair objective, if `batch.form` says pairs.
         segments: Whether the model has token types, which decides on a pair's special tokens.
         source_of: The source of each document, which a random document of a pair shares.
+        apart: Whether no sequence may hold two sources, because they are read more or less often.
 
     Raises:
         DataError: There are no tokens, or fewer documents than pairs need.
@@ -36,7 +43,8 @@ def former(
     if not documents:
         raise DataError("the shards hold no tokens", file=reader.folder, remedy="Encode a larger corpus.")
     if pair is None:
-        sequences = single(units, batch.max_length, across=batch.form == "full")
+        borders = source_of if apart else None
+        sequences = single(units, batch.max_length, across=batch.form == "full", source_of=borders)
         return lambda _: sequences
     if documents < 2 and pair != "sop":
         raise DataError(
@@ -44,5 +52,6 @@ def former(
             file=reader.folder,
             remedy="Encode a larger corpus.",
         )
-    links = read_links(reader.documents(), np.diff(units.bounds) > 0) if pair == "drp" else None
+    usable = np.diff(units.bounds) > 0
+    links = read_links(reader.documents(), usable, source_of if apart else None) if pair == "drp" else None
     return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links, source_of)

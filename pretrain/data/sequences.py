@@ -7,6 +7,7 @@ sequences in the epoch's order. The number of micro-batches is the same in every
 number by division; their sizes differ by a sequence at most, which costs nothing where nothing is padded.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from biomlm.model.kernels.cross_entropy import NO_LABEL
 
 I64 = npt.NDArray[np.int64]
 
+NEARLY = 0.95  # of the tokens that a step is asked to have
 SPECIALS = 2  # <s> and </s> around a sequence that is no pair
 
 
@@ -96,19 +98,27 @@ class Sequences:
         return len(self.tokens)
 
 
-def single(units: Units, max_length: int, *, across: bool) -> Sequences:
+def single(units: Units, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
     """Sequences of one segment.
 
     Args:
         units: No longer than `max_length` allows.
         max_length: Longest sequence in tokens, special ones included.
         across: Whether a sequence goes on into the next document, with a `</s>` between.
+        source_of: The source of each document, where a sequence may hold no two.
     """
     opens = np.diff(units.document, prepend=0) > 0  # a document that is not the first one
     reached = np.cumsum(units.length + (opens if across else 0))
     begun = reached - units.length
     after = np.searchsorted(reached, begun + max_length - SPECIALS, side="right")
-    first = chain(after if across else np.minimum(after, units.document_end))
+    if not across:
+        after = np.minimum(after, units.document_end)
+    elif source_of is not None:
+        borders = np.flatnonzero(np.diff(source_of[units.document])) + 1
+        after = np.minimum(
+            after, np.append(borders, len(reached))[np.searchsorted(borders, np.arange(len(reached)), "right")]
+        )
+    first = chain(after)
     last = np.concatenate([first[1:], [len(reached)]])[: len(first)] - 1
     return Sequences(
         start=units.start[first, None],
@@ -143,6 +153,13 @@ class EpochPlan:
     def micro_batch(self, index: int) -> I64:
         """Sequence numbers of one micro-batch."""
         return self.order[self.bounds[index] : self.bounds[index + 1]]
+
+
+def passes_to_join(pass_: int, step: int) -> int:
+    """The fewest passes of so many tokens that are cut into equal steps of `step` tokens or little less; 1 where a pass is no step."""
+    if pass_ < step:
+        return 1
+    return next(n for n in itertools.count(1) if n * pass_ >= NEARLY * step * -(-n * pass_ // step))
 
 
 def micro_batches_per_epoch(sequences: Sequences, tokens: int, accumulation: int) -> int:

@@ -90,12 +90,7 @@ class Replicated(Engine):
     def load(self, groups: Groups, state: dict[str, Any]) -> None:
         """See `Engine.load`."""
         super().load(groups, state)
-        self.optimizer.mean_before = state.get("mean_before", 0)
-
-    def take_over(self, groups: Groups, state: dict[str, Any], step: int) -> None:
-        """See `Engine.take_over`; a running mean of the weights goes on too."""
-        super().take_over(groups, state, step)
-        self.optimizer.mean_before = state.get("mean_before", 0) + step if self.optimizer.mean else 0
+        self.optimizer.mean_before = state.get("mean_before", 0) if self.optimizer.mean else 0
 
     def load_tensors(self, groups: Groups) -> None:
         """See `Engine.load_tensors`."""

@@ -129,7 +129,8 @@ class Engine(ABC):
 
     def take_over(self, groups: Groups, state: dict[str, Any], step: int) -> None:
         """Start from the end of another run: as `load`, of what it held after `step` steps."""
-        self.load(groups, {**state, "updates_before": state["updates"]})
+        before = {"updates_before": state["updates"], "mean_before": state.get("mean_before", 0) + step}
+        self.load(groups, {**state, **before})
 
     @abstractmethod
     def load_tensors(self, groups: Groups) -> None:

@@ -1,7 +1,7 @@
 """What the loop minimises. Distillation brings its own objective; the loop knows only this interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,10 @@ class Objective(nn.Module, ABC):
         Returns:
             Named scalars that add up over the step's micro-batches; `loss` is the one that is minimised.
         """
+
+    @abstractmethod
+    def over(self, term: str) -> Collection[str]:
+        """The fields of `Totals` that a term is a mean over; in a step where one of them is 0 it says nothing, and is not recorded."""
 
 
 class Pooler(nn.Module):
@@ -114,6 +118,12 @@ class PretrainObjective(Objective):
         parts = self.pair_terms(hidden_mh[masked:], batch, totals)
         weight: float = getattr(self.config, self.config.pair)
         return {**terms, **parts, "mlm": terms["loss"], "loss": loss + weight * parts[self.config.pair]}
+
+    def over(self, term: str) -> Collection[str]:
+        """See `Objective.over`."""
+        if self.config.pair is None or term in ("mlm", "accuracy"):
+            return ("masked",)
+        return ("masked", "pairs") if term == "loss" else ("pairs",)
 
     def pair_terms(self, hidden_bh: Tensor, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """Cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.

@@ -4,6 +4,7 @@ Only rank 0 says anything. Figures are summed between records; the sums are part
 same records.
 """
 
+import math
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from biomlm.core.metrics import MetricsWriter
 from biomlm.core.progress import Bar, human, progress
 from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.sequences import NEARLY
 from biomlm.pretrain.training.rank_batches import FINGERPRINT
 
 SLOW = 1.5  # a rank that takes this many times as long as the others' median is named
@@ -38,14 +40,15 @@ class Recorder:
     def __init__(self, run: Path, what: str, steps: int, work: Callable[[int], float], speaks: bool, peak: float):
         self.run, self.what, self.steps, self.work, self.speaks, self.peak = run, what, steps, work, speaks, peak
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record
-        self.window_steps = self.fingerprint = 0
+        self.counts: dict[str, int] = defaultdict(int)  # of steps in each of these sums
+        self.fingerprint = 0
         self.slow = (0, 0)  # the slowest rank, and in how many records running
         self.waited, self.started = 0.0, time.monotonic()
         self.tokens = self.flops = 0  # computed since then
         self.sizes: BatchConfig | None = None  # of the stage
         self.stage_began = (self.started, 0)  # when, and after how many of these tokens
         self.metrics: MetricsWriter | None = None
-        self.worked = 0.0  # as the bar shows it
+        self.worked, self.loss = 0.0, math.nan  # as the bar shows them
         self.bar: Bar | None = None
         self.open, self.shown = ExitStack(), ExitStack()
 
@@ -85,14 +88,16 @@ class Recorder:
         self.tokens += tokens
         self.flops += flops
 
-    def stage(self, step: int, sizes: BatchConfig) -> None:
-        """Say so if a stage of a curriculum begins after `step` steps."""
+    def stage(self, step: int, sizes: BatchConfig, tokens: float) -> None:
+        """Say so if a stage of a curriculum, with so many tokens in a step, begins after `step` steps."""
         if sizes == self.sizes:
             return
         now, (began, before) = time.monotonic(), self.stage_began
         if self.speaks:
             speed = f"; {human((self.tokens - before) / (now - began))} real tokens/s before" if self.sizes else ""
             batch = f"{sizes.accumulation} x {human(sizes.tokens)}" if sizes.accumulation > 1 else human(sizes.tokens)
+            if tokens < NEARLY * sizes.tokens * sizes.accumulation:
+                batch = f"{human(tokens)} (all that the shards hold, not {batch})"
             words = f"sequences of up to {sizes.max_length} tokens, {batch} a step{speed}"
             print(f"{self.what}: from step {step + 1}: {words}", file=sys.stderr)
         self.sizes, self.stage_began = sizes, (now, self.tokens)
@@ -102,15 +107,16 @@ class Recorder:
 
         Args:
             done: Steps done.
-            figures: Its means.
+            figures: Its means, without those over nothing.
             fingerprint: Of its batches.
         """
         for name, value in figures.items():
             self.window[name] += value
-        self.window_steps += 1
+            self.counts[name] += 1
         self.saw(fingerprint)
         if self.bar is not None:
-            note = f"step {done:,} of {self.steps:,}  loss {figures['loss']:.3f}  MFU {self.mfu:.0%}"
+            self.loss = figures.get("loss", self.loss)
+            note = f"step {done:,} of {self.steps:,}  loss {self.loss:.3f}  MFU {self.mfu:.0%}"
             self.bar.advance(self.work(done) - self.worked, note=note)
             self.worked = self.work(done)
 
@@ -127,7 +133,7 @@ class Recorder:
             busy: Seconds that each rank computed by itself in the last step.
         """
         if self.metrics is not None:
-            means = {name: value / max(self.window_steps, 1) for name, value in self.window.items()}
+            means = {name: value / self.counts[name] for name, value in self.window.items()}
             rates = {
                 "tokens": tokens,
                 "tokens_per_second": round(self.speed, 1),
@@ -137,7 +143,8 @@ class Recorder:
             seen = {"batches": f"{self.fingerprint:016x}"}
             self.metrics.write(step, "train", {**means, **rates, **self._slowest(busy), **seen})
         self.window.clear()
-        self.window_steps = self.fingerprint = 0
+        self.counts.clear()
+        self.fingerprint = 0
 
     def _slowest(self, busy: list[float]) -> dict[str, float]:
         if len(busy) == 1:
@@ -168,10 +175,17 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"window": dict(self.window), "window_steps": self.window_steps, "fingerprint": self.fingerprint}
+        return {"window": dict(self.window), "window_counts": dict(self.counts), "fingerprint": self.fingerprint}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.window.clear()
         self.window.update(state["window"])
-        self.window_steps, self.fingerprint = state["window_steps"], state["fingerprint"]
+        self.counts.clear()
+        self.counts.update(state["window_counts"] if "window_counts" in state else _same(state))
+        self.fingerprint = state["fingerprint"]
+
+
+def _same(state: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a checkpoint of earlier versions, which took every figure from every step."""
+    return dict.fromkeys(state["window"], state["window_steps"])

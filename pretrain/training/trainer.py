@@ -18,21 +18,21 @@ from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import DataError, TemporaryError
 from biomlm.core.saver import Saver
-from biomlm.pretrain.data.batches import Batch
+from biomlm.model.flops import peak
 from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum, End, end_of
+from biomlm.pretrain.data.prefetch import Loader
 from biomlm.pretrain.distributed.engine import Engine
 from biomlm.pretrain.distributed.hang_detector import Watch, is_lost
+from biomlm.pretrain.distributed.preemption import StopWish
+from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.training.anomaly_guard import Guard
 from biomlm.pretrain.training.evaluate import Evaluator, HeldOut
 from biomlm.pretrain.training.filled_examples import Examples
-from biomlm.model.flops import peak
-from biomlm.pretrain.training.anomaly_guard import Guard
-from biomlm.pretrain.data.prefetch import Loader
-from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
-from biomlm.pretrain.objectives.base import Totals
 from biomlm.pretrain.training.metrics import Recorder
+from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
 from biomlm.pretrain.training.rank_batches import Share, share
-from biomlm.pretrain.distributed.preemption import StopWish
 
 
 @dataclass
@@ -137,7 +137,8 @@ class Trainer:
         """Steps up to the last one, or up to where the run has to go back."""
         with Loader(self._load, self.done, self.config.steps) as loader:
             while self.done < self.config.steps and not self.guard.must_go_back:
-                self.recorder.stage(self.done, self.batches.stage(self.done).batch)
+                stage = self.batches.stage(self.done)
+                self.recorder.stage(self.done, stage.batch, stage.tokens_per_step)
                 waited = loader.waited
                 self._step(loader.take())
                 self.recorder.waited += loader.waited - waited
@@ -169,7 +170,7 @@ class Trainer:
         self.tokens += tokens
         self.recorder.computed(tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
-            self._decide(sums, fingerprint)
+            self._decide(sums, Totals(*counts), fingerprint)
 
     def _backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`.
@@ -205,7 +206,7 @@ class Trainer:
         finally:
             self.engine.drop()
 
-    def _decide(self, sums: dict[str, Tensor], fingerprint: int) -> None:
+    def _decide(self, sums: dict[str, Tensor], counts: Totals, fingerprint: int) -> None:
         """Move the weights by the step's gradient, unless the guard objects.
 
         The one place where a step waits for the device: every figure is read at once.
@@ -221,8 +222,13 @@ class Trainer:
             words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
             self.recorder.event(self.done, words, {"skipped": self.guard.skipped})
         else:
-            figures["learning_rate"] = self.engine.update()
-            self.recorder.step(self.done, figures, fingerprint)
+            said = {name: value for name, value in figures.items() if self._counts(name, counts)}
+            self.recorder.step(self.done, {**said, "learning_rate": self.engine.update()}, fingerprint)
+
+    def _counts(self, figure: str, counts: Totals) -> bool:
+        """Whether a figure of a step is a mean over something; the gradient is the loss's."""
+        over = self.engine.loss.objective.over("loss" if figure == "gradient_norm" else figure)
+        return all(getattr(counts, field) for field in over)
 
     def _named(self, step: int) -> str:
         """The micro-batches of a step, counted from 0, in words."""

@@ -1,6 +1,7 @@
 """Schedules against Hugging Face's, AdamW's groups and state, and LAMB and StableAdamW against their papers."""
 
-from typing import Any
+import math
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -181,3 +182,18 @@ def test_wrong_settings_are_refused() -> None:
     for settings in ({"lr": 0.0}, {"warmup": 2.0}, {"betas": (0.9, 1.0)}, {"final": -1.0}, {"decay": 0.0}):
         with pytest.raises(ConfigError):
             OptimConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["schedule"]))
+def test_the_rate_never_falls_at_once(name: str) -> None:
+    """Warm-up and decay that overlap would make it: they are refused."""
+    for warmup, decay in np.random.default_rng(0).uniform(0.01, 1, (40, 2)).tolist():
+        settings = {"schedule": name, "warmup": warmup, "decay": decay}
+        if name in ("wsd", "sqrt") and warmup + decay > 1:
+            with pytest.raises(ConfigError, match="more than the whole run"):
+                OptimConfig(**settings)
+            continue
+        rates = [schedule(step, 1000, OptimConfig(**settings)) for step in range(1000)]
+        falling = 1000 * (decay if name in ("wsd", "sqrt") else 1 - warmup)
+        steepest = 1 / math.sqrt(max(falling, 1)) if name == "sqrt" else 2 / max(falling, 2)
+        assert -np.diff(rates).min() <= steepest + 1e-9

@@ -1,11 +1,14 @@
 """Stages of lengths and batches: which one a step is in follows from its number, and no epoch is in two of them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError
@@ -13,6 +16,7 @@ from biomlm.core.files import read_json
 from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
 from biomlm.pretrain.data.curriculum import Curriculum, stages
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.sequences import passes_to_join
 
 LAST = BatchConfig(tokens=512, accumulation=1, max_length=64)
 
@@ -114,3 +118,73 @@ def test_a_run_resumes_to_the_same_bits_in_any_stage(
         manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
         assert cli.run([*argv, "--out", str(tmp_path / "whole")]) == 0
         assert (checkpoint.path_of(tmp_path / "whole", 20) / "model.safetensors").read_bytes() == weights
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.integers(1, 10**9), st.floats(1.0, 40.0))
+def test_passes_are_joined_until_steps_are_nearly_as_large_as_asked(step: int, passes: float) -> None:
+    tokens = max(step, int(step * passes))
+    joined = passes_to_join(tokens, step)
+    sizes = [n * tokens / -(-n * tokens // step) for n in range(1, joined + 1)]
+    assert 0.95 * step <= sizes[-1] <= step
+    assert all(size < 0.95 * step for size in sizes[:-1])
+    assert joined <= 20
+
+
+@pytest.mark.parametrize("share", [0.92, 0.7, 0.55, 0.35, 0.05])
+def test_a_step_has_the_tokens_that_are_asked_for(tiny_shards: Path, share: float) -> None:
+    """Steps of most of the shards too: every token is read as often as any other, with other masks in each pass."""
+    whole = made_of(tiny_shards, 512, 1).tokens_per_epoch
+    for accumulation in (1, 3):
+        asked = int(share * whole / accumulation)
+        made = made_of(tiny_shards, asked, accumulation)
+        stage = made.stage(0)
+        read, masked = Counter[int](), Counter[int]()
+        for step in range(stage.steps_per_epoch):
+            batches = made.step(step)
+            size = sum(len(batch.packed.input_ids_t) for batch in batches)
+            assert 0.93 < size / (asked * accumulation) < 1.02
+            for batch in batches:
+                assert batch.places_m is not None
+                masked.update(batch.places_m.tolist())
+        for numbers in (stage.plan(0).order,):
+            sequences = stage.epoch(0).sequences
+            read.update(zip(sequences.start[numbers, 0].tolist(), sequences.stop[numbers, 0].tolist(), strict=True))  # type: ignore[arg-type]
+        assert set(read.values()) == {stage.joined}
+        if stage.joined > 1:
+            words = sum(masked.values()) / stage.joined / 0.15
+            twice = sum(n * (n - 1) for n in masked.values()) / (stage.joined * (stage.joined - 1) * words)
+            assert twice == pytest.approx(0.15**2, rel=0.35), "masks of two passes are independent"
+
+
+def made_of(shards: Path, tokens: int, accumulation: int) -> Curriculum:
+    sizes = BatchConfig(tokens=tokens, accumulation=accumulation, max_length=32)
+    return Curriculum(Shards([shards], "train"), PretrainConfig(shards=str(shards), out="", batch=sizes), False)
+
+
+def test_stages_that_join_passes_read_no_pass_of_another(tiny_shards: Path) -> None:
+    run = PretrainConfig(
+        shards=str(tiny_shards),
+        out="",
+        steps=12,
+        batch=BatchConfig(tokens=1024, max_length=32),
+        curriculum=[StageConfig(steps=3, tokens=24_000), StageConfig(steps=4, tokens=20_000)],
+    )
+    made = Curriculum(Shards([tiny_shards], "train"), run, False)
+    assert made.stages[0].joined > 1
+    passes = []
+    for stage in (0, 3, 7):
+        last = {0: 2, 3: 6, 7: 11}[stage]
+        epochs = {name[0] for step in range(stage, last + 1) for name in made.names(step)}
+        passes.append({int(n) for epoch in epochs for n in made.stage(stage).epoch(epoch).passes})
+    assert passes[0].isdisjoint(passes[1] | passes[2])
+    assert passes[1].isdisjoint(passes[2])
+
+
+def test_a_step_larger_than_the_shards_is_said(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model.num_hidden_layers", "1", "--model.hidden_size", "16", "--model.num_attention_heads", "1"]
+    size = ["--batch.tokens", "25000", "--batch.accumulation", "2", "--batch.max_length", "32", "--steps", "1"]
+    assert cli.run(["pretrain", "--shards", str(tiny_shards), *model, *size, "--out", str(tmp_path / "run")]) == 0
+    assert "(all that the shards hold, not 2 x 25k)" in capsys.readouterr().err

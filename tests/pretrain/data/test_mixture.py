@@ -1,5 +1,7 @@
 """Mixing sources: the stated shares of tokens, each sequence once a pass, nothing but (configuration, shards, seed, step)."""
 
+import gzip
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -158,3 +160,31 @@ def test_pairs_are_mixed_too(tiny_shards: Path) -> None:
         a, b = mixed.epoch(epoch), plain.epoch(epoch)
         assert sorted(a.sequences.start[:, 0]) == sorted(b.sequences.start[:, 0]), "the same pairs in another order"
         assert (a.passes == epoch).all()
+
+
+@pytest.mark.parametrize("form", ["document", "full"])
+@pytest.mark.parametrize("length", [16, 256])
+@pytest.mark.parametrize(("notes", "pubmed"), [(0, 1), (1, 9), (3, 1)])
+def test_shares_hold_where_sources_alternate(
+    tiny_shards: Path, tmp_path: Path, form: str, length: int, notes: float, pubmed: float
+) -> None:
+    """Document after document of another source: tokens are recounted by the document that each of them stands in."""
+    folder = shutil.copytree(tiny_shards, tmp_path / "shards")
+    names = [["notes", "pubmed"][n % 2] for n in range(300)]
+    lines = [json.dumps({"id": f"text:{n}", "source": name, "links": []}) + "\n" for n, name in enumerate(names)]
+    (folder / "train.docs.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    shards = Shards([folder], "train")
+    ends = np.cumsum(shards.sizes)[shards.doc_index[1:] - 1]
+    sizes = BatchConfig(tokens=2048, max_length=length, form=form)  # type: ignore[arg-type]
+    made = Batches(shards, MlmConfig(), sizes, 3, mix=MixConfig(weights={"notes": notes, "pubmed": pubmed}))
+    tokens = Counter[str]()
+    for epoch in range(4):
+        sequences = made.epoch(epoch).sequences
+        for start, stop in zip(sequences.start[:, 0], sequences.stop[:, 0], strict=True):
+            places = np.arange(start, stop)
+            of, counts = np.unique(
+                np.searchsorted(ends, places[shards.tokens[places] != shards.ids.eos], "right"), return_counts=True
+            )
+            for document, count in zip(of.tolist(), counts.tolist(), strict=True):
+                tokens[names[document]] += count
+    assert tokens["notes"] / tokens.total() == pytest.approx(notes / (notes + pubmed), abs=0.012)
