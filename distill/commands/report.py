@@ -64,16 +64,21 @@ def report(config: ReportConfig) -> None:
         raise DataError(
             "the run learnt from a cache, and its teacher is not named", file=config.run, remedy="Name it by --teacher."
         )
-    paths = {TEACHER: teachers[0], STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
+    named = {TEACHER: teachers[0]} if len(teachers) == 1 else {f"{TEACHER} {i}": t for i, t in enumerate(teachers, 1)}
+    several = list(named) if len(named) > 1 else []
+    paths = {**named, STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
     sizes = BatchConfig(**record.config["batch"])
     loaded = dict(zip(paths, load(list(paths.values()), reader, sizes.max_length, False), strict=True))
     evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
     models = {name: one.model for name, one in loaded.items()}
-    found = compare(models, evaluator, choose(config.precision), TEACHER)
+    found = compare(models, evaluator, choose(config.precision), TEACHER, several)
     train = [record for record in read_metrics(config.run) if record["split"] == "train"]
     figures: dict[str, Any] = {
-        "models": {name: _figures(loaded[name], seen) for name, seen in found.items()},
-        "similarity": alike(found, STUDENT, TEACHER),
+        "models": {
+            name: _figures([loaded[one] for one in ([name] if name in loaded else several)], seen)
+            for name, seen in found.items()
+        },
+        "similarity": {name: alike(found, STUDENT, name) for name in several} or alike(found, STUDENT, TEACHER),
         "parts": _parts(train),
     }
     out = Path(config.out)
@@ -83,24 +88,26 @@ def report(config: ReportConfig) -> None:
         f"{name}: {what}": value
         for name, model in figures["models"].items()
         for what, value in model["sources"][ALL].items()
-        if what != "masked"
+        if what != "masked" and value is not None
     }
     summary(f"biomlm distill report → {out / 'report.html'}", told)
 
 
-def _figures(loaded: Loaded, seen: Seen) -> dict[str, Any]:
+def _figures(loaded: Sequence[Loaded], seen: Seen) -> dict[str, Any]:
+    """Of one model, or of several as one."""
     return {
-        "parameters": parameter_count(loaded.model),
+        "parameters": sum(parameter_count(one.model) for one in loaded),
         "tokens": seen.tokens,
         "tokens_per_second": seen.tokens / max(seen.seconds, 1e-9),
-        "has_head": loaded.has_head,
+        "has_head": all(one.has_head for one in loaded),
         "sources": {source: sums.means() for source, sums in sorted(seen.sources.items())},
     }
 
 
 def _parts(train: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """First and last recorded value of each part of the training loss."""
-    return {n: {"first": train[0][n], "last": train[-1][n]} for n in PARTS if train and n in train[-1]}
+    values = {name: [record[name] for record in train if name in record] for name in PARTS}
+    return {name: {"first": found[0], "last": found[-1]} for name, found in values.items() if found}
 
 
 VERB = Verb(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biomlm.distill.losses.targets import Targets
+from biomlm.model.kernels.cross_entropy import is_predicted
 
 Distance = Literal["cosine", "mse"]
 
@@ -52,7 +53,7 @@ class _Predictions(torch.autograd.Function):
             log_q_mv = F.log_softmax(logits_mv[rows].float(), dim=-1)
             at_label_m1 = log_q_mv.gather(1, labels_m1)
             mlm -= at_label_m1.sum()
-            right += (at_label_m1[:, 0] == log_q_mv.amax(1)).sum()
+            right += is_predicted(logits_mv[rows], labels_m[rows]).sum()
             block_mv = torch.zeros_like(log_q_mv)
             if weighting.mlm:
                 torch.exp(log_q_mv, out=block_mv)

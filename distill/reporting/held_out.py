@@ -1,8 +1,9 @@
 """Teacher, student and the student alone on the same held-out tokens and masks: loss, accuracy, agreement, speed, layer by layer."""
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,7 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.training.evaluate import Evaluator
+from biomlm.pretrain.training.evaluate import Evaluator, evaluated
 
 ALIKE_TOKENS = 2048  # that layers are compared on
 ALL = "all"
@@ -40,10 +41,10 @@ class Sums:
     kl: float = 0.0
     agree: int = 0
 
-    def means(self) -> dict[str, float]:
-        """Each as a mean, and how many."""
-        shares = {name: value / max(self.masked, 1) for name, value in vars(self).items() if name != "masked"}
-        return {"masked": self.masked, **shares}
+    def means(self) -> dict[str, float | None]:
+        """Each as a mean, None over nothing, and how many."""
+        sums = {name: value for name, value in vars(self).items() if name != "masked"}
+        return {"masked": self.masked, **{name: v / self.masked if self.masked else None for name, v in sums.items()}}
 
 
 @dataclass
@@ -67,7 +68,9 @@ class Seen:
         return [torch.cat(parts)[:ALIKE_TOKENS] for parts in zip(*self.states, strict=True)]
 
 
-def compare(models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str) -> dict[str, Seen]:
+def compare(
+    models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, several: Sequence[str] = ()
+) -> dict[str, Seen]:
     """Run all models over the held-out split.
 
     Args:
@@ -75,29 +78,34 @@ def compare(models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device
         evaluator: Gives the split, its masks and how much of it.
         device: Where to run.
         teacher: The name of the model that the others are held against.
+        several: Names of models the mean of whose probabilities is the teacher, as `biomlm distill` takes it, where it is not one of them.
     """
-    found = {name: Seen() for name in models}
+    found = {name: Seen() for name in ([teacher] if several else []) + list(models)}
     placed = [model.to(device.torch).eval() for model in models.values()]
     source_of = Sources(evaluator.shards)
     with torch.inference_mode():
         for batch in micro_batches(evaluator):
             moved, sources = batch.to(device.torch), source_of(batch)
-            logs = {}
-            for (name, seen), model in zip(found.items(), placed, strict=True):
-                logs[name] = _look(model, moved, seen, device)[:, : evaluator.shards.vocab_size]
+            says = {}
+            for name, model in zip(models, placed, strict=True):
+                says[name] = _look(model, moved, found[name], device, evaluator.shards.vocab_size)
+            if several:
+                says[teacher] = _mean([says[name] for name in several])
             for name, seen in found.items():
-                _add(seen, logs[name], logs[teacher], moved.labels_m, sources)
+                _add(seen, says[name], says[teacher], moved.labels_m, sources)
+    if several:
+        found[teacher].tokens, found[teacher].seconds = (
+            found[several[0]].tokens,
+            sum(found[name].seconds for name in several),
+        )
     return found
 
 
 def micro_batches(evaluator: Evaluator) -> Iterator[Batch]:
     """The held-out micro-batches, as many as the evaluator reads."""
-    tokens = 0
-    for index in range(evaluator.batches.per_epoch):
-        batch = evaluator.batches.micro_batch(0, index)
-        if batch is None or tokens >= evaluator.max_tokens:
-            return
-        tokens += len(batch.packed.input_ids_t)
+    for part in evaluated(evaluator.batches, evaluator.max_tokens):
+        batch = evaluator.batches.micro_batch(0, part.index, part.sequences)
+        assert batch is not None, "empty micro-batches are not evaluated"
         yield batch
 
 
@@ -118,8 +126,27 @@ class Sources:
         return self.names[np.searchsorted(self.starts, batch.places_m, side="right") - 1]
 
 
-def _look(model: MaskedLM, batch: Batch, seen: Seen, device: Device) -> Tensor:
-    """Log-probabilities [m, v], and what is kept of the rest."""
+@dataclass(frozen=True)
+class Says:
+    """What a model says at masked positions.
+
+    Args:
+        log_mv: Log-probabilities.
+        best_m: The piece that it predicts.
+    """
+
+    log_mv: Tensor
+    best_m: Tensor
+
+
+def _mean(of: Sequence[Says]) -> Says:
+    """The mean of several models' probabilities."""
+    log_mv = torch.stack([one.log_mv for one in of]).logsumexp(0) - math.log(len(of))
+    return Says(log_mv, log_mv.argmax(-1))
+
+
+def _look(model: MaskedLM, batch: Batch, seen: Seen, device: Device, pieces: int) -> Says:
+    """What it says, of the vocabulary's pieces, and what is kept of the rest."""
     start = time.perf_counter()
     with device.autocast():
         hidden = model.encoder(batch.packed)
@@ -131,16 +158,15 @@ def _look(model: MaskedLM, batch: Batch, seen: Seen, device: Device) -> Tensor:
     if seen.tokens < ALIKE_TOKENS:
         seen.states.append([x_th.float() for x_th in hidden])
     seen.tokens += len(batch.packed.input_ids_t)
-    return log_mv
+    return Says(log_mv[:, :pieces], logits_mv[:, :pieces].argmax(-1))
 
 
-def _add(seen: Seen, log_mv: Tensor, teacher_mv: Tensor, labels_m: Tensor, sources: npt.NDArray[np.str_]) -> None:
-    best_m = log_mv.argmax(1)
+def _add(seen: Seen, ours: Says, teacher: Says, labels_m: Tensor, sources: npt.NDArray[np.str_]) -> None:
     columns = {
-        "loss": -log_mv.gather(1, labels_m[:, None])[:, 0],
-        "right": best_m == labels_m,
-        "kl": (teacher_mv.exp() * (teacher_mv - log_mv)).sum(1),
-        "agree": best_m == teacher_mv.argmax(1),
+        "loss": -ours.log_mv.gather(1, labels_m[:, None])[:, 0],
+        "right": ours.best_m == labels_m,
+        "kl": (teacher.log_mv.exp() * (teacher.log_mv - ours.log_mv)).sum(1),
+        "agree": ours.best_m == teacher.best_m,
     }
     values = {name: column.cpu().numpy() for name, column in columns.items()}
     for source in (ALL, *np.unique(sources)):

@@ -7,6 +7,7 @@ from biomlm.core.page import Markup, document, join, table, tag
 from biomlm.core.svg import COLOURS, Line, line_chart
 from biomlm.distill.reporting.held_out import ALL
 
+COLUMNS = {"loss": ".3f", "right": ".1%", "kl": ".3f", "agree": ".1%"}
 CELL = 34
 LEFT, TOP = 64, 30
 DARK = 0.55  # a similarity above this stands in the page's colour on its cell
@@ -36,7 +37,7 @@ def page(title: str, figures: Mapping[str, Any], train: Sequence[Mapping[str, An
         tag("p", nats, class_="note"),
         tag("section", tag("h2", "Training loss by part"), table(("part", "first", "last"), parts, text=1)),
         curves(train, list(figures["parts"])),
-        tag("section", tag("h2", "Layers alike"), heat_map(figures["similarity"]), tag("p", cka, class_="note")),
+        tag("section", tag("h2", "Layers alike"), _similarities(figures["similarity"]), tag("p", cka, class_="note")),
     )
     return document(title, body)
 
@@ -62,10 +63,7 @@ def _sources(models: Mapping[str, Any], teacher: str) -> Markup:
             source,
             name,
             f"{v['masked']:,}",
-            f"{v['loss']:.3f}",
-            f"{v['right']:.1%}",
-            f"{v['kl']:.3f}",
-            f"{v['agree']:.1%}",
+            *("–" if v[name] is None else f"{v[name]:{form}}" for name, form in COLUMNS.items()),
         ]
         for source in models[teacher]["sources"]
         for name, m in models.items()
@@ -73,6 +71,13 @@ def _sources(models: Mapping[str, Any], teacher: str) -> Markup:
     ]
     heads = ("source", "model", "masked", "loss", "accuracy", "KL from the teacher", "agrees with it")
     return table(heads, rows, text=2)
+
+
+def _similarities(found: Any) -> Markup:
+    """With one teacher, or with each of several."""
+    if not isinstance(found, dict):
+        return heat_map(found)
+    return join(*(join(tag("h3", name), heat_map(rows)) for name, rows in found.items()))
 
 
 def heat_map(rows: Sequence[Sequence[float]]) -> Markup:

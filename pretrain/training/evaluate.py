@@ -11,12 +11,13 @@ import torch.nn.functional as F
 
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.kernels.cross_entropy import NO_LABEL
+from biomlm.model.kernels.cross_entropy import is_predicted
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
 from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.data.segment_pairs import NAMES
 from biomlm.pretrain.distributed.process_group import Place, World
 from biomlm.pretrain.objectives.base import PretrainObjective, Totals, first_tokens
 
@@ -27,12 +28,25 @@ LARGEST = 700.0  # nats whose exponential a float holds
 EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
 
 
-def evaluated(batches: Batches, max_tokens: float) -> list[int]:
-    """The micro-batches of the first epoch from the first one on, until they hold so many tokens."""
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch of the held-out split.
+
+    Args:
+        index: Of the first epoch.
+        sequences: How many of its sequences, from the first one on.
+    """
+
+    index: int
+    sequences: int
+
+
+def evaluated(batches: Batches, max_tokens: float) -> list[Part]:
+    """The first sequences of the first epoch, until they hold so many tokens: the same ones, whatever the size of micro-batches."""
     plan = batches.plan(0)
-    reached = np.concatenate([[0], np.cumsum(batches.epoch(0).sequences.tokens[plan.order])])[plan.bounds]
-    wanted = (np.diff(reached) > 0) & (reached[:-1] < max_tokens)
-    return [int(index) for index in np.flatnonzero(wanted)]
+    before = np.cumsum(batches.epoch(0).sequences.tokens[plan.order]) - batches.epoch(0).sequences.tokens[plan.order]
+    bounds = np.minimum(plan.bounds, np.searchsorted(before, max_tokens))
+    return [Part(index, size) for index, size in enumerate(np.diff(bounds).tolist()) if size]
 
 
 def sums_of(
@@ -55,14 +69,15 @@ def sums_of(
         width: How many sums there are.
         score: The sums of one micro-batch.
     """
-    numbers = evaluated(batches, max_tokens)
-    turns = -(-len(numbers) // world.size)
+    parts = evaluated(batches, max_tokens)
+    turns = -(-len(parts) // world.size)
     places = range(world.rank, turns * world.size, world.size)
     sums_nw = np.zeros((turns * world.size, width))
 
     def make(turn: int) -> Batch | None:
         # Ranks must go forward equally often where weights are shared out: behind the last micro-batch it is computed again, and cut off.
-        return batches.micro_batch(0, numbers[min(places[turn], len(numbers) - 1)])
+        part = parts[min(places[turn], len(parts) - 1)]
+        return batches.micro_batch(0, part.index, part.sequences)
 
     with Loader(make, 0, turns) as loader:
         for place in places:
@@ -70,7 +85,7 @@ def sums_of(
             assert batch is not None, "empty micro-batches are not evaluated"
             sums_nw[place] = score(batch.to(device.torch))
     world.add(torch.from_numpy(sums_nw))
-    total_w: F64 = sums_nw[: len(numbers)].sum(0)
+    total_w: F64 = sums_nw[: len(parts)].sum(0)
     return total_w
 
 
@@ -99,9 +114,13 @@ class PairEvaluator:
         pair = objective.config.pair
         self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED, pair, segments)
         self.max_tokens, self.objective, self.kind = max_tokens or math.inf, objective, pair
+        self.classes = NAMES[pair] if pair else ()
 
-    def __call__(self, model: MaskedLM, device: Device, world: World) -> dict[str, float]:
-        """Mean loss and accuracy by their names, of a model in evaluation mode."""
+    def __call__(self, model: MaskedLM, device: Device, world: World) -> dict[str, float | None]:
+        """Mean loss and accuracy by their names, and the share of each class, of a model in evaluation mode.
+
+        The shares are not training's where few held-out documents are linked to each other.
+        """
 
         def score(batch: Batch) -> Sequence[float]:
             with device.autocast():
@@ -109,16 +128,23 @@ class PairEvaluator:
                     model.encoder(batch.packed, first_tokens(batch))[-1], batch, Totals(1, 1)
                 )
             assert batch.pair_labels_b is not None
-            return [*(float(value) for value in terms.values()), int((batch.pair_labels_b != NO_LABEL).sum())]
+            of_class = [int((batch.pair_labels_b == label).sum()) for label in range(len(self.classes))]
+            return [*(float(value) for value in terms.values()), *of_class]
 
         with torch.inference_mode():
-            loss, right, pairs = sums_of(self.batches, self.max_tokens, device, world, 3, score)
-        return {f"{self.kind}": float(loss / max(pairs, 1)), f"{self.kind}_accuracy": float(right / max(pairs, 1))}
+            loss, right, *of_class = sums_of(self.batches, self.max_tokens, device, world, 2 + len(self.classes), score)
+        pairs = sum(of_class)
+        shares = zip(self.classes, of_class, strict=True)
+        return {
+            f"{self.kind}": _mean(loss, pairs),
+            f"{self.kind}_accuracy": _mean(right, pairs),
+            **{f"{self.kind}_share_{name}": _mean(count, pairs) for name, count in shares},
+        }
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a model makes of the held-out split.
+    """What a model makes of the held-out split; a mean over nothing is None.
 
     Args:
         loss: Cross-entropy at the masked positions, in nats.
@@ -130,20 +156,20 @@ class HeldOut:
         sources: The same by source of the documents; empty where all are of one.
     """
 
-    loss: float
-    accuracy: float
-    perplexity: float
+    loss: float | None
+    accuracy: float | None
+    perplexity: float | None
     masked_tokens: int
     tokens: int
-    pairs: dict[str, float] = field(default_factory=dict)
-    sources: dict[str, dict[str, float]] = field(default_factory=dict)
+    pairs: dict[str, float | None] = field(default_factory=dict)
+    sources: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def as_metrics(self) -> dict[str, float]:
-        """For `metrics.jsonl`; a source's figures are named `loss/pubmed` and so on."""
+        """For `metrics.jsonl`, without means over nothing; a source's figures are named `loss/pubmed` and so on."""
         values = asdict(self)
         pairs, sources = values.pop("pairs"), values.pop("sources")
         by_source = {f"{name}/{source}": v for source, found in sources.items() for name, v in found.items()}
-        return {**values, **pairs, **by_source}
+        return {name: v for name, v in {**values, **pairs, **by_source}.items() if v is not None}
 
 
 class Evaluator:
@@ -195,7 +221,7 @@ class Evaluator:
             whole["loss"],
             whole["accuracy"],
             whole["perplexity"],
-            int(whole["masked_tokens"]),
+            int(sums[2].sum()),
             int(tokens),
             related,
             by_source if len(names) > 1 else {},
@@ -212,17 +238,21 @@ class Evaluator:
         with device.autocast():
             logits_mv = model(batch.packed, batch.positions_m)
         loss_m = F.cross_entropy(logits_mv.float(), batch.labels_m, reduction="none")
-        right_m = logits_mv.gather(1, batch.labels_m[:, None])[:, 0] == logits_mv.amax(-1)
+        right_m = is_predicted(logits_mv, batch.labels_m)
         loss, right = torch.stack([loss_m, right_m.float()]).double().cpu().numpy()
         return loss, right
 
 
-def _means(loss: float, right: float, masked: float) -> dict[str, float]:
+def _means(loss: float, right: float, masked: float) -> dict[str, float | None]:
     """From sums over predicted tokens."""
-    mean = float(loss / max(masked, 1))
+    mean = _mean(loss, masked)
     return {
         "loss": mean,
-        "accuracy": float(right / max(masked, 1)),
-        "perplexity": math.exp(min(mean, LARGEST)),
+        "accuracy": _mean(right, masked),
+        "perplexity": None if mean is None else math.exp(min(mean, LARGEST)),
         "masked_tokens": int(masked),
     }
+
+
+def _mean(total: float, count: float) -> float | None:
+    return float(total / count) if count else None

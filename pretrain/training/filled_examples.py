@@ -48,9 +48,11 @@ class Examples:
         lines = [f"step {step}; predicted tokens as [right], or as [prediction|right one]"]
         with torch.inference_mode():
             for index in range(self.evaluator.batches.per_epoch):
-                batch = self.evaluator.batches.micro_batch(0, index)
-                if batch is None or len(lines) > self.config.count:
+                if len(lines) > self.config.count:
                     break
+                batch = self.evaluator.batches.micro_batch(0, index)
+                if batch is None:
+                    continue
                 with device.autocast():
                     moved = batch.to(device.torch)
                     best_m = model(moved.packed, moved.positions_m).argmax(-1).cpu()

@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
 from biomlm.distill.commands.report import ReportConfig
 from biomlm.distill.reporting.cka import linear_cka
+from biomlm.distill.reporting.held_out import micro_batches
 from biomlm.distill.reporting.page import heat_map
+from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.evaluate import Evaluator
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +86,45 @@ def test_the_picture_has_a_cell_for_every_pair() -> None:
     svg = ET.fromstring(heat_map([[0.1, 0.2, 0.3], [0.4, 0.5, 1.0]]))
     boxes = svg.findall("{http://www.w3.org/2000/svg}rect")
     assert [float(box.attrib["fill-opacity"]) for box in boxes] == [0.1, 0.2, 0.3, 0.4, 0.5, 1.0]
+
+
+def test_no_held_out_sequence_is_left_out(tiny_shards: Path) -> None:
+    """With micro-batches of one sequence some are empty, and what comes behind them is read all the same."""
+    shards, empty = Shards([tiny_shards], "valid"), 0
+    for length in range(8, 48):
+        evaluator = Evaluator(shards, BatchConfig(length, 1, length), 0.15, 0)
+        sizes = [len(batch.packed.input_ids_t) for batch in micro_batches(evaluator)]
+        assert sum(sizes) == evaluator.batches.epoch(0).sequences.tokens.sum()
+        empty += evaluator.batches.per_epoch - len(sizes)
+    assert empty
+
+
+def test_several_teachers_are_the_mean_of_their_probabilities(
+    reported: Path,
+    teacher_run: Path,
+    distill_words: list[str],
+    student_words: list[str],
+    tiny_shards: Path,
+    tmp_path: Path,
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "report"
+    paths = [str(teacher_run), str(reported / "alone")]
+    words = [*distill_words, *student_words, "--steps", "2", "--precision", "fp32", "--out", str(run)]
+    assert cli.run(["distill", *words, "--teacher", *paths]) == 0
+    assert cli.run(["distill", "report", str(run), "--precision", "fp32", "--out", str(out)]) == 0
+    figures = read_json(out / "report.json")
+    assert set(figures["models"]) == {"teacher", "teacher 1", "teacher 2", "student"}  # type: ignore[call-overload]
+    assert set(figures["similarity"]) == {"teacher 1", "teacher 2"}  # type: ignore[call-overload]
+    sizes = BatchConfig(**read_json(run / "manifest.json")["config"]["batch"])  # type: ignore[index, call-overload, arg-type]
+    evaluator = Evaluator(Shards([tiny_shards], "valid"), sizes, 0.15, 0)
+    models, losses, kl = [load_model(path).model.eval() for path in [*paths, run]], [], []
+    with torch.no_grad():
+        for step in range(evaluator.batches.steps_per_epoch):
+            for batch in evaluator.batches.step(step):
+                one, two, student = (model(batch.packed, batch.positions_m).double().softmax(-1) for model in models)
+                mean, rows = (one + two) / 2, torch.arange(len(batch.labels_m))
+                losses += (-mean[rows, batch.labels_m].log()).tolist()
+                kl += (mean * (mean / student).log()).sum(-1).tolist()
+    told = {name: model["sources"]["all"] for name, model in figures["models"].items()}  # type: ignore[union-attr, attr-defined]
+    assert told["teacher"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert told["student"]["kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-4)

@@ -173,3 +173,10 @@ def test_the_largest_entries_and_what_remains() -> None:
     assert isinstance(found, Top)
     assert found.ids_mk.tolist() == [[1, 2]]
     torch.testing.assert_close(found.log_rest_m.exp(), torch.tensor([0.1]))
+
+
+def test_of_equal_scores_the_first_one_is_the_prediction() -> None:
+    scores = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]], dtype=torch.bfloat16)
+    for labels, expected in (([0, 1, 0], 3), ([1, 2, 2], 0), ([0, 2, 2], 1)):
+        found = prediction_losses(scores, torch.tensor(labels), None, Weighting(0.0, 1.0, 1.0))[3]
+        assert found == expected

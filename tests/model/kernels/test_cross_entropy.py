@@ -1,5 +1,6 @@
 """Cross-entropy, all at once or by blocks, equals torch's from whole logits: value, count of right labels, every gradient."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from biomlm.model.config import ModelConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels import cross_entropy as module
-from biomlm.model.kernels.cross_entropy import linear_cross_entropy
+from biomlm.model.kernels.cross_entropy import NO_LABEL, cross_entropy, is_predicted, linear_cross_entropy
 
 M, H, V = 11, 8, 29
 
@@ -79,3 +80,19 @@ def test_a_models_masked_loss(block: int, monkeypatch: pytest.MonkeyPatch) -> No
     pairs = zip(*(torch.autograd.grad(loss, wanted) for loss, _ in (found, expected)), strict=True)
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [3 * V, 1000], ids=["blocks", "all"])
+def test_of_equal_scores_the_first_one_is_the_prediction(block: int) -> None:
+    """bf16 has many ties: a label counts as right where NumPy's argmax of the same logits says so, and nowhere else."""
+    random = np.random.default_rng(0)
+    scores = torch.from_numpy(random.integers(0, 3, (40, V))).to(torch.bfloat16)
+    labels = torch.from_numpy(random.integers(0, V, 40))
+    labels[::7] = NO_LABEL
+    expected = scores.double().numpy().argmax(1) == labels.numpy()
+    ties = (scores == scores.amax(1, keepdim=True)).sum(1)
+    assert (ties > 1).all()
+    assert is_predicted(scores, labels).tolist() == expected.tolist()
+    assert cross_entropy(scores, labels)[1] == expected.sum()
+    identity = torch.eye(V, dtype=torch.bfloat16)
+    assert linear_cross_entropy(scores, identity, torch.zeros(V), labels, block)[1] == expected.sum()

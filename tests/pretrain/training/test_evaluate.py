@@ -11,15 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from biomlm.core import cli
+from biomlm.core import config as configuration
 from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import ModelConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.config import BatchConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.distributed.process_group import Place, World
-from biomlm.pretrain.training.evaluate import Evaluator, evaluated
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.training.evaluate import Evaluator, PairEvaluator, evaluated
 
 CPU = Device(torch.device("cpu"), "fp32")
 SIZES = BatchConfig(tokens=256, max_length=32)
@@ -165,3 +168,69 @@ def test_examples_of_other_sources_must_be_asked_for(
 def test_none_are_written_unasked(two_sources: Path, tmp_path: Path) -> None:
     assert cli.run(["pretrain", "--shards", str(two_sources), "--out", str(tmp_path / "run"), *RUN]) == 0
     assert not (tmp_path / "run" / "examples.txt").exists()
+
+
+def test_a_part_of_the_split_is_the_same_for_any_micro_batch(two_sources: Path, model: MaskedLM) -> None:
+    shards = Shards([two_sources], "valid")
+    found = [Evaluator(shards, BatchConfig(tokens, 1, 32), 0.15, 500)(model, CPU) for tokens in (32, 100, 256, 2000)]
+    assert {one.tokens for one in found} == {found[0].tokens}
+    assert 500 <= found[0].tokens < 532, "up to the sequence that reaches it"
+    for one in found[1:]:
+        assert one.masked_tokens == found[0].masked_tokens
+        assert one.accuracy == found[0].accuracy
+        assert one.loss == pytest.approx(found[0].loss, abs=1e-6)
+
+
+def test_a_mean_over_nothing_is_no_figure(
+    two_sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A held-out split of which no token is masked, as one of the single document `Ok.` may be."""
+    run = tmp_path / "run"
+    nothing = ["--eval_mask_rate", "1e-9"]
+    assert cli.run(["pretrain", "--shards", str(two_sources), "--out", str(run), *RUN, *nothing]) == 0
+    valid = read_json(run / "result.json")["valid"]
+    assert (valid["loss"], valid["accuracy"], valid["perplexity"], valid["masked_tokens"]) == (None, None, None, 0)  # type: ignore[index, call-overload]
+    records = [record for record in read_metrics(run) if record["split"] == "valid"]
+    assert records
+    assert all({"loss", "perplexity", "accuracy"}.isdisjoint(record) for record in records)
+    assert "held-out loss" not in capsys.readouterr().out
+
+
+def test_a_step_without_a_masked_token_is_no_part_of_the_recorded_mean(tiny_shards: Path, tmp_path: Path) -> None:
+    """At a rate of 1% about half of the steps of 64 tokens predict nothing; the loss of a new model is near ln 300 in the others."""
+    argv = [
+        "pretrain",
+        "--shards",
+        str(tiny_shards),
+        *RUN,
+        "--optim.lr",
+        "1e-6",
+        "--log_every",
+        "10",
+        "--precision",
+        "fp32",
+    ]
+    more = ["--steps", "30", "--batch.tokens", "64", "--mlm.mask_rate", "0.01", "--out", str(tmp_path / "run")]
+    assert cli.run([*argv, *more]) == 0
+    train = [record for record in read_metrics(tmp_path / "run") if record["split"] == "train"]
+    plan = Curriculum(Shards([tiny_shards], "train"), load_config(tmp_path / "run"), False)
+    empty = sum(not sum(len(batch.labels_m) for batch in plan.step(step)) for step in range(30))
+    assert empty > 8
+    assert all(abs(record["loss"] - math.log(300)) < 0.5 for record in train)
+
+
+def load_config(run: Path) -> PretrainConfig:
+    return configuration.parse(PretrainConfig, ["--config", str(run / "config.yaml")], prog="test")
+
+
+def test_the_classes_of_held_out_pairs_are_counted(tiny_shards: Path, model: MaskedLM) -> None:
+    shards = Shards([tiny_shards], "valid")
+    objective = PretrainObjective(ObjectiveConfig(nsp=1), model.config)
+    pairs = PairEvaluator(shards, SIZES, 0.15, 0, objective, False)
+    found = pairs(model.eval(), CPU, World(Place()))
+    labels = [
+        batch.pair_labels_b for step in range(pairs.batches.steps_per_epoch) for batch in pairs.batches.step(step)
+    ]
+    counts = torch.cat([one for one in labels if one is not None]).bincount(minlength=2) / sum(map(len, labels))  # type: ignore[arg-type]
+    assert [found["nsp_share_next"], found["nsp_share_random"]] == pytest.approx(counts.tolist())
+    model.train()
