@@ -238,6 +238,21 @@ def test_the_student_learns_what_the_teacher_says(runs: Path) -> None:
     assert result["tokens"] == read_json(runs / "alone" / "result.json")["tokens"]
 
 
+def test_a_ramp_goes_by_the_runs_own_steps(
+    learn: list[str], teacher_run: Path, distill_words: list[str], tmp_path: Path
+) -> None:
+    """In a run that trains another longer too: the weight is recounted from the recorded parts of the loss."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    ramp = ["--loss.kl", "5..1", "--log_every", "1", "--precision", "fp32"]
+    assert cli.run([*learn, *ramp, "--steps", "9", "--out", str(first)]) == 0
+    longer = ["distill", *distill_words, "--teacher", str(teacher_run), "--longer", str(first)]
+    assert cli.run([*longer, *ramp, "--steps", "5", "--out", str(second)]) == 0
+    for run, steps in ((first, 9), (second, 5)):
+        train = [record for record in read_metrics(run) if record["split"] == "train"]
+        weights = [(r["loss"] - 2 * r["mlm"] - r["hidden"]) / r["kl"] for r in train]
+        assert weights == pytest.approx([5 - 4 * step / (steps - 1) for step in range(steps)], rel=1e-3)
+
+
 def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, learn: list[str], tmp_path: Path) -> None:
     """Take the finished run back to its first kept checkpoint, as a killed process would leave it."""
     run = tmp_path / "student"
