@@ -35,7 +35,7 @@ class Batch:
         packed: Sequences with masks in place.
         positions_m: Flat positions to predict, int64, ascending.
         labels_m: The original ids there.
-        epoch: Which pass over the shards it belongs to, from 0; never repeated, whatever the curriculum.
+        epoch: Which epoch it belongs to, from 0: a pass over the shards or several joined; never repeated, whatever the curriculum.
         index: Which micro-batch of that epoch it is, from 0. With the epoch it names the micro-batch of a run.
         step: Which optimiser step of the run it belongs to, from 0, whatever was stepped over in the data: the run's progress.
         places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.

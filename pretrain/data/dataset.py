@@ -197,5 +197,5 @@ def check_ids(shards: Shards, ids_t: I64, places_t: I64) -> None:
         )
 
 
-def _starts(sizes: Sequence[int]) -> I64:
+def _starts(sizes: Sequence[int] | npt.NDArray[np.integer]) -> I64:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)

@@ -266,7 +266,8 @@ class Trainer:
         if self.config.optim.ema:
             with self.engine.averaged(), self.engine.whole() as model:
                 mean = self.evaluator(model, self.engine.device)
-            figures |= {"ema_loss": mean.loss, "ema_accuracy": mean.accuracy}
+            found = mean.as_metrics()
+            figures |= {f"ema_{name}": found[name] for name in ("loss", "accuracy") if name in found}
         epochs = {f"epochs/{name}": round(count, 4) for name, count in self.batches.passes(self.done).items()}
         self.recorder.valid(self.done, {**figures, **epochs})
 
