@@ -215,15 +215,18 @@ class MaskedLM(nn.Module):
         """Vocabulary scores [m, v] of the given rows of the last hidden state."""
         return self.head(hidden_mh, self.encoder.word_embeddings.weight)  # type: ignore[no-any-return]
 
-    def masked_loss(self, hidden_mh: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit."""
+    def masked_loss(self, hidden_mh: Tensor, labels_m: Tensor, slope: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit.
+
+        `slope` is as in `linear_cross_entropy`.
+        """
         on_cpu = labels_m.device.type == "cpu"
         if on_cpu:
             missing = few_sizes(len(labels_m)) - len(labels_m)
             hidden_mh, labels_m = F.pad(hidden_mh, (0, 0, 0, missing)), F.pad(labels_m, (0, missing), value=NO_LABEL)
         if on_cpu or len(labels_m) * self.config.vocab_size > LARGE:
             decoder = self.encoder.word_embeddings.weight, self.head.bias
-            return linear_cross_entropy(self.head.transform(hidden_mh), *decoder, labels_m)
+            return linear_cross_entropy(self.head.transform(hidden_mh), *decoder, labels_m, slope=slope)
         return cross_entropy(self.logits(hidden_mh), labels_m)
 
     def forward(self, packed: Packed, positions_m: Tensor | None = None) -> Tensor:

@@ -18,11 +18,11 @@ LARGE = (
     2 * BLOCK
 )  # logits from which on blocks are worth it: for 1,229 positions 0.9 GB less for 1.1 to 1.2 times the head's time
 NO_LABEL = -100  # of a row that does not count, as torch's cross-entropy has it
-FP16_SCALE = 1024.0  # on probabilities, the smallest of which fp16 would lose
+SUMS_IN_FP32 = "dtype" in torch.ops.aten.mm.overloads()  # products of fp16 with a float32 result, on CUDA, from torch 2.8 on
 
 
 def linear_cross_entropy(
-    x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, block: int = BLOCK
+    x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, block: int = BLOCK, *, slope: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Sum of cross-entropies (nats) of `x weightᵀ + bias` against the labels, and how many labels have the highest logit.
 
@@ -32,11 +32,16 @@ def linear_cross_entropy(
         bias_v: Its bias.
         labels_m: The right pieces, int64, or `NO_LABEL`.
         block: Logits to hold at a time.
+        slope: What the sum will be multiplied by before its backward pass: the loss scale over what the step's mean is taken of. In fp16
+            the gradient by the logits is held times this, as autograd would hold it, so that its small values survive and a lower loss
+            scale ends an overflow.
     """
     device, pieces = x_mh.device.type, len(weight_vh)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_mh.dtype
     with torch.autocast(device, enabled=False):
-        inputs = x_mh.to(dtype), weight_vh.to(dtype), bias_v.float(), labels_m
+        # What is summed over fp16 rows stays float32 up to the parameter, so that one is cast inside.
+        cast_vh = weight_vh if dtype == torch.float16 else weight_vh.to(dtype)
+        inputs = x_mh.to(dtype), cast_vh, bias_v.float(), labels_m, slope
         if len(labels_m) * pieces <= 2 * block:
             loss, right = _Whole.apply(*inputs)  # type: ignore[no-untyped-call]
         else:
@@ -69,39 +74,57 @@ def is_predicted(scores_mv: Tensor, labels_m: Tensor) -> Tensor:
     return right_m
 
 
-def _gradient(x_rh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss, how many are right, and the loss's gradient by the logits [r, v], in fp16 times `FP16_SCALE`."""
+def _gradient(
+    x_rh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_r: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss, how many are right, and the loss's gradient by the logits [r, v], in fp16 times `slope`."""
     logits_rv = linear(x_rh, weight_vh, bias_v.to(x_rh.dtype)).float()
     counts_r1, labels_r1 = labels_r[:, None] != NO_LABEL, labels_r[:, None].clamp_min(0)
     own_r1, best_r1 = logits_rv.gather(1, labels_r1), logits_rv.amax(-1, keepdim=True)
     right = is_predicted(logits_rv, labels_r).sum()
     q_rv = torch.softmax(logits_rv, -1, out=logits_rv)  # by its logarithm it would take a CPU's slow `exp_` besides
     loss = ((best_r1 - q_rv.amax(-1, keepdim=True).log() - own_r1) * counts_r1).sum()
-    gradient_rv = q_rv.scatter_add_(1, labels_r1, torch.full_like(own_r1, -1.0)).mul_(counts_r1 * _scale(x_rh))
+    gradient_rv = q_rv.scatter_add_(1, labels_r1, torch.full_like(own_r1, -1.0)).mul_(counts_r1 * _held(x_rh, slope))
     return loss, right, gradient_rv.to(x_rh.dtype)
 
 
-def _scale(x: Tensor) -> float:
-    return FP16_SCALE if x.dtype == torch.float16 else 1.0
+def _held(x: Tensor, slope: float) -> float:
+    """What the gradient by the logits is held times: only fp16 needs it."""
+    return slope if x.dtype == torch.float16 else 1.0
+
+
+def _weight_gradient(gradient_rv: Tensor, x_rh: Tensor) -> Tensor:
+    """gradientᵀ x [v, h]; of fp16 in float32, since the rows of a common label add up."""
+    if x_rh.dtype != torch.float16:
+        return matmul(gradient_rv.t(), x_rh)
+    if x_rh.device.type == "cpu":
+        return matmul(gradient_rv.float().t(), x_rh.float())
+    if SUMS_IN_FP32:
+        return torch.mm(gradient_rv.t(), x_rh, out_dtype=torch.float32)
+    return matmul(gradient_rv.t(), x_rh).float()
 
 
 class _Whole(torch.autograd.Function):
     """All positions at once: their gradient is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
-        loss, right, gradient_mv = _gradient(x_mh, weight_vh, bias_v, labels_m)
+    def forward(
+        ctx: Any, x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, slope: float
+    ) -> tuple[Tensor, Tensor]:
+        weight_vh = weight_vh.to(x_mh.dtype)
+        loss, right, gradient_mv = _gradient(x_mh, weight_vh, bias_v, labels_m, slope)
         ctx.save_for_backward(x_mh, weight_vh, gradient_mv)
+        ctx.held = _held(x_mh, slope)
         ctx.mark_non_differentiable(right)
         return loss, right
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_mh, weight_vh, gradient_mv = ctx.saved_tensors
-        factor = grads[0] / _scale(x_mh)
+        factor = grads[0] / ctx.held
         dx_mh = matmul(gradient_mv, weight_vh) * factor
-        dweight_vh = matmul(gradient_mv.t(), x_mh * factor)
-        return dx_mh, dweight_vh, gradient_mv.sum(0, dtype=torch.float32) * factor, None
+        dweight_vh = _weight_gradient(gradient_mv, x_mh * factor)
+        return dx_mh, dweight_vh, gradient_mv.sum(0, dtype=torch.float32) * factor, None, None
 
 
 class _Blocks(torch.autograd.Function):
@@ -109,8 +132,9 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, rows: int
+        ctx: Any, x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, slope: float, rows: int
     ) -> tuple[Tensor, Tensor]:
+        weight_vh = weight_vh.to(x_mh.dtype)
         loss, right = x_mh.new_zeros((), dtype=torch.float32), torch.zeros((), dtype=torch.int64, device=x_mh.device)
         learns = any(ctx.needs_input_grad)
         dx_mh = torch.empty_like(x_mh) if learns else None
@@ -118,20 +142,21 @@ class _Blocks(torch.autograd.Function):
         dbias_v = torch.zeros_like(bias_v)
         blocks = zip(torch.split(x_mh, rows), torch.split(labels_m, rows), strict=True)
         for start, (x_rh, labels_r) in zip(range(0, len(x_mh), rows), blocks, strict=True):
-            part, right_ones, gradient_rv = _gradient(x_rh, weight_vh, bias_v, labels_r)
+            part, right_ones, gradient_rv = _gradient(x_rh, weight_vh, bias_v, labels_r, slope)
             loss, right = loss + part, right + right_ones
             if dx_mh is None:
                 continue
             dbias_v += gradient_rv.sum(0, dtype=torch.float32)
             dx_mh[start : start + rows] = matmul(gradient_rv, weight_vh)
-            part_vh = matmul(gradient_rv.t(), x_rh)
+            part_vh = _weight_gradient(gradient_rv, x_rh)
             dweight_vh = part_vh if dweight_vh is None else dweight_vh.float().add_(part_vh)
         ctx.save_for_backward(dx_mh, dweight_vh, dbias_v)
+        ctx.held = _held(x_mh, slope)
         ctx.mark_non_differentiable(right)
         return loss, right
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dx_mh, dweight_vh, dbias_v = ctx.saved_tensors
-        factor = grads[0] / _scale(dx_mh)
-        return dx_mh * factor, dweight_vh * factor, dbias_v * factor, None, None
+        factor = grads[0] / ctx.held
+        return dx_mh * factor, dweight_vh * factor, dbias_v * factor, None, None, None

@@ -43,11 +43,11 @@ class Replicated(Engine):
     def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         with self._synchronised(last):
+            scale = self.scaled()
             terms = self.spread(batch, totals)
             if last:
                 self.meets()
-            # Gradients are averaged over ranks, but losses are shares of one mean: hence the number of ranks.
-            (terms["loss"] * (weight * self.world.size * self._factor)).backward()
+            (terms["loss"] * (weight * scale)).backward()
         return {name: value.detach() * weight for name, value in terms.items()}
 
     def _synchronised(self, last: bool) -> Any:
@@ -55,13 +55,9 @@ class Replicated(Engine):
         waits = isinstance(self.spread, DistributedDataParallel) and not last
         return self.spread.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
-    @property
-    def _factor(self) -> float:
-        return 1.0 if self.scale is None else self.scale.factor
-
     def norm(self) -> Tensor:
         """See `Engine.norm`."""
-        self.size = self.optimizer.norm(self._factor)
+        self.size = self.optimizer.norm(self.factor)
         return self.size
 
     def update(self) -> float:

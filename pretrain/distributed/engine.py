@@ -68,6 +68,19 @@ class Engine(ABC):
         """The model inside."""
         return self.loss.model
 
+    @property
+    def factor(self) -> float:
+        """The loss scale; 1 where the precision needs none."""
+        return 1.0 if self.scale is None else self.scale.factor
+
+    def scaled(self) -> float:
+        """What a micro-batch's loss is multiplied by before its backward pass; the objective is told, which may work in fp16 itself.
+
+        Gradients are averaged over ranks, but losses are shares of one mean: hence the number of ranks.
+        """
+        scale = self.loss.objective.scale = self.world.size * self.factor
+        return scale
+
     def begin(self, step: int, timed: bool) -> None:
         """Start the step that follows `step` others; if `timed`, `busy` will be this rank's seconds until it meets the others."""
         self.at, self.timed, self.started = step, timed, time.perf_counter()

@@ -41,6 +41,7 @@ class Totals:
 class Objective(nn.Module, ABC):
     """A loss with, if need be, parameters of its own (a projection), which are trained and saved with the model."""
 
+    scale = 1.0  # what the engine multiplies losses by before their backward pass: of fp16, and the number of ranks
     reads_all_rows = True  # of the last hidden state, not only those of predicted positions and first tokens
 
     @abstractmethod
@@ -110,7 +111,8 @@ class PretrainObjective(Objective):
         masked, pairs = len(batch.positions_m), self.config.pair is not None
         rows = torch.cat([batch.positions_m, first_tokens(batch)]) if pairs else batch.positions_m
         hidden_mh = model.encoder(batch.packed, rows)[-1]
-        total, right = model.masked_loss(hidden_mh[:masked], batch.labels_m)
+        slope = self.config.mlm * self.scale / totals.masked
+        total, right = model.masked_loss(hidden_mh[:masked], batch.labels_m, slope)
         terms = {"loss": total / totals.masked, "accuracy": right / totals.masked}
         loss = self.config.mlm * terms["loss"]
         if self.config.pair is None:

@@ -1,0 +1,108 @@
+"""fp16's range: no product of a step's head leaves it at the loss scale of that moment, and a lower scale lowers every one."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from biolm.model.config import ModelConfig
+from biolm.model.device import Device
+from biolm.model.encoder import MaskedLM
+from biolm.model.loss import linear_cross_entropy
+from biolm.model.optim import OptimConfig
+from biolm.model.packed import Packed
+from biolm.pretrain.batches import Batch
+from biolm.pretrain.config import ObjectiveConfig
+from biolm.pretrain.engines.base import Loss
+from biolm.pretrain.engines.replicated import Replicated
+from biolm.pretrain.engines.scale import FLOOR, START
+from biolm.pretrain.engines.world import Place, World
+from biolm.pretrain.objective import PretrainObjective, Totals
+
+LARGEST = 65_504.0  # of fp16
+PIECES, MASK, MASKED = 2048, 4, 656
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+@dataclass
+class Products(TorchDispatchMode):
+    """Computes every product of fp16 numbers once more in float32, and keeps the largest number of each."""
+
+    largest: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS and args[-1].dtype == torch.float16:
+            exact = func(*(a.float() if isinstance(a, Tensor) else a for a in args), **(kwargs or {}))
+            self.largest.append(float(exact.abs().max()))
+        return func(*args, **(kwargs or {}))
+
+
+def zipf_batch() -> Batch:
+    """Masked tokens drawn by Zipf's law, the commonest of them 5% of all, half of the tokens masked."""
+    ranks = torch.arange(1, PIECES - 4, dtype=torch.float64)
+    shares = (ranks + 1.3).reciprocal()
+    shares[0] = shares[1:].sum() / 19
+    draw = torch.Generator().manual_seed(0)
+    ids_t = 5 + torch.multinomial(shares, 2 * MASKED, replacement=True, generator=draw)
+    positions_m = torch.randperm(2 * MASKED, generator=draw)[:MASKED].sort().values
+    labels_m = ids_t[positions_m].clone()
+    ids_t[positions_m] = MASK
+    return Batch(Packed(ids_t, (MASKED // 8,) * 16), positions_m, labels_m, 0, 0, 0)
+
+
+@pytest.fixture(params=["whole", "blocks"])
+def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The head's loss at once, or by blocks of 64 rows."""
+    if request.param == "blocks":
+        monkeypatch.setattr(linear_cross_entropy, "__defaults__", (64 * PIECES,))
+    return str(request.param)
+
+
+def engine(precision: str) -> Replicated:
+    """A model as wide as base, of one layer, at its initial weights."""
+    torch.manual_seed(0)
+    shape = ModelConfig(size="base", num_hidden_layers=1, hidden_dropout=0.0, attention_dropout=0.0)
+    model = MaskedLM(shape.resolve(PIECES, 128, 1))
+    device = Device(torch.device("cpu"), precision)  # type: ignore[arg-type]
+    loss = Loss(model, PretrainObjective(ObjectiveConfig(), model.config), device)
+    return Replicated(loss, device, World(Place()), OptimConfig(), 10)
+
+
+def gradients(made: Replicated, batch: Batch) -> dict[str, Tensor]:
+    """Those of the head's parameters, the scale divided out."""
+    made.backward(batch, Totals.of([batch]), 1.0, True)
+    norm = float(made.norm())
+    assert math.isfinite(norm)
+    found = {n: p.grad for n, p in made.trained.items() if p.grad is not None and ("head" in n or "word" in n)}
+    made.drop()
+    return found
+
+
+def test_no_product_of_the_head_leaves_fp16s_range(head: str) -> None:
+    """The scale that training starts with holds, and every product in the backward pass goes down with it."""
+    made, batch, seen = engine("fp16"), zipf_batch(), {}
+    assert made.scale is not None
+    exact = gradients(engine("fp32"), batch)
+    for scale in (START, START / 64):
+        made.scale.factor = scale
+        with Products() as products:
+            found = gradients(made, batch)
+        assert max(products.largest) < LARGEST
+        seen[scale] = products.largest
+        for name, gradient in found.items():
+            apart = (gradient - exact[name]).norm() / exact[name].norm()
+            assert apart < 2e-2, f"{name} at {scale}"
+    forward = [a for a, b in zip(*seen.values(), strict=True) if a == b]
+    falls = [a / b for a, b in zip(*seen.values(), strict=True) if a != b]
+    assert falls == pytest.approx([64] * len(falls), rel=0.1), "no constant factor: the backward pass goes with the scale"
+    largest = max(seen[START])
+    assert max(forward) < 100, "the forward pass does not depend on it"
+    assert largest / START * FLOOR < 1e-3, "the scale can fall by far more than is needed"
