@@ -136,7 +136,8 @@ def sample(log_p_mv: Tensor, k: int, uniform_mk: Tensor) -> Sampled:
     first_mk = torch.ones_like(draws_mk, dtype=torch.bool)
     first_mk[:, 1:] = draws_mk[:, 1:] != draws_mk[:, :-1]
     column_mk = first_mk.cumsum(1) - 1  # equal draws stand side by side and share a column
-    shares_mk = torch.zeros(draws_mk.shape).scatter_add_(1, column_mk, torch.full(draws_mk.shape, 1 / k))
+    share_mk = torch.full_like(draws_mk, 1 / k, dtype=torch.float32)
+    shares_mk = torch.zeros_like(share_mk).scatter_add_(1, column_mk, share_mk)
     ids_mk = torch.zeros_like(draws_mk).scatter_(1, column_mk, draws_mk)
     entropy_m = -(p_mv * log_p_mv).sum(1)
     return Sampled(ids_mk, shares_mk, entropy_m)
