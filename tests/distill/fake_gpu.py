@@ -13,21 +13,21 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from biolm.distill.config import LossConfig
-from biolm.distill.losses import Weighting, prediction_losses
-from biolm.distill.objective import DistillObjective
-from biolm.distill.targets import Sampled, Targets, Top, Whole, sample, top
-from biolm.distill.teacher import Teachers
-from biolm.finetune.heads import TokenClassifier, sequence_classifier
-from biolm.model import encoder
-from biolm.model.config import ModelConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import linear_cross_entropy
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ObjectiveConfig
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.distill.config import LossConfig
+from biomlm.distill.losses.losses import Weighting, prediction_losses
+from biomlm.distill.losses.targets import Sampled, Targets, Top, Whole, sample, top
+from biomlm.distill.objective import DistillObjective
+from biomlm.distill.teachers.teacher import Teachers
+from biomlm.finetune.tasks.heads import TokenClassifier, sequence_classifier
+from biomlm.model import encoder
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.cross_entropy import linear_cross_entropy
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
 GPU = "gpu"
 PIECES, LENGTHS = 61, (9, 4, 12)
@@ -124,7 +124,9 @@ def finetuning(kind: str) -> None:
 
 
 CASES: dict[str, Callable[[], None]] = {
-    **{f"pretrain {s} {k}": partial(pretraining, s, k) for s in ("roberta", *PAIRED, "modernbert") for k in ("padded",)},
+    **{
+        f"pretrain {s} {k}": partial(pretraining, s, k) for s in ("roberta", *PAIRED, "modernbert") for k in ("padded",)
+    },
     "head whole": partial(head, 1 << 20, torch.float32),
     "head blocks": partial(head, 2 * PIECES, torch.float32),
     "head fp16 whole": partial(head, 1 << 20, torch.float16),

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from biolm.model.config import ModelConfig
-from biolm.model.device import Device
-from biolm.model.encoder import MaskedLM
-from biolm.model.loss import linear_cross_entropy
-from biolm.model.optim import OptimConfig
-from biolm.model.packed import Packed
-from biolm.pretrain.batches import Batch
-from biolm.pretrain.config import ObjectiveConfig
-from biolm.pretrain.engines.base import Loss
-from biolm.pretrain.engines.replicated import Replicated
-from biolm.pretrain.engines.scale import FLOOR, START
-from biolm.pretrain.engines.world import Place, World
-from biolm.pretrain.objective import PretrainObjective, Totals
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels.cross_entropy import linear_cross_entropy
+from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import ObjectiveConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.ddp import Replicated
+from biomlm.pretrain.distributed.engine import Loss
+from biomlm.pretrain.distributed.loss_scale import FLOOR, START
+from biomlm.pretrain.distributed.process_group import Place, World
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
 
 LARGEST = 65_504.0  # of fp16
 PIECES, MASK, MASKED = 2048, 4, 656
@@ -102,7 +102,9 @@ def test_no_product_of_the_head_leaves_fp16s_range(head: str) -> None:
             assert apart < 2e-2, f"{name} at {scale}"
     forward = [a for a, b in zip(*seen.values(), strict=True) if a == b]
     falls = [a / b for a, b in zip(*seen.values(), strict=True) if a != b]
-    assert falls == pytest.approx([64] * len(falls), rel=0.1), "no constant factor: the backward pass goes with the scale"
+    assert falls == pytest.approx([64] * len(falls), rel=0.1), (
+        "no constant factor: the backward pass goes with the scale"
+    )
     largest = max(seen[START])
     assert max(forward) < 100, "the forward pass does not depend on it"
     assert largest / START * FLOOR < 1e-3, "the scale can fall by far more than is needed"
