@@ -17,28 +17,15 @@ from torch import Tensor, nn
 from biomlm.convert.load import build
 from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError, ConfigError
-from biomlm.core.files import read_json
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.optimizer import MOMENTS, Optimizer, schedule
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.deepspeed_config import settings
 from biomlm.pretrain.distributed.engine import Engine, Loss
-from biomlm.pretrain.distributed.loss_scale import LossScale
 from biomlm.pretrain.distributed.process_group import World
 from biomlm.pretrain.objectives.base import Totals
-
-BUCKET = 500_000_000  # numbers: DeepSpeed's own default
-
-
-class TheirScale(LossScale):
-    """DeepSpeed's own loss scale, which moves without us."""
-
-    def good(self) -> None:
-        """Nothing to do."""
-
-    def overflowed(self) -> None:
-        """Nothing to do: at its floor DeepSpeed ends the run."""
 
 
 class DeepSpeed(Engine):
@@ -56,11 +43,11 @@ class DeepSpeed(Engine):
     def __init__(self, loss: Loss, device: Device, world: World, config: PretrainConfig):
         super().__init__(loss, device, world)
         deepspeed = _imported()
-        if device.precision == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
-            raise ConfigError("DeepSpeed computes no fp16 on this device", remedy="Give --precision bf16 or fp32.")
         self.optim, self.steps = config.optim, config.steps
-        self.settings = settings(config, self.parameters)
+        self.settings = settings(config, self.parameters, device.precision)
         self.stage = self.settings["zero_optimization"]["stage"]
+        if self.settings["fp16"]["enabled"] and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
+            raise ConfigError("DeepSpeed computes no fp16 on this device", remedy="Give --precision bf16 or fp32.")
         self.trained = self.loss.trained()
         grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps).inner
         if not dist.is_initialized():
@@ -69,8 +56,6 @@ class DeepSpeed(Engine):
             model=self.loss, optimizer=grouped, config=self.settings, dist_init_required=False
         )
         self.base = getattr(self.inner.optimizer, "optimizer", self.inner.optimizer)
-        if device.precision == "fp16":
-            self.scale = TheirScale()
         if self.stage:
             self._make_moments()
         self._count(0)
@@ -87,10 +72,14 @@ class DeepSpeed(Engine):
     def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         self.inner.set_gradient_accumulation_boundary(last)
+        scale = self.scaled()
+        if self.stage and self.scale is not None:  # ZeRO multiplies and divides by a loss scale itself: by ours
+            self.inner.optimizer.override_loss_scale(self.factor)
+            scale = self.world.size
         terms = self.inner(batch, totals)
         if last:
             self.meets()
-        self.inner.backward(terms["loss"] * (weight * self.world.size))
+        self.inner.backward(terms["loss"] * (weight * scale))
         if not last:
             self.inner.step()
         return {name: value.detach() * weight for name, value in terms.items()}
@@ -101,8 +90,12 @@ class DeepSpeed(Engine):
             group["lr"] = self._rate * group.get("scale", 1.0)
         if self.stage:
             self.inner.step()
-            return torch.as_tensor(self.inner.get_global_grad_norm(), dtype=torch.float32)
-        norm = nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
+            # a plain number if it is not finite
+            return torch.as_tensor(self.inner.get_global_grad_norm(), dtype=torch.float32, device=self.device.torch)
+        grads = [p.grad for p in self.trained.values() if p.grad is not None]
+        if self.scale is not None:
+            torch._foreach_mul_(grads, 1 / self.factor)
+        norm = nn.utils.get_total_norm(grads)
         if torch.isfinite(norm):
             self.inner.step()
         else:
@@ -215,52 +208,6 @@ class DeepSpeed(Engine):
         else:
             named = dict(self.model.named_parameters())
             yield build(self.model.config, {name: self._weight(p).to(self.device.torch) for name, p in named.items()})
-
-
-def settings(config: PretrainConfig, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: what follows from ours, overlaid with the user's file; its entries `auto` are ours.
-
-    Args:
-        config: Of the run.
-        parameters: Of the model: a larger bucket than its gradients need is memory taken anew in every step.
-
-    Raises:
-        ConfigError: The file sets an optimiser or a schedule, or ours is one that ZeRO computes wrongly.
-    """
-    given = read_json(config.deepspeed.config, remedy="Give a ds_config.") if config.deepspeed.config else {}
-    if twice := given.keys() & {"optimizer", "scheduler"}:
-        raise ConfigError(f"{min(twice)} belongs into --optim", file=config.deepspeed.config, remedy="Take it out.")
-    ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # the loop says itself which micro-batch is a step's last
-        "gradient_clipping": config.optim.clip,
-        "zero_optimization": {"stage": config.deepspeed.stage, "reduce_bucket_size": min(BUCKET, parameters)},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1_000_000_000,
-        "fp16": {"enabled": config.precision == "fp16"},
-    }
-    if config.deepspeed.offload:
-        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-    merged = _overlaid(ours, given)
-    if config.optim.ema:
-        raise ConfigError("DeepSpeed keeps no running mean of the weights", remedy="Leave --optim.ema out.")
-    if merged["zero_optimization"]["stage"] and config.optim.name != "adamw":
-        raise ConfigError(
-            f"ZeRO lays parameters end to end, which {config.optim.name} is not made for",
-            remedy="Take --optim.name adamw, or --deepspeed.stage 0.",
-        )
-    return merged
-
-
-def _overlaid(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(ours)
-    for name, value in given.items():
-        if isinstance(value, dict) and isinstance(merged.get(name), dict):
-            merged[name] = _overlaid(merged[name], value)
-        elif value != "auto":
-            merged[name] = value
-    return merged
 
 
 def _imported() -> Any:

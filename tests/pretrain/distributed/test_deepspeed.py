@@ -1,7 +1,11 @@
 """DeepSpeed's ZeRO stages, each going on from the checkpoint of another, lose what one process of torch's loses."""
 
+import json
+import math
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,23 +21,156 @@ from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import write_json
 from biomlm.pretrain.config import DeepSpeedConfig, PretrainConfig
-from biomlm.pretrain.distributed.deepspeed import settings
+from biomlm.pretrain.distributed.deepspeed_config import TAKEN, settings
+from biomlm.pretrain.distributed.loss_scale import START
 
 STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "100", "--batch.accumulation", "3"]
 
 
-def test_the_users_file_wins_and_auto_is_ours(tmp_path: Path) -> None:
+def told(given: dict[str, Any], tmp_path: Path, precision: Any = "bf16", **ours: Any) -> dict[str, Any]:
+    """What DeepSpeed is told with a ds_config."""
     file = tmp_path / "ds.json"
-    write_json(file, {"zero_optimization": {"stage": 3}, "gradient_clipping": "auto", "bf16": {"enabled": True}})
-    ours = DeepSpeedConfig(stage=1, offload=True, config=str(file))
-    made = settings(PretrainConfig(shards="S", out="O", deepspeed=ours), 1000)
+    write_json(file, given)
+    made = PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file), **ours))
+    return settings(made, 1000, precision)
+
+
+def test_the_users_file_wins_and_auto_is_ours(tmp_path: Path) -> None:
+    given = {"zero_optimization": {"stage": 3}, "gradient_clipping": "auto", "bf16": {"enabled": True}}
+    made = told(given, tmp_path, stage=1, offload=True)
     sharing = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 1000}
     assert made["zero_optimization"] == sharing
     assert (made["gradient_clipping"], made["bf16"]) == (1.0, {"enabled": True})
-    write_json(file, {"optimizer": {"type": "Adam"}})
-    with pytest.raises(ConfigError, match="optimizer belongs into --optim"):
-        settings(PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file))), 1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optimizer": {"type": "Adam"}}, "optimizer belongs into --optim"),
+        ({"gradient_accumulation_steps": 8}, "gradient_accumulation_steps belongs into --batch.accumulation"),
+        ({"train_batch_size": 64}, "train_batch_size belongs into --batch.tokens"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping belongs into --optim.clip"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled belongs into --precision"),
+        ({"fp16": {"loss_scale": 128}}, "fp16.loss_scale is not DeepSpeed's to decide here"),
+        (
+            {"prescale_gradients": True, "communication_data_type": "fp16"},
+            "communication_data_type is not .*; prescale_gradients is not",
+        ),
+        ({"gradient_predivide_factor": 2.0}, "gradient_predivide_factor is not"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types is not"),
+        (
+            {"zero_optimization": {"zero_quantized_gradients": True}},
+            "zero_optimization.zero_quantized_gradients is not",
+        ),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": 0.3}}}, "offload_optimizer.ratio is not"),
+        ({"zero_optimization": {"stage": 0}, "bf16": {"enabled": True}}, "no float32 weights for a checkpoint"),
+        ({"zero_optimization": {"stage": 5}}, "no stage 5"),
+        ({"no_such_entry": 1}, "no_such_entry is not"),
+    ],
+)
+def test_what_would_change_the_arithmetic_is_refused(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        told(given, tmp_path)
+
+
+def test_no_entry_of_deepspeeds_own_is_taken_that_the_next_test_does_not_try(tmp_path: Path) -> None:
+    """All entries of ZeRO's section that this DeepSpeed knows are either tried below or refused."""
+    zero = pytest.importorskip("deepspeed.runtime.zero.config").DeepSpeedZeroConfig
+    for name, field in zero.model_fields.items():
+        known = field.alias or name
+        try:
+            told({"zero_optimization": {known: 1}}, tmp_path)
+        except ConfigError:
+            continue
+        assert known in {*TRIED, *UNTRIED, "stage"}
+
+
+TRIED: dict[str, list[Any]] = {
+    "contiguous_gradients": [True, False],
+    "reduce_scatter": [True, False],
+    "reduce_bucket_size": [100, 10_000],
+    "use_multi_rank_bucket_allreduce": [True, False],
+    "allgather_partitions": [True, False],
+    "allgather_bucket_size": [100, 10_000],
+    "overlap_comm": [False],
+    "sub_group_size": [500, 100_000],
+    "ignore_unused_parameters": [True, False],
+    "round_robin_gradients": [True, False],
+    "memory_efficient_linear": [False],
+    "stage3_prefetch_bucket_size": [0, 1000],
+    "stage3_param_persistence_threshold": [0, 10_000],
+    "stage3_model_persistence_threshold": [0, 10_000],
+    "stage3_max_live_parameters": [0, 10_000],
+    "stage3_max_reuse_distance": [0, 10_000],
+    "stage3_gather_16bit_weights_on_model_save": [True],
+    "stage3_use_all_reduce_for_fetch_params": [False],
+    "stage3_allgather_sequential": [False],
+    "load_from_fp32_weights": [True, False],
+    "log_trace_cache_warnings": [True],
+    "offload_optimizer": [{"device": "cpu"}, {"device": "cpu", "pin_memory": False}],
+}
+UNTRIED = {  # they need several ranks, other devices or layers of another kind
+    "zero_hpz_partition_size",
+    "offload_param",
+    "elastic_checkpoint",
+    "stage3_module_granularity_threshold",
+    "enable_sanity_checks",
+}
+assert {*TRIED, *UNTRIED, "stage"} <= TAKEN["zero_optimization"].keys()
+
+
+def drawn(draw: random.Random, stage: int) -> dict[str, Any]:
+    """A ds_config of accepted entries, with some of those that agree."""
+    names = draw.sample(sorted(TRIED), 8)
+    chosen = {name: draw.choice(TRIED[name]) for name in names} if stage else {}
+    agree = {"gradient_clipping": 0.5, "steps_per_print": 1, "gradient_accumulation_steps": "auto", "optimizer": None}
+    return {**agree, "zero_optimization": {**chosen, "stage": stage}}
+
+
+def first_steps(cases: list[dict[str, Any]]) -> list[dict[str, dict[str, list[Any]]]]:
+    """See first_steps.py; a process of its own, since DeepSpeed leaves its mark on one."""
+    if find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    script = str(Path(__file__).with_name("first_steps.py"))
+    env = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    ended = subprocess.run(
+        [sys.executable, script], input=json.dumps(cases), env=env, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.slow
+def test_whatever_ds_config_is_taken_the_steps_are_torchs() -> None:
+    draw = random.Random(0)
+    stages = [0, 1, 2, 3, 1, 2, 3, 3]
+    plain = {"optimizer": "adamw", "precision": "fp32"}
+    for case, found in zip(
+        stages, first_steps([{"ds_config": drawn(draw, s), "stage": s, **plain} for s in stages]), strict=True
+    ):
+        ours, theirs = found["deepspeed"], found["torch"]
+        for name in ("norm", "weights"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), f"stage {case}"
+
+
+@pytest.mark.slow
+def test_fp16_is_torchs_at_every_stage() -> None:
+    """In real fp16: the scale divides out, clipping knows it, an overflow lowers the scale that is used and moves no weight."""
+    kinds = [(0, "adamw"), (0, "lamb"), (1, "adamw"), (2, "adamw"), (3, "adamw")]
+    cases = [
+        {"ds_config": {"fp16": {"enabled": True}}, "stage": s, "optimizer": o, "precision": "fp16", "overflow": 1}
+        for s, o in kinds
+    ]
+    for kind, found in zip(kinds, first_steps(cases), strict=True):
+        ours, theirs = found["deepspeed"], found["torch"]
+        for step in (0, 2):
+            assert ours["norm"][step] == pytest.approx(theirs["norm"][step], rel=2e-3), kind
+            assert ours["weights"][step] == pytest.approx(theirs["weights"][step], rel=1e-4), kind
+        assert ours["weights"][1] == ours["weights"][0]
+        assert not math.isfinite(ours["norm"][1])
+        assert ours["scale"] == theirs["scale"] == [START, 2.0**39, START]
+        assert ours["said"] == theirs["said"] == ["", "the gradient overflows, the loss scale becomes 5.49756e+11", ""]
 
 
 def test_it_says_what_is_missing(

@@ -1,0 +1,98 @@
+"""Run by test_deepspeed.py in a process of its own: the first steps of a small model by DeepSpeed and by torch.
+
+Reads a JSON list of cases from standard input; prints for each what became of both, step by step.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from biomlm.model.config import ModelConfig
+from biomlm.model.device import Device
+from biomlm.model.encoder import MaskedLM
+from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.model.packed import Packed
+from biomlm.pretrain.config import DeepSpeedConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.distributed.ddp import Replicated
+from biomlm.pretrain.distributed.deepspeed import DeepSpeed
+from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.loss_scale import START
+from biomlm.pretrain.distributed.process_group import Place, World
+from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.training.anomaly_guard import Guard
+
+PIECES, HIGH = 50, 2.0**40
+CPU = torch.device("cpu")
+
+
+def batch(seed: int) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    ids_t = torch.randint(5, PIECES, (64,), generator=draw)
+    positions_m = torch.arange(0, 64, 4)
+    return Batch(Packed(ids_t, (16,) * 4), positions_m, ids_t[positions_m].clone())
+
+
+def steps(engine: Engine, config: PretrainConfig, overflow: int | None) -> dict[str, list[Any]]:
+    """Two micro-batches a step; in the step `overflow` the loss scale is far too high, and then as it was."""
+    guard, seen = Guard(config.guard), {"norm": [], "said": [], "scale": [], "weights": []}
+    for step in range(config.steps):
+        engine.begin(step, False)
+        if engine.scale is not None:
+            engine.scale.factor = HIGH if step == overflow else START
+        parts = [batch(2 * step), batch(2 * step + 1)]
+        loss = 0.0
+        for i, part in enumerate(parts):
+            loss += float(engine.backward(part, Totals.of(parts), 1.0, i == 1)["loss"])
+        norm = float(engine.norm())
+        said = guard.judge(loss, norm, engine.scale)
+        if said:
+            engine.drop()
+        else:
+            engine.update()
+        state = engine.tensors()["model"]
+        seen["norm"].append(norm)
+        seen["said"].append(said)
+        seen["scale"].append(engine.factor)
+        seen["weights"].append(float(sum(tensor.double().abs().sum() for tensor in state.values())))
+    return seen
+
+
+def run(case: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ds.json"
+        file.write_text(json.dumps(case["ds_config"]))
+        ours = DeepSpeedConfig(stage=case["stage"], config=str(file))
+        optim = OptimConfig(name=case["optimizer"], lr=1e-2, clip=0.5, warmup=0.0)
+        config = PretrainConfig(shards="S", out="O", steps=3, deepspeed=ours, optim=optim)
+        device = Device(CPU, case["precision"])
+        found = {}
+        for name in ("torch", "deepspeed"):
+            torch.manual_seed(0)
+            shape = ModelConfig(
+                num_hidden_layers=2, hidden_size=32, num_attention_heads=2, hidden_dropout=0, attention_dropout=0
+            )
+            model = MaskedLM(shape.resolve(PIECES, 16, 1))
+            loss = Loss(model, PretrainObjective(ObjectiveConfig(), model.config), device)
+            world = World(Place())
+            engine: Engine = (
+                Replicated(loss, device, world, optim, 3) if name == "torch" else DeepSpeed(loss, device, world, config)
+            )
+            found[name] = steps(engine, config, case.get("overflow"))
+    return found
+
+
+def main() -> None:
+    accelerator = deepspeed.accelerator.get_accelerator()
+    accelerator.is_fp16_supported = lambda: True  # slow here, but right
+    for case in json.load(sys.stdin):
+        print("\n" + json.dumps(run(case)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
