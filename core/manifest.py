@@ -102,7 +102,15 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
     return manifest
 
 
-def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *, override: bool = False) -> Manifest:
+def begin(
+    folder: str | Path,
+    stage: str,
+    config: Any,
+    inputs: dict[str, str],
+    *,
+    override: bool = False,
+    check: bool = False,
+) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
 
     The folder is locked (`core.lock`) to the end of the command, unless there is nothing left to do.
@@ -113,22 +121,33 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
         config: The configuration, a dataclass.
         inputs: Name → hash of what the stage reads.
         override: Go on although the configuration or an input changed.
+        check: Compare what a finished stage wrote with its hashes before it is called done.
 
     Raises:
         MismatchError: The folder holds the output of another configuration, of other inputs or of another stage, or another process
-            is at work in it.
+            is at work in it, or what it holds is no longer what was written.
     """
     folder = Path(folder)
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
     if (folder / NAME).exists():
         earlier = read_manifest(folder, stage, finished=False)
         same = earlier.config_hash == manifest.config_hash and earlier.inputs == inputs
-        if same and earlier.status == "done":
+        wrong = changed(folder, earlier) if same and check and earlier.status == "done" else None
+        if same and earlier.status == "done" and wrong is None:
             return earlier
-        if same:
+        if wrong is not None:
+            problem = "it is not what the finished stage wrote"
+            if not override:
+                raise MismatchError(
+                    problem,
+                    file=folder / wrong,
+                    remedy="Put it back, remove the folder, or say --override to make again what is missing.",
+                )
+            print(f"{folder / wrong}: {problem}; --override makes it again", file=sys.stderr)
+        elif same:
             lock.hold(folder)
             return read_manifest(folder, stage, finished=False)  # whoever held it may have finished
-        if override:
+        elif override:
             print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
         elif not _is_bare(folder):
             raise MismatchError(
@@ -144,6 +163,33 @@ def begin(folder: str | Path, stage: str, config: Any, inputs: dict[str, str], *
     lock.hold(folder)
     manifest.write(folder)
     return manifest
+
+
+Stamps = dict[str, list[int]]
+
+
+def changed(folder: str | Path, record: Manifest, stamps: Stamps | None = None) -> str | None:
+    """Find the first output of a stage that is gone or is not what was written; None if all are as they were.
+
+    Args:
+        folder: The stage's folder.
+        record: Its manifest.
+        stamps: Size and time of change of outputs that were found right before, which are not read again while these are the
+            same; those that are found right now are added.
+    """
+    for name, digits in record.outputs.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            return name
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        if stamps is not None and stamps.get(name) == stamp:
+            continue
+        if sha256(path) != digits:
+            return name
+        if stamps is not None:
+            stamps[name] = stamp
+    return None
 
 
 def _is_bare(folder: Path) -> bool:

@@ -352,3 +352,19 @@ class PretrainConfig:
                 "batch.form pairs and a pair objective go together",
                 remedy="Give --batch.form pairs with --objective.nsp, sop or drp, or none of them.",
             )
+
+
+def accumulations(config: PretrainConfig) -> list[tuple[str, int]]:
+    """List the micro-batches of a step in every stage, each with the name of its option."""
+    stages = [
+        (f"curriculum[{number}].accumulation", stage.accumulation)
+        for number, stage in enumerate(config.curriculum)
+        if stage.accumulation is not None
+    ]
+    return [*stages, ("batch.accumulation", config.batch.accumulation)]
+
+
+def idle_share(accumulation: int, processes: int) -> float:
+    """The share of the processes' time that goes by without work, since the micro-batches of a step are dealt to them in turn."""
+    rounds = -(-accumulation // processes)
+    return 1 - accumulation / (rounds * processes)

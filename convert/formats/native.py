@@ -25,6 +25,7 @@ from biomlm.model.config import EncoderConfig
 TOKENIZER = "tokenizer"
 RESULT = "result.json"
 REST = "rest"
+TRAINED = ("pretrain", "distill")  # stages that leave such a folder
 PAIRS = (
     "pooler.",
     "seq_relationship.",
@@ -47,17 +48,35 @@ def read(path: Path) -> Parts:
     """Read the newest whole checkpoint of a run folder, or the one checkpoint given.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or its tensors are not those of `encoder.json`.
+        CheckpointError: There is none, it is damaged, it is not the last one of a finished run, or its tensors are not those of
+            `encoder.json`.
     """
     run = _run(path)
     found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
     if found is None:
         raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biomlm pretrain` on it first.")
+    last = _last_step(run) if run == path else None
+    if last is not None and found.step != last:
+        raise CheckpointError(
+            "the last checkpoint of this finished run is gone or damaged",
+            file=checkpoint.path_of(run, last),
+            remedy=f"Put it back, or name the one that is to be read: {checkpoint.path_of(run, found.step)}.",
+        )
     file = min(checkpoint.path_of(run, found.step).glob("model*.safetensors"))  # of several ranks' rows, the first
     parts = parts_of(run, found.tensors.get("model", {}), file)
     facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
     own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
     return replace(parts, rest={**own, **found.tensors.get(REST, {})}, facts=facts)
+
+
+def _last_step(run: Path) -> int | None:
+    """The last step of a run of ours that is finished; None for any other folder."""
+    if not (run / MANIFEST).is_file():
+        return None
+    record = read_json(run / MANIFEST)
+    counts = record.get("counts")
+    done = record.get("status") == "done" and record.get("stage") in TRAINED
+    return counts.get("steps") if done and isinstance(counts, dict) else None
 
 
 def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:

@@ -18,9 +18,7 @@ LARGE = (
     2 * BLOCK
 )  # logits from which on blocks are worth it: for 1,229 positions 0.9 GB less for 1.1 to 1.2 times the head's time
 NO_LABEL = -100  # of a row that does not count, as torch's cross-entropy has it
-SUMS_IN_FP32 = (
-    "dtype" in torch.ops.aten.mm.overloads()
-)  # products of fp16 with a float32 result, on CUDA, from torch 2.8 on
+SUMS_IN_FP32 = hasattr(torch.ops.aten.mm, "dtype")  # fp16 products with a float32 result, on CUDA, from torch 2.8 on
 
 
 def linear_cross_entropy(

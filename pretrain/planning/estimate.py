@@ -18,7 +18,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
 from biomlm.pretrain.commands.average import AverageConfig
-from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
 
 GB = 1e9
 STATES = 16  # bytes a parameter: weight, gradient and two moments in float32
@@ -195,6 +195,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
         "parameters": p,
         "tokens of a step": per_step,
         "tokens in all": per_step * config.steps,
+        "micro-batches of a step": _dealt(config, fleet.size),
     }
     for stage in ZERO:
         most = largest_micro_batch(encoder, fleet, stage, **how)
@@ -211,6 +212,19 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     rows["GB of a checkpoint"] = round(12 * p / GB, 2)
     rows["GB of checkpoints kept"] = round(12 * p / GB * (config.keep + 1), 2)
     return rows
+
+
+def _dealt(config: PretrainConfig, processes: int) -> str:
+    """How the micro-batches of a step come out on the GPUs, in words."""
+    words = []
+    for of, accumulation in accumulations(config):
+        idle, text = idle_share(accumulation, processes), f"{accumulation} on {processes} GPUs"
+        if accumulation < processes:
+            text += f": {processes - accumulation} GPUs would be idle, and the run is refused (raise {of})"
+        elif idle:
+            text += f": {idle:.0%} of their time without work"
+        words.append(text)
+    return "; then ".join(words)
 
 
 def flops_per_token(config: PretrainConfig, encoder: EncoderConfig, all_rows: bool) -> float:

@@ -1,6 +1,7 @@
 """What every training verb does around the loop: shards, run folder, weights to start from, the result and the summary."""
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM, parameter_count
-from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.distributed.build import make
@@ -27,6 +28,7 @@ from biomlm.pretrain.training.vocabulary_match import renew
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RESULT = "result.json"
+SEEN = "shards.json"  # size and time of change of the shards' files as they were when they were last read through
 
 
 def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
@@ -38,12 +40,15 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
     if not world.first:
         heard = world.tell(None)
         if heard is None:
+            world.wait()
             raise SystemExit(2)  # rank 0 says why
         return Manifest(**heard)
     try:
+        _require_work(config, world.size)
         record = _start(config, stage, reader, model, inputs)
     except UserError:
         world.tell(None)
+        world.wait()  # the store that the others hear it from ends with this process
         raise
     return Manifest(**world.tell(asdict(record)))
 
@@ -58,13 +63,61 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
             remedy="Give another --out; --init and --init_vocabulary move a model to another vocabulary.",
         )
     require_apart(reader, held_out(config.folders))
-    record = manifest.begin(run, stage, config, {"shards": reader.fingerprint, **inputs}, override=config.override)
+    inputs = {"shards": reader.fingerprint, **inputs}
+    record = manifest.begin(run, stage, config, inputs, override=config.override, check=True)
     sweep(run)
+    if record.status != "done":
+        _require_same_shards(run, config)
     configuration.save(config, run / "config.yaml")
     model.config.save(run)
     if not own.exists():
         tokenizer_folder.copy(Path(config.folders[0]) / "tokenizer", own)
     return record
+
+
+def _require_same_shards(run: Path, config: PretrainConfig) -> None:
+    """Refuse shards whose files are not those of their manifest, which alone a fingerprint knows.
+
+    They are read through once; a run that goes on reads those again whose size or time of change is another.
+
+    Raises:
+        MismatchError: A file was changed.
+    """
+    seen: dict[str, manifest.Stamps] = dict(read_json(run / SEEN, remedy="Remove it.")) if (run / SEEN).exists() else {}  # type: ignore[arg-type]
+    for number, folder in enumerate(config.folders):
+        record = manifest.read_manifest(folder, "tokenizer encode")
+        wrong = manifest.changed(folder, record, seen.setdefault(str(number), {}))
+        if wrong is not None:
+            problem = "it is not what the manifest of the shards says: its content or order was changed"
+            if not config.override:
+                raise MismatchError(
+                    problem,
+                    file=Path(folder) / wrong,
+                    remedy="Put it back, or encode the documents again and give another --out.",
+                )
+            print(f"{Path(folder) / wrong}: {problem}; --override goes on all the same", file=sys.stderr)
+    write_json(run / SEEN, seen)
+
+
+def _require_work(config: PretrainConfig, processes: int) -> None:
+    """Refuse more processes than a step has micro-batches, and say what share of their time goes by without work.
+
+    Raises:
+        ConfigError: Some processes would compute nothing that counts in any step of a stage.
+    """
+    for of, accumulation in accumulations(config):
+        idle = idle_share(accumulation, processes)
+        if accumulation < processes:
+            raise ConfigError(
+                f"{of} is {accumulation} and there are {processes} processes: {processes - accumulation} would have nothing to compute",
+                remedy=f"Give --batch.accumulation {processes} or a multiple, with as many fewer --batch.tokens, or start fewer processes.",
+            )
+        if idle:
+            print(
+                f"{accumulation} micro-batches ({of}) do not come out even on {processes} processes: {idle:.0%} of their time goes by "
+                "without work",
+                file=sys.stderr,
+            )
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:

@@ -14,9 +14,22 @@ import pytest
 
 from biomlm.core import checkpoint
 
+DEALT = ["--batch.accumulation", "2"]  # a micro-batch for each of two ranks
 Words = Callable[..., list[str]]
 Records = Callable[[Path, str], dict[int, Any]]
 Start = Callable[..., Any]
+
+
+def test_a_rank_without_work_is_refused_and_uneven_work_is_said(
+    tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
+) -> None:
+    ranks = start_ranks(2, small_run(tiny_shards, tmp_path / "run", 2))
+    assert ranks.wait() == [2, 2], ranks.said()
+    assert "batch.accumulation is 1 and there are 2 processes: 1 would have nothing to compute" in ranks.said()
+    assert not (tmp_path / "run").exists()
+    ranks = start_ranks(2, small_run(tiny_shards, tmp_path / "run", 2, "--batch.accumulation", "3"))
+    assert ranks.wait() == [0, 0], ranks.said()
+    assert ranks.said().count("do not come out even on 2 processes: 25% of their time") == 1
 
 
 @pytest.mark.parametrize(
@@ -26,7 +39,7 @@ def test_a_lost_rank_is_named(
     number: signal.Signals, said: str, tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    argv = small_run(tiny_shards, run, 10_000, "--log_every", "1", "--save_every", "5", "--timeout", "5")
+    argv = small_run(tiny_shards, run, 10_000, "--log_every", "1", "--save_every", "5", "--timeout", "5", *DEALT)
     ranks = start_ranks(2, argv, patch="patch_late.py")
     deadline = time.monotonic() + 120
     while not checkpoint.steps(run) and time.monotonic() < deadline:
@@ -43,7 +56,7 @@ def test_a_lost_rank_is_named(
 def test_a_rank_that_hangs_in_its_code_is_named_with_the_line(
     engine: str, tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
 ) -> None:
-    argv = small_run(tiny_shards, tmp_path / "run", 10, "--engine", engine, "--timeout", "5")
+    argv = small_run(tiny_shards, tmp_path / "run", 10, "--engine", engine, "--timeout", "5", *DEALT)
     late = {"LATE_RANK": "1", "LATE_FROM": "4", "LATE_SECONDS": "1000"}
     ranks = start_ranks(2, argv, patch="patch_late.py", **late)
     assert ranks.wait() == [75, 75], ranks.said()
@@ -54,7 +67,7 @@ def test_a_rank_that_hangs_in_its_code_is_named_with_the_line(
 def test_a_slow_rank_is_named(
     tiny_shards: Path, small_run: Words, start_ranks: Start, records: Records, tmp_path: Path
 ) -> None:
-    argv = small_run(tiny_shards, tmp_path / "run", 6, "--log_every", "1")
+    argv = small_run(tiny_shards, tmp_path / "run", 6, "--log_every", "1", *DEALT)
     ranks = start_ranks(2, argv, patch="patch_late.py", LATE_RANK="1", LATE_SECONDS="0.5")
     assert ranks.wait() == [0, 0], ranks.said()
     assert re.search(r"rank 1 takes \d+\.\d times as long as the others", ranks.said())

@@ -41,6 +41,18 @@ def test_a_gpu_without_a_micro_batch_waits() -> None:
     assert rate(12) == pytest.approx(rate(16) * 12 / 16, rel=1e-5)  # type: ignore[operator]
 
 
+def test_the_plan_says_which_gpus_are_idle() -> None:
+    """A node of 8; the share is that of places in the rounds which hold no micro-batch."""
+
+    def said(accumulation: int) -> object:
+        config = PretrainConfig(shards="s", out="o", batch=BatchConfig(accumulation=accumulation))
+        return estimate(config, find("a100-80gb"), Before(50_048))["micro-batches of a step"]
+
+    assert said(16) == "16 on 8 GPUs"
+    assert said(12) == "12 on 8 GPUs: 25% of their time without work"
+    assert said(3) == "3 on 8 GPUs: 5 GPUs would be idle, and the run is refused (raise batch.accumulation)"
+
+
 @pytest.mark.parametrize("shape", ["roberta", "modernbert"])
 def test_activations_are_what_autograd_keeps(shape: Shape) -> None:
     """One layer more keeps so much more, counted by storage; attention's probabilities on a CPU apart, as a GPU's kernel keeps none."""
