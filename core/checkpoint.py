@@ -195,3 +195,32 @@ def latest_whole(run: str | Path, most: int | None = None) -> int | None:
             remedy="Remove the folder to start this run again from step 0.",
         )
     return None
+
+
+def latest_usable(run: str | Path, most: int | None = None) -> int | None:
+    """Find a run's newest checkpoint that is whole and holds finite numbers only: its step, or None if the run has none at all.
+
+    Args:
+        run: The run folder.
+        most: The latest step that is wanted.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none of them can be gone on from.
+    """
+    step = found = latest_whole(run, most)
+    while step is not None and not is_finite(load(path_of(run, step), verify=False)):
+        print(f"checkpoint {path_of(run, step)} holds numbers that are not finite and is passed over", file=sys.stderr)
+        step = latest_whole(run, step - 1)
+    if step is None and found is not None and most is None:
+        raise CheckpointError(
+            "no checkpoint holds finite numbers only: the run diverged",
+            file=Path(run) / FOLDER,
+            remedy="Lower --optim.lr and remove the folder to start this run again from step 0.",
+        )
+    return step
+
+
+def is_finite(found: Checkpoint) -> bool:
+    """Whether all numbers of a checkpoint are finite; a sum is not if one of its numbers is not."""
+    sums = [tensor.detach().sum(dtype=torch.float32) for named in found.tensors.values() for tensor in named.values()]
+    return not sums or bool(torch.stack([value.to(sums[0].device) for value in sums]).isfinite().all())

@@ -160,7 +160,11 @@ class Trainer(Generic[R, G]):
             raise DataError(
                 f"the loss of step {self.step + 1} is not finite", file=self.folder, remedy="Lower --optim.lr."
             )
-        _, rate = self.optimizer.step(self.step)
+        norm, rate = self.optimizer.step(self.step)
+        if not math.isfinite(norm):  # the weights have gone, but no checkpoint holds them
+            raise DataError(
+                f"the gradient of step {self.step + 1} is not finite", file=self.folder, remedy="Lower --optim.lr."
+            )
         self.step += 1
         return total, rate
 

@@ -5,6 +5,7 @@ numbers. Batches, masks and dropout are functions of the step, so nothing else h
 with the same bits as one that was not; on another number of processes it sees the same batches and masks.
 """
 
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,8 @@ from biomlm.pretrain.training.filled_examples import Examples
 from biomlm.pretrain.training.metrics import Recorder
 from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
 from biomlm.pretrain.training.rank_batches import Share, share
+
+DIVERGED = 2.0  # times the loss of a blind guess among all pieces: beginnings are near 1
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Trainer:
         self.watch, self.wish = Watch(self.world, what), StopWish()
         engine.beat = self.watch.beat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
-        self.save_due = self.stopping = False
+        self.save_due = self.stopping = self.broken = False
         self.valid: HeldOut | None = None
         self.examples = Examples(evaluator, config.examples) if evaluator and config.examples.count else None
 
@@ -103,7 +106,7 @@ class Trainer:
 
         Raises:
             TemporaryError: A signal came, or a rank was lost.
-            DataError: Losses or gradients are not finite however often the run goes back.
+            DataError: Losses, gradients or weights are not finite however often the run goes back, or nothing was learnt.
         """
         self._resume()
         self.engine.loss.train()
@@ -112,10 +115,11 @@ class Trainer:
             try:
                 while self.done < self.config.steps:
                     self._steps()
-                    if self.guard.must_go_back:
+                    if self._must_go_back:
                         self._go_back()
                 if self.valid is None:
                     self._evaluate()
+                self._require_learnt()
             except RuntimeError as error:
                 if not is_lost(error):
                     raise
@@ -136,7 +140,7 @@ class Trainer:
     def _steps(self) -> None:
         """Steps up to the last one, or up to where the run has to go back."""
         with Loader(self._load, self.done, self.config.steps) as loader:
-            while self.done < self.config.steps and not self.guard.must_go_back:
+            while self.done < self.config.steps and not self._must_go_back:
                 stage = self.batches.stage(self.done)
                 self.recorder.stage(self.done, stage.batch, stage.tokens_per_step)
                 waited = loader.waited
@@ -235,9 +239,13 @@ class Trainer:
         names = self.batches.names(step)
         return "micro-batch " + ", ".join(f"{index} of epoch {epoch}" for epoch, index in names)
 
+    @property
+    def _must_go_back(self) -> bool:
+        return self.guard.must_go_back or self.broken
+
     def _after_step(self) -> None:
         """What is due after a step: a record, an evaluation, a checkpoint, the end."""
-        if self.guard.must_go_back:
+        if self._must_go_back:
             return
         config, ended = self.config, self.done == self.config.steps
         if self.done % config.log_every == 0:
@@ -249,7 +257,7 @@ class Trainer:
         # In the middle of bad steps nothing is saved: the run may have to go back behind them.
         if ended or self.stopping or (self.save_due and not self.guard.streak):
             self._save(wait=ended or self.stopping)
-        if self.stopping and not ended:
+        if self.stopping and not ended and not self.broken:
             raise TemporaryError(
                 f"stopped by {self.wish.name or 'a signal to another rank'} after step {self.done}, which is saved",
                 remedy="The same command goes on from there.",
@@ -273,6 +281,10 @@ class Trainer:
 
     def _save(self, *, wait: bool) -> None:
         made, self.save_due = self._checkpoint(), False
+        self.broken = self.world.sum([int(not checkpoint.is_finite(made))]) != [0]
+        if self.broken:  # a run that took it up would have nothing to go on with
+            self.recorder.event(self.done, "the weights are not finite: they are not saved", {})
+            return
         if self.engine.sharded or self.world.first:
             self.saver.save(made, wait=wait)
         if wait:
@@ -290,10 +302,11 @@ class Trainer:
         return Checkpoint(self.done, self.engine.tensors(), state)
 
     def _resume(self) -> None:
-        step = self.world.tell(checkpoint.latest_whole(self.run) if self.world.first else None)
+        step = self._newest(self.run)
         if step is not None:
             found = self._load_checkpoint(step)
             self.guard.load(found.state["guard"])
+            self._remove_behind(step)
             if "data" in found.state:
                 self.batches.go_on(step, End(**found.state["data"]))
             elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
@@ -309,7 +322,7 @@ class Trainer:
         Raises:
             DataError: It has no whole checkpoint, or one without moments or a place in the data.
         """
-        step = self.world.tell(checkpoint.latest_whole(run) if self.world.first else None)
+        step = self._newest(run)
         if step is None:
             raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
         found = checkpoint.load(found_at := checkpoint.path_of(run, step), verify=False)
@@ -322,6 +335,11 @@ class Trainer:
         self.engine.take_over(found.tensors, found.state["engine"], found.step)
         self.batches.go_on(0, end_of(run, found))
 
+    def _newest(self, run: Path, most: int | None = None) -> int | None:
+        """The step of the newest checkpoint that a run can go on from, up to `most`, as rank 0 found it."""
+        step: int | None = self.world.tell(checkpoint.latest_usable(run, most) if self.world.first else None)
+        return step
+
     def _load_checkpoint(self, step: int) -> Checkpoint:
         found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
         self.engine.load(found.tensors, found.state["engine"])
@@ -329,31 +347,58 @@ class Trainer:
         self.recorder.load(found.state)
         return found
 
+    def _remove_behind(self, step: int) -> None:
+        """Remove the checkpoints that the run went back behind."""
+        if self.world.first:
+            for later in [s for s in checkpoint.steps(self.run) if s > step]:
+                checkpoint.remove(self.run, later)
+
     def _go_back(self) -> None:
         """Take up the last checkpoint before the bad steps, with the batches behind them."""
-        bad = self.done
+        bad, streak = self.done, max(self.guard.streak, 1)
+        wrong = f"{streak} bad steps in a row up to step {bad}"
+        if self.broken:
+            wrong = f"the weights after step {bad} are not finite"
         self.saver.finish()
         self.world.wait()
-        before = bad - self.guard.streak
-        step = self.world.tell(checkpoint.latest_whole(self.run, before) if self.world.first else None)
+        step = self._newest(self.run, bad - streak)
         if step is None or self.guard.rewinds == self.config.guard.rewinds:
             why = (
                 "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
             )
             raise DataError(
-                f"{self.guard.streak} bad steps in a row up to step {bad}, and {why}",
+                f"{wrong}, and {why}",
                 file=self.run,
                 remedy="Lower --optim.lr or give --precision fp32; metrics.jsonl says what was wrong with each step.",
             )
-        if self.world.first:
-            for later in [s for s in checkpoint.steps(self.run) if s > step]:
-                checkpoint.remove(self.run, later)
+        self._remove_behind(step)
         found = self._load_checkpoint(step)
         self.guard.go_back(found.state["guard"], bad - step)
         self.batches.step_over(step, bad - step)
+        self.broken = False
         self.recorder.go_back(step)
         words = f"went back from step {bad} to {step}, and steps over the batches between"
         self.recorder.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
+
+    def _require_learnt(self) -> None:
+        """Refuse to call a run done that went nowhere; the same command says so again.
+
+        Raises:
+            DataError: It diverged, or no step moved the weights.
+        """
+        guess = math.log(self.engine.model.config.vocab_size)
+        loss = None if self.valid is None or not self.valid.masked_tokens else self.valid.loss
+        problem = ""
+        if self.engine.updates == self.engine.updates_before and self.guard.skipped + self.guard.overflows:
+            problem = f"none of {self.done} steps moved the weights"
+        elif loss is not None and not loss <= DIVERGED * guess:
+            problem = f"the run diverged: its held-out loss is {loss:.3g}, and a blind guess has {guess:.3g}"
+        if problem:
+            raise DataError(
+                problem,
+                file=self.run,
+                remedy="Lower --optim.lr, lengthen --optim.warmup or give --precision fp32, and another --out.",
+            )
 
 
 def seed_weights(seed: int) -> None:
