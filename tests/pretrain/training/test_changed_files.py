@@ -50,7 +50,9 @@ def test_permuted_shards_are_refused(
     capsys.readouterr()
     for out in (run, tmp_path / "new"):
         assert cli.run(small_run(shards, out, 8, *EVERY)) == 2
-        assert "train.bin: it is not what the manifest of the shards says: its content or order" in capsys.readouterr().err
+        assert (
+            "train.bin: it is not what the manifest of the shards says: its content or order" in capsys.readouterr().err
+        )
     assert cli.run([*argv, "--override"]) == 0
     assert "--override goes on all the same" in capsys.readouterr().err
 
