@@ -192,6 +192,21 @@ def changed(folder: str | Path, record: Manifest, stamps: Stamps | None = None) 
     return None
 
 
+def require_whole(folder: str | Path, record: Manifest) -> None:
+    """Refuse to call a stage done whose output is gone or is not what was written.
+
+    Raises:
+        MismatchError: It is; the file is named.
+    """
+    wrong = changed(folder, record)
+    if wrong is not None:
+        raise MismatchError(
+            "it is not what the finished stage wrote",
+            file=Path(folder) / wrong,
+            remedy="Put it back, or remove the folder and run the command again.",
+        )
+
+
 def _is_bare(folder: Path) -> bool:
     """Whether a stage ended before its first output, as on a mistyped input: its folder is free for any other configuration."""
     return all(path.is_dir() or path.name in (NAME, lock.NAME) for path in folder.rglob("*"))

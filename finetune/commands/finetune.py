@@ -50,6 +50,8 @@ def run(config: FinetuneConfig) -> None:
         for fold, notes in data.notes.items():
             counts[fold] |= notes
         _run_seeds(config, out, loaded, task, data, counts, record)
+    else:
+        manifest.require_whole(out, record)
     show(out)
 
 

@@ -67,6 +67,8 @@ def average(config: AverageConfig) -> None:
         tensors = {"model": model, "objective": found[-1].tensors.get("objective", {})}
         path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in found]}), keep=1)
         record.finish(out, sorted(path.iterdir()), {"checkpoints": len(found), "tensors": len(model)})
+    else:
+        manifest.require_whole(out, record)
     what = "running mean of step" if config.ema else "mean of steps"
     summary(f"biomlm {STAGE} → {out}", {what: " ".join(str(one.step) for one in found)})
 

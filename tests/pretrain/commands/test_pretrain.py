@@ -197,6 +197,8 @@ def test_averages_of_a_run_are_models_of_their_own(tiny_shards: Path, tmp_path: 
     assert figures["ema_loss"] != figures["loss"]
     held_out = Evaluator(Shards([str(tiny_shards)], "valid"), BatchConfig(tokens=256, max_length=32), 0.15, 0)
     assert held_out(model.model, choose("auto")).loss == pytest.approx(figures["ema_loss"], abs=1e-4)
+    (checkpoint.path_of(mean, 0) / "model.safetensors").write_bytes(b"")
+    assert cli.run(["pretrain", "average", str(run), "--last", "3", "--out", str(mean)]) == 2
 
 
 def test_averaging_more_than_there_is_is_refused(
