@@ -165,30 +165,12 @@ def begin(
     return manifest
 
 
-Stamps = dict[str, list[int]]
-
-
-def changed(folder: str | Path, record: Manifest, stamps: Stamps | None = None) -> str | None:
-    """Find the first output of a stage that is gone or is not what was written; None if all are as they were.
-
-    Args:
-        folder: The stage's folder.
-        record: Its manifest.
-        stamps: Size and time of change of outputs that were found right before, which are not read again while these are the
-            same; those that are found right now are added.
-    """
+def changed(folder: str | Path, record: Manifest) -> str | None:
+    """Find the first output of a stage that is gone or is not what was written; None if all are as they were."""
     for name, digits in record.outputs.items():
         path = Path(folder) / name
-        if not path.is_file():
+        if not path.is_file() or sha256(path) != digits:
             return name
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        if stamps is not None and stamps.get(name) == stamp:
-            continue
-        if sha256(path) != digits:
-            return name
-        if stamps is not None:
-            stamps[name] = stamp
     return None
 
 

@@ -4,12 +4,13 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
 from biomlm.core.errors import ConfigError, MismatchError, UserError
-from biomlm.core.files import read_json, sweep, write_json
+from biomlm.core.files import read_json, sha256, sweep, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
 from biomlm.model.device import choose
@@ -28,7 +29,7 @@ from biomlm.pretrain.training.vocabulary_match import renew
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RESULT = "result.json"
-SEEN = "shards.json"  # size and time of change of the shards' files as they were when they were last read through
+SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files
 
 
 def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
@@ -76,27 +77,42 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
 
 
 def _require_same_shards(run: Path, config: PretrainConfig) -> None:
-    """Refuse shards whose files are not those of their manifest, which alone a fingerprint knows.
+    """Refuse shards whose files are others than when the run began, of which their manifest knows nothing.
 
-    They are read through once; a run that goes on reads those again whose size or time of change is another.
+    Files are read through once; when the run goes on, those again whose size or time of change is another.
 
     Raises:
-        MismatchError: A file was changed.
+        MismatchError: A file was changed, or is gone.
     """
-    seen: dict[str, manifest.Stamps] = dict(read_json(run / SEEN, remedy="Remove it.")) if (run / SEEN).exists() else {}  # type: ignore[arg-type]
+    first = not (run / SEEN).exists()
+    before: dict[str, Any] = {} if first else dict(read_json(run / SEEN))
+    now: dict[str, list[Any] | None] = {}
     for number, folder in enumerate(config.folders):
-        record = manifest.read_manifest(folder, "tokenizer encode")
-        wrong = manifest.changed(folder, record, seen.setdefault(str(number), {}))
-        if wrong is not None:
-            problem = "it is not what the manifest of the shards says: its content or order was changed"
-            if not config.override:
-                raise MismatchError(
-                    problem,
-                    file=Path(folder) / wrong,
-                    remedy="Put it back, or encode the documents again and give another --out.",
-                )
-            print(f"{Path(folder) / wrong}: {problem}; --override goes on all the same", file=sys.stderr)
-    write_json(run / SEEN, seen)
+        for name, digits in manifest.read_manifest(folder, "tokenizer encode").outputs.items():
+            key, path = f"{number}/{name}", Path(folder) / name
+            known = before.get(key)
+            now[key] = _seen(path, known)
+            if not first and _digest(now[key]) != _digest(known):
+                problem = "its content or order is another than when this run began"
+                if not config.override:
+                    raise MismatchError(problem, file=path, remedy="Put it back as it was, or give another --out.")
+                print(f"{path}: {problem}; --override goes on all the same", file=sys.stderr)
+            elif first and now[key] is not None and _digest(now[key]) != digits:
+                print(f"{path}: it is not what the manifest of the shards says; it is read as it is", file=sys.stderr)
+    write_json(run / SEEN, now)
+
+
+def _seen(path: Path, known: Any) -> list[Any] | None:
+    """Size, time of change and SHA-256 of a file, the last from before if the others are the same; None if it is gone."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns]
+    return known if known is not None and known[:2] == stamp else [*stamp, sha256(path)]
+
+
+def _digest(seen: Any) -> str | None:
+    return None if seen is None else seen[-1]
 
 
 def _require_work(config: PretrainConfig, processes: int) -> None:
