@@ -25,6 +25,7 @@ from biomlm.core.errors import ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, read_json, sha256, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
+from biomlm.core.target import nothing, refuse_target
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -72,7 +73,7 @@ def run(config: ConvertConfig) -> None:
     """
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
     source, target = Path(config.src), Path(config.dst)
-    refuse_target(source, target, config.override)
+    _refuse(config)
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
     parts, left_out = fitted(parts, config.to)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
@@ -125,24 +126,30 @@ def preload(to: Kind) -> None:
         atexit.register(gc.freeze)  # or the collector goes through all of it once more when the program ends, for 0.4 s
 
 
-def refuse_target(source: Path, target: Path, override: bool) -> None:
-    """Never write over what is not a conversion, nor over the source.
+def _refuse(config: ConvertConfig) -> None:
+    """Never write over what is not a conversion, nor over the source, nor over the folder of work.
 
     Raises:
         ConfigError: There is something at the target that may not be replaced.
     """
-    inside = target.resolve() in [source.resolve(), *source.resolve().parents]
-    if inside or target.resolve() in Path.cwd().resolve().parents:
-        raise ConfigError(f"{target} holds the source or this folder", remedy="Give another DST.")
-    barrier = next(folder for folder in [*target.absolute().parents] if folder.exists())
-    if not barrier.is_dir():
-        raise ConfigError(f"{barrier} is a file, and DST would be a folder in it", remedy="Give another DST.")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / RECORD).is_file():
-        raise ConfigError(f"{target} exists and was not written by `biomlm convert`", remedy="Give another DST.")
-    if not override:
+    target = Path(config.dst)
+    here = Path.cwd().resolve()
+    if target.resolve() in (here, *here.parents):
+        raise ConfigError("this folder is or holds the one you work in", file=target, remedy="Give another DST.")
+    refuse_target(
+        target, [config.src, config.tokenizer], option="DST", ours=lambda place: nothing(place) or _is_conversion(place)
+    )
+    if not nothing(target) and target.exists() and not config.override:
         raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
+
+
+def _is_conversion(place: Path) -> bool:
+    """Whether a folder holds an earlier conversion and nothing that was put there since."""
+    if not (place / RECORD).is_file():
+        return False
+    listed = read_json(place / RECORD).get("sha256")
+    written = {RECORD, model_card.NAME, *(listed if isinstance(listed, dict) else ())}
+    return {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()} <= written
 
 
 def prepared(parts: Parts, config: ConvertConfig) -> Parts:

@@ -12,6 +12,7 @@ from biomlm.convert.load import Loaded, load_model
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import write_json
+from biomlm.core.target import refuse_target, with_keys
 from biomlm.model.packed import pack
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.folder import Tokenizer
@@ -50,6 +51,7 @@ def run(config: FillConfig) -> None:
     Raises:
         DataError: The model has no tokenizer, or no masked-LM head.
     """
+    refuse_target(config.out, [config.model], option="--out", ours=with_keys({"model", "sentences"}))
     loaded = load_model(config.model)
     if loaded.tokenizer_dir is None:
         raise DataError("this model has no tokenizer", file=config.model, remedy="Put its tokenizer's files beside it.")

@@ -22,6 +22,7 @@ from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.progress import Bar, progress
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, stage
 from biomlm.corpus.dedup.minhash import AddBands
 from biomlm.corpus.filters.decontamination import MarkContaminated
 from biomlm.corpus.filters.selection import MarkUnwanted, Selection
@@ -126,6 +127,15 @@ def run(config: BuildConfig) -> None:
     stored = replace(config, salt=sha256_of(config.salt.encode()).hexdigest())
     out = Path(config.out).absolute()  # fsspec remembers what a relative path meant when it was first used
     evaluation = [Path(name) for name in config.select.decontaminate]
+    named: list[str | Path] = [
+        *config.pubmed,
+        *config.pmc,
+        *config.notes,
+        *config.text,
+        *evaluation,
+        *(item.path for item in inputs),
+    ]
+    refuse_target(config.out, named, option="--out", ours=stage)
     record = manifest.begin(out, STAGE, stored, _hashes(inputs, evaluation), override=config.override)
     if record.status != "done":
         counts = _build(config, inputs, out, record)

@@ -17,6 +17,7 @@ from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, stage
 from biomlm.distill.estimate import estimate_cache
 from biomlm.distill.losses.targets import Targets, Whole, sample, top
 from biomlm.distill.teachers.cache_blocks import encode, of_targets
@@ -140,6 +141,7 @@ def _write(folder: str, number: int) -> Asked:
 
 def cache(config: CacheConfig) -> None:
     """Write a cache, or go on with writing it."""
+    refuse_target(config.out, [*config.run.folders, *config.teacher], option="--out", ours=stage)
     asker, out = Asker(config), Path(config.out)
     key = key_of(config.run, asker.shards, asker.hashes)
     inputs = {"shards": asker.shards.fingerprint}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.cli import Verb
+from biomlm.core.target import refuse_target, stage
 from biomlm.distill import student as students
 from biomlm.distill.config import DistillConfig
 from biomlm.distill.estimate import estimate
@@ -23,6 +24,8 @@ STAGE = "distill"
 
 def distill(config: DistillConfig) -> None:
     """Distil, or go on with distilling, one student."""
+    read = [*config.folders, *config.teachers, config.cache, config.init or "", config.longer or ""]
+    refuse_target(config.out, read, option="--out", ours=stage)
     reader = Shards(config.folders, "train")
     same = config.vocabulary == "same"
     if same:

@@ -12,6 +12,7 @@ from biomlm.core.files import write_json, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, with_keys
 from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
@@ -22,6 +23,7 @@ from biomlm.pretrain.data.dataset import held_out
 from biomlm.pretrain.training.evaluate import Evaluator
 
 PARTS = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
+PAGE, FIGURES = "report.html", "report.json"
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
 
 
@@ -54,6 +56,7 @@ class ReportConfig:
 
 def report(config: ReportConfig) -> None:
     """Compare the models, write the page and the figures."""
+    refuse_target(config.out, [config.run, config.teacher, config.alone], option="--out", ours=_is_report)
     record = read_manifest(config.run, "distill")
     shards = record.config["shards"]
     reader = held_out([shards] if isinstance(shards, str) else shards)
@@ -82,15 +85,22 @@ def report(config: ReportConfig) -> None:
         "parts": _parts(train),
     }
     out = Path(config.out)
-    write_json(out / "report.json", figures)
-    write_text(out / "report.html", page(f"Distillation: {Path(config.run).name}", figures, train, TEACHER))
+    write_json(out / FIGURES, figures)
+    write_text(out / PAGE, page(f"Distillation: {Path(config.run).name}", figures, train, TEACHER))
     told = {
         f"{name}: {what}": value
         for name, model in figures["models"].items()
         for what, value in model["sources"][ALL].items()
         if what != "masked" and value is not None
     }
-    summary(f"biomlm distill report → {out / 'report.html'}", told)
+    summary(f"biomlm distill report → {out / PAGE}", told)
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a folder is empty or holds an earlier report and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    earlier = with_keys({"models", "similarity", "parts"})
+    return not names or (names <= {PAGE, FIGURES} and earlier(folder / FIGURES))
 
 
 def _figures(loaded: Sequence[Loaded], seen: Seen) -> dict[str, Any]:

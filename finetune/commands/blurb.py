@@ -15,6 +15,7 @@ from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import read_json, write_json
 from biomlm.core.manifest import read_manifest
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, with_keys
 
 TYPES = {
     "named entities": ("BC5-chem", "BC5-disease", "NCBI-disease", "BC2GM", "JNLPBA"),
@@ -79,6 +80,9 @@ def run(config: BlurbConfig) -> None:
     Raises:
         DataError: A run is not finished, or is of another task than BLURB's for that data set.
     """
+    folders = [folder for _, _, folder in (pair.partition("=") for pair in config.runs)]
+    ours = with_keys({"data sets", "types", "missing", "blurb"})
+    refuse_target(config.out, folders, option="--out", ours=ours, inside=True)
     scores = {name: score_of(name, Path(folder)) for name, _, folder in (pair.partition("=") for pair in config.runs)}
     result = blurb(scores)
     if config.out:

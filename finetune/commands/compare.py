@@ -18,6 +18,7 @@ from biomlm.core.errors import ConfigError, MismatchError
 from biomlm.core.files import read_json, write_json, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.summary import summary
+from biomlm.core.target import matching, refuse_target, with_keys
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.page import page
 from biomlm.finetune.comparison.runs import Contest, Run
@@ -27,6 +28,8 @@ from biomlm.finetune.data import dataset
 from biomlm.finetune.metrics.bootstrap import interval, resampled
 from biomlm.finetune.metrics.entities import Scorer
 from biomlm.finetune.training import checkpoint, protocol
+
+FOOTER = r"<footer>Made by \w+ finetune compare, "  # what an earlier page is known by
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def run(config: CompareConfig) -> None:
     Raises:
         MismatchError: No two runs are of one task and one data set, or the data have changed since.
     """
+    refuse_target(config.out, config.runs, option="--out", ours=with_keys({"tasks"}), inside=True)
+    refuse_target(config.page, config.runs, option="--page", ours=matching(FOOTER), inside=True)
     contests = [contest(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
     if all(len(found.runs) == 1 for found in contests):
         problem = "no two of the runs are of one task on the same data"

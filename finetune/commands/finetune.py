@@ -12,6 +12,7 @@ from biomlm.core.cli import Verb
 from biomlm.core.files import read_json, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, stage
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.data.dataset import DataSet
@@ -35,6 +36,7 @@ def run(config: FinetuneConfig) -> None:
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     out = Path(config.out)
+    refuse_target(out, [config.model, config.data, config.groups], option="--out", ours=stage)
     loaded = load_model(config.model)
     data = dataset.read(config)
     shared = dataset.shared(data, config.max_shared)

@@ -12,6 +12,7 @@ from biomlm.core.files import write_text
 from biomlm.core.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
 from biomlm.core.summary import summary
+from biomlm.core.target import matching, refuse_target
 from biomlm.launch.reporting import sections
 from biomlm.launch.reporting.run_folders import Found, collect, tokens, total
 
@@ -35,6 +36,7 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> None:
     """Write the page and say what is on it."""
+    refuse_target(config.out, config.runs, option="--out", ours=matching(r"<footer>Made by \w+ report, "), inside=True)
     found = collect(config.runs)
     page = render(found, config.title, log_x=config.log_x)
     write_text(config.out, page)

@@ -17,6 +17,7 @@ from biomlm.core.cli import Verb
 from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.core.files import sha256
 from biomlm.core.summary import summary
+from biomlm.core.target import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.model.optim.optimizer import EMA
 from biomlm.tokenizer.formats import folder as tokenizer_folder
@@ -48,6 +49,7 @@ class AverageConfig:
 def average(config: AverageConfig) -> None:
     """Write the mean as a model folder."""
     run, out = Path(config.run), Path(config.out)
+    refuse_target(out, [run], option="--out", ours=stage)
     encoder = EncoderConfig.load(run)
     steps = checkpoint.steps(run)
     if not config.ema and len(steps) < config.last:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from biomlm.convert.load import read_parts
 from biomlm.core.cli import Verb
+from biomlm.core.target import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
@@ -18,6 +19,8 @@ STAGE = "pretrain"
 
 def pretrain(config: PretrainConfig) -> None:
     """Pretrain, or go on with, one model."""
+    inputs = [*config.folders, config.init or "", config.longer or ""]
+    refuse_target(config.out, inputs, option="--out", ours=stage)
     reader = Shards(config.folders, "train")
     model = run_folder.initial_model(config, reader)
     objective = initial_objective(config, model.config)

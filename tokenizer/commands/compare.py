@@ -17,6 +17,7 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
+from biomlm.core.target import matching, refuse_target
 from biomlm.corpus.documents import document_files
 from biomlm.tokenizer import documents, terms
 from biomlm.tokenizer.formats import folder
@@ -171,6 +172,12 @@ def compare(config: CompareConfig) -> None:
     Raises:
         DataError: A tokenizer, the documents or the terms cannot be read.
     """
+    refuse_target(
+        config.page,
+        [*config.tokenizers, config.docs, *config.terms],
+        option="--page",
+        ours=matching(r"\A# Vocabularies on [\d,]+ words\n"),
+    )
     loaded = [folder.load(path) for path in config.tokenizers]
     found = sample(config)
     with progress("compare", len(loaded), "vocabularies") as bar:

@@ -26,6 +26,7 @@ from biomlm.core.config import runtime
 from biomlm.core.errors import DataError
 from biomlm.core.files import atomic_dir
 from biomlm.core.progress import Bar, progress
+from biomlm.core.target import refuse_target, stage
 from biomlm.corpus.documents import SPLITS, document_files
 from biomlm.tokenizer import documents
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger
@@ -157,6 +158,7 @@ def encode(config: EncodeConfig) -> None:
         DataError: Documents or tokenizer cannot be read, or there are no documents.
         ConfigError: There is no such tagger.
     """
+    refuse_target(config.out, [config.docs, config.tokenizer, config.pos], option="--out", ours=stage)
     made_by = manifest.read_manifest(config.docs, "corpus build")
     tokenizer = folder.load(config.tokenizer)
     tagger = Spacy(config.pos) if config.pos else None

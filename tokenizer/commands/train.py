@@ -13,6 +13,7 @@ from typing import Any
 from biomlm.core import manifest, summary
 from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError
+from biomlm.core.target import refuse_target, stage
 from biomlm.corpus.documents import document_files
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert, bytelevel, folder
@@ -40,6 +41,7 @@ def train(config: TrainConfig) -> None:
     Raises:
         DataError: There is no text, or too little for the vocabulary.
     """
+    refuse_target(config.out, [config.docs], option="--out", ours=stage)
     made_by = manifest.read_manifest(config.docs, "corpus build")
     record = manifest.begin(config.out, STAGE, config, {"docs": made_by.fingerprint})
     if record.status != "done":

@@ -25,9 +25,10 @@ def test_every_example_works_where_its_files_are(
     shutil.copytree(tiny_model, "runs/demo/student")
     shutil.copytree(toy, "NCBI-disease-IOB")
     Path("notes.jsonl").write_bytes(b"".join(orjson.dumps({"id": i, "text": "aspirin"}) + b"\n" for i in range(3)))
+    (tmp_path / "questions").mkdir()
     for fold in ("train", "dev", "test"):
         rows = [{"text": f"aspirin {fold} {i}", "label": "yn"[i % 2]} for i in range(8)]
-        (tmp_path / f"{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        (tmp_path / f"questions/{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
     work(finetune.VERB.example)
     fold = capsys.readouterr().out.splitlines()[1]
     assert fold.split()[:2] == ["dev", "30"]  # the number of records comes first
@@ -38,7 +39,7 @@ def test_every_example_works_where_its_files_are(
         shutil.copytree("runs/ncbi", f"runs/{name}")
     work(compare.VERB.example)
     assert Path("compared.html").read_text().startswith("<!doctype html>")
-    work(f"{finetune.VERB.example} --task classification --data . --out runs/pubmedqa")
+    work(f"{finetune.VERB.example} --task classification --data questions --out runs/pubmedqa")
     assert read_json("runs/pubmedqa/scores.json")["metric"] == "accuracy"
     work(blurb.VERB.example)
     assert "not all data sets are there" in capsys.readouterr().out
