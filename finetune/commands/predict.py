@@ -4,7 +4,7 @@ Within a chunk sequences of like length go through the model together.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,9 +19,10 @@ from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import atomic_dir, atomic_file
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
+from biomlm.core.target import nothing, refuse_target
 from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
-from biomlm.finetune.tasks.base import Task
-from biomlm.finetune.tasks.token_classification import Ner
+from biomlm.finetune.tasks.base import Task, Text
+from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
 from biomlm.inputs.gzip import ERRORS, Gunzip
@@ -33,6 +34,7 @@ QUICKEST = {
     "cpu": 2048,
 }  # tokens; on one core 300 sentences took 1.33 s at 512, 1.20 at 2048, 1.93 at 16384
 ENDINGS = (".jsonl", ".txt")
+OLD = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class PredictConfig:
         file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
         out: File or, for brat, folder to write; left out, JSON lines go to standard output.
         to: jsonl has id, line and what is predicted, without text; brat and pubtator hold entities with their texts.
-        text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices.
+        text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices. For entities a list of words
+            will do where the model learnt from a file of words; offsets then count in the words parted by single blanks.
         id: For JSONL the key of the record's id; without it in a record, the line is its id.
         tokens: Most tokens in one forward pass; left out, what is quickest: 16384 on a GPU, 2048 on a CPU, whose caches hold no more.
         precision: Of matrix products; auto takes bf16 where the machine has it.
@@ -75,7 +78,11 @@ def run(config: PredictConfig) -> None:
     path = Path(config.file)
     if not path.name.removesuffix(".gz").endswith(ENDINGS):
         raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
+    never = nothing if config.to == "brat" else lambda _: False
+    refuse_target(config.out, [config.model, config.file], option="--out", ours=never)
     task, model = checkpoint.read(config.model)
+    if isinstance(task, Tagger) and task.cutting is None:
+        print(f"biomlm finetune predict: {OLD}", file=sys.stderr)
     device = choose(config.precision)
     model = quickened(model.to(device.torch), device)
     tokens = config.tokens or QUICKEST[device.torch.type]
@@ -147,20 +154,21 @@ def _utf8(config: PredictConfig, number: int, line: bytes) -> str:
         raise DataError("this is not UTF-8", file=config.file, record=where, remedy="Convert it to UTF-8.") from None
 
 
-def _json(config: PredictConfig, number: int, line: bytes) -> tuple[str, Sequence[str]]:
+def _json(config: PredictConfig, number: int, line: bytes) -> tuple[str, list[Text]]:
     try:
         row = orjson.loads(line)
-        return str(row.get(config.id, f"line {number}")), [_string(row[name]) for name in config.text]
+        return str(row.get(config.id, f"line {number}")), [_text(row[name]) for name in config.text]
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         problem = f"this is no JSON object with text under {', '.join(config.text)}"
         remedy = "Name the keys with --text."
         raise DataError(problem, file=config.file, record=f"line {number}", remedy=remedy) from None
 
 
-def _string(value: object) -> str:
-    if not isinstance(value, str):
+def _text(value: object) -> Text:
+    words = value if isinstance(value, list) else [value]
+    if not all(isinstance(word, str) and (word or value == "") for word in words):
         raise TypeError
-    return value
+    return value  # type: ignore[return-value]
 
 
 VERB = Verb(

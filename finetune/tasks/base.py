@@ -24,6 +24,7 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 G = TypeVar("G")
+Text = str | Sequence[str]  # running text, or words that are cut already
 UNSAID = -100  # the target where only another fold than the training one has the label; it never enters a loss
 
 
@@ -67,7 +68,7 @@ class Task(Protocol[R, G]):
     def written(self, record: R, labels: G) -> Mapping[str, Any]:
         """A record's gold or prediction as JSON, without its text."""
 
-    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> R:
+    def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> R:
         """A record to predict: a text, a pair, or a question and its choices."""
 
     def counts(self, records: Sequence[R]) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from biomlm.convert.load import Loaded
 from biomlm.core.errors import ConfigError, DataError, MismatchError
 from biomlm.finetune.config import TAGGING, FinetuneConfig
 from biomlm.finetune.data.readers.columns import letters_of
+from biomlm.finetune.data.words import Cutting, learn
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.tasks.text_classification import Choice, Classification, MultiLabel, Similarity
 from biomlm.finetune.tasks.token_classification import Ner, Pico, labels_of
@@ -16,6 +18,7 @@ from biomlm.tokenizer.formats.folder import Tokenizer
 
 LONGEST = 512
 EXTRA = ("segments", "negative", "crf", "unseen", "texts")  # fields of some tasks that prediction or comparison needs
+CUTTING = "cutting"
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
@@ -49,7 +52,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: t
     tagging = config.task in TAGGING
     extra: dict[str, Any] = {"unseen": unseen}
     if tagging:
-        extra["crf"] = config.crf
+        extra |= {"crf": config.crf, "cutting": learn(train)}
     else:
         extra |= {"segments": loaded.config.type_vocab_size > 1, "texts": len(train[0].texts)}
     if config.task == "relation":
@@ -80,12 +83,16 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
     """What `restore` needs: the name on the command line and the sizes."""
     found = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
-    return found | {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
+    found |= {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
+    cutting = getattr(task, "cutting", None)
+    return found | ({CUTTING: asdict(cutting)} if cutting else {})
 
 
 def restore(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
     """The task of a fine-tuned model, from its `facts`."""
     extra = {key: saved[key] for key in EXTRA if key in saved}
+    if CUTTING in saved:
+        extra[CUTTING] = Cutting(**saved[CUTTING])
     return _task(saved["task"], tokenizer, tuple(saved["labels"]), saved["max_length"], saved["overlap"], extra)
 
 

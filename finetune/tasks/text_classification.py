@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from biomlm.core.errors import ConfigError
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.metrics.labels import Labels, LabelScorer, PearsonScorer
-from biomlm.finetune.tasks.base import UNSAID, G, of_unseen
+from biomlm.finetune.tasks.base import UNSAID, G, Text, of_unseen
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import sequence_classifier
 from biomlm.finetune.tasks.inputs import pair, segment_ids, single
@@ -79,16 +79,19 @@ class TextTask(ABC):
         """See `Task`."""
         return self.as_json(labels)
 
-    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Labelled:
+    def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> Labelled:
         """A record to predict; its label says nothing.
 
         Raises:
-            ConfigError: Too many or too few texts.
+            ConfigError: Too many or too few texts, or words instead of a text.
         """
         if len(texts) != self.texts:
             problem = f"the model was trained on {self.texts} text{'s' * (self.texts > 1)} a record, not {len(texts)}"
             raise ConfigError(problem, remedy="Name the keys of all of them with --text, in the order of training.")
-        return Labelled(name, tuple(texts), self.labels[:1], line=line)
+        whole = tuple(text for text in texts if isinstance(text, str))
+        if len(whole) < len(texts):
+            raise ConfigError("the model learnt from texts, and these are words", remedy="Name the key of the text.")
+        return Labelled(name, whole, self.labels[:1], line=line)
 
     @abstractmethod
     def as_json(self, labels: Any) -> dict[str, Any]:

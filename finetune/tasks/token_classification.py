@@ -10,10 +10,11 @@ from torch import Tensor
 
 from biomlm.core.errors import ConfigError
 from biomlm.finetune.data.iob_tags import UNTYPED, Span, entities, tag_type
-from biomlm.finetune.data.readers.pubtator import tagged
+from biomlm.finetune.data.readers.iob import sentence
 from biomlm.finetune.data.records import Tagged
+from biomlm.finetune.data.words import Cutting
 from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
-from biomlm.finetune.tasks.base import UNSAID, G, of_unseen
+from biomlm.finetune.tasks.base import UNSAID, G, Text, of_unseen
 from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import TokenClassifier
@@ -40,6 +41,7 @@ class Tagger:
         overlap: Tokens that windows share.
         crf: Whether the labels of neighbouring words depend on each other.
         unseen: Types of the other folds that the training fold lacks; they are never said and score as missed.
+        cutting: How the training fold's words are cut; None if the model does not say, as older ones.
     """
 
     tokenizer: Tokenizer
@@ -48,6 +50,7 @@ class Tagger:
     overlap: int
     crf: bool = False
     unseen: tuple[str, ...] = ()
+    cutting: Cutting | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -56,7 +59,8 @@ class Tagger:
 
     def examples(self, records: Sequence[Tagged]) -> list[list[Example]]:
         """See `Task`; targets are indices of `labels`."""
-        words = [[_with_blank(record.text, *word) for word in record.words] for record in records]
+        apart = self.cutting is not None and self.cutting.apart
+        words = [[_with_blank(record.text, *word, apart=apart) for word in record.words] for record in records]
         unique = sorted({word for row in words for word in row})
         pieces = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
         index = {label: i for i, label in enumerate(self.labels)}
@@ -94,15 +98,22 @@ class Tagger:
             return negative_log_likelihood(outputs_mk, targets_m)
         return F.cross_entropy(outputs_mk.float(), targets_m, reduction="sum")
 
-    def unlabelled(self, name: str, texts: Sequence[str], line: int) -> Tagged:
-        """A text to predict, cut into words as PubTator's are.
+    def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> Tagged:
+        """A text to predict, cut into words as the training fold's are, or words that are cut already.
 
         Raises:
-            ConfigError: There are several texts.
+            ConfigError: There are several texts, or words for a model that learnt from running text.
         """
         if len(texts) != 1:
             raise ConfigError("entities are found in one text", remedy="Name one key with --text.")
-        return tagged(name, texts[0], (), line)
+        cutting, (text,) = self.cutting or Cutting(), texts
+        if isinstance(text, str):
+            words = tuple(cutting.words(text))
+            return Tagged(name, text, words, ("O",) * len(words), line)
+        if not cutting.apart:
+            problem = "the model learnt from running text, and these are words without their text"
+            raise ConfigError(problem, remedy="Name the key of the text with --text.")
+        return sentence(name, text, ("O",) * len(text), line)
 
     def counts(self, records: Sequence[Tagged]) -> dict[str, int]:
         """Records, words and entities."""
@@ -164,7 +175,7 @@ class Pico(Tagger):
         return {"entities": [span._asdict() for span in record.characters(runs)]}
 
 
-def _with_blank(text: str, start: int, stop: int) -> str:
-    """A word as it stands in running text: with the blank before it, unless it follows another word directly."""
-    glued = start > 0 and not text[start - 1].isspace()
+def _with_blank(text: str, start: int, stop: int, *, apart: bool) -> str:
+    """A word with the blank before it, unless it follows another word directly and the training fold's words do so too."""
+    glued = not apart and start > 0 and not text[start - 1].isspace()
     return text[start:stop] if glued else f" {text[start:stop]}"

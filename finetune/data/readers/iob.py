@@ -97,11 +97,15 @@ def _first(sentences: Sequence[Sequence[Token]], breaks: Callable[[str, str], bo
 
 
 def _record(name: str, tokens: Sequence[Token]) -> Tagged:
-    """A sentence with its words set apart by single blanks: the file does not say how they stood in the text."""
-    words: list[tuple[int, int]] = []
+    words, tags, lines = zip(*tokens, strict=True)
+    return sentence(name, words, iob2(tags), lines[0])
+
+
+def sentence(name: str, words: Sequence[str], tags: Sequence[str], line: int) -> Tagged:
+    """A sentence with its words set apart by single blanks: a file of words does not say how they stood in the text."""
+    places: list[tuple[int, int]] = []
     at = 0
-    for word, _, _ in tokens:
-        words.append((at, at + len(word)))
+    for word in words:
+        places.append((at, at + len(word)))
         at += len(word) + 1
-    text = " ".join(word for word, _, _ in tokens)
-    return Tagged(name, text, tuple(words), tuple(iob2([tag for _, tag, _ in tokens])), tokens[0][2])
+    return Tagged(name, " ".join(words), tuple(places), tuple(tags), line)

@@ -4,7 +4,6 @@ A document is one record: title and abstract, parted by one character, as offset
 entity begins and ends at a word's border, so no annotation is lost; of entities that overlap, the longest stays and the rest is counted.
 """
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -14,8 +13,8 @@ from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.records import Tagged
 from biomlm.inputs.streams import read_text
+from biomlm.finetune.data.words import PIECE
 
-WORD = re.compile(r"[^\W_]+|[^\s\w]|_")  # runs of letters and digits; every other mark by itself
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."
 Lines = list[tuple[int, str]]
 
@@ -104,7 +103,7 @@ def tagged(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
     """A text with entities in characters → words and IOB2 tags; words are cut at the entities' ends."""
     borders = sorted({end for span in spans for end in span[:2]})
     words: list[tuple[int, int]] = []
-    for match in WORD.finditer(text):
+    for match in PIECE.finditer(text):
         start, stop = match.span()
         inner = borders[bisect_left(borders, start + 1) : bisect_left(borders, stop)]
         words += zip([start, *inner], [*inner, stop], strict=True)

@@ -126,3 +126,17 @@ def test_entities_in_pieces_and_overlapping_ones_are_counted(tmp_path: Path) -> 
     (record,) = read_brat(tmp_path, dropped)
     assert record.characters(record.spans) == [Span(12, 25, "Drug")]
     assert dropped == Dropped(overlapping=1, pieces=1)
+
+
+def test_nothing_that_stood_there_is_lost(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "notes" / "in.jsonl"
+    source.parent.mkdir()
+    source.write_bytes(orjson.dumps({"id": "a", "text": "aspirin 5 mg"}))
+    (tmp_path / "gold").mkdir()
+    (tmp_path / "gold" / "a.ann").write_text("by hand")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for kind, out in (("brat", "notes"), ("brat", "gold"), ("jsonl", "notes/in.jsonl"), ("pubtator", "gold/a.ann")):
+        argv = ["finetune", "predict", str(run), str(source), "--to", kind, "--out", str(tmp_path / out)]
+        assert cli.run(argv) == 2, (kind, out)
+        assert capsys.readouterr().err.endswith("Give another --out.\n")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
