@@ -46,12 +46,20 @@ class Agreement:
             )
 
 
-def agree(source: Tokenizer | None, to: Kind, folder: Path) -> Agreement:
-    """Compare a source's tokenizer with the one in a written folder, which is read as its own format's users will read it."""
+def agree(source: Tokenizer | None, to: Kind, folder: Path, *, words: bool = False) -> Agreement:
+    """Compare a source's tokenizer with the one in a written folder, which is read as its own format's users will read it.
+
+    Args:
+        source: The source's; None if it has none.
+        to: The target's format.
+        folder: The target.
+        words: Whether the model reads the first word as the others, with a blank in front, which transformers is told.
+    """
     if source is None:
         return Agreement(0, 0)
     examples = [text for text in [*sentences(), *texts()] if "<mask>" not in text]
-    ours = source.encode_batch(examples)
+    front = " " if words and to == "hf" else ""
+    ours = source.encode_batch([front + text if text and text[0] != " " else text for text in examples])
     if to == "hf":
         theirs = [
             [source.ids.unk if i >= source.vocab_size else i for i in ids] for ids in _transformers(folder, examples)

@@ -84,7 +84,7 @@ def run(config: ConvertConfig) -> None:
         hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
         imported.result()
-        agreeing = threads.submit(agree, parts.tokenizer, config.to, folder)
+        agreeing = threads.submit(agree, parts.tokenizer, config.to, folder, words=parts.reads_words)
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
         recording.demand_numbers(source)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
@@ -235,6 +235,9 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
             if (parts.tokenizer_dir / name).exists():
                 copyfile(parts.tokenizer_dir / name, place / name)
         bound_length(place / "tokenizer_config.json", parts.config.max_positions)
+        if to == "hf" and parts.reads_words:
+            settings = place / "tokenizer_config.json"
+            write_json(settings, read_json(settings) | {"add_prefix_space": True})
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
 
 

@@ -38,6 +38,12 @@ HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
 LABELS = ("id2label", "label2id", "problem_type")
 LAST = (".out_proj.bias", ".classifier.bias")
+PROBLEMS = {  # transformers guesses softmax where nothing is stated, and a sigmoid for one output
+    "classification": "single_label_classification",
+    "relation": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "similarity": "regression",
+}
 WITH_HEAD = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 
 
@@ -293,9 +299,11 @@ def _classes(parts: Parts) -> dict[str, list[str]]:
 
 
 def _labels(parts: Parts) -> dict[str, Any]:
-    """The labels' names; where the source has none, their numbers, from which transformers knows how many there are."""
+    """The labels' names and what kind they are; where the source has no names their numbers, from which transformers knows how many."""
     rows = next((len(value) for name, value in parts.rest.items() if name.endswith(LAST)), 0)
     stated = {name: parts.facts[name] for name in LABELS if name in parts.facts}
+    if "problem_type" not in stated and parts.task in PROBLEMS:
+        stated["problem_type"] = PROBLEMS[parts.task]
     return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
 
 

@@ -74,3 +74,15 @@ class Parts:
     facts: dict[str, Any] = field(default_factory=dict)
     has_head: bool = True
     tokenizer: Tokenizer | None = None
+
+    @property
+    def task(self) -> str:
+        """What `biomlm finetune` trained it for; nothing if it did not."""
+        stated = self.facts.get("finetune")
+        return str(stated.get("task", "")) if isinstance(stated, dict) else ""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it labels words and each, the first too, was read with a blank in front, which byte-level BPE tells from one without."""
+        split = (self.tokenizer.state["pre_tokenizer"] or {}) if self.tokenizer else {}
+        return self.task in ("ner", "pico") and split.get("type") == "ByteLevel"
