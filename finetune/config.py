@@ -104,7 +104,7 @@ class FinetuneConfig:
         repair_tags: Read an I- tag that continues nothing as the begin of an entity instead of refusing the file.
         unseen_labels: Of the development and test folds, where training lacks them: refuse the data, or count every one as missed, since no
             model could say it; the number is reported.
-        max_shared: Largest share of development or test records whose text is also in the training fold; the number is reported.
+        max_shared: Largest share of development or test records whose text is also in a fold before theirs; the number is reported.
         log_every: Steps between records of the training loss.
         override: Use the run folder although the configuration, the model or the data changed; seeds of other settings start anew.
     """

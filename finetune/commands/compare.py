@@ -16,12 +16,12 @@ from biomlm.core import config as configuration
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, MismatchError
 from biomlm.core.files import read_json, write_json, write_text
-from biomlm.core.manifest import read_manifest
+from biomlm.core.manifest import digest, read_manifest
 from biomlm.core.summary import summary
 from biomlm.core.target import matching, refuse_target, with_keys
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.page import page
-from biomlm.finetune.comparison.runs import Contest, Run
+from biomlm.finetune.comparison.runs import Contest, Run, other_settings
 from biomlm.finetune.comparison.tables import show
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import dataset
@@ -66,7 +66,7 @@ def run(config: CompareConfig) -> None:
     refuse_target(config.page, config.runs, option="--page", ours=matching(FOOTER), inside=True)
     contests = [contest(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
     if all(len(found.runs) == 1 for found in contests):
-        problem = "no two of the runs are of one task on the same data"
+        problem = "no two of the runs are of one task on the same data with the same labels"
         raise MismatchError(problem, file=config.runs[-1], remedy="Give runs of several models on the same data.")
     show(contests)
     if config.out:
@@ -95,6 +95,7 @@ def load(name: str) -> Run:
         config=given,
         scores=scores,
         rows=[np.load(seed / protocol.ROWS) for seed in folders],
+        weights=manifest.inputs["model"],
         data={k: v for k, v in manifest.inputs.items() if k != "model"},
         histories=[read_json(seed / protocol.RESULT)["history"] for seed in folders],  # type: ignore[misc]
         lines=[
@@ -104,10 +105,15 @@ def load(name: str) -> Run:
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs of one task on the same data, in the order given."""
+    """Runs of one task on the same data with the same gold, in the order given.
+
+    The gold of one file is another with --one_type, --groups or other --columns, and F1 is another without another --negative.
+    """
     found: dict[tuple[object, ...], list[Run]] = {}
     for one in runs:
-        found.setdefault((one.config.task, *sorted(one.data.items())), []).append(one)
+        gold = [[line["id"], line["gold"]] for line in one.lines[0]]
+        key = (one.config.task, one.config.negative, digest(gold), *sorted(one.data.items()))
+        found.setdefault(key, []).append(one)
     return list(found.values())
 
 
@@ -146,6 +152,7 @@ def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
     return {
         "run": other.name,
         "model": other.model,
+        "settings": other_settings(first, other),
         "seeds": len(other.rows),
         metric: test[metric],
         "sd": test[f"{metric}_sd"],

@@ -47,8 +47,8 @@ def run(config: FinetuneConfig) -> None:
         configuration.save(config, out / "config.yaml")
         protocol.clear_if_changed(out, config, inputs)
         counts = {fold: task.counts(records) for fold, records in data.folds.items()}
-        for fold, number in shared.items():
-            counts[fold]["also in train"] = number
+        for fold, numbers in shared.items():
+            counts[fold] |= numbers
         for fold, notes in data.notes.items():
             counts[fold] |= notes
         _run_seeds(config, out, loaded, task, data, counts, record)

@@ -7,7 +7,7 @@ from typing import Any
 
 from biomlm.core.page import Child, Markup, document, join, table, tag
 from biomlm.core.svg import COLOURS, Line, line_chart
-from biomlm.finetune.comparison.runs import Contest, labels, matrix, span_of
+from biomlm.finetune.comparison.runs import Contest, labels, matrix, settings_of, span_of
 from biomlm.finetune.comparison.tables import columns_of, rows_of
 
 TITLE = "biomlm finetune compare"
@@ -55,7 +55,13 @@ def _cell(contest: Contest, row: dict[str, Any] | None) -> Child:
 
 
 def _contest(contest: Contest, names: dict[str, str], colour: dict[str, int]) -> Markup:
+    differ = [
+        f"{names[row['run']]} differs from the first run in {settings_of(row)}."
+        for row in contest.compared
+        if row["settings"]
+    ]
     return join(
+        [tag("p", told, class_="note") for told in differ],
         tag("figure", tag("h3", "Learning curves"), _curves(contest, names, colour)),
         _types(contest, names),
         _mistakes(contest, names),

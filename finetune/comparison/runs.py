@@ -1,15 +1,19 @@
 """Runs side by side on one task: what `compare` computes, and its tables and its page show."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from biomlm.core.manifest import flatten
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.errors import Line, Mistake
 from biomlm.finetune.config import TAGGING, FinetuneConfig
 from biomlm.finetune.metrics.entities import F64
+
+PLACES = ("model", "data", "out", "log_every", "override")
+DECIDING = ("one_type", "groups", "st21pv", "negative", "columns.label")  # of the labels that the files are read with
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Run:
         config: What it was told.
         scores: `scores.json`.
         rows: Each seed's counts of every test record.
+        weights: Hash of the model that it began with.
         data: Hashes of the data set's files.
         histories: Each seed's epochs.
         lines: Each seed's predictions.
@@ -30,6 +35,7 @@ class Run:
     config: FinetuneConfig
     scores: dict[str, Any]
     rows: list[F64]
+    weights: str
     data: dict[str, str]
     histories: list[list[dict[str, Any]]]
     lines: list[list[Line]]
@@ -38,6 +44,12 @@ class Run:
     def model(self) -> str:
         """The name of the model that it began with."""
         return Path(self.config.model).name or self.config.model
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What it was told, by dotted names, but for places and the name of what is compared; and the precision that it took."""
+        told = flatten(asdict(self.config))
+        return {k: v for k, v in told.items() if k not in PLACES} | {"precision": self.scores["precision"]}
 
     @cached_property
     def mistakes(self) -> dict[str, dict[str, float]]:
@@ -65,9 +77,10 @@ class Contest:
 
     @property
     def name(self) -> str:
-        """The data set and the task."""
-        config = self.runs[0].config
-        return f"{Path(config.data).name} ({config.task})"
+        """The data set, the task and what decides about its labels."""
+        run = self.runs[0]
+        told = [f"{k} {run.settings[k]}" for k in DECIDING if run.settings[k] not in ("", False, "label")]
+        return f"{Path(run.config.data).name} ({', '.join([run.config.task, *told])})"
 
     def as_json(self) -> dict[str, Any]:
         """All of it; of mistakes the words only if they were asked for."""
@@ -91,9 +104,11 @@ class Contest:
 
 
 def labels(contests: Sequence[Contest]) -> dict[str, str]:
-    """Run → what its row is called: its model's name, or its folder where two runs of one task share that."""
+    """Run → what its row is called: its model's name, or its folder where two runs of one task or two models share that."""
+    weights = {(run.model, run.weights) for contest in contests for run in contest.runs}
+    shared = len({name for name, _ in weights}) < len(weights)
     for contest in contests:
-        if len({run.model for run in contest.runs}) < len(contest.runs):
+        if shared or len({run.model for run in contest.runs}) < len(contest.runs):
             return {run.name: run.name for other in contests for run in other.runs}
     return {run.name: run.model for contest in contests for run in contest.runs}
 
@@ -104,6 +119,17 @@ def matrix(contests: Sequence[Contest]) -> dict[str, list[dict[str, Any] | None]
     rows = list(dict.fromkeys(names[run.name] for contest in contests for run in contest.runs))
     found = [{names[row["run"]]: row for row in contest.compared} for contest in contests]
     return {name: [row.get(name) for row in found] for name in rows}
+
+
+def other_settings(first: Run, other: Run) -> dict[str, list[Any]]:
+    """In what two runs were told otherwise: option → the first's value and the other's."""
+    keys = [key for key in first.settings if first.settings[key] != other.settings.get(key)]
+    return {key: [first.settings[key], other.settings.get(key)] for key in keys}
+
+
+def settings_of(row: dict[str, Any]) -> str:
+    """What `other_settings` found, as text."""
+    return ", ".join(f"{key} {theirs} ({ours})" for key, (ours, theirs) in row["settings"].items())
 
 
 def span_of(ends: Sequence[float]) -> str:

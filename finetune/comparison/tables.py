@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.finetune.comparison.errors import KINDS
-from biomlm.finetune.comparison.runs import Contest, labels, matrix, span_of
+from biomlm.finetune.comparison.runs import Contest, labels, matrix, settings_of, span_of
 
 WIDTH = 160
 
@@ -24,6 +24,9 @@ def show(contests: Sequence[Contest]) -> None:
     for contest in contests:
         console.print(f"\n{contest.name}" if len(contests) > 1 else contest.name, style="bold")
         console.print(_scores(contest, names))
+        for row in contest.compared:
+            if row["settings"]:
+                console.print(f"{names[row['run']]} differs from the first run in {settings_of(row)}")
         kinds = list(contest.compared[0]["types"])
         if len(kinds) > 1:
             console.print("\nF1 by type", _by_type(kinds, contest, names))

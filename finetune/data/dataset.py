@@ -204,8 +204,10 @@ def _check_choices(data: DataSet) -> None:
                 raise data.error(fold, record, problem, remedy)
 
 
-def shared(data: DataSet, most: float) -> dict[str, int]:
-    """How many development and test records have a text or an id that is in the training fold.
+def shared(data: DataSet, most: float) -> dict[str, dict[str, int]]:
+    """How many records of a fold have a text or an id that is in a fold before it: dev in train, test in train and in dev.
+
+    Texts are the same whatever their case and white space.
 
     Args:
         data: The folds.
@@ -214,14 +216,20 @@ def shared(data: DataSet, most: float) -> dict[str, int]:
     Raises:
         DataError: A fold shares more.
     """
-    texts = {record.text for record in data.folds["train"]}
-    ids = {record.id for record in data.folds["train"]}
-    counts = {}
-    for fold in ("dev", "test"):
+    texts = {fold: [_squeezed(record.text) for record in records] for fold, records in data.folds.items()}
+    counts: dict[str, dict[str, int]] = {"dev": {}, "test": {}}
+    for fold, before in (("dev", "train"), ("test", "train"), ("test", "dev")):
+        known, ids = set(texts[before]), {record.id for record in data.folds[before]}
         records = data.folds[fold]
-        counts[fold] = sum(record.text in texts or record.id in ids for record in records)
-        if counts[fold] > most * len(records):
-            problem = f"{counts[fold]} of {len(records)} records are in the training fold, too, by text or id"
+        same = [text in known or record.id in ids for text, record in zip(texts[fold], records, strict=True)]
+        counts[fold][f"also in {before}"] = sum(same)
+        if sum(same) > most * len(records):
+            name = {"train": "training", "dev": "development"}[before]
+            problem = f"{sum(same)} of {len(records)} records are in the {name} fold, too, by text or id"
             remedy = "Remove them from one of the folds, or raise --max_shared to score them all the same."
             raise DataError(problem, file=data.origin[fold], remedy=remedy)
     return counts
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.casefold().split())

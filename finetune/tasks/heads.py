@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from biomlm.model.encoder import MaskedLM
@@ -29,9 +30,15 @@ class Classifier(nn.Module):
         lm.head.requires_grad_(False)
 
     def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
-        """Outputs [m, k] at the given places of the flat row."""
+        """Outputs [m, k] at the given places of the flat row; to predict, the head computes in fp32 whatever the encoder does.
+
+        They are written and compared with each other: in bf16 3.14159 becomes 3.140625, and likely labels tie.
+        """
         states_mh = self.lm.encoder(packed, positions_m)[-1]
-        return self.classifier(self.dropout(self.pooler(states_mh)))  # type: ignore[no-any-return]
+        if self.training:
+            return self.classifier(self.dropout(self.pooler(states_mh)))  # type: ignore[no-any-return]
+        with torch.autocast(states_mh.device.type, enabled=False):
+            return self.classifier(self.pooler(states_mh.float()))  # type: ignore[no-any-return]
 
 
 class TokenClassifier(Classifier):

@@ -136,3 +136,51 @@ def test_context_is_cut_on_both_sides() -> None:
     before, inside, after = errors.context(record, Mistake(0, (100, 107), "D", 1.0, ()))
     assert (inside, before[0], after[-1]) == ("aspirin", "…", "…")
     assert errors.context(Labelled("x", ("a\nb",)), Mistake(0, None, "a", 1.0, ())) == ("", "a b", "")
+
+
+def test_runs_on_other_labels_of_one_file_are_not_compared(
+    runs: Runs, tiny_model: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", str(tiny_model), "--task", "ner", "--data", str(toy), "--out", str(tmp_path / "typed")]
+    assert cli.run(["finetune", *argv, "--epochs", "1", "--one_type", "Thing"]) == 0
+    both = {**runs, "typed": tmp_path / "typed"}
+    assert compare(both, "good", "typed", more=[]) == 2
+    assert "with the same labels" in capsys.readouterr().err
+    assert compare(both, "good", "bad", "typed", more=["--out", str(tmp_path / "c.json")]) == 0
+    found: list[dict[str, Any]] = read_json(tmp_path / "c.json")["tasks"]  # type: ignore[assignment]
+    assert [len(task["runs"]) for task in found] == [2, 1]
+    assert found[1]["task"].endswith("(ner, one_type Thing)")
+    good, bad = found[0]["runs"]
+    assert good["settings"] == {}
+    assert bad["settings"] == {"epochs": [3, 1], "seeds": [2, 1], "optim.lr": [3e-3, 1e-9]}
+
+
+def test_two_models_of_one_name_have_a_row_each(
+    runs: Runs, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same task on the same data would show it; on two tasks their scores once stood in one row."""
+    again = tmp_path / "else" / tiny_model.name
+    config = {"model": tiny_model, "data": runs["good"].parent / "pairs", "task": "classification"}
+    shutil.copytree(runs["good"], again)
+    argv = [word for key, value in (config | {"model": again}).items() for word in (f"--{key}", str(value))]
+    assert (
+        cli.run(
+            [
+                "finetune",
+                *argv,
+                "--columns.id",
+                "id",
+                "--epochs",
+                "1",
+                "--max_shared",
+                "1",
+                "--out",
+                str(tmp_path / "b"),
+            ]
+        )
+        == 0
+    )
+    both = {**runs, "b": tmp_path / "b"}
+    assert compare(both, "good", "b", "bad", more=["--page", str(tmp_path / "c.html")]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("/")]
+    assert {str(runs["good"]), str(both["b"]), str(runs["bad"])} <= set(rows)
