@@ -94,7 +94,7 @@ class FinetuneConfig:
         grid: Learning rates and batch sizes to choose from.
         freeze_layers: Keep the embeddings and this many of the lowest layers as they are; 0 trains everything.
         reinit_layers: Draw the weights of this many of the highest layers anew (Zhang et al. 2021, arXiv 2006.05987).
-        columns: For tables: what each column is.
+        columns: For tables: what each column is; for ner and pico on JSON files with several sets of tags --columns.label names one.
         negative: For relation: the label that says there is none.
         one_type: For ner: give every entity this type.
         groups: For ner on PubTator files of UMLS types: the semantic groups' file (SemGroups.txt) to map types to groups with.
@@ -142,6 +142,8 @@ class FinetuneConfig:
         if min(self.patience, self.freeze_layers, self.reinit_layers) < 0:
             raise ConfigError("patience, freeze_layers and reinit_layers must not be negative", remedy="0 is none.")
         for option, tasks in ONLY_FOR.items():
+            if option == "columns" and self.task in TAGGING and self.columns == Columns(label=self.columns.label):
+                continue  # it names one of several sets of tags
             if getattr(self, option) not in ("", False, "refuse", Columns()) and self.task not in tasks:
                 problem = f"--{option} does not apply to the task {self.task}"
                 raise ConfigError(problem, remedy=f"It is for {' and '.join(tasks)}.")

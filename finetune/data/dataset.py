@@ -16,11 +16,12 @@ from biomlm.finetune.data.readers.brat import read_brat
 from biomlm.finetune.data.readers.columns import ENDINGS as TABLES
 from biomlm.finetune.data.readers.columns import Columns, letters_of, read_table
 from biomlm.finetune.data.readers.iob import read_iob
+from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Labelled, Tagged
 
 NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
-IOB, PUBTATOR = (".tsv",), (".txt", ".pubtator")
+IOB, PUBTATOR, WORDS = (".tsv",), (".txt", ".pubtator"), (".json", ".jsonl")
 
 
 @dataclass
@@ -114,18 +115,23 @@ def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
 
 
 def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
-    """IOB files, PubTator's, or folders of brat's."""
+    """IOB files, PubTator's, words as JSON, or folders of brat's."""
     brat = _brat_folders(folder)
-    origin = brat or splits.find(folder, IOB + PUBTATOR)
-    if types is not None and not all(_is_pubtator(path) for path in origin.values()):
+    origin = brat or splits.find(folder, IOB + PUBTATOR + WORDS)
+    if types is not None and not all(_ends(path, PUBTATOR) for path in origin.values()):
         raise ConfigError("--groups and --st21pv are for PubTator files", remedy="Leave them out.")
+    named = "" if config.columns == Columns() else config.columns.label
+    if named and not all(_ends(path, WORDS) for path in origin.values()):
+        raise ConfigError("--columns.label names a set of tags in JSON files of words", remedy="Leave it out.")
     found: dict[str, Any] = {}
     dropped = {fold: Dropped() for fold in origin}
     for fold, path in origin.items():
         if brat:
             found[fold] = read_brat(path, dropped[fold])
-        elif _is_pubtator(path):
+        elif _ends(path, PUBTATOR):
             found[fold] = read_pubtator(path, dropped[fold], types)
+        elif _ends(path, WORDS):
+            found[fold] = read_words(path, fold, named)
         else:
             found[fold] = read_iob(path, fold, repair=config.repair_tags)
     files = [p for path in origin.values() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
@@ -136,8 +142,8 @@ def _notes(dropped: Mapping[str, Dropped]) -> dict[str, dict[str, int]]:
     return {fold: here.notes() for fold, here in dropped.items() if here.notes()}
 
 
-def _is_pubtator(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(PUBTATOR)
+def _ends(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.removesuffix(".gz").endswith(endings)
 
 
 def _brat_folders(folder: Path) -> dict[str, Path] | None:

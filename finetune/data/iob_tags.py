@@ -2,13 +2,17 @@
 
 In IOB2 every entity begins with `B-`; in IOB1 only one that follows another of its type at once. Both are read by the same rule
 (conlleval, Tjong Kim Sang and Buchholz 2000): an entity begins at `B-`, at `I-` after `O`, and at `I-` of another type.
+
+IOBES marks an entity's last word `E-` and a single one `S-`; BIOUL, or BILOU, writes `L-` and `U-` for them. They are read by conlleval's
+rule, which knows the former: behind an end nothing goes on.
 """
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-TAG = re.compile(r"O|[BI](-.+)?")
+TAG = re.compile(r"O|[BIESLU](-.+)?")
+ENDING = {"IOBES": "ES", "BIOUL": "LU"}  # letters that only one scheme has
 UNTYPED = "_"  # seqeval's name for the type of a bare `B` or `I`
 
 
@@ -39,6 +43,18 @@ def entities(tags: Sequence[str]) -> list[Span]:
     return found
 
 
+def iob(tags: Sequence[str]) -> list[str]:
+    """Tags of any scheme with the letters of IOB alone: the same entities."""
+    found = []
+    for before, tag in zip(["O", *tags], tags, strict=False):
+        goes_on = before[0] in "BI" and tag_type(before) == tag_type(tag)
+        letter = tag[0]
+        if letter in "SU" or (letter in "EL" and not goes_on) or (letter == "I" and before[0] in "ESLU"):
+            letter = "B"
+        found.append(("I" if letter in "EL" else letter) + tag[1:])
+    return found
+
+
 def iob2(tags: Sequence[str]) -> list[str]:
     """The same entities with `B-` before each."""
     written = ["O"] * len(tags)
@@ -51,6 +67,12 @@ def iob2(tags: Sequence[str]) -> list[str]:
 def breaks_iob2(before: str, tag: str) -> bool:
     """Whether a tag is an `I-` that continues nothing."""
     return tag[0] == "I" and tag_type(tag) != tag_type(before)
+
+
+def breaks_scheme(before: str, tag: str) -> bool:
+    """Whether a tag among tags with marked ends goes on with nothing, or leaves an entity without its end."""
+    is_open, goes_on = before[0] in "BI", tag[0] in "IEL"
+    return is_open != goes_on or (goes_on and tag_type(tag) != tag_type(before))
 
 
 def breaks_iob1(before: str, tag: str) -> bool:

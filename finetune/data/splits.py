@@ -7,7 +7,7 @@ from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.records import Labelled, Tagged
 
-NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid"), "test": ("test",)}
+NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid", "eval"), "test": ("test",)}
 DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out
 
 

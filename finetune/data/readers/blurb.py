@@ -21,7 +21,7 @@ from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.columns import json_object, letters_of, number
-from biomlm.finetune.data.readers.iob import record_of
+from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.records import Labelled, Tagged
 from biomlm.inputs.streams import read_text
 
@@ -147,16 +147,7 @@ def read_tagged_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> lis
         DataError: A line lacks a field, or has not as many tags as tokens.
     """
     (path,) = paths
-    records = []
-    for line, row in _objects(path):
-        tokens, tags = row.get("tokens"), row.get("ner_tags")
-        if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags) or not tokens:
-            raise _missing(path, line, "tokens and as many ner_tags")
-        name = f"{fold}:{row.get('id', line)}"
-        records.append(
-            record_of(path, name, [(str(word), str(tag), line) for word, tag in zip(tokens, tags, strict=True)])
-        )
-    return records
+    return read_words(path, fold)
 
 
 def _objects(path: Path) -> list[tuple[int, Any]]:

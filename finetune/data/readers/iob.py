@@ -1,18 +1,21 @@
 """Reader of IOB files: a word and its tag a line, an empty line after every sentence, `-DOCSTART-` between documents.
 
-Columns are parted by tabs, or by blanks where a file has no tab; the word is the first, the tag the last. A file is IOB2 or IOB1 as
-a whole; one that is neither is refused with the first line that breaks it, or on request read as conlleval reads it.
+Columns are parted by tabs, or by blanks where a file has no tab; the word is the first, the tag the last. A word may be an odd blank, such
+as a no-break space. A file is IOB2, IOB1, IOBES or BIOUL as a whole; one that is none is refused with the first line that breaks it, or
+on request read as conlleval reads it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from biomlm.core.errors import DataError
-from biomlm.finetune.data.iob_tags import TAG, breaks_iob1, breaks_iob2, iob2
+from biomlm.finetune.data.iob_tags import ENDING, TAG, breaks_iob1, breaks_iob2, breaks_scheme, iob, iob2
 from biomlm.finetune.data.records import Tagged
 from biomlm.inputs.streams import read_text
 
 DOCUMENT = "-DOCSTART-"
+TABS, BLANKS = re.compile(" *\t *"), re.compile(" +")  # not str.split(), for which a no-break space is a blank as well
 Token = tuple[str, str, int]  # word, tag, line number
 
 
@@ -46,11 +49,11 @@ def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
 
 def _sentences(path: Path) -> Iterator[list[Token]]:
     lines = read_text(path).split("\n")  # not splitlines(): a word may hold U+2028 or U+0085
-    separator = "\t" if any("\t" in line for line in lines) else None
+    separator = TABS if any("\t" in line for line in lines) else BLANKS
     tokens: list[Token] = []
     columns = 0
     for number, line in enumerate(lines, start=1):
-        parts = line.rstrip("\r").split(separator)
+        parts = separator.split(line.rstrip("\r").strip(" "))
         if not line.strip() or parts[0] == DOCUMENT:
             if tokens:
                 yield tokens
@@ -66,16 +69,26 @@ def _sentences(path: Path) -> Iterator[list[Token]]:
 def _check_line(path: Path, number: int, parts: Sequence[str], columns: int) -> None:
     remedy = "Every line needs a word and its tag, parted by a tab; sentences are parted by an empty line."
     where = f"line {number}"
-    if len(parts) < 2 or not parts[0].strip():
+    if len(parts) < 2 or not parts[0]:
         raise DataError("the word or its tag is missing", file=path, record=where, remedy=remedy)
     if len(parts) != columns:
         raise DataError(f"{len(parts)} columns, {columns} before", file=path, record=where, remedy=remedy)
     if not TAG.fullmatch(parts[-1]):
-        raise DataError("the last column is no tag: O, B-type or I-type", file=path, record=where, remedy=remedy)
+        raise DataError(
+            "the last column is no tag: O, B-type or I-type, or IOBES's or BIOUL's",
+            file=path,
+            record=where,
+            remedy=remedy,
+        )
 
 
 def _check_scheme(path: Path, sentences: Sequence[Sequence[Token]]) -> None:
-    """Refuse a file that is neither IOB2 nor IOB1, at the first line that breaks IOB2."""
+    """Refuse a file that is of no scheme as a whole, at the first line that breaks it."""
+    letters = {tag[0] for tokens in sentences for _, tag, _ in tokens}
+    schemes = [name for name, own in ENDING.items() if letters & {*own}]
+    if schemes:
+        _check_ends(path, sentences, schemes)
+        return
     broken = _first(sentences, breaks_iob2)
     if broken is not None and _first(sentences, breaks_iob1) is not None:
         raise DataError(
@@ -83,6 +96,19 @@ def _check_scheme(path: Path, sentences: Sequence[Sequence[Token]]) -> None:
             file=path,
             record=f"line {broken}",
             remedy="Mend the tag, or give --repair_tags to let such tags begin an entity, as conlleval does.",
+        )
+
+
+def _check_ends(path: Path, sentences: Sequence[Sequence[Token]], schemes: Sequence[str]) -> None:
+    """Refuse a file whose entities have marked ends, of one kind, but not all of them."""
+    broken = _first([[*tokens, ("", "O", tokens[-1][2])] for tokens in sentences], breaks_scheme)
+    if len(schemes) > 1 or broken is not None:
+        problem = "this tag goes on with nothing, or an entity before it has no end"
+        raise DataError(
+            f"the tags are both {' and '.join(schemes)}" if len(schemes) > 1 else f"{problem}, in {schemes[0]}",
+            file=path,
+            record=None if len(schemes) > 1 else f"line {broken}",
+            remedy="Mend the tags, or give --repair_tags to read them as conlleval does.",
         )
 
 
@@ -98,7 +124,7 @@ def _first(sentences: Sequence[Sequence[Token]], breaks: Callable[[str, str], bo
 
 def _record(name: str, tokens: Sequence[Token]) -> Tagged:
     words, tags, lines = zip(*tokens, strict=True)
-    return sentence(name, words, iob2(tags), lines[0])
+    return sentence(name, words, iob2(iob(tags)), lines[0])
 
 
 def sentence(name: str, words: Sequence[str], tags: Sequence[str], line: int) -> Tagged:
