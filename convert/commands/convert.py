@@ -137,13 +137,13 @@ def _refuse(config: ConvertConfig) -> None:
     if target.resolve() in (here, *here.parents):
         raise ConfigError("this folder is or holds the one you work in", file=target, remedy="Give another DST.")
     refuse_target(
-        target, [config.src, config.tokenizer], option="DST", ours=lambda place: nothing(place) or _is_conversion(place)
+        target, [config.src, config.tokenizer], option="DST", ours=lambda place: nothing(place) or is_conversion(place)
     )
     if not nothing(target) and target.exists() and not config.override:
         raise ConfigError(f"{target} exists", remedy="Give another DST, or say --override to replace it.")
 
 
-def _is_conversion(place: Path) -> bool:
+def is_conversion(place: Path) -> bool:
     """Whether a folder holds an earlier conversion and nothing that was put there since."""
     if not (place / RECORD).is_file():
         return False

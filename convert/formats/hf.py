@@ -19,7 +19,7 @@ from torch import Tensor
 from biomlm.convert import wordpiece
 from biomlm.convert.formats import hf_architectures
 from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
-from biomlm.convert.formats.source_checkpoint import Parts, sane
+from biomlm.convert.formats.source_checkpoint import TASK, Parts, sane
 from biomlm.convert.safe_load import torch_file
 from biomlm.core.errors import CheckpointError, MismatchError
 from biomlm.core.files import read_json, write_json
@@ -36,7 +36,7 @@ SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
-LABELS = ("id2label", "label2id", "problem_type")
+LABELS = ("id2label", "label2id", "problem_type", TASK)
 LAST = (".out_proj.bias", ".classifier.bias")
 PROBLEMS = {  # transformers guesses softmax where nothing is stated, and a sigmoid for one output
     "classification": "single_label_classification",
@@ -304,6 +304,8 @@ def _labels(parts: Parts) -> dict[str, Any]:
     stated = {name: parts.facts[name] for name in LABELS if name in parts.facts}
     if "problem_type" not in stated and parts.task in PROBLEMS:
         stated["problem_type"] = PROBLEMS[parts.task]
+    if parts.task:
+        stated[TASK] = parts.task
     return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
 
 

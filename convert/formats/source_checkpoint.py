@@ -13,7 +13,7 @@ from biomlm.tokenizer.formats.folder import Tokenizer
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
 SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron", "composer"]
-
+TASK = "finetuned_for"  # in Hugging Face's config.json: the task of `biomlm finetune`, so that it outlives a second conversion
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
 
@@ -79,7 +79,7 @@ class Parts:
     def task(self) -> str:
         """What `biomlm finetune` trained it for; nothing if it did not."""
         stated = self.facts.get("finetune")
-        return str(stated.get("task", "")) if isinstance(stated, dict) else ""
+        return str(stated.get("task", "") if isinstance(stated, dict) else self.facts.get(TASK, ""))
 
     @property
     def reads_words(self) -> bool:

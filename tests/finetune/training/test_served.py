@@ -1,6 +1,7 @@
 """A fine-tuned model in Hugging Face's form says there what it says here: by transformers' own pipelines and classes."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 from transformers import pipeline
 
+from biomlm.convert.commands.convert import is_conversion
 from biomlm.core import cli
 from biomlm.core.files import read_json
 from biomlm.finetune.data.readers.iob import read_iob
@@ -74,6 +76,16 @@ def test_the_pipeline_says_the_same_of_every_word(words: tuple[Path, Path], toy:
     assert sum(len(line["entities"]) for line in lines) > 5
 
 
+def test_a_second_conversion_keeps_it(words: tuple[Path, Path], tmp_path: Path) -> None:
+    last = words[1]
+    for kind in ("hf", "native", "hf"):
+        assert cli.run(["convert", str(last), str(tmp_path / f"{kind}-{last.name}"), "--to", kind]) == 0
+        last = tmp_path / f"{kind}-{last.name}"
+        if kind == "hf":
+            assert read_json(last / "tokenizer_config.json")["add_prefix_space"] is True
+            assert read_json(last / "config.json")["finetuned_for"] == "ner"
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs with a number, and texts with labels, of the tiny language."""
@@ -122,3 +134,15 @@ def test_one_label_there(tiny_model: Path, texts: Path, tmp_path: Path) -> None:
     ours = [line["label"] for line in predicted(run, rows, tmp_path)]
     scorer: Any = pipeline("text-classification", model=str(hf))
     assert ours == [found["label"] for found in scorer([row["text"] for row in rows])]
+
+
+def test_what_was_put_into_a_conversion_is_not_replaced(
+    words: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(words[1], again)
+    assert is_conversion(again)
+    (again / "thesis.txt").write_text("mine")
+    assert cli.run(["convert", str(words[0]), str(again), "--to", "hf", "--override"]) == 2
+    assert capsys.readouterr().err.endswith("this command did not write it.\nGive another DST.\n")
+    assert (again / "thesis.txt").read_text() == "mine"
