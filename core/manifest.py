@@ -15,10 +15,10 @@ import orjson
 from biomlm.core import lock
 from biomlm.core.config import decisive
 from biomlm.core.errors import DataError, MismatchError
-from biomlm.core.files import read_json, sha256, write_json
+from biomlm.core.files import MANIFEST, read_json, sha256, write_json
 
 FORMAT = 1
-NAME = "manifest.json"
+NAME = MANIFEST
 
 
 @dataclass

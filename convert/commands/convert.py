@@ -22,10 +22,9 @@ from biomlm.convert.formats.source_checkpoint import Kind, Parts
 from biomlm.convert.load import build, read_parts
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError, MismatchError
-from biomlm.core.files import atomic_dir, fsync_path, read_json, sha256, write_json
+from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.core.target import nothing, refuse_target
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 

@@ -11,8 +11,7 @@ from biomlm.convert.checks.probe_inputs import cut, encode
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.core.files import write_json
-from biomlm.core.target import refuse_target, with_keys
+from biomlm.core.files import refuse_target, with_keys, write_json
 from biomlm.model.packed import pack
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.folder import Tokenizer

@@ -20,9 +20,9 @@ from biomlm.core import files, manifest
 from biomlm.core.cli import Verb
 from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, stage
 from biomlm.corpus.dedup.minhash import AddBands
 from biomlm.corpus.filters.decontamination import MarkContaminated
 from biomlm.corpus.filters.selection import MarkUnwanted, Selection

@@ -14,10 +14,9 @@ import torch
 from biomlm.core import manifest, rng
 from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError, MismatchError
-from biomlm.core.files import write_json
+from biomlm.core.files import refuse_target, stage, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, stage
 from biomlm.distill.estimate import estimate_cache
 from biomlm.distill.losses.targets import Targets, Whole, sample, top
 from biomlm.distill.teachers.cache_blocks import encode, of_targets

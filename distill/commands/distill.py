@@ -4,7 +4,7 @@ from pathlib import Path
 
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.cli import Verb
-from biomlm.core.target import refuse_target, stage
+from biomlm.core.files import refuse_target, stage
 from biomlm.distill import student as students
 from biomlm.distill.config import DistillConfig
 from biomlm.distill.estimate import estimate

@@ -8,11 +8,10 @@ from typing import Any
 from biomlm.convert.load import Loaded
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.core.files import write_json, write_text
+from biomlm.core.files import refuse_target, with_keys, write_json, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, with_keys
 from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load

@@ -12,10 +12,9 @@ from typing import Any
 
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.core.files import read_json, write_json
+from biomlm.core.files import read_json, refuse_target, with_keys, write_json
 from biomlm.core.manifest import read_manifest
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, with_keys
 
 TYPES = {
     "named entities": ("BC5-chem", "BC5-disease", "NCBI-disease", "BC2GM", "JNLPBA"),

@@ -15,10 +15,9 @@ import orjson
 from biomlm.core import config as configuration
 from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, MismatchError
-from biomlm.core.files import read_json, write_json, write_text
+from biomlm.core.files import matching, read_json, refuse_target, with_keys, write_json, write_text
 from biomlm.core.manifest import digest, read_manifest
 from biomlm.core.summary import summary
-from biomlm.core.target import matching, refuse_target, with_keys
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.page import page
 from biomlm.finetune.comparison.runs import Contest, Run, other_settings

@@ -9,10 +9,9 @@ from biomlm.convert.load import Loaded, load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
 from biomlm.core.cli import Verb
-from biomlm.core.files import read_json, write_json
+from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, stage
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.data.dataset import DataSet

@@ -16,10 +16,9 @@ import orjson
 from biomlm.core.cli import Verb
 from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.core.files import atomic_dir, atomic_file
+from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.core.target import nothing, refuse_target
 from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger

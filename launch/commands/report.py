@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from biomlm.core.cli import Verb
-from biomlm.core.files import write_text
+from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
 from biomlm.core.summary import summary
-from biomlm.core.target import matching, refuse_target
 from biomlm.launch.reporting import sections
 from biomlm.launch.reporting.run_folders import Found, collect, tokens, total
 

@@ -15,9 +15,8 @@ from biomlm.core import checkpoint, manifest
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.cli import Verb
 from biomlm.core.errors import CheckpointError, ConfigError
-from biomlm.core.files import sha256
+from biomlm.core.files import refuse_target, sha256, stage
 from biomlm.core.summary import summary
-from biomlm.core.target import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.model.optim.optimizer import EMA
 from biomlm.tokenizer.formats import folder as tokenizer_folder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from biomlm.convert.load import read_parts
 from biomlm.core.cli import Verb
-from biomlm.core.target import refuse_target, stage
+from biomlm.core.files import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.dataset import Shards

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.target import matching, nothing, refuse_target, stage, with_keys
+from biomlm.core.files import matching, nothing, refuse_target, stage, with_keys
 
 
 def refused(target: Path, ours: object, *inputs: Path, inside: bool = False) -> bool:

@@ -64,18 +64,19 @@ def test_recipe(recipe: Path, data: dict[str, Path], tiny_model: Path, tmp_path:
 @pytest.mark.skipif(not PUBTATOR.is_dir(), reason="needs the shared data beside the checkout")
 def test_the_job_of_llm_ner_clinical_text_on_the_files_of_ncbi_disease(tiny_model: Path, tmp_path: Path) -> None:
     """PubTator → IOB → fine-tune → strict F1, on the first abstracts of each fold; every annotation is trained on or scored."""
-    mentions = {}
+    mentions, data = {}, tmp_path / "data"
+    data.mkdir()
     for fold in ("train", "devel", "test"):
         (source,) = (PUBTATOR / fold).iterdir()
         documents = read_text(source).strip().split("\n\n")[:6]
-        (tmp_path / f"{fold}.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+        (data / f"{fold}.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
         mentions[fold] = sum(line.count("\t") >= 4 for document in documents for line in document.split("\n"))
     recipe = next(path for path in RECIPES if path.stem == "llm-ner-clinical-text")
     where = [
         "--model",
         str(tiny_model),
         "--data",
-        str(tmp_path),
+        str(data),
         "--out",
         str(tmp_path / "run"),
         "--one_type",

@@ -14,10 +14,9 @@ from rich.table import Table
 
 from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError
-from biomlm.core.files import write_text
+from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
-from biomlm.core.target import matching, refuse_target
 from biomlm.corpus.documents import document_files
 from biomlm.tokenizer import documents, terms
 from biomlm.tokenizer.formats import folder

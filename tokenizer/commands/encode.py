@@ -24,9 +24,8 @@ from biomlm.core import manifest, summary
 from biomlm.core.cli import Verb
 from biomlm.core.config import runtime
 from biomlm.core.errors import DataError
-from biomlm.core.files import atomic_dir
+from biomlm.core.files import atomic_dir, refuse_target, stage
 from biomlm.core.progress import Bar, progress
-from biomlm.core.target import refuse_target, stage
 from biomlm.corpus.documents import SPLITS, document_files
 from biomlm.tokenizer import documents
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger

@@ -13,7 +13,7 @@ from typing import Any
 from biomlm.core import manifest, summary
 from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError
-from biomlm.core.target import refuse_target, stage
+from biomlm.core.files import refuse_target, stage
 from biomlm.corpus.documents import document_files
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert, bytelevel, folder

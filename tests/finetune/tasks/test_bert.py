@@ -34,10 +34,12 @@ def sentence_encoder(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def run(model: Path, tmp_path: Path, *more: str) -> Path:
+    data = tmp_path / "data"
+    data.mkdir()
     for fold in ("train", "dev", "test"):
         rows = [{"text": f"aspirin {fold} {i}", "pair": "heart", "label": "yn"[i % 2]} for i in range(16)]
-        (tmp_path / f"{fold}.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
-    argv = ["--model", str(model), "--task", "classification", "--data", str(tmp_path), "--columns.pair", "pair"]
+        (data / f"{fold}.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
+    argv = ["--model", str(model), "--task", "classification", "--data", str(data), "--columns.pair", "pair"]
     assert cli.run(["finetune", *argv, "--out", str(tmp_path / "run"), "--epochs", "1", *more]) == 0
     return tmp_path / "run"
 
