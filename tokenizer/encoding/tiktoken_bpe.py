@@ -35,10 +35,10 @@ class Quick:
 
     @staticmethod
     def applies(tokenizer: Tokenizer) -> bool:
-        """Whether the tokenizer is plain byte-level BPE, each piece of which is a byte or made by one merge."""
+        """Whether it is plain byte-level BPE without added tokens, each piece of which is a byte or made by one merge."""
         model, split = tokenizer.state["model"], tokenizer.state["pre_tokenizer"] or {}
         plain = not any(model.get(name) for name in ("dropout", "ignore_merges", "byte_fallback", "end_of_word_suffix"))
-        if model["type"] != "BPE" or tokenizer.state["normalizer"] or not plain:
+        if model["type"] != "BPE" or tokenizer.state["normalizer"] or tokenizer.added or not plain:
             return False
         made = {left + right for left, right in model["merges"]}
         whole = len(made) == len(model["merges"]) and not made & set(bytelevel.alphabet())

@@ -1,7 +1,7 @@
 """Encode words by looking them up: text repeats its words, so each distinct one goes through the tokenizer once.
 
 That is exact where no piece reaches across a blank, which holds for byte-level BPE, WordPiece and SentencePiece alike; for any other
-tokenizer a sentence counts as one word.
+tokenizer, and for one with an added token that takes in a blank, a sentence counts as one word.
 """
 
 from itertools import chain, islice

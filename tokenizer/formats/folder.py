@@ -118,7 +118,20 @@ class Tokenizer:
     def splits_at_blanks(self) -> bool:
         """Whether no piece reaches across a blank, so that words can be encoded one by one."""
         split = self.state["pre_tokenizer"] or {}
-        return split.get("type") in SPLITTERS and split.get("use_regex", True) and split.get("split", True)
+        at_blanks = split.get("type") in SPLITTERS and split.get("use_regex", True) and split.get("split", True)
+        return at_blanks and not any(map(self._reaches_across, self.added))
+
+    @cached_property
+    def added(self) -> list[dict[str, Any]]:
+        """The added tokens that are looked for in text: all but the special ones."""
+        return [token for token in self.state["added_tokens"] if not token["special"]]
+
+    def _reaches_across(self, token: Mapping[str, Any]) -> bool:
+        """Whether an added token takes in a blank between two words; text that is encoded has single blanks only."""
+        forms = {token["content"]}
+        if token["normalized"] and self.hf.normalizer:
+            forms.add(self.hf.normalizer.normalize_str(token["content"]))
+        return token["lstrip"] or token["rstrip"] or any(" " in form[1:] and "  " not in form for form in forms)
 
     @cached_property
     def is_word_start(self) -> npt.NDArray[np.bool_]:
@@ -132,9 +145,10 @@ def _without_specials(state: dict[str, Any]) -> HuggingFace:
     """A Unigram tokenizer that cannot find its special tokens in text, as `sentencepiece` does not: a line break, which no text
     that has been split at white space holds, stands in front of their names.
     """
-    names = {token["content"] for token in state["added_tokens"]}
+    names = {token["content"] for token in state["added_tokens"] if token["special"]}
     vocab = [["\n" + piece if piece in names else piece, score] for piece, score in state["model"]["vocab"]]
-    changed = {**state, "added_tokens": [], "post_processor": None, "model": {**state["model"], "vocab": vocab}}
+    kept = [token for token in state["added_tokens"] if not token["special"]]
+    changed = {**state, "added_tokens": kept, "post_processor": None, "model": {**state["model"], "vocab": vocab}}
     return HuggingFace.from_str(orjson.dumps(changed).decode())
 
 
