@@ -26,6 +26,16 @@ from biomlm.pretrain.training.trainer import seed_weights
 
 Tensors = dict[str, Tensor]
 WORDS = "encoder.word_embeddings.weight"
+STUDENTS = (  # what the student has of its own; all else of the arithmetic is the teacher's
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_dropout",
+    "attention_dropout",
+    "pad_token_id",
+)
 
 
 def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> MaskedLM:
@@ -41,12 +51,7 @@ def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> Mask
     """
     wanted = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
     _require_smaller(wanted, teacher)
-    student = replace(
-        wanted,
-        max_positions=teacher.config.max_positions,
-        type_vocab_size=teacher.config.type_vocab_size,
-        layer_norm_eps=teacher.config.layer_norm_eps,
-    )
+    student = replace(teacher.config, **{name: getattr(wanted, name) for name in STUDENTS})
     layers = taken_layers(
         config.start_layers, student.num_hidden_layers, teacher.config.num_hidden_layers, str(teacher.source)
     )

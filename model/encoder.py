@@ -3,6 +3,8 @@
 Parameter names are those of docs/design.md; `convert` maps them onto other formats by tables. Shape suffixes: see `model.packed`.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -232,6 +234,11 @@ class MaskedLM(nn.Module):
     def forward(self, packed: Packed, positions_m: Tensor | None = None) -> Tensor:
         """Logits [m, v] at the given positions of the flat row, or at all of them."""
         return self.logits(self.encoder(packed, positions_m)[-1])
+
+    def use_padding(self, pad_token_id: int) -> None:
+        """Take another id for padding: its row has no gradient, and the row of the id before has one."""
+        self.config = self.encoder.config = replace(self.config, pad_token_id=pad_token_id)
+        self.encoder.word_embeddings.padding_idx = pad_token_id
 
     def silence(self, vocab_size: int) -> None:
         """Make rows past the vocabulary impossible to predict: their probability, and so their gradient, is 0 from now on."""

@@ -40,17 +40,18 @@ class Overlap:
     shared: npt.NDArray[np.bool_]
 
 
-def transfer(model: MaskedLM, weights_vo: Tensor, pad_vocab_to: int = 1) -> MaskedLM:
+def transfer(model: MaskedLM, weights_vo: Tensor, pad_token_id: int, pad_vocab_to: int = 1) -> MaskedLM:
     """The same model over the new vocabulary.
 
     Args:
         model: Over the old vocabulary.
         weights_vo: From `mean_weights` or `focus_weights`, sparse; rows without an entry keep random initial values.
+        pad_token_id: The new vocabulary's padding.
         pad_vocab_to: Round the new rows up to a multiple of this.
     """
     old_oh, old_bias_o = model.encoder.word_embeddings.weight.detach(), model.head.bias.detach()
     v = len(weights_vo)
-    config = replace(model.config, vocab_size=-(-v // pad_vocab_to) * pad_vocab_to)
+    config = replace(model.config, vocab_size=-(-v // pad_vocab_to) * pad_vocab_to, pad_token_id=pad_token_id)
     with torch.no_grad():
         new = MaskedLM(config)
         kept = {n: p for n, p in model.state_dict().items() if n not in ("encoder.word_embeddings.weight", "head.bias")}

@@ -164,7 +164,7 @@ def prepared(parts: Parts, config: ConvertConfig) -> Parts:
             raise DataError(problem, file=parts.weights, remedy="Give --tokenizer.")
         return parts
     tokenizer = parts.tokenizer or tokenizer_folder.load(parts.tokenizer_dir)
-    parts = replace(parts, tokenizer=tokenizer)
+    parts = padded_as(replace(parts, tokenizer=tokenizer), tokenizer.ids.pad)
     ids = tokenizer.vocab_size
     if ids > parts.config.vocab_size:
         raise MismatchError(
@@ -173,6 +173,23 @@ def prepared(parts: Parts, config: ConvertConfig) -> Parts:
             remedy="Give the tokenizer that the model was trained with.",
         )
     return cut_rows(parts, ids) if config.rows == "cut" or config.to == "fairseq" else parts
+
+
+def padded_as(parts: Parts, pad_token_id: int) -> Parts:
+    """The same model with the tokenizer's padding, which no real token depends on, unless positions are counted from it in the source.
+
+    Raises:
+        MismatchError: They are.
+    """
+    if parts.config.pad_token_id == pad_token_id:
+        return parts
+    if FRONT in parts.rest:
+        raise MismatchError(
+            f"its padding id is {parts.config.pad_token_id}, from which positions are counted, and the tokenizer's is {pad_token_id}",
+            file=parts.weights,
+            remedy="Give the tokenizer that the model was trained with.",
+        )
+    return replace(parts, config=replace(parts.config, pad_token_id=pad_token_id))
 
 
 def cut_rows(parts: Parts, rows: int) -> Parts:

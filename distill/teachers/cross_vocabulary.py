@@ -3,7 +3,8 @@
 A word is what stands between two blanks, or a piece and its continuations in a WordPiece vocabulary. A token of the student is held against
 the mean of the teacher's states over the pieces of its word, and so are all tokens of that word, as their own mean. The teacher reads the
 text as it is, without the student's masks, which makes it say what a masked word is (as in data2vec, Baevski et al. 2022,
-arXiv 2202.03555). Words that the teacher has no piece or no position for are left out, and the share of tokens that take part is reported.
+arXiv 2202.03555). Words that the teacher has no piece or no position for are left out, and so are those that the student itself has no text
+of (its unknown piece, half a character); the share of tokens that take part is reported.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 I64 = npt.NDArray[np.int64]
+REPLACEMENT = "\ufffd"  # what bytes that are no character are decoded to
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Reader:
 
     def __init__(self, ours: Tokenizer, theirs: Tokenizer, most: int):
         self.ours, self.theirs, self.most = ours, theirs, most
-        self.blank = "" if ours.state["model"]["type"] == "BPE" else " "  # WordPiece drops the blank in front of a word
+        self.inside = ours.state["model"].get("continuing_subword_prefix") or ""
+        self.textless = {ours.ids.unk, ours.ids.pad, ours.ids.mask}
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def __call__(self, batch: Batch) -> Reading:
@@ -86,8 +89,16 @@ class Reader:
 
     def _spell(self, word: tuple[int, ...]) -> list[int]:
         if word not in self.known:
-            self.known[word] = self.theirs.encode(self.blank + self.ours.decode(word))
+            text = self._text(word)
+            self.known[word] = self.theirs.encode(text) if text else []
         return self.known[word]
+
+    def _text(self, word: tuple[int, ...]) -> str:
+        """A word with the blank in front of it, which only byte-level pieces keep; nothing if a piece has no text, or half a character."""
+        text = self.ours.decode(word).removeprefix(self.inside)
+        if not self.textless.isdisjoint(word) or REPLACEMENT in text or not text.strip():
+            return ""
+        return f" {text}" if self.ours.is_word_start[word[0]] and not text.startswith(" ") else text
 
 
 def word_means(states_th: Tensor, word_of_t: Tensor, words: int) -> Tensor:

@@ -153,6 +153,7 @@ def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
     require_positions(loaded.config.max_positions, source, config.batch.max_length)
     if config.init_vocabulary == "same":
         require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, source, reader)
+        loaded.model.use_padding(reader.tokenizer.ids.pad)
         return loaded.model
     seed_weights(config.seed)
     return renew(loaded, config, reader)

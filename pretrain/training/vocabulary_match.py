@@ -35,7 +35,7 @@ def renew(loaded: Loaded, config: PretrainConfig, reader: Shards) -> MaskedLM:
         weights_vo = focus_weights(found, rows, tokens[tokens != new.ids.eos])
     else:
         weights_vo = mean_weights(found, rows)
-    return transfer(loaded.model, weights_vo, config.model.pad_vocab_to)
+    return transfer(loaded.model, weights_vo, new.ids.pad, config.model.pad_vocab_to)
 
 
 def overlap(old: Tokenizer, new: Tokenizer) -> Overlap:

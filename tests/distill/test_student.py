@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.errors import MismatchError
 from biomlm.distill.config import DistillConfig
 from biomlm.distill.student import cut_width, from_teacher, taken_layers
-from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.config import Activation, EncoderConfig, ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
 from biomlm.pretrain.config import BatchConfig
@@ -51,6 +54,40 @@ def test_a_student_of_the_teachers_shape_is_the_teacher(teacher: Loaded, reader:
         ours, theirs = student(batch), teacher.model(batch)
     torch.testing.assert_close(ours[:, :300], theirs)
     assert (ours[:, 300:] < -9000).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.builds(
+        dict,
+        layer_norm_eps=st.sampled_from([1e-12, 1e-5, 1e-3]),
+        type_vocab_size=st.sampled_from([0, 1, 2]),
+        initializer_range=st.sampled_from([0.02, 0.2]),
+        shape=st.sampled_from(get_args(Shape)),
+        activation=st.sampled_from(get_args(Activation)),
+        head_activation=st.sampled_from(get_args(Activation)),
+        local_window=st.integers(1, 5),
+        global_every=st.integers(1, 3),
+        rope_thetas=st.tuples(st.sampled_from([160_000.0, 10.0]), st.sampled_from([10_000.0, 7.0])),
+        max_positions=st.sampled_from([32, 40]),
+    )
+)
+def test_a_student_of_its_teachers_size_is_its_teacher_bit_for_bit(reader: Shards, fields: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    shape = EncoderConfig(
+        vocab_size=reader.vocab_size,
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=96,
+        **fields,
+    )
+    teacher = Loaded(MaskedLM(shape).eval(), shape, "native", None, Path("t"), "")
+    sizes = {"num_hidden_layers": 4, "intermediate_size": 96, "shape": shape.shape}
+    student = from_teacher(teacher, config(**sizes), reader).eval()
+    batch = pack([list(range(5, 35)), [0, 8, 2]])
+    with torch.no_grad():
+        assert torch.equal(student(batch), teacher.model(batch))
 
 
 @pytest.mark.parametrize(

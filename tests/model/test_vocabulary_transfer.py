@@ -34,7 +34,7 @@ def model() -> MaskedLM:
 
 
 def test_mean(model: MaskedLM) -> None:
-    new = transfer(model, mean_weights(OVERLAP, OLD))
+    new = transfer(model, mean_weights(OVERLAP, OLD), pad_token_id=1)
     old_rows, rows = model.encoder.word_embeddings.weight, new.encoder.word_embeddings.weight
     assert new.config.vocab_size == 6
     torch.testing.assert_close(rows[2], old_rows[4])
@@ -46,14 +46,14 @@ def test_mean(model: MaskedLM) -> None:
 
 
 def test_all_else_is_untouched(model: MaskedLM) -> None:
-    new = transfer(model, mean_weights(OVERLAP, OLD))
+    new = transfer(model, mean_weights(OVERLAP, OLD), pad_token_id=1)
     for name, tensor in model.state_dict().items():
         if name not in ("encoder.word_embeddings.weight", "head.bias"):
             assert torch.equal(new.state_dict()[name], tensor), name
 
 
 def test_rows_added_to_a_round_number_are_never_predicted_nor_trained(model: MaskedLM) -> None:
-    new = transfer(model, mean_weights(OVERLAP, OLD), pad_vocab_to=64)
+    new = transfer(model, mean_weights(OVERLAP, OLD), 1, pad_vocab_to=64)
     assert new.config.vocab_size == 64
     logits = new(pack([[0, 4, 3, 2]]))
     assert (logits.softmax(-1)[:, 6:] == 0).all()

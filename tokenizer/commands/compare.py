@@ -4,7 +4,9 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from heapq import nsmallest
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,7 @@ import regex  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
 
+from biomlm.core import rng
 from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError
 from biomlm.core.files import matching, refuse_target, write_text
@@ -22,6 +25,7 @@ from biomlm.tokenizer import documents, terms
 from biomlm.tokenizer.formats import folder
 
 WORD = regex.compile(r"[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*")
+SEED = rng.key(0, "compare")
 WINDOW = 512  # tokens, two of them special
 
 
@@ -33,7 +37,7 @@ class CompareConfig:
         tokenizers: Tokenizer folders.
         docs: Folder of documents (`biomlm corpus build`).
         split: The split to compare on: `valid` was not learnt from.
-        documents: Documents to read at most.
+        documents: Documents to compare on at most, drawn from the whole split by a hash of their ids.
         terms: Files of biomedical terms: one a line, or `.tsv` with IOB tags (word, tab, tag), whose entities are taken.
         examples: Terms to show as each vocabulary cuts them: those on which they differ most.
         page: Markdown file to write the comparison to.
@@ -87,7 +91,7 @@ class Figures:
 
 
 def sample(config: CompareConfig) -> Sample:
-    """Read up to `config.documents` documents, and the terms.
+    """Draw up to `config.documents` documents from the whole split, by a hash of their ids, and read the terms.
 
     Raises:
         DataError: The split has no text, or a file has no terms.
@@ -95,7 +99,9 @@ def sample(config: CompareConfig) -> Sample:
     read_manifest(config.docs, "corpus build")
     found = Sample(terms={terms.name_of(file): terms.read(file) for file in config.terms})
     files = document_files(config.docs, config.split)
-    for document in islice(chain.from_iterable(map(documents.read, files)), config.documents):
+    every = enumerate(chain.from_iterable(map(documents.read, files)))
+    drawn = nsmallest(config.documents, every, key=lambda numbered: rng.key(SEED, numbered[1].id))
+    for _, document in sorted(drawn, key=itemgetter(0)):
         front = ""
         counter = found.words.setdefault(document.source, Counter())
         for _, words in document.words():

@@ -39,7 +39,7 @@ def train(config: TrainConfig) -> None:
     """Run `biomlm tokenizer train`.
 
     Raises:
-        DataError: There is no text, or too little for the vocabulary.
+        DataError: There is no text, too little for the vocabulary, or none of a source that is named.
     """
     refuse_target(config.out, [config.docs], option="--out", ours=stage)
     made_by = manifest.read_manifest(config.docs, "corpus build")
@@ -69,6 +69,11 @@ def _count(config: TrainConfig) -> Counts:
         counts = count(document_files(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    absent = sorted(what.weights.keys() - counts.tally.sources.keys())
+    if absent:
+        problem = f"the train split has no documents of the source {absent[0]}"
+        remedy = f"It has {', '.join(sorted(counts.tally.sources))}: correct --sources or --weights."
+        raise DataError(problem, file=config.docs, remedy=remedy)
     if not len(counts.words):
         of = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"the train split has no text{of}", file=config.docs, remedy="Give other --docs or --sources.")
@@ -76,7 +81,7 @@ def _count(config: TrainConfig) -> Counts:
 
 
 def _shown(counts: Counts, ids: int) -> dict[str, Any]:
-    tally = {name.replace("_", " "): number for name, number in asdict(counts.tally).items()}
+    tally = {name.replace("_", " "): number for name, number in asdict(counts.tally).items() if name != "sources"}
     words = {"words, weighted": int(counts.times @ counts.words), "distinct words": int(counts.words.sum())}
     return {**tally, **words, "ids": ids}
 

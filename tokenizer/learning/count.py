@@ -7,7 +7,7 @@ that into words and writes them to a run on disk (`runs`). In the end all runs a
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,13 @@ class What:
 
 @dataclass
 class Tally:
-    """What a pass over documents saw."""
+    """What a pass over documents saw; of every source, how many documents."""
 
     documents: int = 0
     other_sources: int = 0
     not_sampled: int = 0
     characters: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Tally") -> None:
         """Add another pass to this one."""
@@ -216,6 +217,7 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 
 def _weight(document: Document, opens: bool, what: What, tally: Tally) -> int:
     """How many thousandths the text of a document counts; 0 leaves it out."""
+    tally.sources[document.source] += opens
     if what.only_named and document.source not in what.weights:
         tally.other_sources += opens
         return 0

@@ -1,11 +1,14 @@
 """`tokenizer compare`: the figures of a table are what one gets by counting."""
 
+import gzip
 from pathlib import Path
 
+import orjson
 import pytest
 
 from biomlm.core import cli
 from biomlm.core.errors import DataError
+from biomlm.core.manifest import Manifest
 from biomlm.tokenizer import terms
 from biomlm.tokenizer.commands import compare
 from biomlm.tokenizer.formats import folder
@@ -23,6 +26,31 @@ def test_figures_are_what_counting_gives(tok: Path, docs: Path) -> None:
     assert mean == pytest.approx(sum(pieces) / len(pieces))
     assert figures.bytes_per_token == pytest.approx(sum(len(t.encode()) for t in found.texts) / tokens)
     assert figures.window == pytest.approx(510 * len(words) / tokens)
+
+
+def test_the_sample_is_drawn_from_all_documents(tmp_path: Path) -> None:
+    """Sources lie behind one another: each has its share of the sample, within four standard deviations."""
+    counts = {"pubmed": 900, "notes": 300}
+    (tmp_path / "valid").mkdir()
+    for number, (source, count) in enumerate(counts.items()):
+        lines = [
+            orjson.dumps(
+                {"text": f"{source}{i}", "id": f"{source}:{i}", "metadata": {"source": source, "sentences": [[0, 6]]}},
+                option=orjson.OPT_APPEND_NEWLINE,
+            ).replace(b"[[0,6]]", b"[[0,%d]]" % len(f"{source}{i}"))
+            for i in range(count)
+        ]
+        (tmp_path / "valid" / f"{number:05}.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
+    Manifest("corpus build", {}, "x").finish(tmp_path, [], {})
+    found = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=400))
+    notes = found.words["notes"].total()
+    assert (found.words["pubmed"].total() + notes, len(found.texts)) == (400, 400)
+    assert abs(notes - 100) < 4 * (400 * 0.25 * 0.75) ** 0.5
+    places = [int(text.removeprefix("pubmed")) for text in found.texts if text.startswith("pubmed")]
+    assert places == sorted(places)
+    assert max(places) > 850
+    whole = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=1200))
+    assert whole.texts == [f"{source}{i}" for source, count in counts.items() for i in range(count)]
 
 
 def test_the_verb_prints_a_column_for_each(tok: Path, docs: Path, capsys: pytest.CaptureFixture[str]) -> None:

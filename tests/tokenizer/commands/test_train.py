@@ -159,3 +159,21 @@ def test_another_size_may_be_tried_after_one_that_is_too_large(docs: Path, tmp_p
 def test_a_worker_that_the_system_ends_is_said() -> None:
     with pytest.raises(DataError, match="ended by the system"), pool(1, int) as processes:
         processes.submit(os._exit, 1).result()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--weights", '{"note": 2.5}'), "note"),
+        (("--sources", "[pubmed, pcm]"), "pcm"),
+        (("--sources", "[pubmed]", "--weights", '{"pubmed": 2.5}', "--sample", "0.0001"), ""),
+    ],
+)
+def test_a_source_that_the_documents_lack_is_refused(
+    docs: Path, tmp_path: Path, options: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(docs, tmp_path / "tok", "--vocab_size", "1000", "--workers", "2", *options) == 2
+    said = capsys.readouterr().err
+    assert f"no documents of the source {named}" in said if named else "no documents of the source" not in said
+    assert "pmc" in said if named else "no text" in said
+    assert not (tmp_path / "tok" / "tokenizer.json").exists()

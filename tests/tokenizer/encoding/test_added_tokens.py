@@ -10,11 +10,11 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as HuggingFace
 from transformers import AutoTokenizer
 
-from biolm.core import cli
-from biolm.core.files import read_json, write_json
-from biolm.tokenizer import folder
-from biolm.tokenizer.quick import Quick
-from biolm.tokenizer.words import END, WordTable
+from biomlm.core import cli
+from biomlm.core.files import read_json, write_json
+from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
+from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.formats import folder
 
 KINDS = {
     "bpe": (),
