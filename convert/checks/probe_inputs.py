@@ -83,10 +83,11 @@ def cut(sequence: list[int], most: int) -> list[int]:
 
 
 def _random(config: EncoderConfig, length: int, number: int) -> list[int]:
-    """`<s>`, random ids that are no special ones, `</s>`."""
+    """`<s>`, random ids that are no special ones, `</s>`; none of them padding, from which RoBERTa counts its positions."""
     low = min(WITHOUT_TOKENIZER.unk, config.vocab_size - 1)
     ids = rng.integers(rng.key(0, "ids", number), np.arange(max(0, length - 2)), low, config.vocab_size)
-    return [WITHOUT_TOKENIZER.bos, *ids.tolist(), WITHOUT_TOKENIZER.eos][:length]
+    drawn, pad = [WITHOUT_TOKENIZER.bos, *ids.tolist(), WITHOUT_TOKENIZER.eos][:length], config.pad_token_id
+    return [i if i != pad else (pad + 1) % config.vocab_size for i in drawn]
 
 
 def _grouped(sequences: Sequence[list[int]]) -> list[list[list[int]]]:

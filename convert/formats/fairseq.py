@@ -32,11 +32,13 @@ from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError, MismatchError
 from biomlm.core.files import write_text
 from biomlm.model.config import Activation, EncoderConfig, Shape
+from biomlm.tokenizer.formats import consistency
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.fairseq import FILES as TOKENIZER_FILES
 from biomlm.tokenizer.formats.fairseq import order, read_dict
 from biomlm.tokenizer.formats.folder import Tokenizer
 
+PAIR = ("vocab.json", "merges.txt")
 PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
 PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
@@ -247,12 +249,14 @@ def _number(value: Any, default: float) -> float:
 
 
 def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[Path, Tokenizer] | None:
-    """Make a tokenizer folder of fairseq's three files, each from the first folder that has it, and load it; None if one is nowhere.
+    """Make a tokenizer folder of fairseq's three files, each from the first folder that has it, and load it; None if there is no BPE.
 
-    The published `roberta.base.tar.gz` has `dict.txt` but no BPE, which is GPT-2's: then `--tokenizer` says where that lies.
+    The published `roberta.base.tar.gz` has `dict.txt` but no BPE, which is GPT-2's: then `--tokenizer` says where that lies. In place of
+    `encoder.json` and `vocab.bpe` there may be `vocab.json` and `merges.txt`, or the `tokenizer.json` of a folder with the model's ids.
 
     Raises:
-        MismatchError: The dictionary is not the checkpoint's.
+        MismatchError: The dictionary is not the checkpoint's, or there is none and the tokenizer's order cannot be that of one.
+        DataError: The dictionary is not the tokenizer's.
     """
     found = [next((f / name for f in folders if (f / name).is_file()), None) for name in TOKENIZER_FILES]
     dict_txt, encoder_json, vocab_bpe = found
@@ -264,10 +268,35 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
                 file=file,
                 remedy="Give the dictionary that the model was trained with.",
             )
-    if not (dict_txt and encoder_json and vocab_bpe):
+    if dict_txt and encoder_json and vocab_bpe:
+        target = scratch()
+        return target, tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+    pair = next((f for f in folders if all((f / name).is_file() for name in PAIR)), None)
+    if dict_txt and pair:
+        target = scratch()
+        return target, tokenizer_folder.from_dictionary(dict_txt, pair, target, config.max_positions)
+    return _given(folders[:-1], dict_txt, config, file)
+
+
+def _given(
+    folders: list[Path], dict_txt: Path | None, config: EncoderConfig, file: Path
+) -> tuple[Path, Tokenizer] | None:
+    """The tokenizer folder given, whose ids must be the model's."""
+    if not folders or not tokenizer_folder.is_folder(folders[0]):
         return None
-    target = scratch()
-    return target, tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+    loaded = tokenizer_folder.load(folders[0])
+    if dict_txt and tokenizer_folder.is_byte_level(loaded):
+        target = scratch()
+        return target, tokenizer_folder.from_dictionary(dict_txt, folders[0], target, config.max_positions)
+    if dict_txt:
+        consistency.check_dictionary(dict_txt, loaded.hf)
+    elif tokenizer_folder.in_order_of_learning(loaded):
+        raise MismatchError(
+            f"the pieces of {folders[0]} are numbered as they were learnt, fairseq's by a dictionary, and there is no dict.txt",
+            file=file,
+            remedy="Put the dictionary that the model was trained with beside it, or into the tokenizer's folder.",
+        )
+    return folders[0], loaded
 
 
 def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:

@@ -111,8 +111,8 @@ def _tokenizer(path: Path, model_max_length: int) -> Path | None:
         return path
     if not (path / VOCABULARY).is_file():
         return None
-    stated = read_json(path / SETTINGS).get("do_lower_case") if (path / SETTINGS).is_file() else None
-    return wordpiece.folder(path / VOCABULARY, model_max_length, stated if isinstance(stated, bool) else None)
+    stated = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
+    return wordpiece.folder(path / VOCABULARY, model_max_length, stated)
 
 
 def _sensible(labels: Any) -> bool:

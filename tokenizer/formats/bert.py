@@ -14,10 +14,12 @@ INSIDE = "##"  # in front of a piece that does not open a word
 PUNCTUATION = pre_tokenizers.BertPreTokenizer()
 
 
-def normalizer(lowercase: bool) -> normalizers.Normalizer:
-    """BERT's cleaning; uncased vocabularies are stripped of accents as well."""
+def normalizer(
+    lowercase: bool, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+) -> normalizers.Normalizer:
+    """BERT's cleaning; unless `strip_accents` says otherwise, uncased vocabularies are stripped of accents as well."""
     return normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
+        clean_text=True, handle_chinese_chars=tokenize_chinese_chars, strip_accents=strip_accents, lowercase=lowercase
     )
 
 
@@ -34,15 +36,19 @@ def split_uncased(text: str) -> list[str]:
     return [word for word, _ in PUNCTUATION.pre_tokenize_str(UNCASED.normalize_str(text))]
 
 
-def hugging_face(vocab: Mapping[str, int], lowercase: bool) -> Tokenizer:
+def hugging_face(
+    vocab: Mapping[str, int], lowercase: bool, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+) -> Tokenizer:
     """The `tokenizers` object of BERT's kind.
 
     Args:
         vocab: Piece → id, with the special tokens.
         lowercase: Whether it is uncased.
+        strip_accents: Whether accents are taken off; None for just where it is uncased.
+        tokenize_chinese_chars: Whether every Chinese character is a word.
     """
     hf = Tokenizer(models.WordPiece(dict(vocab), unk_token="[UNK]", max_input_chars_per_word=100))
-    hf.normalizer = normalizer(lowercase)
+    hf.normalizer = normalizer(lowercase, strip_accents, tokenize_chinese_chars)
     hf.pre_tokenizer = PUNCTUATION
     hf.decoder = decoders.WordPiece(prefix=INSIDE)
     hf.post_processor = processors.TemplateProcessing(

@@ -82,18 +82,21 @@ def ascii_starts(text: npt.NDArray[np.uint8], chunk: npt.NDArray[np.int64]) -> n
     return start[: len(text) - 2].nonzero()[0]
 
 
-def hugging_face(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
+def hugging_face(
+    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], add_prefix_space: bool = False
+) -> Tokenizer:
     """The `tokenizers` object of RoBERTa's kind.
 
     Args:
         vocab: Piece → id, with the special tokens.
         merges: Pairs of pieces, in order of learning.
+        add_prefix_space: Whether a text that does not begin with a blank is read as if it did.
     """
     hf = Tokenizer(models.BPE(dict(vocab), list(merges), fuse_unk=False))
-    hf.pre_tokenizer = SPLITTER
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     hf.decoder = decoders.ByteLevel()
     hf.post_processor = processors.RobertaProcessing(
-        ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False, trim_offsets=True
+        ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=add_prefix_space, trim_offsets=True
     )
     hf.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     hf.add_special_tokens([AddedToken(MASK, lstrip=True, special=True, normalized=False)])

@@ -8,8 +8,21 @@ import orjson
 from tokenizers import Tokenizer as HuggingFace
 
 from biomlm.core.errors import DataError
-from biomlm.tokenizer.formats import bert, bytelevel, fairseq
+from biomlm.tokenizer.formats import bert, bytelevel, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY
+
+# Part of tokenizer.json → its type, and keys of tokenizer_config.json that say the same as one of its.
+STATED_TWICE = {
+    "normalizer": (
+        "BertNormalizer",
+        {
+            "do_lower_case": "lowercase",
+            "strip_accents": "strip_accents",
+            "tokenize_chinese_chars": "handle_chinese_chars",
+        },
+    ),
+    "pre_tokenizer": ("ByteLevel", {"add_prefix_space": "add_prefix_space"}),
+}
 
 
 def check(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
@@ -24,15 +37,21 @@ def check(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
         DataError: vocab.json, vocab.txt, merges.txt, the fairseq files or the settings say other than tokenizer.json.
     """
     vocab = hf.get_vocab(with_added_tokens=True)
+    stated.check_added(folder, hf)
+    added = {token.content: i for i, token in hf.get_added_tokens_decoder().items()}
     if (folder / "vocab.json").exists():
-        _same(folder, "vocab.json", fairseq.read_vocab(folder / "vocab.json"), "tokenizer.json", vocab)
+        _same(folder, "vocab.json", added | fairseq.read_vocab(folder / "vocab.json"), "tokenizer.json", vocab)
     if (folder / "vocab.txt").exists():
-        _same(folder, "vocab.txt", bert.read_vocab(folder / "vocab.txt"), "tokenizer.json", vocab)
+        _same(folder, "vocab.txt", added | bert.read_vocab(folder / "vocab.txt"), "tokenizer.json", vocab)
     if (folder / "merges.txt").exists():
         merges = [tuple(merge) for merge in orjson.loads(hf.to_str())["model"].get("merges", [])]
-        stated = fairseq.read_merges(folder / "merges.txt")
-        check_merges(folder, vocab, stated)
-        _same(folder, "merges.txt", dict(enumerate(stated)), "tokenizer.json", dict(enumerate(merges)))
+        listed = fairseq.read_merges(folder / "merges.txt")
+        check_merges(folder, vocab, listed)
+        _same(folder, "merges.txt", dict(enumerate(listed)), "tokenizer.json", dict(enumerate(merges)))
+    if (folder / "vocab.bpe").exists():
+        merges = [tuple(merge) for merge in orjson.loads(hf.to_str())["model"].get("merges", [])]
+        listed = fairseq.read_bpe(folder / "vocab.bpe")
+        _same(folder, "vocab.bpe", dict(enumerate(listed)), "tokenizer.json", dict(enumerate(merges)))
     if all((folder / name).exists() for name in ("dict.txt", "encoder.json")):
         encoder = fairseq.read_vocab(folder / "encoder.json")
         _same(
@@ -42,7 +61,27 @@ def check(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
             "tokenizer.json",
             vocab,
         )
-    _check_casing(folder, hf, settings)
+    elif (folder / "dict.txt").exists():
+        check_dictionary(folder / "dict.txt", hf)
+    _check_settings(folder, hf, settings)
+
+
+def check_dictionary(dict_txt: Path, hf: HuggingFace) -> None:
+    """Refuse a fairseq dictionary whose order is not that of a tokenizer's ids: the model's ids are the dictionary's.
+
+    Its symbols are pieces, or their numbers in order of learning.
+
+    Raises:
+        DataError: The two number the pieces otherwise.
+    """
+    vocab, merges = hf.get_vocab(with_added_tokens=True), orjson.loads(hf.to_str())["model"].get("merges", [])
+    learnt = fairseq.numbering_of(sorted(vocab, key=vocab.__getitem__), [(left, right) for left, right in merges])
+    if not fairseq.is_numbered_by(dict_txt, {}, vocab) and not fairseq.is_numbered_by(dict_txt, learnt, vocab):
+        problem = "its order, which is that of the model's ids, is not the tokenizer's"
+        remedy = (
+            "Convert the checkpoint with `biomlm convert`, which applies it, or take the dictionary of this tokenizer."
+        )
+        raise DataError(problem, file=dict_txt, remedy=remedy)
 
 
 def check_merges(folder: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
@@ -69,14 +108,15 @@ def check_specials(file: Path, vocab: Mapping[str, int]) -> None:
             raise DataError(f"the vocabulary lacks the special token {name}", file=file, remedy=REMEDY)
 
 
-def _check_casing(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
-    normalizer = orjson.loads(hf.to_str())["normalizer"] or {}
-    stated = settings.get("do_lower_case")
-    if normalizer.get("type") == "BertNormalizer" and stated is not None and stated != normalizer["lowercase"]:
-        problem = (
-            f"tokenizer_config.json says do_lower_case {stated}, tokenizer.json lowercase {normalizer['lowercase']}"
-        )
-        raise DataError(problem, file=folder, remedy=REMEDY)
+def _check_settings(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
+    state = orjson.loads(hf.to_str())
+    for part, (kind, keys) in STATED_TWICE.items():
+        found = state[part] or {}
+        for key, theirs in keys.items() if found.get("type") == kind else ():
+            said = settings.get(key)
+            if said is not None and said != found[theirs]:
+                problem = f"tokenizer_config.json says {key} {said}, tokenizer.json {theirs} {found[theirs]}"
+                raise DataError(problem, file=folder, remedy=REMEDY)
 
 
 def _same(folder: Path, a_name: str, a: Mapping[Any, Any], b_name: str, b: Mapping[Any, Any]) -> None:

@@ -30,15 +30,30 @@ def read_vocab(file: Path) -> dict[str, int]:
 
 
 def read_merges(file: str | Path) -> list[tuple[str, str]]:
-    """The pairs of a `merges.txt` or `vocab.bpe`, in order.
+    """The pairs of a `merges.txt`, in order, as `tokenizers` reads it.
 
     Raises:
         DataError: A line is not two pieces.
     """
-    file = Path(file)
+    lines = read_text(Path(file)).split("\n")
+    headed = lines[0].startswith("#version")
+    return _pairs(Path(file), lines[headed:], 1 + headed)
+
+
+def read_bpe(file: str | Path) -> list[tuple[str, str]]:
+    """The pairs of a `vocab.bpe`, in order, as fairseq reads it: it passes over the first line, be it `#version` or a merge, and over
+    what stands behind the last line break (`gpt2_bpe_utils.get_encoder`).
+
+    Raises:
+        DataError: A line is not two pieces.
+    """
+    return _pairs(Path(file), read_text(Path(file)).split("\n")[1:-1], 2)
+
+
+def _pairs(file: Path, lines: Sequence[str], first: int) -> list[tuple[str, str]]:
     merges = []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line or (number == 1 and line.startswith("#version")):
+    for number, line in enumerate(lines, start=first):
+        if not line:
             continue
         pair = line.split(" ")
         if len(pair) != 2:
@@ -104,6 +119,45 @@ def model_vocab(dict_txt: Path, encoder: Mapping[str, int]) -> dict[str, int]:
     return vocab
 
 
+def numbering(dict_txt: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Piece → the number that a dictionary has for it, where `vocab.json` and `merges.txt` are all that there is of the BPE.
+
+    In Hugging Face's folder of a fairseq model `vocab.json` holds the model's ids, and the dictionary's numbers are those of an
+    `encoder.json`, in order of learning. fairseq's own `--bpe hf_byte_bpe` has in `vocab.json` what the dictionary's numbers mean.
+
+    Raises:
+        DataError: It is neither.
+    """
+    derived = numbering_of(sorted(vocab, key=vocab.__getitem__), merges)
+    if is_numbered_by(dict_txt, derived, vocab):
+        return derived
+    if not in_order_of_learning(vocab, merges):
+        problem = (
+            "its numbers are neither those of the vocab.json beside it nor of an encoder.json in order of learning"
+        )
+        raise DataError(problem, file=dict_txt, remedy=f"Put the encoder.json there that it was made with. {REMEDY}")
+    return dict(vocab)
+
+
+def numbering_of(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Piece → its number in order of learning, as GPT-2's `encoder.json` has it."""
+    return {piece: i for i, piece in enumerate(_learning_order(pieces, merges))}
+
+
+def is_numbered_by(dict_txt: Path, encoder: Mapping[str, int], vocab: Mapping[str, int]) -> bool:
+    """Whether a dictionary's order, its symbols being ids of `encoder`, gives the model ids of `vocab`."""
+    names = {str(i): piece for piece, i in encoder.items()}
+    symbols = order([symbol for symbol, _ in read_dict(dict_txt)])
+    return all(vocab.get(names.get(symbol, symbol)) == i for i, symbol in enumerate(symbols))
+
+
+def in_order_of_learning(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> bool:
+    """Whether bytes and merges are numbered as they were learnt; a dictionary orders them by frequency."""
+    learnt = dict.fromkeys([*sorted(bytelevel.alphabet()), *map("".join, merges)])
+    numbers = [vocab[piece] for piece in learnt if piece in vocab]
+    return numbers == sorted(numbers)
+
+
 def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequence[int]) -> dict[str, bytes]:
     """fairseq's files: name → content.
 
@@ -112,11 +166,15 @@ def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequ
         merges: Pairs of pieces, in order of learning.
         counts: [ids] how often each piece stands in the training text.
     """
-    encoder = {piece: i for i, piece in enumerate(_learning_order(pieces, merges))}
+    encoder = numbering_of(pieces, merges)
+    own = {
+        *bytelevel.SPECIALS,
+        *([bytelevel.MASK] if pieces[-1] == bytelevel.MASK else []),
+    }  # fairseq adds it behind the last line
     lines = (
         f"{encoder.get(piece, piece)} {count}\n"
         for piece, count in zip(pieces, counts, strict=True)
-        if piece not in (*bytelevel.SPECIALS, bytelevel.MASK)
+        if piece not in own
     )
     return {
         "dict.txt": "".join(lines).encode(),

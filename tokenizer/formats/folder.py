@@ -18,13 +18,14 @@ from tokenizers import Tokenizer as HuggingFace
 
 from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import atomic_file, read_json, write_json, write_text
-from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq
+from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY
 
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -160,6 +161,25 @@ def _word_starts(state: dict[str, Any]) -> Any:
     return lambda piece: piece.startswith(("Ġ", "▁", "madeupword"))
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether there is a tokenizer that `load` reads, or would if it were whole."""
+    kinds = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+    return any(all((folder / name).is_file() for name in names) for names in kinds)
+
+
+def is_byte_level(tokenizer: Tokenizer) -> bool:
+    """Whether this is a byte-level BPE."""
+    state = tokenizer.state
+    return state["model"]["type"] == "BPE" and (state["decoder"] or {}).get("type") == "ByteLevel"
+
+
+def in_order_of_learning(tokenizer: Tokenizer) -> bool:
+    """Whether this is a byte-level BPE whose ids are in order of learning, as its trainer leaves them."""
+    model = tokenizer.state["model"]
+    merges = [(left, right) for left, right in model.get("merges", [])]
+    return is_byte_level(tokenizer) and fairseq.in_order_of_learning(model["vocab"], merges)
+
+
 def load(folder: str | Path) -> Tokenizer:
     """Load a tokenizer folder: ours, or Hugging Face's with `tokenizer.json` or `vocab.json` and `merges.txt`.
 
@@ -170,6 +190,7 @@ def load(folder: str | Path) -> Tokenizer:
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy="Give a tokenizer folder.")
     settings, file = _settings(folder), folder / "tokenizer.json"
+    stated.check_programs(folder, settings)
     if file.exists():
         text = file.read_text(encoding="utf-8", errors="replace")
         try:
@@ -180,14 +201,16 @@ def load(folder: str | Path) -> Tokenizer:
         vocab, merges = fairseq.read_vocab(folder / "vocab.json"), fairseq.read_merges(folder / "merges.txt")
         consistency.check_merges(folder, vocab, merges)
         consistency.check_specials(folder / "vocab.json", vocab)
-        hf = bytelevel.hugging_face(vocab, merges)
+        hf = bytelevel.hugging_face(vocab, merges, **stated.byte_level(folder, settings))
+        stated.add_tokens(folder, hf, settings)
         text = hf.to_str()
     elif (folder / "vocab.txt").exists():
         if "do_lower_case" not in settings:
             problem = "vocab.txt alone does not say whether the vocabulary is cased"
             remedy = "State do_lower_case in tokenizer_config.json, or take the folder's tokenizer.json along."
             raise DataError(problem, file=folder, remedy=remedy)
-        hf = bert.hugging_face(bert.read_vocab(folder / "vocab.txt"), settings["do_lower_case"])
+        hf = bert.hugging_face(bert.read_vocab(folder / "vocab.txt"), **stated.wordpiece(folder, settings))
+        stated.add_tokens(folder, hf, settings)
         text = hf.to_str()
     else:
         problem = "it has no tokenizer.json, no vocab.json with merges.txt and no vocab.txt"
@@ -305,13 +328,50 @@ def from_fairseq(
         DataError: The files disagree.
     """
     encoder = fairseq.read_vocab(Path(encoder_json))
-    merges = fairseq.read_merges(vocab_bpe)
-    vocab = fairseq.model_vocab(Path(dict_txt), encoder)
-    consistency.check_merges(Path(vocab_bpe), vocab, merges)
+    merges = fairseq.read_bpe(vocab_bpe)
     sources = (dict_txt, encoder_json, vocab_bpe)
     files = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
+    return _from_bpe(folder, Path(dict_txt), encoder, merges, files, model_max_length)
+
+
+def from_dictionary(dict_txt: Path, bpe: Path, folder: Path, model_max_length: int = 512) -> Tokenizer:
+    """The same for a dictionary and `vocab.json` with `merges.txt`: those of fairseq's `--bpe hf_byte_bpe`, whose numbers are the
+    dictionary's symbols, or those of a Hugging Face folder, whose numbers are the model's ids (`fairseq.numbering` tells them apart).
+
+    Args:
+        dict_txt: The dictionary.
+        bpe: A folder with those two, or with the `tokenizer.json` of a byte-level BPE.
+        folder: Where to.
+        model_max_length: In tokens.
+
+    Raises:
+        DataError: The files disagree.
+    """
+    if (bpe / "vocab.json").is_file():
+        vocab, merges = fairseq.read_vocab(bpe / "vocab.json"), fairseq.read_merges(bpe / "merges.txt")
+    else:
+        loaded = load(bpe)
+        vocab = loaded.hf.get_vocab(with_added_tokens=True)
+        merges = [(left, right) for left, right in loaded.state["model"]["merges"]]
+    encoder = fairseq.numbering(dict_txt, vocab, merges)
+    contents = (dict_txt.read_bytes(), orjson.dumps(encoder), bytelevel.merges_bytes(merges))
+    return _from_bpe(
+        folder, dict_txt, encoder, merges, dict(zip(fairseq.FILES, contents, strict=True)), model_max_length
+    )
+
+
+def _from_bpe(
+    folder: str | Path,
+    dict_txt: Path,
+    encoder: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    files: Mapping[str, bytes],
+    model_max_length: int,
+) -> Tokenizer:
+    vocab = fairseq.model_vocab(dict_txt, encoder)
+    consistency.check_merges(dict_txt, vocab, merges)
     hf = bytelevel.hugging_face(vocab, merges)
-    write(folder, hf, bytelevel.settings(model_max_length), files | bytelevel.files(vocab, merges))
+    write(folder, hf, bytelevel.settings(model_max_length), {**files, **bytelevel.files(vocab, merges)})
     return load(folder)
 
 
@@ -322,13 +382,16 @@ def fairseq_files(folder: str | Path) -> dict[str, bytes]:
     of learning.
 
     Raises:
-        MismatchError: The tokenizer is not byte-level BPE with RoBERTa's special ids: fairseq cannot have it.
+        MismatchError: The tokenizer is not plain byte-level BPE with RoBERTa's special ids: fairseq cannot have it.
     """
     folder = Path(folder)
     tokenizer = load(folder)
     if all((folder / name).exists() for name in fairseq.FILES):
         return {name: (folder / name).read_bytes() for name in fairseq.FILES}
     state = tokenizer.state
+    if tokenizer.added:
+        problem = f"fairseq has no place for tokens added to the BPE, such as {tokenizer.added[0]['content']!r}"
+        raise MismatchError(problem, file=folder, remedy="Convert to Hugging Face's format instead.")
     if tokenizer.pieces[:4] != list(bytelevel.SPECIALS) or (state["decoder"] or {}).get("type") != "ByteLevel":
         raise MismatchError(
             "fairseq needs byte-level BPE with <s> 0, <pad> 1, </s> 2, <unk> 3",

@@ -102,7 +102,8 @@ def test_casing_follows_the_vocabulary_unless_stated(tmp_path: Path) -> None:
     ]
     for words, lower, expected in cases:
         (tmp_path / "vocab.txt").write_text("\n".join([*specials, *words]) + "\n")
-        loaded = tokenizer_folder.load(wordpiece.folder(tmp_path / "vocab.txt", 512, lower))
+        settings = {} if lower is None else {"do_lower_case": lower}
+        loaded = tokenizer_folder.load(wordpiece.folder(tmp_path / "vocab.txt", 512, settings))
         assert loaded.encode("Fever") == expected
     (tmp_path / "vocab.txt").write_text("fever\n")
     with pytest.raises(DataError, match="lacks"):

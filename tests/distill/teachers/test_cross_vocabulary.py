@@ -96,15 +96,15 @@ def test_what_words_cannot_carry_is_refused() -> None:
         DistillConfig(**where, loss=LossConfig(kl=0, pooled=1))  # type: ignore[arg-type]
 
 
-KINDS = ("bpe", "wordpiece", "sentencepiece-bpe", "sentencepiece-unigram")
+KINDS = {"bpe": "300", "wordpiece": "80", "sentencepiece-bpe": "80", "sentencepiece-unigram": "51"}
 
 
 @pytest.fixture(scope="module")
 def kinds(tiny_docs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, folder.Tokenizer]:
     base = tmp_path_factory.mktemp("kinds")
-    for kind in KINDS:
+    for kind, size in KINDS.items():
         words = ["tokenizer", "train", "--docs", str(tiny_docs), "--kind", kind, "--out", str(base / kind)]
-        assert cli.run([*words, "--vocab_size", "300" if kind == "bpe" else "150"]) == 0
+        assert cli.run([*words, "--vocab_size", size]) == 0
     return {kind: folder.load(base / kind) for kind in KINDS}
 
 
@@ -114,7 +114,7 @@ def test_a_teacher_reads_what_it_would_read_in_the_text(
     ours: str, theirs: str, kinds: dict[str, folder.Tokenizer]
 ) -> None:
     """The pieces of all words are those of the sentence as the shards have it: with a blank in front."""
-    text = " heparin was often given to the older patient with a heart of gold"
+    text = " heparin often relaxes the patient of marinated liver in the east"
     student, teacher = kinds[ours], kinds[theirs]
     ids = [student.ids.bos, *student.encode(text), student.ids.eos]
     nothing = torch.zeros(0, dtype=torch.int64)
@@ -130,18 +130,18 @@ def test_a_word_that_opens_its_document_has_no_blank(theirs: str, kinds: dict[st
     """Byte-level pieces tell it."""
     student, teacher = kinds["bpe"], kinds[theirs]
     nothing = torch.zeros(0, dtype=torch.int64)
-    ids = [student.ids.bos, *student.encode("heparin was often given"), student.ids.eos]
+    ids = [student.ids.bos, *student.encode("heparin often relaxes"), student.ids.eos]
     reading = Reader(student, teacher, 512)(Batch(pack([ids]), nothing, nothing))
-    assert reading.packed.input_ids_t.tolist()[1:-1] == teacher.encode("heparin was often given")
+    assert reading.packed.input_ids_t.tolist()[1:-1] == teacher.encode("heparin often relaxes")
 
 
 @pytest.mark.parametrize("ours", KINDS)
 def test_what_has_no_text_is_not_spelt(ours: str, kinds: dict[str, folder.Tokenizer]) -> None:
     """Neither an unknown piece's name nor half a character comes before the teacher, nor the mark of a continuation."""
     student, teacher = kinds[ours], kinds["bpe"]
-    first, *rest = student.encode(" heparin") if ours != "bpe" else student.encode("é heparin")
+    _, *rest = student.encode(" marinated") if ours != "bpe" else student.encode("é heparin")
     assert rest, "the word has several pieces"
-    unknown = [student.ids.unk, *student.encode(" was")]
+    unknown = [student.ids.unk, *student.encode(" often")]
     nothing = torch.zeros(0, dtype=torch.int64)
     packed = pack(
         [[student.ids.bos, *rest, *unknown, student.ids.eos]]
@@ -149,5 +149,5 @@ def test_what_has_no_text_is_not_spelt(ours: str, kinds: dict[str, folder.Tokeni
     reading = Reader(student, teacher, 512)(Batch(packed, nothing, nothing))
     read = teacher.decode(reading.packed.input_ids_t.tolist())
     assert not any(odd in read.removeprefix("<s>").removesuffix("</s>") for odd in ("<", "[", "#", "\ufffd"))
-    assert " was" in read
+    assert " often" in read
     assert reading.word_of_t[1 + len(rest)] == -1

@@ -8,9 +8,8 @@ import torch
 from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
-from biomlm.model.config import ModelConfig
 from biomlm.model.packed import pack
-from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.run_folder import initial_model
 from biomlm.pretrain.training.vocabulary_match import overlap
@@ -75,7 +74,7 @@ def test_it_must_be_asked_for(
     assert "needs a model" in capsys.readouterr().err
 
 
-KINDS = {"bpe": "300", "wordpiece": "150", "sentencepiece-bpe": "150"}  # <pad> 1; [PAD] 0; <pad> 1
+KINDS = {"bpe": "300", "wordpiece": "110", "sentencepiece-bpe": "110"}  # <pad> 1; [PAD] 0; <pad> 1
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,11 @@ def test_padding_is_the_new_vocabularys(old: str, new: str, shape: str, kinds: d
     first = ["pretrain", "--shards", str(kinds[old]), "--model.shape", shape, *SIZE, *SMALL, "--steps", "1"]
     assert cli.run([*first, "--out", str(tmp_path / "old")]) == 0
     config = PretrainConfig(
-        shards=str(kinds[new]), out="", init=str(tmp_path / "old"), init_vocabulary="mean", model=ModelConfig(shape)
+        shards=str(kinds[new]),
+        out="",
+        init=str(tmp_path / "old"),
+        init_vocabulary="mean",
+        batch=BatchConfig(max_length=32),
     )
     reader = Shards([kinds[new]], "train")
     model = initial_model(config, reader)
@@ -121,7 +124,9 @@ def test_padding_of_a_model_that_was_moved_before_is_mended(kinds: dict[str, Pat
     assert cli.run(first) == 0
     shape = read_json(tmp_path / "old" / "encoder.json")
     write_json(tmp_path / "old" / "encoder.json", shape | {"pad_token_id": 0})
-    config = PretrainConfig(shards=str(kinds["bpe"]), out="", init=str(tmp_path / "old"))
+    config = PretrainConfig(
+        shards=str(kinds["bpe"]), out="", init=str(tmp_path / "old"), batch=BatchConfig(max_length=32)
+    )
     model = initial_model(config, Shards([kinds["bpe"]], "train"))
     assert (model.config.pad_token_id, model.encoder.word_embeddings.padding_idx) == (1, 1)
     assert cli.run(["convert", str(tmp_path / "old"), str(tmp_path / "hf"), "--to", "hf"]) == 0
