@@ -4,15 +4,16 @@ A difference is measured against the larger of 1 and the largest magnitude in th
 for large ones, because float32 carries seven digits and no more. Padding positions are not compared: nothing depends on them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from biomlm.convert.checks.heads import PROBES, Head, by_formula, by_transformers
 from biomlm.convert.checks.probe_inputs import batches
 from biomlm.convert.formats import hf_architectures
 from biomlm.core.errors import CheckpointError, ConversionError
@@ -51,6 +52,9 @@ class Computes(Protocol):
     def head(self) -> nn.Module | None:
         """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
 
+    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Outputs of other heads by their modules' names (see `checks.heads`)."""
+
 
 class TiedHead(nn.Module):
     """The native head together with the embeddings that it is tied to."""
@@ -72,8 +76,8 @@ class Ours:
 
     packs = True
 
-    def __init__(self, model: MaskedLM, has_head: bool):
-        self.model, self.has_head = model, has_head
+    def __init__(self, model: MaskedLM, has_head: bool, rest: Mapping[str, Tensor] | None = None, mean: bool = False):
+        self.model, self.has_head, self.rest, self.mean = model, has_head, rest or {}, mean
         self.layers: tuple[nn.Module, str] = (model.encoder, "layers")
         compute_in_float32(model)
 
@@ -84,6 +88,11 @@ class Ours:
     def head(self) -> nn.Module | None:
         """See `Computes`."""
         return TiedHead(self.model) if self.has_head else None
+
+    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
+        """See `Computes`."""
+        hidden = torch.split(self.hidden(sequences)[-1], [len(sequence) for sequence in sequences])
+        return by_formula(wanted, hidden, self.model.config, self.rest, self.mean)
 
 
 class Product(Linear):
@@ -103,24 +112,33 @@ class HuggingFace:
     packs = False
 
     def __init__(self, folder: Path, has_head: bool, dtype: torch.dtype = torch.float32):
+        architecture = hf_architectures.of(read_json(folder / "config.json"), folder)
+        self.folder, self.has_head, self.dtype = folder, has_head, dtype
+        self.model, _ = self._load(architecture.masked_lm if has_head else architecture.base)
+        base = self.model.base_model
+        self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
+
+    def _load(self, name: str, labels: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """A class of transformers with the folder's weights, and what its loading said."""
         import transformers
 
         said = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
-        architecture = hf_architectures.of(read_json(folder / "config.json"), folder)
-        self.has_head = has_head
-        loaded: Any = getattr(transformers, architecture.masked_lm if has_head else architecture.base).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype
+        loaded, info = getattr(transformers, name).from_pretrained(
+            self.folder,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=self.dtype,
+            output_loading_info=True,
+            **({} if labels is None else {"num_labels": labels}),
         )
         transformers.utils.logging.set_verbosity(said)
-        self.model = loaded.eval()
-        base = loaded.base_model
-        self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
         for module in loaded.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Product
         compute_in_float32(loaded)
+        return loaded.eval(), info
 
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
         """See `Computes`."""
@@ -138,6 +156,11 @@ class HuggingFace:
         if hasattr(self.model, "lm_head"):
             return self.model.lm_head  # type: ignore[no-any-return]
         return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
+
+    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
+        """See `Computes`."""
+        architecture = hf_architectures.of(read_json(self.folder / "config.json"), self.folder)
+        return by_transformers(wanted, sequences, architecture, self._load, self.folder)
 
 
 def compute_in_float32(model: nn.Module) -> None:
@@ -225,12 +248,16 @@ class Recording:
         hidden: For every batch, its hidden states.
         logits: For every batch that went through all layers, its logits; None without a head.
         known: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
+        heads: Outputs of the other heads on `probes`, by the heads' names.
+        wanted: Those heads.
     """
 
     groups: Batches
     hidden: list[list[Tensor]]
     logits: list[Tensor] | None
     known: int
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    wanted: Sequence[Head] = ()
 
     def demand_numbers(self, file: Path) -> None:
         """Refuse a source that computes nothing: its fault, and no conversion's.
@@ -241,27 +268,38 @@ class Recording:
         places = {
             place(i): [of_batch[i] for of_batch in self.hidden if i < len(of_batch)] for i in range(len(self.hidden[0]))
         }
-        for where, tensors in (places | {"the head": self.logits or []}).items():
+        heads = {f"the head {name}": [output] for name, output in self.heads.items()}
+        for where, tensors in (places | {"the head": self.logits or []} | heads).items():
             if not all(tensor.isfinite().all() for tensor in tensors):
                 problem = f"what it computes is NaN or infinite from {where} on"
                 raise CheckpointError(problem, file=file, remedy="Its weights are damaged: take an earlier checkpoint.")
 
 
 @torch.inference_mode()
-def record(model: Computes, config: EncoderConfig, tokenizer: Tokenizer | None) -> Recording:
+def record(
+    model: Computes, config: EncoderConfig, tokenizer: Tokenizer | None, heads: Sequence[Head] = ()
+) -> Recording:
     """Compute a model on the check's inputs.
 
     Args:
         model: The source.
         config: Its shape.
         tokenizer: Its tokenizer; random ids without one.
+        heads: What it has beside the masked-LM head.
     """
     groups = batches(config, tokenizer)
     hidden = list(states(model, groups, "check: source"))
     outputs = [layers[-1] for layers in hidden if len(layers) == len(hidden[0])]
     head = model.head()
     known = tokenizer.vocab_size if tokenizer else config.vocab_size
-    return Recording(groups, hidden, scores(head, outputs) if head else None, known)
+    others = model.others(heads, probes(groups)) if heads else {}
+    return Recording(groups, hidden, scores(head, outputs) if head else None, known, others, heads)
+
+
+def probes(groups: Batches) -> list[list[int]]:
+    """A few sequences, short and longer ones, for heads beside the masked-LM head."""
+    sequences = [sequence for group in groups[:-1] for sequence in group if len(sequence) > 1]
+    return sequences[:: max(1, len(sequences) // PROBES)][:PROBES] or groups[-1]
 
 
 @dataclass
@@ -273,12 +311,14 @@ class Differences:
         logits: Largest difference of the logits; None if either has no masked-LM head.
         texts: Sequences compared.
         tokens: Real tokens in them.
+        heads: Largest difference of each other head's outputs.
     """
 
     hidden: list[float]
     logits: float | None = None
     texts: int = 0
     tokens: int = 0
+    heads: dict[str, float] = field(default_factory=dict)
 
     @property
     def said(self) -> str:
@@ -290,7 +330,9 @@ class Differences:
         for i, value in enumerate(self.hidden):
             if not value <= tolerance:
                 return place(i)
-        return None if self.logits is None or self.logits <= tolerance else "the head"
+        if self.logits is not None and not self.logits <= tolerance:
+            return "the head"
+        return next((f"the head {name}" for name, value in self.heads.items() if not value <= tolerance), None)
 
     def demand(self, tolerance: float, file: Path) -> None:
         """Refuse a conversion that changed the model.
@@ -300,7 +342,7 @@ class Differences:
         """
         where = self.first_above(tolerance)
         if where:
-            worst = float(torch.tensor([*self.hidden, self.logits or 0.0]).max())  # NaN if one is
+            worst = float(torch.tensor([*self.hidden, self.logits or 0.0, *self.heads.values()]).max())  # NaN if one is
             raise ConversionError(
                 f"the first difference above {tolerance:g} is in {where} (largest of all: {worst:.3g}); nothing was written",
                 file=file,
@@ -324,6 +366,8 @@ def compare(a: Recording, model: Computes) -> Differences:
         found.logits = 0.0
         for x_mv, y_mv in zip(a.logits, scores(head, outputs), strict=True):
             found.logits = _worse_logits(found.logits, x_mv, y_mv, a.known)
+    others = model.others(a.wanted, probes(a.groups)) if a.wanted else {}
+    found.heads = {name: _worse(0.0, output, others[name]) for name, output in a.heads.items()}
     return found
 
 

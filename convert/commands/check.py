@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from biomlm.convert.checks.heads import present
 from biomlm.convert.checks.numerical import TOLERANCE, Differences, Ours, compare, record
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.cli import Verb
@@ -36,7 +37,10 @@ def run(config: CompareConfig) -> None:
     a, b = load_model(config.a), load_model(config.b)
     found = differences(a, b)
     rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(found.hidden)}
-    summary(f"biomlm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, "texts": found.texts})
+    heads = {name: f"{value:.2e}" for name, value in found.heads.items()}
+    summary(
+        f"biomlm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, **heads, "texts": found.texts}
+    )
     where = found.first_above(config.tolerance)
     if where:
         raise ConversionError(
@@ -61,8 +65,10 @@ def differences(a: Loaded, b: Loaded) -> Differences:
     small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
     place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)
     tokenizer = tokenizer_folder.load(place) if place else None
-    recording = record(Ours(small.model, small.has_head), small.config, tokenizer)
-    return compare(recording, Ours(large.model, large.has_head))
+    others = present(large.rest, large.facts)
+    shared = [head for head in present(small.rest, small.facts) if head in others]
+    sides = [Ours(m.model, m.has_head, m.rest, m.facts.get("classifier_pooling") == "mean") for m in (small, large)]
+    return compare(record(sides[0], small.config, tokenizer, shared), sides[1])
 
 
 VERB = Verb(

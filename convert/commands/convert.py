@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert import model_card
+from biomlm.convert.checks.heads import Head, demand_numbers, present
 from biomlm.convert.checks.numerical import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
 from biomlm.convert.formats import fairseq, hf, hf_architectures, native
@@ -74,7 +75,13 @@ def run(config: ConvertConfig) -> None:
     source, target = Path(config.src), Path(config.dst)
     _refuse(config)
     parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
+    demand_numbers(parts, source)
     parts, left_out = fitted(parts, config.to)
+    heads = [
+        head
+        for head in present(parts.rest, parts.facts)
+        if all(has_place(n, config.to, parts.config) for n in names_of(parts, head))
+    ]
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder, ThreadPoolExecutor(3) as threads:
         source_hash = threads.submit(sha256, parts.weights)
@@ -84,7 +91,7 @@ def run(config: ConvertConfig) -> None:
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
         imported.result()
         agreeing = threads.submit(agree, parts.tokenizer, config.to, folder, words=parts.reads_words)
-        recording = record(computed(parts, dtype), parts.config, parts.tokenizer)
+        recording = record(computed(parts, dtype), parts.config, parts.tokenizer, heads)
         recording.demand_numbers(source)
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
         differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
@@ -112,6 +119,7 @@ def shown(account: Mapping[str, Any], differences: Differences, agreement: Agree
         "texts compared": differences.texts,
         "largest difference of logits": differences.said,
         "largest difference of hidden states": f"{max(differences.hidden):.2e}",
+        **{f"largest difference of {name}": f"{value:.2e}" for name, value in differences.heads.items()},
         "left out": ", ".join(account["left_out"]) or "nothing",
         "sentences on which tokenizers agree": agreement.said,
     }
@@ -218,6 +226,11 @@ def fitted(parts: Parts, to: Kind) -> tuple[Parts, list[str]]:
     return replace(parts, config=changed), [*left_out, said]
 
 
+def names_of(parts: Parts, head: Head) -> list[str]:
+    """The tensors of a head."""
+    return [name for name in parts.rest if name.startswith(f"{head.module}.")]
+
+
 def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
     """Whether a format stores a tensor of the `rest`."""
     if to == "native" or name.startswith(hf.HEADS):
@@ -270,7 +283,7 @@ def written_model(to: Kind, folder: Path, has_head: bool, dtype: torch.dtype) ->
     if to == "hf":
         return HuggingFace(folder, has_head, dtype)
     parts = read_parts(folder)
-    return Ours(build(parts.config, parts.tensors, None), parts.has_head)
+    return ours(parts, None)
 
 
 def computed(parts: Parts, dtype: torch.dtype) -> Computes:
@@ -283,8 +296,14 @@ def computed(parts: Parts, dtype: torch.dtype) -> Computes:
     as_it_is &= str(dtype) == f"torch.{parts.facts['dtype']}"
     if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and as_it_is:
         return HuggingFace(parts.weights.parent, parts.has_head, dtype)
-    model = build(parts.config, parts.tensors, dtype)
-    return Ours(model, parts.has_head)
+    return ours(parts, dtype)
+
+
+def ours(parts: Parts, dtype: torch.dtype | None) -> Ours:
+    """A model as the native one with its heads, of the given number type or each tensor's own."""
+    rest = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in parts.rest.items()}
+    mean = parts.facts.get("classifier_pooling") == "mean"
+    return Ours(build(parts.config, parts.tensors, dtype), parts.has_head, rest, mean)
 
 
 def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
@@ -295,6 +314,7 @@ def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agree
         "target_kind": to,
         "max_difference_logits": differences.logits,
         "max_difference_hidden": differences.hidden,
+        "max_difference_heads": differences.heads,
         "tolerance": TOLERANCE,
         "texts": differences.texts,
         "tokens": differences.tokens,

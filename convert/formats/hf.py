@@ -36,7 +36,7 @@ SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
-LABELS = ("id2label", "label2id", "problem_type", TASK)
+LABELS = ("id2label", "label2id", "problem_type", "classifier_pooling", TASK)
 LAST = (".out_proj.bias", ".classifier.bias")
 PROBLEMS = {  # transformers guesses softmax where nothing is stated, and a sigmoid for one output
     "classification": "single_label_classification",
@@ -306,7 +306,8 @@ def _labels(parts: Parts) -> dict[str, Any]:
         stated["problem_type"] = PROBLEMS[parts.task]
     if parts.task:
         stated[TASK] = parts.task
-    return stated or ({"id2label": {str(i): f"LABEL_{i}" for i in range(rows)}} if rows else {})
+    named = "id2label" in stated or not rows
+    return stated if named else {**stated, "id2label": {str(i): f"LABEL_{i}" for i in range(rows)}}
 
 
 def _ids(parts: Parts, tokenizer: Tokenizer | None) -> dict[str, int]:

@@ -1,7 +1,9 @@
 """Encoders without a masked-LM head, as many are published, and with a classifier in its place: against transformers' classes."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from biomlm.convert.commands import convert as command_module
 from biomlm.convert.commands.check import differences
+from biomlm.convert.formats import hf, native
+from biomlm.convert.formats.source_checkpoint import Parts
 from biomlm.convert.load import load_model
 from biomlm.core.cli import run as command
-from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.core.errors import CheckpointError, ConversionError, MismatchError
 from biomlm.model.packed import unpad
 
 Convert = Callable[..., Path]
@@ -29,6 +34,7 @@ SIZES = {
 SPECIAL = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "Roberta": lambda: transformers.RobertaConfig(**SIZES, type_vocab_size=1),
+    "RobertaPreLayerNorm": lambda: transformers.RobertaPreLayerNormConfig(**SIZES, type_vocab_size=1),
     "Bert": lambda: transformers.BertConfig(**SIZES),
     "MegatronBert": lambda: transformers.MegatronBertConfig(**SIZES),
     "ModernBert": lambda: transformers.ModernBertConfig(**SIZES, **SPECIAL, local_attention=12),
@@ -134,3 +140,100 @@ def test_without_a_head_the_encoders_are_compared_and_nothing_is_filled(
     (tmp_path / "a" / "vocab.txt").write_text("\n".join(pieces) + "\n")
     assert command(["convert", "fill", str(tmp_path / "a"), "--sentences", "a <mask>"]) == 2
     assert "no masked-LM head" in capsys.readouterr().err
+
+
+ALL_HEADS = (
+    *CLASSIFIERS,
+    "RobertaModel",
+    "BertModel",
+    "BertForPreTraining",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "RobertaForQuestionAnswering",
+    "MegatronBertForPreTraining",
+    "RobertaPreLayerNormForSequenceClassification",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [*((name, "hf") for name in ALL_HEADS), ("BertForPreTraining", "native"), (CLASSIFIERS[-1], "native")],
+)
+def test_every_head_is_compared(name: str, to: str, tmp_path: Path, convert: Convert, monkeypatch: Any) -> None:
+    """One that is written at −3 times its size is found, and named."""
+    saved(name, tmp_path / "source")
+    good = json.loads((convert(tmp_path / "source", to, "good") / "conversion.json").read_text())
+    assert good["max_difference_heads"], "there are heads"
+    assert all(value <= 1e-5 for value in good["max_difference_heads"].values())
+    for head in good["max_difference_heads"]:
+        for tensor in load_model(tmp_path / "source").rest:
+            if not tensor.startswith(f"{head}.") or not tensor.endswith("weight"):
+                continue
+            writer = {"hf": hf, "native": native}[to]
+            write = writer.write
+
+            def wrong(parts: Parts, *rest: Any, write: Any = write, tensor: str = tensor) -> Any:
+                return write(replace(parts, rest={**parts.rest, tensor: parts.rest[tensor] * -3}), *rest)
+
+            monkeypatch.setitem(command_module.WRITERS, to, wrong)
+            with pytest.raises(ConversionError, match=f"the head {re.escape(head)}"):
+                convert(tmp_path / "source", to, "bad")
+            monkeypatch.setitem(command_module.WRITERS, to, write)
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "place", ["classifier.weight", "bert.pooler.dense.bias", "bert.embeddings.word_embeddings.weight"]
+)
+def test_a_number_that_is_none_is_refused_wherever_it_stands(
+    number: float, place: str, tmp_path: Path, convert: Convert
+) -> None:
+    saved("BertForSequenceClassification", tmp_path / "source")
+    tensors = load_file(tmp_path / "source" / "model.safetensors")
+    tensors[place].view(-1)[-1] = number  # of the embeddings, a row that no text of the check has
+    save_file(tensors, tmp_path / "source" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        convert(tmp_path / "source", "native")
+
+
+def test_models_are_compared_with_their_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        saved("BertForSequenceClassification", tmp_path / name)
+    assert command(["convert", "check", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    tensors = load_file(tmp_path / "b" / "model.safetensors")
+    tensors["classifier.weight"] *= -3
+    save_file(tensors, tmp_path / "b" / "model.safetensors", {"format": "pt"})
+    assert command(["convert", "check", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "the head classification_heads.classifier" in capsys.readouterr().err
+
+
+def test_the_pooling_of_modernberts_classifier_goes_along(tmp_path: Path, convert: Convert) -> None:
+    model = saved("ModernBertForSequenceClassification", tmp_path / "source")
+    stated = json.loads((tmp_path / "source" / "config.json").read_text()) | {"classifier_pooling": "mean"}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(stated))
+    back = convert(convert(tmp_path / "source", "native"), "hf", "back")
+    ids = torch.randint(5, 89, (2, 20))
+    with torch.inference_mode():
+        expected, found = (type(model).from_pretrained(f).eval()(ids).logits for f in (tmp_path / "source", back))
+        assert torch.equal(expected, found)
+        assert not torch.allclose(expected, model(ids).logits)
+
+
+def test_fairseqs_heads_are_computed_by_transformers(
+    omegaconf_golden: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = json.loads((convert(omegaconf_golden, "hf", "good") / "conversion.json").read_text())
+    ((name, value),) = good["max_difference_heads"].items()
+    assert name.startswith("classification_heads.")
+    assert value <= 1e-5
+    write = hf.write
+
+    def wrong(parts: Parts, *others: Any) -> Any:
+        return write(
+            replace(parts, rest={k: v * (-3 if "out_proj" in k else 1) for k, v in parts.rest.items()}), *others
+        )
+
+    monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
+    with pytest.raises(ConversionError, match="the head classification_heads"):
+        convert(omegaconf_golden, "hf", "bad")

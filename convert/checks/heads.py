@@ -1,0 +1,173 @@
+"""What goes along beside the masked-LM head (pooler, next-sentence head, classifiers, question answering) computed on both sides.
+
+A Hugging Face folder's are computed by transformers' own classes, each loaded from the folder; all others' by the formulas below, which are
+those of fairseq's `RobertaClassificationHead` and of BERT's pooler: `tanh` in both.
+
+Shape suffixes: b sequences, l places of the longest, t tokens, h hidden size, c classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from biomlm.convert.formats.hf_architectures import Architecture
+from biomlm.convert.formats.name_table import Stacked
+from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.core.errors import CheckpointError, ConversionError
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import approximation
+
+Kind = Literal["pooler", "seq_relationship", "qa_outputs", "sequence", "choice", "tokens"]
+CLASSIFIERS = "classification_heads."
+PREDICTION = "prediction_head"  # ModernBERT's, in front of its classifiers
+TASKS: dict[str, Kind] = {
+    "ForSequenceClassification": "sequence",
+    "ForMultipleChoice": "choice",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "tokens",
+}
+CLASSES: dict[Kind, str] = {
+    "seq_relationship": "ForNextSentencePrediction",
+    "qa_outputs": "ForQuestionAnswering",
+    "sequence": "ForSequenceClassification",
+    "choice": "ForMultipleChoice",
+    "tokens": "ForTokenClassification",
+}
+PROBES = 4  # sequences: a head is a matrix or two, and does the same to each
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head.
+
+    Args:
+        kind: What it is computed from.
+        module: Its neutral name in the `rest`.
+        classes: Its outputs.
+    """
+
+    kind: Kind
+    module: str
+    classes: int
+
+
+def present(rest: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
+    """The heads that a model has; the activation of each is `tanh`, or its reader has refused it."""
+    modules = sorted({name.rpartition(".")[0] for name in rest})
+    found = [
+        Head("pooler" if module == "pooler.dense" else module, module, len(rest[f"{module}.weight"]))  # type: ignore[arg-type]
+        for module in modules
+        if module in ("pooler.dense", "seq_relationship", "qa_outputs")
+    ]
+    for module in sorted({".".join(m.split(".")[:2]) for m in modules if m.startswith(CLASSIFIERS)}):
+        last = f"{module}.out_proj" if f"{module}.out_proj.weight" in rest else module
+        found.append(Head(_task(rest, facts, module), module, len(rest[f"{last}.weight"])))
+    return found
+
+
+def _task(rest: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
+    """What a classifier is computed from: as its class has it; else of the pooler, where there is one, or of every token."""
+    if f"{module}.out_proj.weight" in rest:
+        return "sequence"
+    stated = facts.get("architectures")
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    known = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
+    return next(known, "sequence" if "pooler.dense.weight" in rest else "tokens")
+
+
+def demand_numbers(parts: Parts, file: Path) -> None:
+    """Refuse a source with a number that is none, be it in a row that nothing reads.
+
+    Raises:
+        CheckpointError: A tensor holds NaN or infinity.
+    """
+    for name, pieces in (Stacked(parts.tensors).pieces | {name: (t,) for name, t in parts.rest.items()}).items():
+        if not all(torch.stack(torch.aminmax(piece)).isfinite().all() for piece in pieces if piece.numel()):
+            problem = f"the tensor {name} holds NaN or infinity"
+            raise CheckpointError(problem, file=file, remedy="Its weights are damaged: take an earlier checkpoint.")
+
+
+def by_formula(
+    heads: Sequence[Head], hidden: Sequence[Tensor], config: EncoderConfig, rest: Mapping[str, Tensor], mean: bool
+) -> dict[str, Tensor]:
+    """Outputs of each head by its module's name.
+
+    Args:
+        heads: Which.
+        hidden: The last hidden state of each sequence, [t, h].
+        config: The encoder's.
+        rest: The heads' tensors.
+        mean: Whether ModernBERT's classifiers take the mean of the tokens instead of the first.
+    """
+
+    def apply(module: str, x: Tensor) -> Tensor:
+        bias = rest.get(f"{module}.bias")
+        return F.linear(x, rest[f"{module}.weight"].float(), None if bias is None else bias.float())
+
+    def prepared(x: Tensor) -> Tensor:
+        if f"{PREDICTION}.dense.weight" not in rest:
+            return x
+        x = F.gelu(apply(f"{PREDICTION}.dense", x), approximate=approximation(config.head_activation))
+        norm, bias = rest[f"{PREDICTION}.norm.weight"].float(), rest.get(f"{PREDICTION}.norm.bias")
+        return F.layer_norm(x, norm.shape, norm, None if bias is None else bias.float(), config.layer_norm_eps)
+
+    tokens_th, first_bh = torch.cat(list(hidden)), torch.stack([x_th[0] for x_th in hidden])
+    pooled_bh = apply("pooler.dense", first_bh).tanh() if "pooler.dense.weight" in rest else first_bh
+    if config.shape == "modernbert":
+        pooled_bh = prepared(torch.stack([x_th.mean(0) for x_th in hidden]) if mean else first_bh)
+    found: dict[str, Tensor] = {}
+    for head in heads:
+        if head.kind == "pooler":
+            found[head.module] = pooled_bh
+        elif f"{head.module}.out_proj.weight" in rest:
+            found[head.module] = apply(f"{head.module}.out_proj", apply(f"{head.module}.dense", first_bh).tanh())
+        elif head.kind in ("seq_relationship", "sequence", "choice"):
+            found[head.module] = apply(head.module, pooled_bh)
+        else:
+            found[head.module] = apply(head.module, prepared(tokens_th))
+    return found
+
+
+def by_transformers(
+    heads: Sequence[Head], sequences: Sequence[list[int]], architecture: Architecture, load: Any, file: Path
+) -> dict[str, Tensor]:
+    """Outputs of each head by its module's name, each by the class that transformers has for it.
+
+    Args:
+        heads: Which.
+        sequences: Of token ids.
+        architecture: The folder's.
+        load: Class name, number of labels → the model and what its loading said.
+        file: The folder, for messages.
+
+    Raises:
+        ConversionError: The class has a head of another form.
+    """
+    longest = max(map(len, sequences))
+    real_bl = torch.arange(longest) < torch.tensor([len(s) for s in sequences])[:, None]
+    found: dict[str, Tensor] = {}
+    for head in heads:
+        family = architecture.masked_lm.removesuffix("ForMaskedLM")
+        name = architecture.base if head.kind == "pooler" else f"{family}{CLASSES[head.kind]}"
+        model, said = load(name, head.classes)
+        if said["missing_keys"]:
+            problem = (
+                f"its {head.module} is no head of transformers' {name}, which wants {sorted(said['missing_keys'])[0]}"
+            )
+            raise ConversionError(problem, file=file, remedy="Convert to native, or remove that head.")
+        padding = model.config.pad_token_id
+        ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
+        choice = (slice(None), None) if head.kind == "choice" else ()
+        out = model(ids_bl[choice], attention_mask=real_bl.long()[choice])
+        if head.kind == "pooler":
+            found[head.module] = out.pooler_output
+        elif head.kind == "qa_outputs":
+            found[head.module] = torch.stack([out.start_logits, out.end_logits], -1)[real_bl]
+        else:
+            found[head.module] = out.logits[real_bl] if head.kind == "tokens" else out.logits
+    return found
