@@ -1,5 +1,6 @@
 """The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,11 +121,13 @@ def _inside(folder: Path, path: Path) -> Path:
 
 
 def load_model(path: str | Path) -> Loaded:
-    """Read a model of any kind into memory (see `read_parts` for the errors).
+    """Read a model of any kind into memory (see `read_parts` for the errors): its weights, of which a running mean is not taken.
 
     The weights are copied out of the file's mapping: someone who overwrites the file must not change a running teacher.
     """
     parts = read_parts(path)
+    if parts.averaged:
+        print(f"{path}: its weights are taken, not their running mean (EMA), which it holds as well", file=sys.stderr)
     return Loaded(
         model=build(parts.config, {name: t.to(torch.float32, copy=True) for name, t in parts.tensors.items()}),
         config=parts.config,

@@ -22,7 +22,7 @@ from biomlm.convert.formats.name_table import BIAS, FRONT, WORDS, Stacked
 from biomlm.convert.formats.source_checkpoint import Kind, Parts
 from biomlm.convert.load import build, read_parts
 from biomlm.core.cli import Verb
-from biomlm.core.errors import ConfigError, DataError, MismatchError
+from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
@@ -48,6 +48,7 @@ class ConvertConfig:
         to: The format: hf, fairseq or native.
         dtype: Number type of the weights written; `source` keeps the source's.
         rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
+        weights: Those that were trained, or the running mean of them (`ema`) that the checkpoint keeps beside them.
         tokenizer: A tokenizer folder, or one with those of dict.txt, encoder.json and vocab.bpe that SRC lacks.
         override: Replace an earlier conversion at DST.
     """
@@ -57,6 +58,7 @@ class ConvertConfig:
     to: Kind
     dtype: Literal["source", "float32", "float16", "bfloat16"] = "source"
     rows: Literal["keep", "cut"] = "keep"
+    weights: Literal["trained", "ema"] = "trained"
     tokenizer: str = ""
     override: bool = False
 
@@ -74,7 +76,9 @@ def run(config: ConvertConfig) -> None:
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
     source, target = Path(config.src), Path(config.dst)
     _refuse(config)
-    parts = prepared(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
+    read = read_parts(source, Path(config.tokenizer) if config.tokenizer else None)
+    parts, taken = chosen(read, config)
+    parts = prepared(parts, config)
     demand_numbers(parts, source)
     parts, left_out = fitted(parts, config.to)
     heads = [
@@ -99,6 +103,7 @@ def run(config: ConvertConfig) -> None:
         agreement = agreeing.result()
         agreement.demand(source)
         account = accounted(parts, config.to, differences, agreement) | {
+            "weights": taken,
             "left_out": left_out,
             "source_sha256": source_hash.result(),
             "sha256": {name: digest.result() for name, digest in hashes.items()},
@@ -111,11 +116,27 @@ def run(config: ConvertConfig) -> None:
     summary(f"biomlm convert: {source} → {target}", shown(account, differences, agreement))
 
 
+def chosen(parts: Parts, config: ConvertConfig) -> tuple[Parts, str]:
+    """The model with the weights asked for, and a word on which they are.
+
+    Raises:
+        CheckpointError: A running mean is asked for, and there is none.
+    """
+    if config.weights == "ema":
+        if parts.averaged is None:
+            remedy = "Leave --weights out."
+            raise CheckpointError("it holds no running mean (EMA) of its weights", file=parts.weights, remedy=remedy)
+        return replace(parts.averaged(), averaged=None), "the running mean (EMA)"
+    beside = "; their running mean (EMA) is there as well (--weights ema)" if parts.averaged else ""
+    return replace(parts, averaged=None), f"as trained{beside}"
+
+
 def shown(account: Mapping[str, Any], differences: Differences, agreement: Agreement) -> dict[str, object]:
     """The rows of the summary."""
     return {
         "from": account["source_kind"],
         "to": account["target_kind"],
+        "weights": account["weights"],
         "texts compared": differences.texts,
         "largest difference of logits": differences.said,
         "largest difference of hidden states": f"{max(differences.hidden):.2e}",

@@ -37,6 +37,8 @@ DEMANDS = {
     "skip_first_prenorm": True,
     "rotary_emb_interleaved": False,
     "head_pred_bias": False,
+    "rotary_emb_dim": None,
+    "rotary_emb_scale_base": None,
 }
 KEYS = {
     "vocab_size": "vocab_size",
@@ -91,7 +93,23 @@ def read(state: Mapping[str, Any], file: Path) -> Parts:
         if tokenizer:  # FlexBERT's own is BERT's default, whatever the tokenizer
             raw["pad_token_id"] = tokenizer_folder.load(tokenizer).ids.pad
     parts = hf.parts_of(file.parent, raw, tensors, file)
-    return replace(parts, kind="composer", tokenizer_dir=tokenizer or parts.tokenizer_dir)
+    parts = replace(parts, kind="composer", tokenizer_dir=tokenizer or parts.tokenizer_dir)
+    mean = _running_mean(inner.get("algorithms"))
+    if not mean:
+        return parts
+    changed = {**inner, "model": {**inner["model"], **mean}, "algorithms": None}
+    return replace(parts, averaged=lambda: read({**state, "state": changed}, file))
+
+
+def _running_mean(algorithms: Any) -> dict[str, Tensor]:
+    """The weights that Composer's EMA algorithm keeps (composer/algorithms/ema/ema.py); none if it did not run."""
+    pairs = algorithms.items() if isinstance(algorithms, dict) else algorithms if isinstance(algorithms, list) else ()
+    for _, said in (pair for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2):
+        kept = _dictionary(_dictionary(said).get("ema_model"))
+        named = {**_dictionary(kept.get("parameters")), **_dictionary(kept.get("buffers"))}
+        if named:
+            return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    return {}
 
 
 def modern(flex: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -43,6 +43,14 @@ PAD = 1  # fairseq's Dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3
 EPS = 1e-5  # fairseq leaves torch.nn.LayerNorm's default
 PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 HEADS = "classification_heads."
+DEMANDS = {
+    "no_scale_embedding": True,
+    "no_token_positional_embeddings": False,
+}  # under which fairseq computes what the native model does
+HEAD_DEMANDS = {
+    "pooler_activation_fn": "tanh",
+    "spectral_norm_classification_head": False,
+}  # and its classification heads
 HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
 ACTIVATIONS: dict[str, Activation] = {  # fairseq/utils.py, get_activation_fn
@@ -142,7 +150,20 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
         facts["updates"] = last["num_updates"]
     made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file)
     place, loaded = made or (tokenizer, None)
-    return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded)
+    mean = _running_mean(state)
+    averaged = (lambda: read({**state, "model": mean, "extra_state": None}, file, tokenizer)) if mean else None
+    return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded, averaged=averaged)
+
+
+def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that fairseq's `--store-ema` kept (`fairseq/trainer.py`), in float32 where `--ema-fp32` did; none without it."""
+    extra = entries(state.get("extra_state"))
+    kept = {name: value for name, value in entries(extra.get("ema")).items() if isinstance(value, Tensor)}
+    precise = {
+        name: value for name, value in entries(extra.get("ema_fp32_params")).items() if isinstance(value, Tensor)
+    }
+    floats = {name for name, value in kept.items() if value.is_floating_point()}
+    return {**kept, **precise} if floats <= precise.keys() else kept
 
 
 def _said(state: Any) -> str:
@@ -208,6 +229,11 @@ def encoder_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], f
         raise _refused(file, f"this is not fairseq's RoBERTa{other}", remedy)
     if settings.get("untie_weights_roberta", False) is not False:
         raise _refused(file, "its decoder is not tied to the embeddings", "Give a model with a tied decoder.")
+    classifies = any(name.startswith(HEADS) for name in tensors)
+    for name, demanded in {**DEMANDS, **(HEAD_DEMANDS if classifies else {})}.items():
+        if settings.get(name, demanded) != demanded:
+            problem = f"its {name} is {settings[name]!r}"
+            raise _refused(file, problem, f"Only {demanded!r} is computed alike everywhere.")
     activation = settings.get("activation_fn", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise _refused(file, f"its activation_fn is {activation!r}", f"{', '.join(ACTIVATIONS)} can be converted.")

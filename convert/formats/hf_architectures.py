@@ -72,6 +72,19 @@ MODERN_DEMANDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Keys that no class of transformers has for these architectures: forks and programs of a model's own compute something else by them.
+FOREIGN: dict[str, tuple[Any, ...]] = {
+    "auto_map": (None, {}),
+    "rope_scaling": (None,),
+    "scale_embedding": (None, False),
+    "alibi_starting_size": (None,),
+    "pooler_act": (None, "tanh"),
+    "pooler_activation": (None, "tanh"),
+    "pooler_hidden_act": (None, "tanh"),
+    "pooler_activation_fn": (None, "tanh"),
+}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One of Hugging Face's.
@@ -280,12 +293,14 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
         if raw.get(key, "gelu") not in list(ACTIVATIONS):  # a list, because a stranger's value may have no hash
             problem = f"{key} is {raw[key]!r}, which cannot be computed"
             raise CheckpointError(problem, file=file, remedy=f"Give a model with {', '.join(ACTIVATIONS)}.")
-    for key, accepted in found.demands.items():
+    for key, accepted in {**found.demands, **FOREIGN}.items():
         if raw.get(key) not in accepted:
+            usual = "Give an encoder of the usual kind."
+            own = "Remove it from config.json, if transformers' own class computes the same without it."
             raise CheckpointError(
                 f"{key} is {raw[key]!r}; only {accepted[0]!r} can be read",
                 file=file,
-                remedy="Give an encoder of the usual kind.",
+                remedy=own if key in FOREIGN else usual,
             )
     return found
 
@@ -314,6 +329,9 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
     if architecture.shape != "modernbert":
         return found
     rope = raw.get("rope_parameters") or {}
+    for name, said in rope.items():
+        if said.get("rope_type", "default") != "default" or said.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(f"the rotary positions of {name} are of another kind than the usual one")
     thetas = (
         float(rope.get("full_attention", {}).get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
         float(rope.get("sliding_attention", {}).get("rope_theta", raw.get("local_rope_theta") or 10_000.0)),

@@ -26,6 +26,18 @@ FILE = "model_optim_rng.pt"
 LATEST = "latest_checkpointed_iteration.txt"
 RANKS = f"mp_rank_*/{FILE}"
 EPS = 1e-5  # Megatron's default
+# Under which arguments Megatron-LM's BERT computes what transformers' MegatronBert does (megatron/training/arguments.py).
+DEMANDS = {
+    "apply_residual_connection_post_layernorm": False,
+    "apply_layernorm_1p": False,
+    "normalization": "LayerNorm",
+    "swiglu": False,
+    "squared_relu": False,
+    "glu_activation": None,
+    "use_rotary_position_embeddings": False,
+    "position_embedding_type": "learned_absolute",
+    "untie_embeddings_and_output_weights": False,
+}
 
 LAYER = r"language_model\.(?:transformer|encoder)\.layers\.(\d+)\."
 NAMES = (
@@ -101,9 +113,14 @@ def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
     Raises:
         DataError: There is neither.
+        CheckpointError: They make another model.
     """
     if not args:
         return read_json(file, remedy="This checkpoint has no arguments: put transformers' config.json beside it.")
+    for name, demanded in DEMANDS.items():
+        if args.get(name, demanded) not in (demanded, None):
+            problem, remedy = f"its {name} is {args[name]!r}", f"Only {demanded!r} is what MegatronBert computes."
+            raise CheckpointError(problem, file=file, remedy=remedy)
     tanh = args.get("openai_gelu") or args.get("bias_gelu_fusion")
     hidden = args.get("hidden_size")
     return {

@@ -21,6 +21,7 @@ from biomlm.core.files import read_json
 from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.model.config import NAME as ENCODER
 from biomlm.model.config import EncoderConfig
+from biomlm.model.optim.optimizer import EMA
 
 TOKENIZER = "tokenizer"
 RESULT = "result.json"
@@ -66,7 +67,16 @@ def read(path: Path) -> Parts:
     parts = parts_of(run, found.tensors.get("model", {}), file)
     facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
     own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
-    return replace(parts, rest={**own, **found.tensors.get(REST, {})}, facts=facts)
+    parts = replace(parts, rest={**own, **found.tensors.get(REST, {})}, facts=facts)
+    moments = found.tensors.get("optimizer", {})
+    kept = [name for name in parts.tensors if f"{EMA}.{name}" in moments]
+    if not kept:
+        return parts
+    return replace(parts, averaged=lambda: _averaged(parts, {name: moments[f"{EMA}.{name}"] for name in kept}))
+
+
+def _averaged(parts: Parts, mean: Mapping[str, Tensor]) -> Parts:
+    return replace(parts, tensors={**parts.tensors, **mean})
 
 
 def _last_step(run: Path) -> int | None:

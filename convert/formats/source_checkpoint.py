@@ -1,6 +1,6 @@
 """What every reader of a format gives and every writer takes: the model's tensors under native names, and all that goes with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,7 @@ class Parts:
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         tokenizer: What lies there, if it has been loaded already; that takes a second for a large one.
+        averaged: The same with the running mean (EMA) of the weights that the checkpoint holds beside them; None if it holds none.
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
         has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
     """
@@ -74,6 +75,7 @@ class Parts:
     facts: dict[str, Any] = field(default_factory=dict)
     has_head: bool = True
     tokenizer: Tokenizer | None = None
+    averaged: "Callable[[], Parts] | None" = None
 
     @property
     def task(self) -> str:
