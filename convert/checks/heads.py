@@ -57,16 +57,18 @@ class Head:
 
 
 def present(rest: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
-    """The heads that a model has; the activation of each is `tanh`, or its reader has refused it."""
+    """The heads that a model has whole; the activation of each is `tanh`, or its reader has refused it."""
     modules = sorted({name.rpartition(".")[0] for name in rest})
     found = [
         Head("pooler" if module == "pooler.dense" else module, module, len(rest[f"{module}.weight"]))  # type: ignore[arg-type]
         for module in modules
         if module in ("pooler.dense", "seq_relationship", "qa_outputs")
+        and {f"{module}.weight", f"{module}.bias"} <= rest.keys()
     ]
     for module in sorted({".".join(m.split(".")[:2]) for m in modules if m.startswith(CLASSIFIERS)}):
         last = f"{module}.out_proj" if f"{module}.out_proj.weight" in rest else module
-        found.append(Head(_task(rest, facts, module), module, len(rest[f"{last}.weight"])))
+        if {f"{last}.weight", f"{last}.bias"} <= rest.keys():
+            found.append(Head(_task(rest, facts, module), module, len(rest[f"{last}.weight"])))
     return found
 
 
@@ -78,6 +80,18 @@ def _task(rest: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> 
     names = [str(name) for name in stated] if isinstance(stated, list) else []
     known = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
     return next(known, "sequence" if "pooler.dense.weight" in rest else "tokens")
+
+
+def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtype: torch.dtype, file: Path) -> None:
+    """Refuse a conversion to a number type that changed a tensor which is carried along and computes nothing.
+
+    Raises:
+        ConversionError: One is other than it was, or gone.
+    """
+    for name, tensor in before.items():
+        if name not in after or not torch.equal(tensor.to(dtype), after[name].to(dtype)):
+            problem = f"the tensor {name} is not written as it was; nothing was written"
+            raise ConversionError(problem, file=file, remedy="Please report this checkpoint.")
 
 
 def demand_numbers(parts: Parts, file: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert import model_card
-from biomlm.convert.checks.heads import Head, demand_numbers, present
+from biomlm.convert.checks.heads import Head, demand_equal, demand_numbers, present
 from biomlm.convert.checks.numerical import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
 from biomlm.convert.formats import fairseq, hf, hf_architectures, native
@@ -76,19 +76,13 @@ def run(config: ConvertConfig) -> None:
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
     source, target = Path(config.src), Path(config.dst)
     _refuse(config)
-    read = read_parts(source, Path(config.tokenizer) if config.tokenizer else None)
-    parts, taken = chosen(read, config)
-    parts = prepared(parts, config)
-    demand_numbers(parts, source)
-    parts, left_out = fitted(parts, config.to)
-    heads = [
-        head
-        for head in present(parts.rest, parts.facts)
-        if all(has_place(n, config.to, parts.config) for n in names_of(parts, head))
-    ]
+    parts, taken = chosen(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
+    parts, left_out = fitted(prepared(parts, config), config.to)
+    heads, carried = sorted_out(parts, config.to)
     dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
-    with atomic_dir(target) as folder, ThreadPoolExecutor(3) as threads:
+    with atomic_dir(target) as folder, ThreadPoolExecutor(4) as threads:
         source_hash = threads.submit(sha256, parts.weights)
+        numbers = threads.submit(demand_numbers, parts, source)
         imported = threads.submit(preload, config.to)
         written = write(parts, config.to, folder, dtype)
         hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
@@ -97,8 +91,11 @@ def run(config: ConvertConfig) -> None:
         agreeing = threads.submit(agree, parts.tokenizer, config.to, folder, words=parts.reads_words)
         recording = record(computed(parts, dtype), parts.config, parts.tokenizer, heads)
         recording.demand_numbers(source)
+        numbers.result()
         parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
-        differences = compare(recording, written_model(config.to, folder, parts.has_head, dtype))
+        back = read_parts(folder)
+        demand_equal(carried, back.rest, dtype, source)
+        differences = compare(recording, written_model(config.to, back, dtype))
         differences.demand(TOLERANCE, source)
         agreement = agreeing.result()
         agreement.demand(source)
@@ -247,9 +244,11 @@ def fitted(parts: Parts, to: Kind) -> tuple[Parts, list[str]]:
     return replace(parts, config=changed), [*left_out, said]
 
 
-def names_of(parts: Parts, head: Head) -> list[str]:
-    """The tensors of a head."""
-    return [name for name in parts.rest if name.startswith(f"{head.module}.")]
+def sorted_out(parts: Parts, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:
+    """Of what the format has a place for beside the model: the heads, and what belongs to none and computes nothing."""
+    kept = {name: tensor for name, tensor in parts.rest.items() if has_place(name, to, parts.config)}
+    heads = present(kept, parts.facts)
+    return heads, {n: t for n, t in kept.items() if not any(n.startswith(f"{head.module}.") for head in heads)}
 
 
 def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
@@ -299,12 +298,9 @@ def bound_length(settings: Path, max_positions: int) -> None:
         write_json(settings, stated | {"model_max_length": max_positions})
 
 
-def written_model(to: Kind, folder: Path, has_head: bool, dtype: torch.dtype) -> Computes:
-    """The target as a model, read from the files just written, by transformers where it can."""
-    if to == "hf":
-        return HuggingFace(folder, has_head, dtype)
-    parts = read_parts(folder)
-    return ours(parts, None)
+def written_model(to: Kind, parts: Parts, dtype: torch.dtype) -> Computes:
+    """The target as a model, as read from the files just written, by transformers where it can."""
+    return HuggingFace(parts.weights.parent, parts.has_head, dtype) if to == "hf" else ours(parts, None)
 
 
 def computed(parts: Parts, dtype: torch.dtype) -> Computes:

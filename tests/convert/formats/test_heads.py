@@ -193,7 +193,7 @@ def test_a_number_that_is_none_is_refused_wherever_it_stands(
     tensors = load_file(tmp_path / "source" / "model.safetensors")
     tensors[place].view(-1)[-1] = number  # of the embeddings, a row that no text of the check has
     save_file(tensors, tmp_path / "source" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="NaN or infinity"):
+    with pytest.raises(CheckpointError, match="NaN or infin"):
         convert(tmp_path / "source", "native")
 
 
@@ -237,3 +237,17 @@ def test_fairseqs_heads_are_computed_by_transformers(
     monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
     with pytest.raises(ConversionError, match="the head classification_heads"):
         convert(omegaconf_golden, "hf", "bad")
+
+
+def test_what_computes_nothing_is_written_as_it_was(
+    hf_folder: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positions' unused rows, which no output depends on."""
+    write = hf.write
+
+    def wrong(parts: Parts, *others: Any) -> Any:
+        return write(replace(parts, rest={name: tensor * -3 for name, tensor in parts.rest.items()}), *others)
+
+    monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
+    with pytest.raises(ConversionError, match=r"the tensor front\.position_embeddings\.weight is not written as it was"):
+        convert(hf_folder, "hf", "bad")
