@@ -41,12 +41,15 @@ from biomlm.corpus.pipeline.write import (
     counts_path,
     edges_path,
     number,
+    renamed_path,
     repeats_path,
 )
 from biomlm.corpus.text.document import AddSentences
+from biomlm.inputs.encodings import CP1252
 
 STAGE = "corpus build"
 WORK = ".work"
+LAYOUT = 2  # of the working folder: what a killed build of another version left behind is read again
 LISTED = 1000  # damaged records that the manifest lists one by one; all are counted
 FOLDERS = ("train", "valid", "dropped", "graph")
 
@@ -160,7 +163,7 @@ def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
 
 def _prepare(out: Path, record: manifest.Manifest) -> Path:
     """The working folder, cleared of what another configuration (`override`) or a killed write left behind."""
-    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs])
+    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs, LAYOUT])
     if not (work / mark).exists():
         for folder in (WORK, *FOLDERS):
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -227,10 +230,10 @@ def _reading(config: BuildConfig, jobs: list[list[Input]], work: Path) -> list[P
 
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
     """Decide about every document and save the decisions; the numbers of the shards."""
-    codes = resolve(work, jobs, config.valid_fraction)
+    codes, renamed = resolve(work, jobs, config.valid_fraction)
     repeats = find_repeats(work, codes, config.template_patients)
     drop_emptied(work, codes, repeats, config.treatment)
-    for path, arrays in ((codes_path, codes), (repeats_path, repeats)):
+    for path, arrays in ((codes_path, codes), (renamed_path, renamed), (repeats_path, repeats)):
         for task, array in enumerate(arrays):
             with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
                 np.save(file, array)
@@ -276,7 +279,8 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     """Add up what both passes counted."""
     sources: dict[str, Any] = {}
     problems: list[str] = []
-    deletes = 0
+    deletes = renamed = 0
+    encodings: Counter[str] = Counter()
     repeated = dict.fromkeys(REPEATED, 0)
 
     def of(source: str) -> dict[str, Any]:
@@ -287,6 +291,8 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         wrote: dict[str, Any] = files.read_json(counts_path(work, task))
         problems += read["problems"]
         deletes += read["deletes"]
+        renamed += wrote["renamed"]
+        encodings.update(read["encodings"])
         repeated = {name: n + wrote[name] for name, n in repeated.items()}
         for source, n in read["records"].items():
             of(source)["records"] += n
@@ -300,7 +306,8 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    return {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
+    found = {"sources": sources, "deletes": deletes, "renamed": renamed, CP1252: +encodings, **repeated}
+    return {**found, "problems": problems[:LISTED]}
 
 
 def check(counts: dict[str, Any]) -> None:
@@ -330,6 +337,9 @@ def show(out: Path, counts: dict[str, Any]) -> None:
         rows["citations inside the corpus"] = graph["edges"]
         rows["articles without any"] = f"{graph['isolated']:,} of {graph['documents']:,}"
     rows |= {f"{name.replace('_', ' ')} in notes": counts[name] for name in REPEATED if counts[name]}
+    rows |= {f"{source}: read as {CP1252}": n for source, n in counts.get(CP1252, {}).items()}
+    if counts.get("renamed"):
+        rows["ids of unlike texts told apart by file"] = counts["renamed"]
     for problem in counts["problems"][:5]:
         rows[f"  {problem}"] = ""
     if len(counts["problems"]) > 5:

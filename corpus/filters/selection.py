@@ -10,7 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 from biomlm.core.errors import ConfigError
 from biomlm.corpus.filters.language import language
 from biomlm.corpus.text.dates import between, iso
-from biomlm.corpus.text.document import DROPPED
+from biomlm.corpus.text.document import DROPPED, RETRACTED
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
         if date and not between(date, wanted.date_from, wanted.date_to):
             return "another date"
         if meta.get("retracted") and not wanted.retracted:
-            return "retracted"
+            return RETRACTED
         if wanted.languages and language(document.text) not in ("", *wanted.languages):
             return "another language"
         return ""

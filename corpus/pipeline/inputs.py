@@ -3,6 +3,7 @@
 A task is the unit of work, of resuming and of numbering, and depends on the files alone: never on the number of workers.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ TASK_BYTES = 8 << 20  # small files are read together until they have this many 
 SUFFIXES = {
     "pubmed": (".xml", ".nbib", ".medline"),
     "pmc": (".xml", ".nxml", ".tar", ".tgz"),
-    "notes": (".csv", ".jsonl", ".ndjson", ".parquet"),
-    "text": (".txt", ".jsonl", ".ndjson", ".parquet", ".csv"),
+    "notes": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
+    "text": (".txt", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"),
 }
 NAMED = {"pubmed": (".txt",)}  # read when named, passed over in a folder, where such a file may be anything
 
@@ -29,11 +30,13 @@ class Input:
         source: `pubmed`, `pmc`, `notes` or `text`.
         path: Where it is.
         size: Bytes as stored.
+        label: Its name, with as many of its folders as tell it from the source's other files.
     """
 
     source: str
     path: str
     size: int
+    label: str
 
 
 def suits(source: str, path: Path, named: bool) -> bool:
@@ -69,7 +72,18 @@ def find(source: str, names: Iterable[str]) -> list[Input]:
             )
         found |= dict.fromkeys(files)
     ordered = sorted(found, key=lambda p: (p.name, str(p)))
-    return [Input(source, str(p), p.stat().st_size) for p in ordered]
+    labels = _labels(ordered)
+    return [Input(source, str(p), p.stat().st_size, labels[p]) for p in ordered]
+
+
+def _labels(paths: list[Path]) -> dict[Path, str]:
+    """Every path's last parts, as few as no other path has."""
+    labels: dict[Path, str] = {}
+    for length in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        ends = {path: "/".join(path.parts[-length:]) for path in paths if path not in labels}
+        times = Counter(ends.values())
+        labels |= {path: end for path, end in ends.items() if times[end] == 1 or length >= len(path.parts)}
+    return labels
 
 
 def tasks(inputs: Iterable[Input]) -> list[list[Input]]:

@@ -24,14 +24,14 @@ from datatrove.pipeline.base import PipelineStep
 from biomlm.core.files import atomic_dir, write_json
 from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
-from biomlm.corpus.text.document import DROPPED, PROBLEM, hash64
+from biomlm.corpus.text.document import DROPPED, ENCODING, PROBLEM, RETRACTED, hash64
 from biomlm.inputs.streams import compressed
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
 SOURCES = ("pubmed", "pmc", "notes", "text")
 KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
-     ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?")]
+     ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?"), ("retracted", "?")]
 )  # fmt: skip
 PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("text", "u8"), ("own", "u8")])
 TABLES = {
@@ -82,6 +82,7 @@ class _Part:
         self.records: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {}
         self.problems: list[str] = []
+        self.encodings: Counter[str] = Counter()
         self.deletes = self.documents = 0
         self.stack = ExitStack()
         self.tables = {name: _Table(folder / f"{name}.bin", kind) for name, kind in TABLES.items()}
@@ -103,22 +104,24 @@ class _Part:
             return
         source, reason = meta["source"], meta.get(DROPPED)
         self.records[source] += 1
+        self.encodings[source] += ENCODING in meta
         if reason:
-            self.dropped.setdefault(source, Counter())[reason] += 1
+            if not has_versions(meta):
+                self.dropped.setdefault(source, Counter())[reason] += 1
             if (problem := meta.get(PROBLEM)) and len(self.problems) < LISTED:
                 self.problems.append(problem)
-            if not self.keep_dropped:
+            if not (self.keep_dropped or has_versions(meta)):
                 return
         version = meta.pop("version", (0, 0))
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
             self.tables["bands"].append(bands)
         if source == "notes":
             self._note_paragraphs(document, meta.get("patient", document.id))
-        self._write(document)
-        self.tables["keys"].append(self._key(document, version, bool(reason)))
+        self._write(document if not reason or self.keep_dropped else _mark_of(document))
+        self.tables["keys"].append(self._key(document, version, reason))
         self.documents += 1
 
-    def _key(self, document: Document, version: tuple[int, int], set_aside: bool) -> tuple[Any, ...]:
+    def _key(self, document: Document, version: tuple[int, int], reason: str | None) -> tuple[Any, ...]:
         meta = document.metadata
         pmid, pmcid, doi = meta.get("pmid", ""), meta.get("pmcid", ""), meta.get("doi", "")
         group = meta.get("patient") or (pmid and f"pmid:{pmid}") or document.id
@@ -133,7 +136,8 @@ class _Part:
             hash64(document.text),
             hash64(self.salt, group),
             sum(map(bool, document.text.split("\n"))),
-            set_aside,
+            reason is not None,
+            reason == RETRACTED,
         )
 
     def _note_paragraphs(self, document: Document, patient: str) -> None:
@@ -158,8 +162,28 @@ class _Part:
             table.flush()
         write_json(
             self.folder / "counts.json",
-            {"records": self.records, "dropped": self.dropped, "problems": self.problems, "deletes": self.deletes},
+            {
+                "records": self.records,
+                "dropped": self.dropped,
+                "problems": self.problems,
+                "deletes": self.deletes,
+                "encodings": self.encodings,
+            },
         )
+
+
+def has_versions(meta: dict[str, Any]) -> bool:
+    """Whether a record may have other versions or be deleted, so that it counts by what is decided when all are at hand.
+
+    A selection that looked at it alone would put a retraction aside and keep what was retracted.
+    """
+    return meta["source"] == "pubmed" and "pmid" in meta
+
+
+def _mark_of(document: Document) -> Document:
+    """What is written of a record that is put aside but has versions."""
+    kept = {name: document.metadata[name] for name in ("source", "pmid", DROPPED)}
+    return Document(text="", id=document.id, metadata=kept)
 
 
 def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from biomlm.corpus.readers.jats import JatsReader
 from biomlm.corpus.readers.notes import NotesReader
 from biomlm.corpus.readers.pubmed import PubMedReader
 from biomlm.corpus.readers.text import TextReader
+from biomlm.corpus.text.document import PLACE
 
 READERS: dict[str, type[BaseDiskReader]] = {
     "pubmed": PubMedReader,
@@ -48,7 +49,8 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         done, said = 0, time.monotonic()
         for item in self.tasks[rank]:
             reader = self.reader(item)
-            for document in reader.read_file(Path(item.path).name):
+            for number, document in enumerate(reader.read_file(Path(item.path).name), start=1):
+                document.metadata[PLACE] = f"{item.label}:{number}"
                 yield document
                 if time.monotonic() - said > BEAT:
                     said = time.monotonic()

@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from biomlm.corpus.dedup.minhash import later_ones
 from biomlm.corpus.pipeline.intermediate import KEYS, SOURCES, table
+from biomlm.corpus.text.document import RETRACTED
 
 U1 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
 
 TRAIN, VALID, SET_ASIDE = 0, 1, 2
-SAME_ARTICLE, ONLY_REPEATS = 6, 9
+SAME_ARTICLE, ONLY_REPEATS, OTHER_TEXT, RETRACTED_ARTICLE = 6, 9, 10, 11
 REASONS = {
     3: "deleted by an update file",
     4: "superseded by a newer version",
@@ -25,11 +27,13 @@ REASONS = {
     7: "same text",
     8: "near-duplicate",
     ONLY_REPEATS: "nothing but repeated paragraphs",
+    OTHER_TEXT: "another text of the same article",
+    RETRACTED_ARTICLE: RETRACTED,
 }
 PREFERRED = np.array([SOURCES.index(name) for name in ("pmc", "pubmed", "notes", "text")])
 
 
-def resolve(work: str | Path, tasks: int, valid_fraction: float) -> list[U1]:
+def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U1], list[Bool]]:
     """Decide about every document.
 
     Args:
@@ -38,7 +42,8 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> list[U1]:
         valid_fraction: Share of patients or articles that is held out.
 
     Returns:
-        For each task a code for each document: `TRAIN`, `VALID`, `SET_ASIDE` or a key of `REASONS`.
+        For each task a code for each document: `TRAIN`, `VALID`, `SET_ASIDE` or a key of `REASONS`; and which documents have an id that an
+        earlier one with another text has, too.
     """
     tables = [table(work, task, "keys") for task in range(tasks)]
     keys = np.concatenate([np.zeros(0, KEYS), *tables])
@@ -47,8 +52,8 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> list[U1]:
     codes[keys["set_aside"]] = SET_ASIDE
     _mark_deleted(keys, codes, work, starts)
     _mark_versions(keys, codes)
-    _mark_same(codes, keys["id"], 5)
     _mark_articles(keys, codes)
+    renamed = _mark_ids(keys, codes)
     preferred = np.lexsort((np.arange(len(keys)), np.argsort(PREFERRED)[keys["source"]]))
     _mark_same(codes, keys["text"], 7, preferred)
     bands = [of_task for task in range(tasks) if len(of_task := table(work, task, "bands"))]
@@ -56,7 +61,7 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> list[U1]:
         order = preferred[codes[preferred] == TRAIN]
         codes[later_ones(np.concatenate(bands), order)] = 8
     _hold_out(keys, codes, valid_fraction)
-    return [codes[a:b] for a, b in pairwise(starts)]
+    return [codes[a:b] for a, b in pairwise(starts)], [renamed[a:b] for a, b in pairwise(starts)]
 
 
 def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> None:
@@ -70,13 +75,14 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
     pubmed = np.flatnonzero(keys["source"] == SOURCES.index("pubmed"))
     among = pubmed[np.isin(keys["pmid"][pubmed], np.fromiter(last, np.uint64, len(last)))]
     for row in among:
-        if row < last[int(keys["pmid"][row])] and not codes[row]:
+        if row < last[int(keys["pmid"][row])]:
             codes[row] = 3
 
 
 def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
-    """Of a PMID's records in PubMed the highest version, then the latest revision, then the last file wins."""
-    rows = np.flatnonzero((keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN))
+    """Of a PMID's records in PubMed the highest version, then the latest revision, then the last file wins, wanted or not."""
+    alive = (codes == TRAIN) | (codes == SET_ASIDE)
+    rows = np.flatnonzero((keys["source"] == SOURCES.index("pubmed")) & alive & (keys["pmid"] > 0))
     order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["pmid"][rows]))]
     older = keys["pmid"][order][:-1] == keys["pmid"][order][1:]
     codes[order[:-1][older]] = 4
@@ -95,12 +101,36 @@ def _mark_same(
     codes[rows[again]] = reason
 
 
+def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
+    """Of the documents still kept that share an id, drop all with the text of the first, and an article's other texts.
+
+    Returns:
+        Documents that have another one's id without being the same, [documents]; they get ids of their own.
+    """
+    rows = np.flatnonzero(codes == TRAIN)
+    _, first, which = np.unique(keys["id"][rows], return_index=True, return_inverse=True)
+    earliest = rows[first[which]]
+    same = keys["text"][rows] == keys["text"][earliest]
+    codes[rows[same & (rows != earliest)]] = 5
+    article = (keys["source"] == SOURCES.index("pmc")) & ((keys["pmid"] > 0) | (keys["pmcid"] > 0))
+    other = rows[~same]
+    codes[other[article[other]]] = OTHER_TEXT
+    renamed: Bool = np.zeros(len(keys), bool)
+    renamed[other[~article[other]]] = True
+    return renamed
+
+
 def _mark_articles(keys: npt.NDArray[Any], codes: U1) -> None:
-    """An article that is here in full counts once: its citation in PubMed is dropped, known by PMID, PMCID or DOI."""
+    """An article that is here in full counts once: its citation in PubMed is dropped, known by PMID, PMCID or DOI.
+
+    Where the citation is put aside as retracted, so is the article, whose own file does not know.
+    """
     full = (keys["source"] == SOURCES.index("pmc")) & (codes == TRAIN)
     cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
         known = keys[name][full & (keys[name] != 0)]
+        retracted = keys[name][(codes == SET_ASIDE) & keys["retracted"] & (keys[name] != 0)]
+        codes[full & np.isin(keys[name], retracted)] = RETRACTED_ARTICLE
         codes[cited & np.isin(keys[name], known)] = SAME_ARTICLE
 
 

@@ -14,10 +14,10 @@ from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core.files import atomic_file, write_json
 from biomlm.corpus.pipeline.citation_graph import Aliases
-from biomlm.corpus.pipeline.intermediate import part_folder, table
+from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.pipeline.resolve import REASONS, SET_ASIDE, TRAIN, VALID
-from biomlm.corpus.text.document import DROPPED, without_lines
+from biomlm.corpus.text.document import DROPPED, PLACE, without_lines
 from biomlm.inputs.streams import compressed
 
 LEVEL = 5  # gzip's level
@@ -68,8 +68,9 @@ class _Task:
         self.codes = np.load(codes_path(work, rank), allow_pickle=False)
         self.files = table(work, rank, "keys")["file"]
         self.repeats = np.load(repeats_path(work, rank), allow_pickle=False)
+        self.renamed = np.load(renamed_path(work, rank), allow_pickle=False)
         self.aliases = Aliases(work)
-        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, **dict.fromkeys(REPEATED, 0)}
+        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, "renamed": 0, **dict.fromkeys(REPEATED, 0)}
 
     def write(self, part: Path, file: int, shards: dict[str, IO[bytes]], edges: IO[bytes]) -> None:
         """Write the documents of one file of the part."""
@@ -77,14 +78,18 @@ class _Task:
         with gzip.open(part, "rb") as lines:
             for line, row in zip(lines, rows, strict=True):
                 code, document = int(self.codes[row]), orjson.loads(line)
+                meta = document["metadata"]
+                place = meta.pop(PLACE, "")
+                if self.renamed[row]:
+                    document["id"] += f"@{place}"
+                    self.counts["renamed"] += code in FOLDERS
                 if code in FOLDERS:
                     self.keep(document, int(row), FOLDERS[code], edges)
                     shards[FOLDERS[code]].write(_line(document))
                     continue
-                if code != SET_ASIDE:
-                    source, reason = document["metadata"]["source"], REASONS[code]
-                    document["metadata"][DROPPED] = reason
-                    self.counts["dropped"].setdefault(source, Counter())[reason] += 1
+                if code != SET_ASIDE or has_versions(meta):
+                    meta[DROPPED] = REASONS.get(code) or meta[DROPPED]
+                    self.counts["dropped"].setdefault(meta["source"], Counter())[meta[DROPPED]] += 1
                 if self.keep_dropped:
                     shards["dropped"].write(_line(document))
 
@@ -117,6 +122,11 @@ class _Task:
 def codes_path(work: str | Path, task: int) -> Path:
     """The decisions about a part."""
     return Path(work) / "codes" / f"{task:05d}.npy"
+
+
+def renamed_path(work: str | Path, task: int) -> Path:
+    """Which documents of a part have the id of another one with another text."""
+    return Path(work) / "renamed" / f"{task:05d}.npy"
 
 
 def repeats_path(work: str | Path, task: int) -> Path:

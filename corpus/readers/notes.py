@@ -15,9 +15,10 @@ from biomlm.core.errors import DataError
 from biomlm.corpus.readers.deid_placeholders import Placeholders
 from biomlm.corpus.readers.note_sections import note_sections
 from biomlm.corpus.text.dates import iso
-from biomlm.corpus.text.document import DROPPED, build, damaged
+from biomlm.corpus.text.document import DROPPED, ENCODING, build, damaged
 from biomlm.inputs.streams import opened
 from biomlm.inputs.tables import rows
+from biomlm.inputs.values import NOT_TEXT, NULL_TEXT, NoTextError, identifier, is_set, scalar, text
 
 FIELDS = {
     "id": ("row_id", "note_id"),
@@ -66,16 +67,23 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         """
         with opened(self, filepath) as stream:
             where: dict[str, str] = {}
+            names: dict[str, None] = {}  # of all columns so far: a JSON line may leave some out
             position = ""
-            for position, row in rows(stream, filepath):
+            for position, row, encoding in rows(stream, filepath):
                 if isinstance(row, str):
                     yield damaged("notes", filepath, f"{position}, {row}")
                     continue
-                where = where or self._columns(list(row), filepath)
-                values = {field: row.get(column) for field, column in where.items()}
-                yield self._note(
-                    {field: str(value) for field, value in values.items() if value is not None}, filepath, position
-                )
+                if not row.keys() <= names.keys():
+                    names |= dict.fromkeys(row)
+                    where = self._columns(list(names), filepath)
+                try:
+                    note = self._note({field: row.get(column) for field, column in where.items()}, filepath, position)
+                except NoTextError as error:
+                    yield damaged("notes", filepath, f"{position}, {error}", NOT_TEXT)
+                    continue
+                if encoding:
+                    note.metadata[ENCODING] = encoding
+                yield note
             if not position:
                 yield damaged("notes", filepath, "no row in it")
 
@@ -96,21 +104,27 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
                 )
         return where
 
-    def _note(self, row: dict[str, str], file: str, position: str) -> Document:
-        number = row.get("id", "").strip()
+    def _note(self, row: dict[str, Any], file: str, position: str) -> Document:
+        """One row.
+
+        Raises:
+            NoTextError: A field holds what cannot be there.
+        """
+        number, written = identifier(row.get("id")), text(row.get("text"))
         metadata: dict[str, Any] = {"source": "notes"}
-        if patient := row.get("patient", "").strip():
+        if patient := identifier(row.get("patient")):
             metadata["patient"] = patient_hash(self.salt, patient)
         for field in ("category", "description"):
-            if value := row.get(field, "").strip():
+            if value := scalar(row.get(field)):
                 metadata[field] = value
-        if written := iso(row.get("date", "")):
-            metadata["date"], metadata["year"] = written, int(written[:4])
+        if day := iso(scalar(row.get("date"))):
+            metadata["date"], metadata["year"] = day, int(day[:4])
         metadata["links"] = []
-        if row.get("error", "").strip() not in ("", "0"):
+        if is_set(row.get("error")):
             metadata[DROPPED] = "marked as an error"
-        text = Placeholders(self.placeholders, f"{self.salt}:{metadata.get('patient', number)}").replace(
-            row.get("text", "")
-        )
+        elif written is None:
+            metadata[DROPPED] = NULL_TEXT
+        key = f"{self.salt}:{metadata.get('patient', number)}"
+        sections = note_sections(Placeholders(self.placeholders, key).replace(written or ""))
         id = f"note:{number}" if number else f"text:{PurePosixPath(file).name}:{position.rpartition(' ')[2]}"
-        return build(id, note_sections(text), metadata)
+        return build(id, sections, metadata)

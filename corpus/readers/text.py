@@ -9,11 +9,14 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biomlm.corpus.readers.note_sections import joined
 from biomlm.corpus.text.dates import iso
-from biomlm.corpus.text.document import build, damaged
+from biomlm.corpus.text.document import ENCODING, build, damaged
+from biomlm.inputs import values
+from biomlm.inputs.encodings import CP1252, Foreign, Unreadable, decoded, utf8_blocks
 from biomlm.inputs.streams import bare_name, opened
 from biomlm.inputs.tables import rows
-from biomlm.inputs.xml import MOST, blocks
+from biomlm.inputs.xml import MOST
 
+IDS = ("pmid", "pmcid", "doi")
 KNOWN = ("pmid", "pmcid", "doi", "year", "journal", "license", "category")  # metadata taken over from JSONL
 
 
@@ -39,33 +42,60 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
 
     def _text(self, stream: IO[bytes], file: str) -> Iterator[Document]:
         data, problem = b"", ""
-        for block in blocks(stream):
+        for block in utf8_blocks(stream):
             if isinstance(block, str) or len(data) > MOST:
                 problem = block if isinstance(block, str) else "too long"
                 break
             data += block
-        text = data.decode("utf-8-sig", errors="replace")
-        yield self._document(text, {}, file, "0")
+        if problem:  # it may break off inside a character
+            data = data[: data.rfind(b"\n") + 1 or len(data)]
+        text = decoded(data)
+        if isinstance(text, Unreadable):
+            yield damaged("text", file, "neither UTF-8 nor cp1252")
+        else:
+            yield self._document(str(text), {}, file, "0", CP1252 if isinstance(text, Foreign) else "")
         if problem:
             yield damaged("text", file, f"byte {len(data)}, {problem}")
 
     def _rows(self, stream: IO[bytes], file: str) -> Iterator[Document]:
         position = ""
-        for position, row in rows(stream, file):
-            text = row if isinstance(row, str) else row.get(self.text_key)
-            if isinstance(row, str) or not isinstance(text, str):
-                problem = row if isinstance(row, str) else f"no text in `{self.text_key}`"
-                yield damaged("text", file, f"{position}, {problem}")
+        for position, row, encoding in rows(stream, file):
+            if isinstance(row, str):
+                yield damaged("text", file, f"{position}, {row}")
                 continue
-            extra = row.get("metadata")
-            yield self._document(text, extra if isinstance(extra, dict) else row, file, position.rpartition(" ")[2])
+            try:
+                text = values.text(row.get(self.text_key))
+                extra = row.get("metadata")
+                extra = _known(extra if isinstance(extra, dict) else row)
+            except values.NoTextError as error:
+                yield damaged("text", file, f"{position}, {error}", values.NOT_TEXT)
+                continue
+            if text is None:
+                yield damaged("text", file, f"{position}, no text in `{self.text_key}`", values.NULL_TEXT)
+            else:
+                yield self._document(text, extra, file, position.rpartition(" ")[2], encoding)
         if not position:
             yield damaged("text", file, "no row in it")
 
-    def _document(self, text: str, extra: dict[str, Any], file: str, number: str) -> Document:
-        known: dict[str, Any] = {k: extra[k] for k in KNOWN if extra.get(k) is not None}
+    def _document(self, text: str, known: dict[str, Any], file: str, number: str, encoding: str) -> Document:
         metadata: dict[str, Any] = {"source": "text", "links": [], **known}
-        if isinstance(published := extra.get("date"), str) and (published := iso(published)):
-            metadata |= {"date": published, "year": int(published[:4])}
+        if encoding:
+            metadata[ENCODING] = encoding
         paragraphs = joined(text.replace("\r\n", "\n").split("\n"))
         return build(f"text:{PurePosixPath(file).name}:{number}", [("Text", paragraphs)], metadata)
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row says about its text.
+
+    Raises:
+        NoTextError: A field holds several values.
+    """
+    found: dict[str, Any] = {name: value for name in KNOWN if (value := values.scalar(row.get(name)))}
+    found |= {name: values.identifier(row[name]) for name in IDS if name in found}
+    if "year" in found:
+        year = values.identifier(row["year"])
+        found["year"] = int(year) if year.isdecimal() else year
+    if published := iso(values.scalar(row.get("date"))):
+        found |= {"date": published, "year": int(published[:4])}
+    return found

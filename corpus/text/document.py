@@ -18,6 +18,9 @@ from biomlm.inputs.search import find_text
 from biomlm.inputs.sentences import spans
 
 DROPPED = "dropped"  # metadata key: why a document is put aside
+ENCODING = "encoding"  # metadata key: what the record was read as, where that is no Unicode
+PLACE = "place"  # metadata key, on the way to the output only: file and number of the record
+RETRACTED = "retracted"  # why such an article is dropped, if it is not wanted
 PROBLEM = "problem"  # metadata key: where the damage is; positions and kinds, never text
 
 INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\xad\u200b\u2060\ufeff\ufff9-\ufffb\ud800-\udfff]")

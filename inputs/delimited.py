@@ -1,0 +1,476 @@
+"""Rows of CSV files and the like: parted by commas, tabs, semicolons or bars, quotes doubled (RFC 4180) or behind a backslash.
+
+The `csv` module reads what is good. Where it fails, or finds another number of fields than the header has, the lines in question are
+read again, and the table goes on at the next line that starts a row for certain or in all likelihood:
+
+- A row with a quoted field that is not empty, and with no quote in any other place, is certain: inside a quoted text all quotes are
+  doubled, so no line of one can look like that, and with opening and closing quotes taken for each other a text's first letter stands
+  behind a closing quote.
+- A row without one is likely if its columns hold what they held in earlier rows and the next line begins like a row, too.
+
+The row in front of damage is looked at again, for a quote that is missing may only show in the row behind.
+"""
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from biomlm.core.errors import DataError
+from biomlm.inputs.encodings import TOO_LONG, Foreign, Problem, Unreadable, text_lines
+from biomlm.inputs.xml import MOST
+
+DELIMITERS = ",\t;|"
+IN_QUOTES = re.compile(r'"[^"]*"?')
+BROKEN, ENCODING = "broken quoting", "neither UTF-8 nor cp1252"
+SAMPLE, FEW = 256, 8  # rows by which it is known what the columns hold, and too few to know it
+
+EMPTY, NUMBER, CODE, TEXT = range(
+    4
+)  # what a field without quotes holds; a smaller one may stand where a greater one does
+NEEDED, ALWAYS = range(4, 6)  # a field in quotes, which it needs for what stands in it, or does not
+QUOTED = frozenset((NEEDED, ALWAYS))
+NUMERIC = re.compile(r"[-+\d.,:/ T]*\d[-+\d.,:/ TZ]*")
+
+csv.field_size_limit(MOST)
+
+
+class Row(NamedTuple):
+    """A good row.
+
+    Args:
+        line: The line it starts on, from 1.
+        fields: Its fields.
+        lines: What it was read from.
+        grammar: What read it.
+        certain: A field of it is quoted and not empty, and no quote stands in another place; False where this was not looked at.
+    """
+
+    line: int
+    fields: list[str]
+    lines: list[str]
+    grammar: "Grammar"
+    certain: bool = False
+
+
+class Grammar:
+    """How fields are parted and quoted.
+
+    Args:
+        delimiter: What stands between fields.
+        backslash: A quote inside quotes has a backslash in front, where it is not doubled.
+    """
+
+    def __init__(self, delimiter: str, backslash: bool):
+        self.delimiter, self.backslash = delimiter, backslash
+        inner = r'[^"\\]*(?:(?:\\.|"")[^"\\]*)*' if backslash else r'[^"]*(?:""[^"]*)*'
+        part = re.escape(delimiter)
+        field = rf'(?:"({inner})"|([^"{part}\r\n]*))'
+        self.field = re.compile(field, re.S)
+        self.row = re.compile(rf"{field}(?:{part}{field})*\r?\n?", re.S)
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """A `csv.reader`."""
+        return csv.reader(
+            lines, delimiter=self.delimiter, escapechar="\\" if self.backslash else None, strict=True
+        )  # fmt: skip
+
+    def fields(self, raw: str) -> Iterator[tuple[str, bool, bool]]:
+        """The leading fields of a row, up to the first that neither a delimiter nor the row's end closes.
+
+        Yields:
+            `(field, quoted, goes_on)`: its text, whether it stands in quotes, and whether a delimiter follows.
+        """
+        at, goes_on = 0, True
+        while goes_on and (match := self.field.match(raw, at)) is not None:
+            following = raw[match.end() : match.end() + 1]
+            if following not in ("", "\r", "\n", self.delimiter):
+                return
+            goes_on = following == self.delimiter
+            yield (match[2] if match[1] is None else self._plain(match[1])), match[1] is not None, goes_on
+            at = match.end() + 1
+
+    def strictly(self, raw: str) -> list[tuple[str, bool]]:
+        """The fields of exactly one row, and whether each is quoted; none if a quote stands where RFC 4180 has none."""
+        return [(field, quoted) for field, quoted, _ in self.fields(raw)] if self.row.fullmatch(raw) else []
+
+    def _plain(self, inner: str) -> str:
+        if self.backslash and "\\" in inner:
+            return re.sub(r'""|\\(["\\])', lambda match: match[1] or '"', inner)
+        return inner.replace('""', '"')
+
+
+class _Lines:
+    """The lines of a stream, which can be looked at before they are taken, and given back."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.source = text_lines(stream)
+        self.ahead: deque[str] = deque()
+        self.number = 1  # of the next line
+        self.odd = False  # whether a line was no UTF-8
+
+    def take(self, into: list[str]) -> Iterator[str]:
+        """Take lines up to a `Problem`, and note them."""
+        while True:
+            line = self.ahead.popleft() if self.ahead else next(self.source, None)
+            if line is None:
+                return
+            if type(line) is not str:
+                if type(line) is Problem:
+                    self.ahead.appendleft(line)
+                    return
+                self.odd = True
+            into.append(line)
+            yield line
+
+    def give_back(self, lines: list[str]) -> None:
+        """Put lines in front of the next one."""
+        self.ahead.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+    def drop(self, count: int) -> list[str]:
+        """Take so many lines."""
+        self.number += count
+        return [self.ahead.popleft() for _ in range(count)]
+
+    def peek(self, place: int) -> str | None:
+        """The line that stands `place` lines behind the next one; None at the end of the stream and at a `Problem`."""
+        while len(self.ahead) <= place and not (self.ahead and type(self.ahead[-1]) is Problem):
+            line = next(self.source, None)
+            if line is None:
+                return None
+            self.ahead.append(line)
+            self.odd |= type(line) is not str
+        found = self.ahead[place] if place < len(self.ahead) else None
+        return None if type(found) is Problem else found
+
+    def from_place(self, place: int) -> Iterator[str]:
+        """The lines from `place` on, no more than a record may have bytes."""
+        size = 0
+        while size <= MOST and (line := self.peek(place)) is not None:
+            yield line
+            place, size = place + 1, size + len(line)
+
+    def problem(self) -> str:
+        """The problem that stands next, which is taken; empty at the end of the stream."""
+        if not self.ahead:
+            return ""
+        assert type(self.ahead[0]) is Problem
+        return self.ahead.popleft()
+
+
+class _Profile:
+    """What the columns hold, as far as it is known from good rows.
+
+    Args:
+        width: How many columns there are.
+        delimiter: What stands between them.
+    """
+
+    def __init__(self, width: int, delimiter: str):
+        self.special = re.compile(rf'["\r\n{re.escape(delimiter)}]')
+        self.seen = 0
+        self.columns: list[set[int]] = [set() for _ in range(width)]
+        self.astray = 0  # rows with a quote inside a field that is not quoted
+
+    def learn(self, row: Row) -> None:
+        """Take account of a good row."""
+        fields = row.grammar.strictly("".join(row.lines))
+        self.seen += 1
+        self.astray += len(fields) != len(self.columns)
+        for kinds, (field, quoted) in zip(self.columns, fields, strict=False):
+            kinds.add(self._kind(field, quoted))
+
+    @property
+    def loose(self) -> bool:
+        """Whether a quote may stand inside a field that is not quoted: no field is, or it is so in a tenth of the rows."""
+        return 10 * self.astray > self.seen or all(kinds.isdisjoint(QUOTED) for kinds in self.columns)
+
+    def fits(self, fields: Iterable[tuple[str, bool]]) -> bool:
+        """Whether leading fields, each with whether it is quoted, are like what was seen in their columns."""
+        return self.seen < FEW or all(
+            self._like(self._kind(*field), kinds, opens)
+            for field, kinds, opens in zip(fields, self.columns, (True, *[False] * len(self.columns)), strict=False)
+        )
+
+    def _like(self, kind: int, kinds: set[int], opens: bool) -> bool:
+        if kind == EMPTY:
+            return EMPTY in kinds or not opens
+        if kind in QUOTED:
+            return NEEDED in kinds or kind in kinds
+        if NEEDED in kinds and ALWAYS not in kinds:
+            return True
+        greatest = max(kinds - QUOTED, default=EMPTY)
+        return kind <= greatest or (not opens and greatest == CODE)  # what holds words may hold blanks
+
+    def _kind(self, field: str, quoted: bool) -> int:
+        if not field:
+            return EMPTY
+        if quoted:
+            return NEEDED if self.special.search(field) else ALWAYS
+        return NUMBER if NUMERIC.fullmatch(field) else TEXT if any(map(str.isspace, field)) else CODE
+
+
+@dataclass
+class _Lost:
+    """Rows that are lost, by the lines on which they begin."""
+
+    lines: list[int]
+
+
+class Table:
+    """A stream of delimited rows. The header's first row says how many fields every row has.
+
+    Args:
+        stream: The decompressed file.
+        file: Its name, for errors.
+
+    Raises:
+        DataError: The header cannot be read.
+    """
+
+    def __init__(self, stream: IO[bytes], file: str | Path):
+        self.lines = _Lines(stream)
+        skipped = 0
+        while (line := self.lines.peek(skipped)) is not None and not line.strip():
+            skipped += 1
+        self.lines.drop(skipped)
+        counted = IN_QUOTES.sub("", line or "")
+        delimiter = max(DELIMITERS, key=counted.count)  # the first of those that are equal
+        self.grammars = [
+            Grammar(delimiter, False),
+            Grammar(delimiter, True),
+        ]  # the one that read the last row is the first
+        self.header: list[str] = []
+        if line is not None:
+            self.header = self._header(file)
+        self.blank: list[str] = []  # lines behind the last good row
+        self.profile = _Profile(len(self.header), delimiter)
+
+    def _header(self, file: str | Path) -> list[str]:
+        taken: list[str] = []
+        try:
+            header: list[str] = next(self.grammars[0].reader(self.lines.take(taken)))
+        except csv.Error:
+            problem = "the header cannot be read as names of columns"
+            remedy = "Mend its quotes; commas, tabs, semicolons or bars stand between the names."
+            raise DataError(problem, file=file, record=f"line {self.lines.number}", remedy=remedy) from None
+        self.lines.number += len(taken)
+        return header
+
+    def rows(self) -> Iterator[tuple[int, list[str] | str, bool]]:
+        """Every row behind the header.
+
+        Yields:
+            `(line, row, foreign)`: the line it starts on, its fields or what is wrong with it, and whether it was read as cp1252. Of
+            lines that belong to no good row, each that begins like one counts as one that is lost, and they count as one at least.
+        """
+        held: Row | None = None  # until it is known that no damage stands behind it
+        while True:
+            bad: list[str] = []
+            for row in self._good(bad):
+                if held is not None:
+                    yield self._told(held)
+                held = row
+            if not bad:
+                if held is not None:
+                    yield self._told(held)
+                held = None
+                if not (problem := self.lines.problem()):
+                    return
+                yield self.lines.number, str(problem), False
+                if problem != TOO_LONG:
+                    return
+                self.lines.number += 1
+                continue
+            self.lines.number += len(bad)
+            self.lines.give_back(bad)
+            found = self._resumed(held)
+            self.blank.clear()
+            held = found.pop() if found and isinstance(found[-1], Row) else None
+            for item in found:
+                if isinstance(item, Row):
+                    yield self._told(item)
+                else:
+                    yield from ((line, BROKEN, False) for line in item.lines)
+
+    def _good(self, bad: list[str]) -> Iterator[Row]:
+        """Rows up to the first that is not good, whose lines are left in `bad`."""
+        grammar, width, profile = self.grammars[0], len(self.header), self.profile
+        try:
+            for fields in grammar.reader(self.lines.take(bad)):
+                lines = bad[:]
+                if len(lines) == 1 and not lines[0].strip(" \r\n"):
+                    self.lines.number += 1
+                    self.blank += lines
+                    bad.clear()
+                    continue
+                if len(fields) != width or _ends_in_a_stray_quote(fields, lines):
+                    return
+                if any('"' in field for field in fields) and not (
+                    profile.loose or grammar.row.fullmatch("".join(lines))
+                ):
+                    return
+                if grammar.backslash and any("\\" in line for line in lines):
+                    fields = [field for field, _ in grammar.strictly("".join(lines))]
+                    if len(fields) != width:
+                        return
+                row = Row(self.lines.number, fields, lines, grammar)
+                self.lines.number += len(lines)
+                bad.clear()
+                self.blank.clear()
+                if profile.seen < SAMPLE:
+                    profile.learn(row)
+                yield row
+        except csv.Error:
+            return
+
+    def _resumed(self, held: Row | None) -> list[Row | _Lost]:
+        """Find where the table goes on behind a row that is not good; its lines are the next ones.
+
+        Args:
+            held: The row in front of it.
+
+        Returns:
+            What stands there, in order: the held row if it is good, lines that are lost, and the row that the table goes on with, if any.
+        """
+        before = 0
+        if held is not None:  # and none of its lines is given out yet
+            self.profile.learn(held)
+            self.lines.give_back(held.lines + self.blank)
+            before = len(held.lines) + len(self.blank)
+            longer = self._row(0, read="".join(held.lines))
+            if longer is not None and len(longer.lines) > before:
+                return [self._taken(longer)]
+            for place in range(1, before):
+                row = self._row(place)
+                if row is not None and row.certain and self._fits(row):  # a quote of the held row is missing
+                    return [_Lost(self._lost(place)), self._taken(row)]
+        found, place, size, lost = self._start(before), before, 0, list[int]()
+        passed: list[Row | _Lost] = []
+        while found is None and (line := self.lines.peek(place)) is not None:
+            place, size = place + 1, size + len(line)
+            if size > MOST:  # too much to be kept in memory
+                passed += [] if held is None else [held]
+                self.lines.drop(before)
+                lost += self._lost(place - before, begun=bool(lost))
+                held, before, place, size = None, 0, 0, 0
+            found = self._start(place)
+        if held is not None and place > before and self._lacks_a_quote(held, before, place):
+            held, before = None, 0
+        if held is not None:
+            self.lines.drop(before)
+            passed.append(held)
+        if place > before:
+            lost += self._lost(place - before, begun=bool(lost))
+        passed += [_Lost(lost)] if lost else []
+        return passed if found is None else [*passed, self._taken(found)]
+
+    def _lost(self, count: int, begun: bool = False) -> list[int]:
+        """Take lines that belong to no good row; the lines on which rows begin: the first, unless it goes on, and each that begins like one."""
+        first = self.lines.number
+        return [
+            first + place
+            for place, line in enumerate(self.lines.drop(count))
+            if not (place or begun) or (line.strip(" \r\n") and self._opens(line))
+        ]
+
+    def _taken(self, row: Row) -> Row:
+        row = row._replace(line=self.lines.number)
+        self.lines.drop(len(row.lines))
+        self.grammars.sort(key=lambda grammar: grammar is not row.grammar)
+        return row
+
+    def _row(self, place: int, read: str = "") -> Row | None:
+        """The good row that starts at a place, by the first grammar that reads it.
+
+        Args:
+            place: How far behind the next line.
+            read: What the first grammar has read there, if it is not to be asked again.
+        """
+        for grammar in self.grammars[1:] if read else self.grammars:
+            if grammar is not self.grammars[0] and grammar.backslash and '\\"' not in read:
+                continue
+            taken = _Noted(self.lines.from_place(place))
+            try:
+                fields = next(grammar.reader(taken), None)
+            except csv.Error:
+                fields = None
+            raw = read = "".join(taken.lines)
+            if fields is None or not raw.strip():
+                continue
+            parts = grammar.strictly(raw)
+            if len(parts) == len(self.header):
+                certain = any(quoted and field.strip().strip('"') for field, quoted in parts)
+                return Row(0, [field for field, _ in parts], taken.lines, grammar, certain)
+            wide = len(fields) == len(self.header) and not _ends_in_a_stray_quote(fields, taken.lines)
+            if wide and self.profile.loose and not grammar.backslash:
+                return Row(0, fields, taken.lines, grammar)
+        return None
+
+    def _start(self, place: int) -> Row | None:
+        """The row that starts at a place, if the table may go on with it."""
+        row = self._row(place)
+        if row is None or row.certain:
+            return row
+        return row if self._fits(row) and self._begins(place + len(row.lines)) else None
+
+    def _fits(self, row: Row) -> bool:
+        """Whether a row's columns hold what they held before."""
+        parts = row.grammar.strictly("".join(row.lines))
+        return self.profile.fits(parts or [(field, False) for field in row.fields])
+
+    def _begins(self, place: int) -> bool:
+        """Whether a row begins at a place, be it good or not, or the table ends there."""
+        line = self.lines.peek(place)
+        while line is not None and not line.strip():
+            place += 1
+            line = self.lines.peek(place)
+        return line is None or self._opens(line) or self._row(place) is not None
+
+    def _opens(self, line: str, most: int = 2) -> bool:
+        """Whether a line's first fields are like those of a row: `most` of them, but never the last."""
+        enough = min(most, len(self.header) - 1)
+        parts = self.grammars[0].fields(line)
+        fields = [(field, quoted) for field, quoted, goes_on in islice(parts, enough) if goes_on]
+        return len(fields) == enough > 0 and self.profile.fits(fields)
+
+    def _lacks_a_quote(self, row: Row, start: int, stop: int) -> bool:
+        """Whether a row and the lines from `start` to `stop` are one row, of whose last field the opening quote is missing."""
+        first = self.lines.peek(start)
+        if first is None or self._opens(first, 1):
+            return False
+        raw, head, last = "".join(islice(self.lines.ahead, stop)), "".join(row.lines).rstrip("\r\n"), row.fields[-1]
+        at = len(head) - len(last)
+        return (
+            bool(last) and head[at:] == last and len(row.grammar.strictly(f'{raw[:at]}"{raw[at:]}')) == len(self.header)
+        )
+
+    def _told(self, row: Row) -> tuple[int, list[str] | str, bool]:
+        """A row as it is handed out."""
+        kinds = {type(line) for line in row.lines} if self.lines.odd else set()
+        return row.line, ENCODING if Unreadable in kinds else row.fields, Foreign in kinds
+
+
+def _ends_in_a_stray_quote(fields: list[str], lines: list[str]) -> bool:
+    """Whether a row's last field has a closing quote without an opening one."""
+    return fields[-1:] != [] and fields[-1][-1:] == '"' and sum(line.count('"') for line in lines) % 2 == 1
+
+
+class _Noted:
+    """Lines, of which those that were asked for are kept."""
+
+    def __init__(self, lines: Iterator[str]):
+        self.source, self.lines = lines, list[str]()
+
+    def __iter__(self) -> "_Noted":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.source)
+        self.lines.append(line)
+        return line
