@@ -14,94 +14,23 @@ The row in front of damage is looked at again, for a quote that is missing may o
 import csv
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 from biomlm.core.errors import DataError
 from biomlm.inputs.encodings import TOO_LONG, Foreign, Problem, Unreadable, text_lines
+from biomlm.inputs.quoting import Grammar, Profile, Row, ends_in_a_stray_quote
 from biomlm.inputs.xml import MOST
 
 DELIMITERS = ",\t;|"
 IN_QUOTES = re.compile(r'"[^"]*"?')
 BROKEN, ENCODING = "broken quoting", "neither UTF-8 nor cp1252"
-SAMPLE, FEW = 256, 8  # rows by which it is known what the columns hold, and too few to know it
-
-EMPTY, NUMBER, CODE, TEXT = range(
-    4
-)  # what a field without quotes holds; a smaller one may stand where a greater one does
-NEEDED, ALWAYS = range(4, 6)  # a field in quotes, which it needs for what stands in it, or does not
-QUOTED = frozenset((NEEDED, ALWAYS))
-NUMERIC = re.compile(r"[-+\d.,:/ T]*\d[-+\d.,:/ TZ]*")
+SAMPLE = 256  # rows by which it is known what the columns hold
 
 csv.field_size_limit(MOST)
-
-
-class Row(NamedTuple):
-    """A good row.
-
-    Args:
-        line: The line it starts on, from 1.
-        fields: Its fields.
-        lines: What it was read from.
-        grammar: What read it.
-        certain: A field of it is quoted and not empty, and no quote stands in another place; False where this was not looked at.
-    """
-
-    line: int
-    fields: list[str]
-    lines: list[str]
-    grammar: "Grammar"
-    certain: bool = False
-
-
-class Grammar:
-    """How fields are parted and quoted.
-
-    Args:
-        delimiter: What stands between fields.
-        backslash: A quote inside quotes has a backslash in front, where it is not doubled.
-    """
-
-    def __init__(self, delimiter: str, backslash: bool):
-        self.delimiter, self.backslash = delimiter, backslash
-        inner = r'[^"\\]*(?:(?:\\.|"")[^"\\]*)*' if backslash else r'[^"]*(?:""[^"]*)*'
-        part = re.escape(delimiter)
-        field = rf'(?:"({inner})"|([^"{part}\r\n]*))'
-        self.field = re.compile(field, re.S)
-        self.row = re.compile(rf"{field}(?:{part}{field})*\r?\n?", re.S)
-
-    def reader(self, lines: Iterable[str]) -> Any:
-        """A `csv.reader`."""
-        return csv.reader(
-            lines, delimiter=self.delimiter, escapechar="\\" if self.backslash else None, strict=True
-        )  # fmt: skip
-
-    def fields(self, raw: str) -> Iterator[tuple[str, bool, bool]]:
-        """The leading fields of a row, up to the first that neither a delimiter nor the row's end closes.
-
-        Yields:
-            `(field, quoted, goes_on)`: its text, whether it stands in quotes, and whether a delimiter follows.
-        """
-        at, goes_on = 0, True
-        while goes_on and (match := self.field.match(raw, at)) is not None:
-            following = raw[match.end() : match.end() + 1]
-            if following not in ("", "\r", "\n", self.delimiter):
-                return
-            goes_on = following == self.delimiter
-            yield (match[2] if match[1] is None else self._plain(match[1])), match[1] is not None, goes_on
-            at = match.end() + 1
-
-    def strictly(self, raw: str) -> list[tuple[str, bool]]:
-        """The fields of exactly one row, and whether each is quoted; none if a quote stands where RFC 4180 has none."""
-        return [(field, quoted) for field, quoted, _ in self.fields(raw)] if self.row.fullmatch(raw) else []
-
-    def _plain(self, inner: str) -> str:
-        if self.backslash and "\\" in inner:
-            return re.sub(r'""|\\(["\\])', lambda match: match[1] or '"', inner)
-        return inner.replace('""', '"')
 
 
 class _Lines:
@@ -163,58 +92,6 @@ class _Lines:
         return self.ahead.popleft()
 
 
-class _Profile:
-    """What the columns hold, as far as it is known from good rows.
-
-    Args:
-        width: How many columns there are.
-        delimiter: What stands between them.
-    """
-
-    def __init__(self, width: int, delimiter: str):
-        self.special = re.compile(rf'["\r\n{re.escape(delimiter)}]')
-        self.seen = 0
-        self.columns: list[set[int]] = [set() for _ in range(width)]
-        self.astray = 0  # rows with a quote inside a field that is not quoted
-
-    def learn(self, row: Row) -> None:
-        """Take account of a good row."""
-        fields = row.grammar.strictly("".join(row.lines))
-        self.seen += 1
-        self.astray += len(fields) != len(self.columns)
-        for kinds, (field, quoted) in zip(self.columns, fields, strict=False):
-            kinds.add(self._kind(field, quoted))
-
-    @property
-    def loose(self) -> bool:
-        """Whether a quote may stand inside a field that is not quoted: no field is, or it is so in a tenth of the rows."""
-        return 10 * self.astray > self.seen or all(kinds.isdisjoint(QUOTED) for kinds in self.columns)
-
-    def fits(self, fields: Iterable[tuple[str, bool]]) -> bool:
-        """Whether leading fields, each with whether it is quoted, are like what was seen in their columns."""
-        return self.seen < FEW or all(
-            self._like(self._kind(*field), kinds, opens)
-            for field, kinds, opens in zip(fields, self.columns, (True, *[False] * len(self.columns)), strict=False)
-        )
-
-    def _like(self, kind: int, kinds: set[int], opens: bool) -> bool:
-        if kind == EMPTY:
-            return EMPTY in kinds or not opens
-        if kind in QUOTED:
-            return NEEDED in kinds or kind in kinds
-        if NEEDED in kinds and ALWAYS not in kinds:
-            return True
-        greatest = max(kinds - QUOTED, default=EMPTY)
-        return kind <= greatest or (not opens and greatest == CODE)  # what holds words may hold blanks
-
-    def _kind(self, field: str, quoted: bool) -> int:
-        if not field:
-            return EMPTY
-        if quoted:
-            return NEEDED if self.special.search(field) else ALWAYS
-        return NUMBER if NUMERIC.fullmatch(field) else TEXT if any(map(str.isspace, field)) else CODE
-
-
 @dataclass
 class _Lost:
     """Rows that are lost, by the lines on which they begin."""
@@ -249,7 +126,7 @@ class Table:
         if line is not None:
             self.header = self._header(file)
         self.blank: list[str] = []  # lines behind the last good row
-        self.profile = _Profile(len(self.header), delimiter)
+        self.profile = Profile(len(self.header), delimiter)
 
     def _header(self, file: str | Path) -> list[str]:
         taken: list[str] = []
@@ -291,7 +168,9 @@ class Table:
             self.lines.give_back(bad)
             found = self._resumed(held)
             self.blank.clear()
-            held = found.pop() if found and isinstance(found[-1], Row) else None
+            held = found[-1] if isinstance(found[-1], Row) else None
+            if held is not None:
+                found.pop()
             for item in found:
                 if isinstance(item, Row):
                     yield self._told(item)
@@ -309,17 +188,15 @@ class Table:
                     self.blank += lines
                     bad.clear()
                     continue
-                if len(fields) != width or _ends_in_a_stray_quote(fields, lines):
+                if len(fields) != width or ends_in_a_stray_quote(fields, lines):
                     return
                 if any('"' in field for field in fields) and not (
                     profile.loose or grammar.row.fullmatch("".join(lines))
                 ):
                     return
-                if grammar.backslash and any("\\" in line for line in lines):
-                    fields = [field for field, _ in grammar.strictly("".join(lines))]
-                    if len(fields) != width:
-                        return
-                row = Row(self.lines.number, fields, lines, grammar)
+                row = Row(self.lines.number, grammar.unescaped(fields, lines), lines, grammar)
+                if len(row.fields) != width:
+                    return
                 self.lines.number += len(lines)
                 bad.clear()
                 self.blank.clear()
@@ -371,7 +248,15 @@ class Table:
         return passed if found is None else [*passed, self._taken(found)]
 
     def _lost(self, count: int, begun: bool = False) -> list[int]:
-        """Take lines that belong to no good row; the lines on which rows begin: the first, unless it goes on, and each that begins like one."""
+        """Take lines that belong to no good row.
+
+        Args:
+            count: How many.
+            begun: A row has begun before them.
+
+        Returns:
+            The lines on which rows begin: the first, if none has begun, and each that begins like one.
+        """
         first = self.lines.number
         return [
             first + place
@@ -407,7 +292,7 @@ class Table:
             if len(parts) == len(self.header):
                 certain = any(quoted and field.strip().strip('"') for field, quoted in parts)
                 return Row(0, [field for field, _ in parts], taken.lines, grammar, certain)
-            wide = len(fields) == len(self.header) and not _ends_in_a_stray_quote(fields, taken.lines)
+            wide = len(fields) == len(self.header) and not ends_in_a_stray_quote(fields, taken.lines)
             if wide and self.profile.loose and not grammar.backslash:
                 return Row(0, fields, taken.lines, grammar)
         return None
@@ -454,11 +339,6 @@ class Table:
         """A row as it is handed out."""
         kinds = {type(line) for line in row.lines} if self.lines.odd else set()
         return row.line, ENCODING if Unreadable in kinds else row.fields, Foreign in kinds
-
-
-def _ends_in_a_stray_quote(fields: list[str], lines: list[str]) -> bool:
-    """Whether a row's last field has a closing quote without an opening one."""
-    return fields[-1:] != [] and fields[-1][-1:] == '"' and sum(line.count('"') for line in lines) % 2 == 1
 
 
 class _Noted:

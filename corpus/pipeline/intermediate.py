@@ -160,16 +160,8 @@ class _Part:
     def write_tables(self) -> None:
         for table in self.tables.values():
             table.flush()
-        write_json(
-            self.folder / "counts.json",
-            {
-                "records": self.records,
-                "dropped": self.dropped,
-                "problems": self.problems,
-                "deletes": self.deletes,
-                "encodings": self.encodings,
-            },
-        )
+        counts = {"records": self.records, "dropped": self.dropped, "problems": self.problems}
+        write_json(self.folder / "counts.json", {**counts, "deletes": self.deletes, "encodings": self.encodings})
 
 
 def has_versions(meta: dict[str, Any]) -> bool:
