@@ -23,6 +23,7 @@ def _inflate() -> Any:
 
 
 COMPRESSIONS: dict[str, Callable[[], Any]] = {".gz": _inflate, ".xz": lzma.LZMADecompressor}
+SHORT = {".tgz": ".tar.gz", ".txz": ".tar.xz"}
 DAMAGE = (zlib.error, fast_zlib.error, lzma.LZMAError)
 
 
@@ -108,8 +109,8 @@ class Decompressed:
         given, self.given = self.given, 0
         self.make, self.waiting, self.begun = partial(zlib.decompressobj, wbits=31), b"", False
         self.inner = self.make()
-        while self.given < given:
-            self.read(min(BLOCK, given - self.given))
+        while self.given < given and self.read(min(BLOCK, given - self.given)):
+            pass
 
     def _salvage(self, inner: Any, data: bytes) -> None:
         """Keep what the damaged stretch gives up to the damage, in small steps; no more than two blocks of it."""
@@ -133,11 +134,21 @@ class Decompressed:
 
 
 def bare_name(filepath: str) -> str:
-    """A file's name in lower case, without the suffix of its compression."""
+    """A file's name in lower case, without the suffix of its compression: the one rule for what kind a file is of."""
+    return _parted(filepath)[0]
+
+
+def compression(filepath: str) -> str:
+    """The suffix of a file's compression in lower case; empty if it has none."""
+    return _parted(filepath)[1]
+
+
+def _parted(filepath: str) -> tuple[str, str]:
     name = filepath.lower()
-    for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    return name
+    for short, long in SHORT.items():
+        name = name.removesuffix(short) + (long if name.endswith(short) else "")
+    suffix = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+    return name.removesuffix(suffix), suffix
 
 
 @contextmanager
@@ -150,8 +161,8 @@ def opened(reader: Any, filepath: str) -> Iterator[IO[bytes]]:
     """
     with reader.data_folder.open(filepath, "rb") as raw:
         reader.raw = raw
-        suffix = next((suffix for suffix in COMPRESSIONS if filepath.lower().endswith(suffix)), None)
-        yield raw if suffix is None else cast(IO[bytes], Decompressed(raw, COMPRESSIONS[suffix]))
+        suffix = compression(filepath)
+        yield raw if not suffix else cast(IO[bytes], Decompressed(raw, COMPRESSIONS[suffix]))
 
 
 def read_text(path: Path) -> str:
@@ -160,7 +171,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: It cannot be unpacked or is no UTF-8.
     """
-    inflate = next((make for suffix, make in COMPRESSIONS.items() if path.name.lower().endswith(suffix)), None)
+    inflate = COMPRESSIONS.get(compression(path.name))
     data = path.read_bytes()
     if inflate is not None:
         stream, parts = Decompressed(io.BytesIO(data), inflate), []
@@ -168,7 +179,7 @@ def read_text(path: Path) -> str:
             while part := stream.read(BLOCK):
                 parts.append(part)
         except (EOFError, zlib.error):
-            kind = "gzip" if path.name.lower().endswith(".gz") else "xz"
+            kind = "gzip" if compression(path.name) == ".gz" else "xz"
             problem = f"this {kind} file is damaged or cut off"
             raise DataError(problem, file=path, remedy="Get the file again.") from None
         data = b"".join(parts)

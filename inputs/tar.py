@@ -66,6 +66,8 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, Member | None]]:
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
+            info = None
+        if info is None or info.size < 0:
             if not lost:
                 yield name, None
             lost = True

@@ -13,7 +13,7 @@ REMEDY = "Give a term a line, or IOB tags in a .tsv file, as UTF-8."
 def name_of(file: str | Path) -> str:
     """How a file of terms is called in a table: its name, with its folder's for the `train.tsv` of a data set."""
     path = Path(file)
-    return f"{path.parent.name}/{path.stem}" if path.suffix == ".tsv" else path.stem
+    return f"{path.parent.name}/{path.stem}" if path.suffix.lower() == ".tsv" else path.stem
 
 
 def read(file: str | Path) -> list[str]:
@@ -26,7 +26,7 @@ def read(file: str | Path) -> list[str]:
         DataError: It is missing, is not UTF-8 or has no terms.
     """
     lines = read_text(Path(file), REMEDY).splitlines()
-    found = _entities(lines) if Path(file).suffix == ".tsv" else iter(lines)
+    found = _entities(lines) if Path(file).suffix.lower() == ".tsv" else iter(lines)
     terms = sorted({" ".join(term.split()) for term in found} - {""})
     if not terms:
         raise DataError("there are no terms in it", file=file, remedy=REMEDY)

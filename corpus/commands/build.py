@@ -306,7 +306,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    found = {"sources": sources, "deletes": deletes, "renamed": renamed, CP1252: +encodings, **repeated}
+    found = {"sources": sources, "deletes": deletes, "renamed": renamed, CP1252: dict(+encodings), **repeated}
     return {**found, "problems": problems[:LISTED]}
 
 

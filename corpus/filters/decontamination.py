@@ -4,7 +4,6 @@ As in GPT-3 (Brown et al. 2020, appendix C): a document is contaminated if it sh
 punctuation aside.
 """
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,13 +16,15 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core.errors import DataError
-from biomlm.corpus.text.document import DROPPED
+from biomlm.corpus.text.document import DROPPED, clean
+from biomlm.inputs.streams import read_text
 
 WORDS = 13
 REASON = "contaminated by evaluation data"
 
 WORD = re.compile(r"\w+")
 PUBTATOR = re.compile(r"^(\d+)\|[ta]\|(.*)$")
+TAG = re.compile(r"O|[BIESLUM](-\S+)?")
 _POWERS = np.array([pow(0xD6E8FEB86659FD93, WORDS - 1 - i, 1 << 64) for i in range(WORDS)], np.uint64)
 
 
@@ -41,41 +42,57 @@ def ngrams(text: str) -> npt.NDArray[np.uint64]:
 def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
     """`(pmid or empty, text)` of an evaluation file.
 
-    Knows PubTator (`123|t|Title`), token-per-line TSV (IOB; sentences end at blank lines), JSONL (every string in an object),
-    lists of PMIDs, and plain text (a line a text).
+    Knows PubTator (`123|t|Title`), a token and its tags a line, parted by tabs or blanks (IOB; sentences end at blank lines), other tables
+    with tabs (every cell, and what first cells without blanks make together), JSON and JSONL (every string in a value), lists of PMIDs,
+    words one a line, and plain text, whose lines go on until a blank one.
 
     Raises:
         DataError: It cannot be read as text.
     """
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        content = raw.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
-        raise DataError(
-            "this evaluation file cannot be read as text", file=path, remedy="Give UTF-8 text, plain or .gz."
-        ) from None
-    tokens: list[str] = []
-    for line in [*content.splitlines(), ""]:
+    content = read_text(path)
+    whole = _json(content) if content.lstrip().startswith(("{", "[")) else None
+    if whole is not None:
+        yield "", " ".join(_strings(whole))
+        return
+    lines = content.splitlines()
+    tagged = _is_tagged(lines)
+    text: list[str] = []
+    for line in [*lines, ""]:
+        bare = line.strip()
         if match := PUBTATOR.match(line):
             yield match[1], match[2]
-        elif line.strip().isdecimal():
-            yield line.strip(), ""
-        elif line.startswith(("{", "[")):
-            yield "", " ".join(_strings(orjson.loads(line) if _is_json(line) else line))
-        elif "\t" in line or (line and " " not in line):
-            tokens.append(line.split("\t")[0])
+        elif bare.isdecimal() and not tagged:
+            yield bare, ""
+        elif line.startswith(("{", "[")) and not tagged:
+            value = _json(line)
+            yield "", line if value is None else " ".join(_strings(value))
+        elif not bare or bare.startswith("-DOCSTART-"):
+            yield "", " ".join(text)
+            text = []
+        elif tagged:
+            text.append(bare.split()[0])
+        elif "\t" in line:
+            cells = line.split("\t")
+            yield from (("", cell) for cell in cells)
+            text += [] if " " in cells[0] else cells[:1]
         else:
-            yield "", " ".join(tokens)
-            tokens = []
-            yield "", line
+            text.append(bare)
 
 
-def _is_json(line: str) -> bool:
+def _is_tagged(lines: Iterable[str]) -> bool:
+    """Whether lines, but for a few, are a token and, in the last column, its tag."""
+    tokens = [line.split() for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
+    tagged = sum(len(columns) > 1 and TAG.fullmatch(columns[-1]) is not None for columns in tokens)
+    return tagged > 0.9 * len(tokens)
+
+
+def _json(text: str) -> object:
+    """A JSON value; None if it is none."""
     try:
-        orjson.loads(line)
+        value: object = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return False
-    return True
+        return None
+    return value
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -92,16 +109,29 @@ class MarkContaminated(PipelineStep):  # type: ignore[misc]
 
     Args:
         files: Evaluation files.
+
+    Raises:
+        DataError: One cannot be read as text, or has nothing by which a document could be known.
     """
 
     type, name = "🦠 - DECONT", "evaluation sets"
 
     def __init__(self, files: Iterable[Path]):
         super().__init__()
-        texts = [item for path in files for item in evaluation_texts(path)]
-        self.pmids = frozenset(pmid for pmid, _ in texts if pmid)
-        grams = [ngrams(text) for _, text in texts if text]
-        self.grams = np.unique(np.concatenate(grams)) if grams else np.zeros(0, np.uint64)
+        pmids: set[str] = set()
+        grams = [np.zeros(0, np.uint64)]
+        for path in files:
+            texts = list(evaluation_texts(path))
+            found = [ngrams(clean(text)) for _, text in texts if text]
+            here = {pmid for pmid, _ in texts if pmid}
+            if not here and not any(map(len, found)):
+                problem = f"there is no run of {WORDS} words and no PMID in this evaluation file, so it would keep nothing out"
+                remedy = "Give texts, a token a line, JSONL, PubTator or PMIDs; or leave the file out."
+                raise DataError(problem, file=path, remedy=remedy)
+            pmids |= here
+            grams += found
+        self.pmids = frozenset(pmids)
+        self.grams = np.unique(np.concatenate(grams))
 
     def run(self, data: DocumentsPipeline, _rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Pass every document on, marked or not."""

@@ -15,7 +15,7 @@ TASK_BYTES = 8 << 20  # small files are read together until they have this many 
 
 SUFFIXES = {
     "pubmed": (".xml", ".nbib", ".medline"),
-    "pmc": (".xml", ".nxml", ".tar", ".tgz"),
+    "pmc": (".xml", ".nxml", ".tar"),
     "notes": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
     "text": (".txt", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"),
 }

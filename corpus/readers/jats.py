@@ -20,14 +20,14 @@ from biomlm.corpus.readers.jats_body import body_sections, selected_sections
 from biomlm.corpus.readers.jats_references import cited, cut, ids
 from biomlm.corpus.text.dates import date, earliest
 from biomlm.corpus.text.document import build, damaged
-from biomlm.inputs.streams import opened
+from biomlm.inputs.streams import bare_name, opened
 from biomlm.inputs.tar import members
 from biomlm.inputs.xml import Cutter, parse, parser, text_of
 
 Element = etree._Element
 
 ARTICLES = (".xml", ".nxml")
-PACKAGES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
+PACKAGE = ".tar"
 HREF = "{http://www.w3.org/1999/xlink}href"
 CREATIVE = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)(?:/(\d\.\d))?", re.I)
 NAMED = re.compile(r"\bcc[\s-]?(by(?:[\s-](?:nc|nd|sa))*|0|zero)(?:[\s-]?v?(\d\.\d))?\b", re.I)
@@ -58,7 +58,7 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Every article of one `.xml`, `.nxml` or tar file, compressed or not."""
         with opened(self, filepath) as stream:
-            if filepath.endswith(PACKAGES):
+            if bare_name(filepath).endswith(PACKAGE):
                 yield from self._package(stream, filepath)
             else:
                 yield from self._articles(stream, filepath)
@@ -68,10 +68,11 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
         try:
             for last, member in members(stream):
                 if member is None:
+                    found = True
                     yield damaged("pmc", filepath, f"after {last}, damaged package")
-                elif last.endswith(ARTICLES):
+                elif last.lower().endswith(ARTICLES):
+                    found = True
                     yield from self._articles(cast(IO[bytes], member), f"{filepath}/{last}")
-                found = True
         except (EOFError, zlib.error):
             yield damaged("pmc", filepath, f"after {last}, truncated or damaged package")
         else:

@@ -1,6 +1,6 @@
 """Taking citation call-outs out of running text without leaving debris.
 
-A reader marks each call-out with two private characters; `without_callouts` then decides. Numbers go, with the brackets, separators and
+A reader marks each call-out with two control characters; `without_callouts` then decides. Numbers go, with the brackets, separators and
 connecting words that only serve them: `as shown previously [1, 3–5].` → `as shown previously.` Names stay where they are part of the
 sentence (`Smith et al. (2010) showed`) and go where they stand in brackets of their own (`(Smith, 2010; Lee, 2011)`). Only the
 neighbourhood of a call-out is looked at, so the rest of the text cannot change.
@@ -8,7 +8,7 @@ neighbourhood of a call-out is looked at, so the rest of the text cannot change.
 
 import re
 
-OPEN, CLOSE = "\ue000", "\ue001"
+OPEN, CLOSE = "\1", "\2"  # no XML has them, so they stand in pairs
 GONE = "\0"  # stands for what is taken out, until it is known whether a blank before it goes too; no XML has it
 BEFORE, BETWEEN, AFTER = (
     60,
@@ -45,10 +45,10 @@ def without_callouts(text: str) -> str:
     done, parts = 0, list[str]()
     start = text.find(OPEN)
     while start >= 0:
-        stop = text.find(CLOSE, start) + 1
+        stop = text.index(CLOSE, start) + 1
         following = text.find(OPEN, stop)
         while 0 <= following < stop + BETWEEN:
-            stop = text.find(CLOSE, following) + 1
+            stop = text.index(CLOSE, following) + 1
             following = text.find(OPEN, stop)
         left, right = max(done, start - BEFORE), min(len(text), stop + AFTER)
         if following >= 0:

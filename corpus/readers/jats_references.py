@@ -19,9 +19,10 @@ def cut(article: bytes) -> tuple[bytes, list[str]]:
     """An article without its reference lists, and these; the whole article and none if one of them is odd."""
     rest, lists, at = [], [], 0
     while (begin := find(article, OPENING, at)) >= 0:
-        end = find(article, CLOSING, begin) + len(CLOSING)
+        closing = find(article, CLOSING, begin)
+        end = closing + len(CLOSING)
         found = article[begin:end]
-        if end < begin or _is_odd(found):
+        if closing < 0 or _is_odd(found):
             return article, []
         try:
             lists.append(found.decode())

@@ -110,9 +110,10 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         Raises:
             NoTextError: A field holds what cannot be there.
         """
-        number, written = identifier(row.get("id")), text(row.get("text"))
+        number, patient = identifier(row.get("id")), identifier(row.get("patient"))
+        written = text(row.get("text"))
         metadata: dict[str, Any] = {"source": "notes"}
-        if patient := identifier(row.get("patient")):
+        if patient:
             metadata["patient"] = patient_hash(self.salt, patient)
         for field in ("category", "description"):
             if value := scalar(row.get(field)):

@@ -25,6 +25,7 @@ from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
 from biomlm.inputs.gzip import ERRORS, Gunzip
+from biomlm.inputs.streams import bare_name, compression
 from biomlm.model.device import Precision, choose
 
 CHUNK = 1000  # texts read before the model runs
@@ -75,7 +76,7 @@ def run(config: PredictConfig) -> None:
         DataError: The model was not fine-tuned, or a line has no text.
     """
     path = Path(config.file)
-    if not path.name.removesuffix(".gz").endswith(ENDINGS):
+    if not bare_name(path.name).endswith(ENDINGS):
         raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
     never = nothing if config.to == "brat" else lambda _: False
     refuse_target(config.out, [config.model, config.file], option="--out", ours=never)
@@ -132,8 +133,8 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
 
 
 def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    lines = enumerate(Gunzip(fileobj=raw) if config.file.endswith(".gz") else raw, start=1)
-    as_json = config.file.removesuffix(".gz").endswith(".jsonl")
+    lines = enumerate(Gunzip(fileobj=raw) if compression(config.file) == ".gz" else raw, start=1)
+    as_json = bare_name(config.file).endswith(".jsonl")
     try:
         for number, line in lines:
             if line.strip():

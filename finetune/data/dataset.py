@@ -19,6 +19,7 @@ from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.inputs.streams import bare_name
 
 NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
 IOB, PUBTATOR, WORDS = (".tsv",), (".txt", ".pubtator"), (".json", ".jsonl")
@@ -143,7 +144,7 @@ def _notes(dropped: Mapping[str, Dropped]) -> dict[str, dict[str, int]]:
 
 
 def _ends(path: Path, endings: tuple[str, ...]) -> bool:
-    return path.name.removesuffix(".gz").endswith(endings)
+    return bare_name(path.name).endswith(endings)
 
 
 def _brat_folders(folder: Path) -> dict[str, Path] | None:

@@ -85,8 +85,7 @@ def test_packages_of_every_kind(kind: int) -> None:
 
 
 def test_empty_files_are_counted(tmp_path: Path) -> None:
-    from biomlm.corpus.readers.jats import JatsReader
-    from biomlm.corpus.readers.notes import NotesReader
+        from biomlm.corpus.readers.notes import NotesReader
     from biomlm.corpus.readers.pubmed import PubMedReader
 
     for reader, names in (
@@ -129,7 +128,7 @@ def test_inputs_are_found_once_and_in_the_order_of_their_names(tmp_path: Path) -
 
 def test_small_files_share_a_task_and_sources_do_not() -> None:
     sizes = [TASK_BYTES // 2, TASK_BYTES // 2, 1, 3 * TASK_BYTES, 1]
-    inputs = [Input("pubmed", str(i), size) for i, size in enumerate(sizes)] + [Input("pmc", "x", 1)]
+    inputs = [Input("pubmed", str(i), size, str(i)) for i, size in enumerate(sizes)] + [Input("pmc", "x", 1, "x")]
     assert [[item.path for item in job] for job in tasks(inputs)] == [["0", "1"], ["2"], ["3"], ["4"], ["x"]]
 
 
@@ -147,3 +146,19 @@ def test_damage_costs_no_more_than_with_zlib(monkeypatch: pytest.MonkeyPatch) ->
         with monkeypatch.context() as patched:
             patched.setattr(streams, "fast_zlib", zlib)
             assert read(broken, ".gz", 1 << 16) == found
+
+
+def test_labels_have_as_many_folders_as_tell_files_apart(tmp_path: Path) -> None:
+    names = ["a/x/t.txt", "b/x/t.txt", "b/u.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("Text.")
+    assert [item.label for item in find("text", [str(tmp_path)])] == [*names[:2], "u.txt"]
+
+
+def test_a_member_of_negative_size_is_damage() -> None:
+    info = tarfile.TarInfo("a.xml")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 11 + b"\x00"  # base 256, negative
+    header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
+    assert list(members(io.BytesIO(bytes(header) + bytes(1024)))) == [("its start", None)]

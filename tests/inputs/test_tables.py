@@ -13,11 +13,26 @@ from hypothesis import strategies as st
 from biomlm.core.errors import DataError
 from biomlm.inputs.tables import rows
 
-WORDS = ["pain", "no fever", 'the "best"', "a, b", "5'10\"", "é", "日本", "\n", "\n\n", "plan:", "end.\n", "\t", "yes; no", "1,2"]
+WORDS = [
+    "pain",
+    "no fever",
+    'the "best"',
+    "a, b",
+    "5'10\"",
+    "é",
+    "日本",
+    "\n",
+    "\n\n",
+    "plan:",
+    "end.\n",
+    "\t",
+    "yes; no",
+    "1,2",
+]
 FIRST: dict[str, Any] = {
-    "number": lambda i: str(i),
+    "number": str,
     "code": lambda i: f"N-{i}",
-    "name": lambda i: f"Miss {'Ann Bea Cy'.split()[i % 3]} {i}",
+    "name": lambda i: f"Miss {['Ann', 'Bea', 'Cy'][i % 3]} {i}",
     "date": lambda i: f"2150-01-{i:02} 10:00",
     "text": lambda i: f"A first text,\nno. {i}",
 }

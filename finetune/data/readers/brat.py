@@ -27,7 +27,7 @@ def read_brat(folder: Path, dropped: Dropped) -> list[Tagged]:
     Raises:
         DataError: A file lacks its other half, a line is malformed, or offsets do not point at their mention.
     """
-    names = {path.stem for path in folder.iterdir() if path.suffix in (".txt", ".ann")}
+    names = {path.stem for path in folder.iterdir() if path.suffix.lower() in (".txt", ".ann")}
     return [_document(folder, name, dropped) for name in sorted(names)]
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.finetune.data.records import Labelled
-from biomlm.inputs.streams import read_text
+from biomlm.inputs.streams import bare_name, read_text
 
 ENDINGS = (".jsonl", ".tsv", ".csv")
 
@@ -86,14 +86,14 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Line number and fields of every record."""
     text = read_text(path)
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
+    if bare_name(path.name).endswith(".jsonl"):
         for line, raw in enumerate(text.split("\n"), start=1):
             if raw.strip():
                 yield line, json_object(path, line, raw)
         return
     csv.field_size_limit(len(text) + 1)  # a document may be longer than the module's 128 KiB
     stream = io.StringIO(text, newline="")
-    if path.name.removesuffix(".gz").endswith(".tsv"):  # a quotation mark in a TSV is a character
+    if bare_name(path.name).endswith(".tsv"):  # a quotation mark in a TSV is a character
         rows = csv_rows(path, csv.reader(stream, dialect="excel-tab", quoting=csv.QUOTE_NONE, strict=True))
     else:
         rows = csv_rows(path, csv.reader(stream, strict=True))

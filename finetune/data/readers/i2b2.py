@@ -79,7 +79,7 @@ def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[L
     Raises:
         DataError: As `read_concepts`.
     """
-    files = {path.stem: path for path in paths if path.suffix == ".rel"}
+    files = {path.stem: path for path in paths if path.suffix.lower() == ".rel"}
     records: list[Labelled] = []
     for path, text in _notes(paths, ".con"):
         related = _relations(files[path.stem]) if path.stem in files else {}
@@ -91,9 +91,9 @@ def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[L
 
 def _notes(paths: Sequence[Path], ending: str) -> Iterator[tuple[Path, str]]:
     """Each annotation file and its note's text."""
-    texts = {path.stem: path for path in paths if path.suffix == ".txt"}
+    texts = {path.stem: path for path in paths if path.suffix.lower() == ".txt"}
     for path in paths:
-        if path.suffix == ending:
+        if path.suffix.lower() == ending:
             if path.stem not in texts:
                 raise DataError(f"there is no {path.stem}.txt", file=path, remedy="Put the notes' texts beside it.")
             yield path, read_text(texts[path.stem])

@@ -1,13 +1,16 @@
 """Selection across files: versions, deletions, duplicates, near-duplicates, evaluation sets, licences, languages, the citation graph."""
 
 import gzip
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from biomlm.core.cli import run as biomlm
+from biomlm.core.errors import DataError
 from biomlm.core.manifest import read_manifest
 from biomlm.corpus.dedup.minhash import band_hashes, later_ones
 from biomlm.corpus.documents import document_files, documents
@@ -176,6 +179,97 @@ def test_evaluation_sets_are_kept_out(name: str, content: str, tmp_path: Path) -
     assert [d.metadata.get(DROPPED) for d in step.run(made)] == ["contaminated by evaluation data", None, None]
     cited = build("pmid:10021369", [("Text", ["Other words."])], {"source": "pubmed", "pmid": "10021369"})
     assert [DROPPED in d.metadata for d in step.run([cited])] == [name == "pubtator.txt"]
+
+
+TEXTS = [
+    "Some words of the first text, which has more than thirteen of them in a row, as it should.",
+    f"{SENTENCE}, naïve.",
+]
+
+
+def conll(separator: str) -> str:
+    sentences = ("".join(f"{word}{separator}{'B-X' if word == 'of' else 'O'}\n" for word in t.split()) for t in TEXTS)
+    return "-DOCSTART- O\n\n" + "\n".join(sentences)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("wrapped.txt", "\n\n".join("\n".join(textwrap.wrap(text, 40)) for text in TEXTS)),
+        ("lines.txt", "\n".join(TEXTS)),
+        ("tab.iob", conll("\t")),
+        ("space.conll", conll(" ")),
+        ("four.conll", conll(" NN I-NP ")),
+        ("words.txt", "\n\n".join("\n".join(text.split()) for text in TEXTS)),
+        ("table.tsv", "id\tlabel\ttext\n" + "".join(f"{i}\tyes\t{text}\n" for i, text in enumerate(TEXTS))),
+        ("table.csv", "id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(TEXTS))),
+        ("items.jsonl", "".join(orjson.dumps({"q": {"text": text}}).decode() + "\n" for text in TEXTS)),
+        ("tokens.jsonl", "".join(orjson.dumps({"tokens": text.split()}).decode() + "\n" for text in TEXTS)),
+        ("set.json", orjson.dumps({"data": [{"text": text} for text in TEXTS]}, option=orjson.OPT_INDENT_2).decode()),
+        (
+            "pubtator.txt",
+            "".join(f"{i}|t|Title\n{i}|a|{text}\n{i}\t0\t4\tSome\tGene\t7\n\n" for i, text in enumerate(TEXTS, 1)),
+        ),
+    ],
+)
+def test_every_text_of_every_kind_of_evaluation_file_is_kept_out(name: str, content: str, tmp_path: Path) -> None:
+    for path, data in ((tmp_path / name, content.encode()), (tmp_path / f"{name}.GZ", gzip.compress(content.encode()))):
+        path.write_bytes(data)
+        made = [
+            build(f"text:x:{i}", [("Text", [f"We saw: {text} Yes."])], {"source": "text"})
+            for i, text in enumerate(TEXTS)
+        ]
+        assert [d.metadata.get(DROPPED) for d in MarkContaminated([path]).run(made)] == [
+            "contaminated by evaluation data"
+        ] * 2
+
+
+@pytest.mark.parametrize("content", ["", "too few words here\n", "a\tO\nb\tO\n", '{"label": 3}\n'])
+def test_an_evaluation_file_that_would_keep_nothing_out_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text(SENTENCE)
+    (tmp_path / "none.txt").write_text(content)
+    with pytest.raises(DataError, match=r"none\.txt: there is no run of 13 words and no PMID"):
+        MarkContaminated([tmp_path / "good.txt", tmp_path / "none.txt"])
+
+
+def test_a_retraction_takes_what_was_retracted_with_it(tmp_path: Path, make: Any, article: str) -> None:
+    retraction = (
+        "<PublicationTypeList><PublicationType>Retracted Publication</PublicationType></PublicationTypeList></Article>"
+    )
+    records = {
+        "pubmed25n0001.xml": [make.plain(1), make.plain(2), make.plain(3), make.plain(7)],
+        "pubmed25n0002.xml": [
+            make.plain(1, revised=2021).replace("</Article>", retraction),
+            make.record(2, "Short", "", revised=2021),
+            make.plain(7, revised=2021).replace("</Article>", retraction),
+            "<DeleteCitation><PMID Version='1'>3</PMID></DeleteCitation>",
+        ],
+    }
+    for name, found in records.items():
+        (tmp_path / name).write_bytes(make.citations(*found))
+    (tmp_path / "PMC1.nxml").write_text(article.format(pmid=7, pmcid=1))
+    (tmp_path / "PMC2.nxml").write_text(article.format(pmid=8, pmcid=2))
+    files = ["--pubmed", f"{tmp_path}/*.xml", "--pmc", f"{tmp_path}/*.nxml"]
+    for more in ([], ["--keep_dropped"]):
+        counts, found = run(tmp_path / f"{len(more)}", *files, "--select.retracted", "false", *more)
+        assert [d["id"] for d in found] == ["pmcid:PMC2"]
+        assert counts["sources"]["pubmed"]["dropped"] == {
+            "retracted": 2,
+            "superseded by a newer version": 3,
+            "fewer than 5 words": 1,
+            "deleted by an update file": 1,
+        }
+        assert counts["sources"]["pmc"]["dropped"] == {"retracted": 1}
+    dropped = [d for path in (tmp_path / "1" / "docs" / "dropped").glob("*.gz") for d in documents(path)]
+    assert sorted(d["metadata"]["dropped"] for d in dropped).count("superseded by a newer version") == 3
+
+
+def test_an_article_without_a_pmcid_stands_for_its_citation(tmp_path: Path, make: Any, article: str) -> None:
+    (tmp_path / "p.xml").write_bytes(make.citations(make.plain(7)))
+    (tmp_path / "a.nxml").write_text(article.format(pmid=7, pmcid=1).replace('"pmc">1<', '"other">1<'))
+    counts, found = run(tmp_path, "--pubmed", f"{tmp_path}/p.xml", "--pmc", f"{tmp_path}/a.nxml")
+    assert [(d["id"], d["metadata"]["source"]) for d in found] == [("pmid:7", "pmc")]
+    assert counts["sources"]["pubmed"]["dropped"] == {"same article in PMC": 1}
 
 
 def test_licences_languages_types_and_years(tmp_path: Path, article: str, make: Any) -> None:
