@@ -85,7 +85,8 @@ def test_packages_of_every_kind(kind: int) -> None:
 
 
 def test_empty_files_are_counted(tmp_path: Path) -> None:
-        from biomlm.corpus.readers.notes import NotesReader
+    from biomlm.corpus.readers.jats import JatsReader
+    from biomlm.corpus.readers.notes import NotesReader
     from biomlm.corpus.readers.pubmed import PubMedReader
 
     for reader, names in (
