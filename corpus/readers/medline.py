@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from biomlm.corpus.text.dates import written
-from biomlm.inputs.xml import blocks
+from biomlm.inputs.delimited import ENCODING
+from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, text_lines
 
 TAG = re.compile(r"^([A-Z]{2,4}) *- ?(.*)$")
 RELATED = {"RIN": "RetractionIn", "CON": "CommentOn", "EFR": "ErratumFor", "UOF": "UpdateOf", "ORI": "OriginalReportIn"}
@@ -25,13 +26,14 @@ def records(stream: IO[bytes]) -> Iterator[tuple[int, Tags | str]]:
     """
     tags: Tags = {}
     last, first, lost = "", 1, False
-    for number, line in enumerate(_lines(stream), start=1):
-        if isinstance(line, bytes):
+    for number, raw in enumerate(text_lines(stream), start=1):
+        if isinstance(raw, Problem):
             if tags:
                 yield first, tags
-            yield number, line.decode()
+            yield number, str(raw)
             return
-        match = TAG.match(line)
+        line, readable, foreign = raw.rstrip("\r\n"), not isinstance(raw, Unreadable), isinstance(raw, Foreign)
+        match = TAG.match(line) if readable else None
         if match and match[1] == "PMID":
             if tags:
                 yield first, tags
@@ -39,12 +41,14 @@ def records(stream: IO[bytes]) -> Iterator[tuple[int, Tags | str]]:
         if match and not lost:
             last = match[1]
             tags.setdefault(last, []).append(match[2])
-        elif line.startswith("      ") and last in tags and not lost:
+        elif readable and line.startswith("      ") and last in tags and not lost:
             tags[last][-1] += " " + line.strip()
         elif line.strip() and not lost:
             lost = True  # until the next PMID
-            yield number, "a line without a tag"
+            yield number, "a line without a tag" if readable else ENCODING
             tags = {}
+        if foreign and tags:
+            tags[CP1252] = []
     if tags:
         yield first, tags
 
@@ -81,6 +85,8 @@ def facts(tags: Tags) -> dict[str, Any] | None:
     for value in tags.get("AID", []) + tags.get("LID", []):
         if value.endswith("[doi]"):
             found.setdefault("doi", value.removesuffix("[doi]").strip())
+    if CP1252 in tags:
+        found["encoding"] = CP1252
     found["related"] = [
         (kind, cited[1])
         for tag, kind in RELATED.items()
@@ -88,15 +94,3 @@ def facts(tags: Tags) -> dict[str, Any] | None:
         if (cited := CITED.search(value))
     ]
     return found
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str | bytes]:
-    """Decoded lines; what breaks the stream off comes last, as bytes."""
-    rest = b""
-    for block in blocks(stream):
-        if isinstance(block, str):
-            yield block.encode()
-            return
-        *lines, rest = (rest + block).split(b"\n")
-        yield from (line.decode("utf-8-sig", errors="replace").rstrip("\r") for line in lines)
-    yield rest.decode("utf-8", errors="replace")

@@ -30,7 +30,19 @@ CITING = {
     "OriginalReportIn",
     "ReprintOf",
 }  # related articles that are links
-COPIED = ("pmid", "version", "journal", "date", "year", "languages", "publication_types", "mesh", "pmcid", "doi")
+COPIED = (
+    "pmid",
+    "version",
+    "journal",
+    "date",
+    "year",
+    "languages",
+    "publication_types",
+    "mesh",
+    "pmcid",
+    "doi",
+    "encoding",
+)
 
 Element = etree._Element
 

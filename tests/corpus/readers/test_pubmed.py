@@ -275,3 +275,15 @@ def test_every_abstract_that_an_independent_script_finds(shared: Path) -> None:
             found.update(document.text.split())
         missing = wanted - found
         assert sum(missing.values()) <= 0.005 * sum(wanted.values()), f"{path.name}: {missing.most_common(5)}"
+
+
+def test_exports_in_cp1252_are_read_and_others_are_damage(tmp_path: Path) -> None:
+    data = (
+        "PMID- 1\nTI  - Naïve café\n\nPMID- 2\nTI  - Plain\n\n".encode("cp1252")
+        + b"PMID- 3\nTI  - caf\x81\n\nPMID- 4\nTI  - Last\n"
+    )
+    (tmp_path / "x.nbib").write_bytes(data)
+    found = list(PubMedReader(str(tmp_path)).read_file("x.nbib"))
+    assert [d.text for d in found] == ["Naïve café", "Plain", "", "Last"]
+    assert [d.metadata.get("encoding") for d in found] == ["cp1252", None, None, None]
+    assert found[2].metadata["problem"] == "x.nbib: line 8, neither UTF-8 nor cp1252"
