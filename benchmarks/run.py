@@ -21,6 +21,8 @@ PREPARE = [
         DATA / "pmc",
         "--notes",
         DATA / "notes",
+        "--salt_file",
+        DATA / "salt",
         "--out",
         OUT / "corpus",
     ],

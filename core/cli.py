@@ -11,14 +11,13 @@ import importlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from biomlm import __version__
 from biomlm.core import config as configuration
-from biomlm.core import lock
+from biomlm.core import faults, lock
 from biomlm.core.errors import UserError
 from biomlm.core.fleet import Before, Fleet
 
@@ -91,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    faults.install()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -117,7 +117,7 @@ def run(argv: Sequence[str]) -> int:
         config = configuration.parse(verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example)
         verb.run(config)
     except UserError as error:
-        return _say(prog, str(error), verbose, error.exit_code)
+        return _say(prog, str(error), error, verbose, error.exit_code)
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
         return 130
@@ -126,13 +126,15 @@ def run(argv: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in DISK_ERRORS:
-            traceback.print_exc()
+            print(faults.told(error), file=sys.stderr)
             return 1
-        return _say(prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", verbose)
+        return _say(
+            prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", error, verbose
+        )
     except SystemExit as stop:
         return int(stop.code or 0)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        print(faults.told(error), file=sys.stderr)
         print(
             f"{prog}: this is a fault of biomlm's, not yours; please report it with the lines above.", file=sys.stderr
         )
@@ -142,9 +144,9 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _say(prog: str, message: str, verbose: bool, code: int = 2) -> int:
+def _say(prog: str, message: str, error: Exception, verbose: bool, code: int = 2) -> int:
     if verbose:
-        traceback.print_exc()
+        print(faults.told(error), file=sys.stderr)
     print(f"{prog}: {message}", file=sys.stderr)
     return code
 

@@ -28,6 +28,10 @@ class UserError(ValueError):
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
 
+    def anew(self) -> "UserError":
+        """The same error without the traceback and the causes of this one."""
+        return _again(type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
+
 
 def _again(cls: type[UserError], problem: str, rest: dict[str, Any]) -> UserError:
     """Make an error again on the other side of a process border: keyword arguments do not travel by themselves."""

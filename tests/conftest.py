@@ -13,6 +13,17 @@ from biomlm.core import cli
 from biomlm.core.manifest import Manifest
 from biomlm.tokenizer.commands import encode
 
+PUBLIC_SALT = "biolm"  # the demo's
+
+
+@pytest.fixture(scope="session", autouse=True)
+def salt() -> Iterator[None]:
+    """A salt for the notes of all tests; those about salts take it away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOMLM_SALT", PUBLIC_SALT)
+        yield
+
+
 DRUGS = ["aspirin", "heparin", "insulin", "metformin", "warfarin", "digoxin"]
 ORGANS = ["heart", "liver", "kidney", "lung", "brain", "spleen"]
 VERBS = ["protects", "damages", "enlarges", "relaxes"]

@@ -8,8 +8,7 @@ renamed into place when it is whole, so an interrupted build goes on with the ta
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from hashlib import sha256 as sha256_of
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +43,7 @@ from biomlm.corpus.pipeline.write import (
     renamed_path,
     repeats_path,
 )
+from biomlm.corpus.salt import Salt, find_salt
 from biomlm.corpus.text.document import AddSentences
 from biomlm.inputs.encodings import CP1252
 
@@ -74,7 +74,7 @@ class BuildConfig:
         templates: Paragraphs that stand in the notes of many patients: counted in the metadata, or removed but for the first place.
         template_patients: How many patients make a paragraph a template.
         note_columns: Columns of the notes' table where they are not MIMIC's: any of id, patient, text, category, description, date, error.
-        salt: Key of the patients' hashes and of the split. Set your own for real patients; only its hash is stored.
+        salt_file: File with the secret salt of the patients' hashes and of the split (mode 600); or set BIOMLM_SALT. Notes need one.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
         workers: Tasks at a time; 0 takes one a core.
         where: Where tasks run, if not here.
@@ -96,7 +96,7 @@ class BuildConfig:
     templates: Literal["count", "remove"] = "count"
     template_patients: int = 50
     note_columns: dict[str, str] = field(default_factory=dict)
-    salt: str = "biolm"
+    salt_file: str = runtime("")
     keep_dropped: bool = False
     workers: int = runtime(1)
     where: Where = field(default_factory=Where, metadata={"runtime": True})
@@ -116,6 +116,17 @@ class BuildConfig:
         return Treatment(self.template_patients, self.repeats == "remove", self.templates == "remove")
 
 
+@dataclass(frozen=True)
+class StoredConfig(BuildConfig):
+    """A build's configuration as its manifest holds it.
+
+    Args:
+        salt: The salt's fingerprint.
+    """
+
+    salt: str = ""
+
+
 def run(config: BuildConfig) -> None:
     """Build a folder of documents.
 
@@ -127,7 +138,7 @@ def run(config: BuildConfig) -> None:
     inputs = [item for source in ("pubmed", "pmc", "notes", "text") for item in find(source, getattr(config, source))]
     if not inputs:
         raise ConfigError("there is nothing to read", remedy="Name files with --pubmed, --pmc, --notes or --text.")
-    stored = replace(config, salt=sha256_of(config.salt.encode()).hexdigest())
+    salt = find_salt(config.salt_file, needed=bool(config.notes), elsewhere=config.where.executor == "ray")
     out = Path(config.out).absolute()  # fsspec remembers what a relative path meant when it was first used
     evaluation = [Path(name) for name in config.select.decontaminate]
     named: list[str | Path] = [
@@ -139,13 +150,25 @@ def run(config: BuildConfig) -> None:
         *(item.path for item in inputs),
     ]
     refuse_target(config.out, named, option="--out", ours=stage)
+    stored = StoredConfig(**{f.name: getattr(config, f.name) for f in fields(config)}, salt=_fingerprint(out, salt))
     record = manifest.begin(out, STAGE, stored, _hashes(inputs, evaluation), override=config.override)
     if record.status != "done":
-        counts = _build(config, inputs, out, record)
+        counts = _build(config, salt, inputs, out, record)
         outputs = [path for folder in FOLDERS for path in (out / folder).glob("*.gz")]
         record.finish(out, outputs, counts)
         shutil.rmtree(out / WORK)
     show(out, record.counts)
+    if config.notes and salt.weakness:
+        summary("the salt of the patients' hashes", {salt.weakness: ""})
+
+
+def _fingerprint(out: Path, salt: Salt) -> str:
+    """What tells the salt from another one: in a folder that was made with the former kind of fingerprint, that."""
+    try:
+        earlier = manifest.read_manifest(out, STAGE, finished=False).config.get("salt")
+    except DataError:  # no such folder yet, or one that `manifest.begin` refuses
+        earlier = None
+    return salt.former_fingerprint if earlier == salt.former_fingerprint else salt.fingerprint
 
 
 def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
@@ -175,13 +198,15 @@ def _prepare(out: Path, record: manifest.Manifest) -> Path:
     return work
 
 
-def _build(config: BuildConfig, inputs: list[Input], out: Path, record: manifest.Manifest) -> dict[str, Any]:
+def _build(
+    config: BuildConfig, salt: Salt, inputs: list[Input], out: Path, record: manifest.Manifest
+) -> dict[str, Any]:
     """Run what is left of both passes; the counts."""
     work = _prepare(out, record)
     jobs = tasks(inputs)
     with progress("reading", sum(item.size for item in inputs), "B") as bar:
         execute(
-            _reading(config, jobs, work),
+            _reading(config, salt, jobs, work),
             len(jobs),
             config.workers,
             config.where,
@@ -213,19 +238,22 @@ def _build(config: BuildConfig, inputs: list[Input], out: Path, record: manifest
     return counts
 
 
-def _reading(config: BuildConfig, jobs: list[list[Input]], work: Path) -> list[PipelineStep]:
+def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Path) -> list[PipelineStep]:
     """The steps of the first pass."""
     options: dict[str, dict[str, Any]] = {
         "pmc": {"tables": config.tables, "xpath": config.xpath},
-        "notes": {"salt": config.salt, "columns": config.note_columns, "placeholders": config.placeholders},
+        "notes": {"columns": config.note_columns, "placeholders": config.placeholders},
     }
-    steps: list[PipelineStep] = [ReadTask(jobs, str(work), options), MarkUnwanted(config.min_words, config.select)]
+    steps: list[PipelineStep] = [
+        ReadTask(jobs, str(work), options, salt),
+        MarkUnwanted(config.min_words, config.select),
+    ]
     if config.select.decontaminate:
         steps.append(MarkContaminated([Path(name) for name in config.select.decontaminate]))
     steps.append(AddSentences())
     if config.select.near_duplicates:
         steps.append(AddBands())
-    return [*steps, WriteParts(str(work), config.salt, config.keep_dropped)]
+    return [*steps, WriteParts(str(work), salt, config.keep_dropped)]
 
 
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:

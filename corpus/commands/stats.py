@@ -9,8 +9,9 @@ from biomlm.core.cli import Verb
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.corpus.documents import SPLITS, document_files, documents
+from biomlm.corpus.documents import SPLITS, documents, shards
 from biomlm.corpus.pipeline.write import REPEATED, TOTALS
+from biomlm.corpus.titles import UNKNOWN, known
 
 BAR = 40  # characters of the longest bar
 SHOWN = 12  # sections shown
@@ -29,7 +30,7 @@ class StatsConfig:
 
 
 def run(config: StatsConfig) -> None:
-    """Print and draw composition, drops, duplicates, years, sections and links.
+    """Print and draw composition, drops, duplicates, years, sections with known titles and links.
 
     Raises:
         DataError: This is no finished folder of documents.
@@ -37,16 +38,16 @@ def run(config: StatsConfig) -> None:
     counts = read_manifest(config.docs, "corpus build").counts
     years: dict[str, Counter[int]] = {}
     sections: dict[str, Counter[str]] = {}
-    size = sum(path.stat().st_size for split in SPLITS for path in document_files(config.docs, split))
+    size = sum(path.stat().st_size for split in SPLITS for path in shards(config.docs, split))
     with progress("reading", size, "B") as bar:
         for split in SPLITS:
-            for path in document_files(config.docs, split):
+            for path in shards(config.docs, split):
                 for document in documents(path):
                     meta = document["metadata"]
-                    if "year" in meta:
+                    if isinstance(meta.get("year"), int):  # a table's may be anything
                         years.setdefault(meta["source"], Counter())[meta["year"]] += 1
                     sections.setdefault(meta["source"], Counter()).update(
-                        s[2].split(" / ")[0] for s in meta["sections"]
+                        known(s[2].split(" / ")[0]) for s in meta["sections"]
                     )
                 bar.advance(path.stat().st_size)
     if counts["graph"]["documents"]:
@@ -58,7 +59,9 @@ def run(config: StatsConfig) -> None:
         summary(f"{source} ({Path(config.docs).name})", _rows(n) | repeated)
         draw("records", {"kept": n["kept"]} | {f"dropped, {reason}": count for reason, count in n["dropped"].items()})
         draw("documents by year", by_year(years.get(source, Counter())))
-        draw("sections", dict(sections.get(source, Counter()).most_common(SHOWN)))
+        of_source = sections.get(source, Counter())
+        others = of_source.pop(UNKNOWN, 0)
+        draw("sections", dict(of_source.most_common(SHOWN)) | ({UNKNOWN: others} if others else {}))
 
 
 def _rows(n: dict[str, Any]) -> dict[str, object]:

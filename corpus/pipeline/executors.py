@@ -1,8 +1,10 @@
 """How the tasks of a pipeline are run: here, one by one or in several processes; on SLURM; on Ray.
 
-datatrove's own local executor waits for ever when the system kills one of its workers (its pool never learns of it), and its log of an
-exception shows the values of variables, which would be text of notes. `LocalExecutor` is a `PipelineExecutor` too, on `concurrent.futures`,
-and silent. SLURM and Ray are datatrove's.
+datatrove's own local executor waits for ever when the system kills one of its workers (its pool never learns of it). `LocalExecutor` is
+a `PipelineExecutor` too, on `concurrent.futures`, and silent. SLURM and Ray are datatrove's.
+
+datatrove's log of an exception shows the values of the variables in every frame, which would be text of notes: an executor is given one
+step, `Guarded`, which runs the others and lets only new exceptions out, whose frames and messages hold none.
 """
 
 import multiprocessing
@@ -21,6 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.corpus.guard import Guarded
 
 logger.disable("datatrove")
 
@@ -61,6 +64,7 @@ def execute(
         ConfigError: Ray is not installed, or SLURM's partition is not named.
         DataError: A worker was killed, or a task failed on the cluster.
     """
+    pipeline = [Guarded(pipeline)]
     if where.executor == "slurm":
         _slurm(pipeline, tasks, workers, where, marks, watch)
     elif where.executor == "ray":

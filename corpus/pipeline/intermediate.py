@@ -24,6 +24,7 @@ from datatrove.pipeline.base import PipelineStep
 from biomlm.core.files import atomic_dir, write_json
 from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
+from biomlm.corpus.salt import Salt
 from biomlm.corpus.text.document import DROPPED, ENCODING, PROBLEM, RETRACTED, hash64
 from biomlm.inputs.streams import compressed
 
@@ -51,20 +52,20 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
 
     Args:
         work: The working folder.
-        salt: Goes into the hash that decides the split.
+        salt: Where the salt stands that goes into the hash that decides the split.
         keep_dropped: Write documents that are put aside, too.
     """
 
     type, name = "✍ - WRITER", "parts"
 
-    def __init__(self, work: str, salt: str, keep_dropped: bool):
+    def __init__(self, work: str, salt: Salt, keep_dropped: bool):
         super().__init__()
         self.work, self.salt, self.keep_dropped = work, salt, keep_dropped
 
     def run(self, data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Write every document; yield nothing."""
         with atomic_dir(part_folder(self.work, rank)) as folder:
-            with _Part(folder, self.salt, self.keep_dropped) as part:
+            with _Part(folder, self.salt.text, self.keep_dropped) as part:
                 for document in data:
                     part.add(document)
             part.write_tables()

@@ -13,6 +13,7 @@ from biomlm.corpus.readers.jats import JatsReader
 from biomlm.corpus.readers.notes import NotesReader
 from biomlm.corpus.readers.pubmed import PubMedReader
 from biomlm.corpus.readers.text import TextReader
+from biomlm.corpus.salt import Salt
 from biomlm.corpus.text.document import PLACE
 
 READERS: dict[str, type[BaseDiskReader]] = {
@@ -31,17 +32,21 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         tasks: The inputs of every task.
         work: The working folder; a task writes how many bytes it has read to `progress/`.
         options: Arguments of the readers, by source.
+        salt: Where the salt of the notes' readers stands.
     """
 
     type, name = "📖 - READER", "biomlm"
 
-    def __init__(self, tasks: list[list[Input]], work: str, options: dict[str, dict[str, Any]]):
+    def __init__(self, tasks: list[list[Input]], work: str, options: dict[str, dict[str, Any]], salt: Salt):
         super().__init__()
-        self.tasks, self.work, self.options = tasks, work, options
+        self.tasks, self.work, self.options, self.salt = tasks, work, options, salt
 
     def reader(self, item: Input) -> BaseDiskReader:
         """The reader for one input."""
-        return READERS[item.source](str(Path(item.path).absolute().parent), **self.options.get(item.source, {}))
+        secret = {"salt": self.salt.text} if item.source == "notes" else {}
+        return READERS[item.source](
+            str(Path(item.path).absolute().parent), **self.options.get(item.source, {}), **secret
+        )
 
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Read the inputs of task `rank`."""

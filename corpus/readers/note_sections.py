@@ -1,11 +1,13 @@
 """The text of a clinical note: hard-wrapped lines joined, sections found by their headers.
 
-Header rules after what MIMIC's discharge summaries and visit notes do: a line that is a known header, or a short line in capitals or title
-case that ends in a colon. `[** … **]` placeholders are kept as they are.
+Header rules after what MIMIC's discharge summaries and visit notes do: a line that is a known header, a line in capitals that is any known
+title (`corpus.titles`; other capitals may be a name), or a short line in capitals or title case that ends in a colon. `[** … **]` placeholders are kept as they are.
 """
 
 import re
 from collections.abc import Iterator
+
+from biomlm.corpus.titles import NOTE_TITLES
 
 WRAP = 55  # a line at least this long, without an end mark, goes on in the next one
 
@@ -24,7 +26,6 @@ HEADERS = frozenset(
     .split("|")
 )
 TITLED = re.compile(r"^([A-Z][A-Za-z0-9 ,/&()'’-]{1,58}):(?:\s+(?=\S)|\s*$)")
-CAPITALS = re.compile(r"^[A-Z][A-Z0-9 ,/&()'’-]{2,58}$")
 HYPHENATED = re.compile(r"[a-z]{2}-$")  # a word broken at the end of a line
 LIST_ITEM = re.compile(r"^\s*(?:[-*•#+]|\d{1,2}[.)])\s+")
 
@@ -37,7 +38,7 @@ def header(line: str) -> tuple[str, str] | None:
     name, colon, rest = bare.partition(":")
     if name.strip().lower() in HEADERS and (colon or not rest):
         return name.strip(), rest.strip()
-    if CAPITALS.match(bare):
+    if bare.isupper() and bare.lower() in NOTE_TITLES:
         return bare, ""
     match = TITLED.match(bare)
     if match and not rest.strip() and len(match[1].split()) <= 6:

@@ -3,6 +3,7 @@
 Patients appear as salted hashes only; rows that a clinician marked as an error are put aside.
 """
 
+import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 from biomlm.core.errors import DataError
 from biomlm.corpus.readers.deid_placeholders import Placeholders
 from biomlm.corpus.readers.note_sections import note_sections
+from biomlm.corpus.salt import key_of
 from biomlm.corpus.text.dates import iso
 from biomlm.corpus.text.document import DROPPED, ENCODING, build, damaged
 from biomlm.inputs.streams import opened
@@ -31,9 +33,12 @@ FIELDS = {
 }
 
 
+NOTE_ID = re.compile(r"(\d+)-([A-Z]{2})-(\d+)")  # MIMIC-IV-Note's note_id: subject_id, kind of note, number
+
+
 def patient_hash(salt: str, patient: str) -> str:
     """A patient as 16 hexadecimal digits of keyed BLAKE2b: the same patient gives the same digits, the digits give no patient."""
-    return blake2b(patient.encode(), key=blake2b(salt.encode(), digest_size=32).digest(), digest_size=8).hexdigest()
+    return blake2b(patient.encode(), key=key_of(salt), digest_size=8).hexdigest()
 
 
 class NotesReader(BaseDiskReader):  # type: ignore[misc]
@@ -97,10 +102,11 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
             if column is not None:
                 where[field] = column
             elif field == "text" or field in self.columns:
-                raise DataError(
-                    f"there is no column `{wanted[0]}` (there are: {', '.join(names[:20])})",
+                raise DataError(  # without their names: where there is no header, they are a note
+                    f"there is no column `{wanted[0]}` among the {len(names)} columns of the first row",
                     file=self.data_folder.resolve_paths(file),
-                    remedy='Name the columns with --note_columns, such as \'{"text": "note", "patient": "mrn"}\'.',
+                    remedy="The first line names the columns: write it if it is missing, or say which is which with "
+                    '--note_columns \'{"text": "note", "patient": "mrn"}\'.',
                 )
         return where
 
@@ -111,6 +117,8 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
             NoTextError: A field holds what cannot be there.
         """
         number, patient = identifier(row.get("id")), identifier(row.get("patient"))
+        if not patient and (match := NOTE_ID.fullmatch(number)):
+            patient = match[1]
         written = text(row.get("text"))
         metadata: dict[str, Any] = {"source": "notes"}
         if patient:
@@ -127,5 +135,15 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
             metadata[DROPPED] = NULL_TEXT
         key = f"{self.salt}:{metadata.get('patient', number)}"
         sections = note_sections(Placeholders(self.placeholders, key).replace(written or ""))
-        id = f"note:{number}" if number else f"text:{PurePosixPath(file).name}:{position.rpartition(' ')[2]}"
+        id = f"note:{self._bare(number, patient)}"
+        if not number:
+            id = f"text:{PurePosixPath(file).name}:{position.rpartition(' ')[2]}"
         return build(id, sections, metadata)
+
+    def _bare(self, number: str, patient: str) -> str:
+        """A note's id with the patient's hash where the patient's own id is a part of it."""
+        if match := NOTE_ID.fullmatch(number):
+            return f"{patient_hash(self.salt, match[1])}-{match[2]}-{match[3]}"
+        if not patient or number == patient:  # a number of its own that happens to be the same, as ROW_ID can be
+            return number
+        return re.sub(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", patient_hash(self.salt, patient), number)

@@ -120,4 +120,4 @@ def test_a_mistake_found_by_a_worker_is_said_like_any_other(
         "2",
     ]
     assert biomlm(["corpus", "build", *command]) == 2
-    assert "there is no column `text` (there are: a, b)" in capsys.readouterr().err
+    assert "there is no column `text` among the 2 columns of the first row" in capsys.readouterr().err
