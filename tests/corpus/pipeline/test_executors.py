@@ -1,8 +1,6 @@
 """The same documents from one process, two workers, Ray and SLURM (a stand-in that runs the array where it is submitted)."""
 
 import os
-import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +8,6 @@ import pytest
 
 from biomlm.core.cli import run as biomlm
 from biomlm.corpus.pipeline.executors import LocalExecutor
-
-SBATCH = """#!/bin/sh
-# Runs every task of the array at once, one after another, and prints an id as sbatch does.
-for script; do :; done
-array=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-for task in $(seq 0 "$array"); do SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=localhost SLURM_CPUS_PER_TASK=1 sh "$script" >&2 || exit 1; done
-echo "Submitted batch job 7"
-"""
-SRUN = """#!/bin/sh
-while :; do case "$1" in -n) shift 2 ;; -*) shift ;; *) break ;; esac; done
-exec "$@"
-"""
-
 
 @pytest.fixture
 def raw(tmp_path: Path, make: Any) -> Path:
@@ -59,20 +44,10 @@ def test_ray_gives_the_same_documents(raw: Path, tmp_path: Path) -> None:
     assert build(raw, tmp_path / "ray", "--where.executor", "ray", "--workers", "2", "--where.memory", "1") == alone
 
 
-def test_slurm_gives_the_same_documents(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = tmp_path / "bin"
-    scripts.mkdir()
-    for name, text in (
-        ("sbatch", SBATCH),
-        ("srun", SRUN),
-        ("squeue", "#!/bin/sh\nexit 0\n"),
-        ("scontrol", "#!/bin/sh\necho localhost\n"),
-    ):
-        (scripts / name).write_text(text)
-        (scripts / name).chmod((scripts / name).stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{scripts}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+def test_slurm_gives_the_same_documents(raw: Path, tmp_path: Path, slurm: Path) -> None:
     alone = build(raw, tmp_path / "alone")
     assert build(raw, tmp_path / "slurm", "--where.executor", "slurm", "--where.partition", "any") == alone
+    assert (slurm / "reading" / "executor.pik").exists()
 
 
 def test_what_slurm_and_ray_lack_is_said(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
