@@ -9,9 +9,9 @@ from biomlm.core.cli import Verb
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.corpus.documents import SPLITS, documents, shards
+from biomlm.corpus.documents import SPLITS, document_files, documents
 from biomlm.corpus.pipeline.write import REPEATED, TOTALS
-from biomlm.corpus.titles import UNKNOWN, known
+from biomlm.corpus.text.section_titles import UNKNOWN, known
 
 BAR = 40  # characters of the longest bar
 SHOWN = 12  # sections shown
@@ -38,10 +38,10 @@ def run(config: StatsConfig) -> None:
     counts = read_manifest(config.docs, "corpus build").counts
     years: dict[str, Counter[int]] = {}
     sections: dict[str, Counter[str]] = {}
-    size = sum(path.stat().st_size for split in SPLITS for path in shards(config.docs, split))
+    size = sum(path.stat().st_size for split in SPLITS for path in document_files(config.docs, split))
     with progress("reading", size, "B") as bar:
         for split in SPLITS:
-            for path in shards(config.docs, split):
+            for path in document_files(config.docs, split):
                 for document in documents(path):
                     meta = document["metadata"]
                     if isinstance(meta.get("year"), int):  # a table's may be anything

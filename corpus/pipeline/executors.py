@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.corpus.guard import Guarded
+from biomlm.corpus.pipeline.guard import Guarded
 
 logger.disable("datatrove")
 

@@ -1,13 +1,14 @@
 """The text of a clinical note: hard-wrapped lines joined, sections found by their headers.
 
 Header rules after what MIMIC's discharge summaries and visit notes do: a line that is a known header, a line in capitals that is any known
-title (`corpus.titles`; other capitals may be a name), or a short line in capitals or title case that ends in a colon. `[** … **]` placeholders are kept as they are.
+title (`corpus.text.section_titles`; other capitals may be a name), or a short line in capitals or title case that ends in a colon.
+`[** … **]` placeholders are kept as they are.
 """
 
 import re
 from collections.abc import Iterator
 
-from biomlm.corpus.titles import NOTE_TITLES
+from biomlm.corpus.text.section_titles import NOTE_TITLES
 
 WRAP = 55  # a line at least this long, without an end mark, goes on in the next one
 

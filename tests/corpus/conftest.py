@@ -1,25 +1,9 @@
 import csv
 import gzip
-import os
-import stat
-import sys
 from pathlib import Path
 
 import pytest
 
-SBATCH = """#!/bin/sh
-# Runs every task of the array at once, one after another, keeps what they logged, and prints an id as sbatch does.
-for script; do :; done
-array=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-pickled=$(sed -n 's/^.*launch_pickled_pipeline //p' "$script")
-for task in $(seq 0 "$array"); do SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=localhost SLURM_CPUS_PER_TASK=1 sh "$script" >&2 || true; done
-[ -z "$pickled" ] || cp -r "$(dirname "$pickled")" "$BIOMLM_TEST_KEPT"  # the build removes it
-echo "Submitted batch job 7"
-"""
-SRUN = """#!/bin/sh
-while :; do case "$1" in -n) shift 2 ;; -*) shift ;; *) break ;; esac; done
-exec "$@"
-"""
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -95,22 +79,3 @@ pH 7.4 (Fig. 1).</p></sec></sec></body><back><ref-list><ref id="b1"><element-cit
 def article() -> str:
     """A JATS article with `{pmid}` and `{pmcid}` to fill in."""
     return ARTICLE
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins for SLURM's commands; what datatrove wrote for the tasks, and what they logged, lies in the folder that is given back."""
-    scripts, kept = tmp_path / "bin", tmp_path / "kept"
-    scripts.mkdir()
-    kept.mkdir()
-    for name, text in (
-        ("sbatch", SBATCH),
-        ("srun", SRUN),
-        ("squeue", "#!/bin/sh\nexit 0\n"),
-        ("scontrol", "#!/bin/sh\necho localhost\n"),
-    ):
-        (scripts / name).write_text(text)
-        (scripts / name).chmod((scripts / name).stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{scripts}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("BIOMLM_TEST_KEPT", str(kept))
-    return kept

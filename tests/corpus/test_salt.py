@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from biolm.core.cli import run as biolm
+from biomlm.core.cli import run as biomlm
 
 SECRET = "0f3cSECRETsalt9d41"
 
@@ -37,7 +37,7 @@ def salt_file(tmp_path: Path) -> Path:
 
 
 def build(source: Path, out: Path, *more: object) -> int:
-    return biolm(["corpus", "build", "--notes", str(source), "--out", str(out), *map(str, more)])
+    return biomlm(["corpus", "build", "--notes", str(source), "--out", str(out), *map(str, more)])
 
 
 def documents(out: Path, split: str = "*") -> list[dict[str, Any]]:
@@ -213,6 +213,6 @@ def test_old_folders_go_on(salt: str, source: Path, tmp_path: Path, monkeypatch:
 
 def test_a_build_without_notes_needs_none_and_keeps_its_hash(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "Some plain text of six words."}\n' * 3)
-    assert biolm(["corpus", "build", "--text", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "docs")]) == 0
+    assert biomlm(["corpus", "build", "--text", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "docs")]) == 0
     stored = json.loads((tmp_path / "docs" / "manifest.json").read_bytes())["config"]
     assert stored["salt"] == hashlib.sha256(b"biolm").hexdigest()

@@ -9,6 +9,7 @@ import pytest
 from biomlm.core.cli import run as biomlm
 from biomlm.corpus.pipeline.executors import LocalExecutor
 
+
 @pytest.fixture
 def raw(tmp_path: Path, make: Any) -> Path:
     """Three tasks' worth of citations and notes."""

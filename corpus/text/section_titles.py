@@ -24,15 +24,18 @@ NOTE_TITLES = _listed(
     followup instructions|follow up instructions|follow-up instructions|functional status|gait|gastrointestinal|general|
     general appearance|genitourinary|gi|gi/gu|gu|gynecologic history|habits|head|heart|heent|hematologic|hematology|
     hent|history|history of past illness|history of present illness|history of the present illness|home medications|
-    hospital course|hospital course by problem|hpi|hr|illness severity|imaging|imaging studies|immunization history|immunizations|impression|
+    hospital course|hospital course by problem|hpi|hr|illness severity|imaging|imaging studies|immunization history|immunizations|
+    impression|
     impressions|impression and plan|indication|indications|indications for procedure|infectious disease|instructions|integumentary|
     interpretation|interval history|intraoperative findings|lab results|laboratory|laboratory data|laboratory results|labs|
     laboratory studies|lungs|lymphatic|lymph nodes|major surgical or invasive procedure|mdm|medical condition|medical decision making|
     medical history|medication|medications|medications on admission|medications on discharge|medications on transfer|
     mental status|mental status exam|microbiology|mouth|msk|musculoskeletal|musculoskeletal exam|narrative|neck|neuro|neurologic|
     neurological|neurologic exam|neurological exam|nose|note|nursing assessment|nutrition|objective|obstetric history|on admission|
-    on discharge|operation|operation performed|operative findings|operative procedure|orders|other|other findings|otc|pain assessment|past family history|
-    past history|past medical history|past obstetric history|past psychiatric history|past surgical history|pathology|patient instructions|
+    on discharge|operation|operation performed|operative findings|operative procedure|orders|other|other findings|otc|pain assessment|
+    past family history|
+    past history|past medical history|past obstetric history|past psychiatric history|past surgical history|pathology|
+    patient instructions|
     pe|pelvic|pertinent results|pft|physical exam|physical examination|physical exam on admission|physical exam on discharge|
     physical therapy|plan|plan of care|pmh|postoperative diagnosis|postoperative plan|preliminary report|preoperative diagnosis|
     prescriptions|present illness|primary diagnosis|problem list|problems|procedure|procedure in detail|procedures|
@@ -48,11 +51,13 @@ NOTE_TITLES = _listed(
     hld|htn|hyperlipidemia|hypertension|hypothyroidism|id|leukocytosis|lines|pneumonia|ppx|prophylaxis|pulm|sepsis|uti"""
 )
 ARTICLE_TITLES = _listed(
-    """abbreviations|abstract|acknowledgements|additional file|aim|aims|analysis|appendix|background|body|case|case description|case presentation|case report|
+    """abbreviations|abstract|acknowledgements|additional file|aim|aims|analysis|appendix|background|body|case|case description|
+    case presentation|case report|
     clinical implications|conclusion|conclusions|context|contributions|data|design|discussion|ethics|experimental|
     experimental procedures|figure|figures|findings|floats|funding|future directions|highlights|importance|interpretation|intervention|
     interventions|introduction|keywords|limitations|main|main outcome measures|main text|material and methods|materials|
-    materials and methods|measurements|method|methods|methods and materials|objective|objectives|other abstract|outcomes|participants|patients and methods|
+    materials and methods|measurements|method|methods|methods and materials|objective|objectives|other abstract|outcomes|participants|
+    patients and methods|
     purpose|related work|results|results and discussion|setting|significance|statistical analysis|study design|
     study population|subjects and methods|summary|supplementary material|table|tables|text|title|translated abstract|vernacular title"""
 )
