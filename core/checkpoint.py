@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from biomlm.core.errors import CheckpointError
+from biomlm.core.faults import kind
 from biomlm.core.files import atomic_dir, read_json, sha256, write_json
 
 FOLDER = "checkpoints"
@@ -161,7 +162,9 @@ def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
     try:
         return Checkpoint(step, {group: Rows(parts) for group, parts in files.items()}, state)
     except SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file ({error})", file=path, remedy="Use an earlier one.") from None
+        raise CheckpointError(
+            f"not a safetensors file ({kind(error)})", file=path, remedy="Use an earlier one."
+        ) from None
 
 
 def load_latest(run: str | Path) -> Checkpoint | None:

@@ -14,6 +14,7 @@ from typing import Any
 from biomlm.core.errors import UserError
 
 FRAME = re.compile(r'  File "[^"]+", line \d+, in \S+')
+PLACE = re.compile(r"\bline \d+(?:,? column \d+)?")
 LONGEST = 255  # characters of a file's name; a longer one is text that was taken for a name
 
 
@@ -45,14 +46,20 @@ def told(error: BaseException) -> str:
 
 def _line(error: BaseException) -> str:
     """The kind of an exception, with its message if that can be shown."""
-    kind = type(error).__qualname__
-    if kind == "_RemoteTraceback":  # concurrent.futures': the text of a worker's traceback, its message included
-        return "\n".join([kind, *FRAME.findall(str(error))])
+    name = type(error).__qualname__
+    if name == "_RemoteTraceback":  # concurrent.futures': the text of a worker's traceback, its message included
+        return "\n".join([name, *FRAME.findall(str(error))])
     if isinstance(error, OSError):
-        name = str(error.filename or "")
-        shown = f": {name}" if name and len(name) <= LONGEST and name.isprintable() else ""
-        return f"{kind}: {error.strerror or 'no reason given'}{shown}"
-    return f"{kind}: {error}" if isinstance(error, QUIET) else f"{kind} (its message is kept back: it may quote data)"
+        file = str(error.filename or "")
+        shown = f": {file}" if file and len(file) <= LONGEST and file.isprintable() else ""
+        return f"{name}: {error.strerror or 'no reason given'}{shown}"
+    return f"{name}: {error}" if isinstance(error, QUIET) else f"{name} (its message is kept back: it may quote data)"
+
+
+def kind(error: BaseException) -> str:
+    """What a parser of a library says, as far as it quotes nothing: its exception's name and the line and column it names."""
+    place = PLACE.search(str(error))
+    return type(error).__qualname__ + (f" at {place[0]}" if place else "")
 
 
 def install() -> None:

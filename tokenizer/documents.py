@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from biomlm.core.errors import DataError
+from biomlm.core.faults import kind
 from biomlm.inputs.gzip import ERRORS, Gunzip
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
@@ -81,7 +82,7 @@ def lines(file: BinaryIO, most: int = -1) -> Iterator[bytes]:
                 number += line.endswith(b"\n")
                 yield line
     except ERRORS as error:
-        problem = f"the gzip data ends or breaks ({error})"
+        problem = f"the gzip data ends or breaks ({kind(error)})"
         raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=REMEDY) from None
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import orjson
 
 from biomlm.core.errors import DataError
+from biomlm.core.faults import kind
 from biomlm.core.files import atomic_file
 from biomlm.core.manifest import Manifest, read_manifest
 from biomlm.inputs.streams import compressed
@@ -207,7 +208,7 @@ class ShardReader:
         try:
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise DataError(f"this is not a NumPy array ({error})", file=path, remedy=REMEDY) from None
+            raise DataError(f"this is not a NumPy array ({kind(error)})", file=path, remedy=REMEDY) from None
         return array
 
     def _starts(self, ending: str) -> I64:

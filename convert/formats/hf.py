@@ -22,6 +22,7 @@ from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, commo
 from biomlm.convert.formats.source_checkpoint import TASK, Parts, sane
 from biomlm.convert.safe_load import torch_file
 from biomlm.core.errors import CheckpointError, MismatchError
+from biomlm.core.faults import kind
 from biomlm.core.files import read_json, write_json
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import SILENT
@@ -138,7 +139,7 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
         config = EncoderConfig(**hf_architectures.fields(architecture, raw))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(
-            f"a size of the model is missing or wrong ({getattr(error, 'problem', error)})".replace("\n", " "),
+            f"a size of the model is missing or wrong ({getattr(error, 'problem', kind(error))})",
             file=file,
             remedy="Get the whole folder again.",
         ) from None
@@ -179,7 +180,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, FileNotFoundError) as error:
         raise CheckpointError(
-            f"this is not a whole safetensors file ({error})", file=file, remedy="Get it again."
+            f"this is not a whole safetensors file ({kind(error)})", file=file, remedy="Get it again."
         ) from None
 
 

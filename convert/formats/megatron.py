@@ -19,6 +19,7 @@ from biomlm.convert.formats.source_checkpoint import Parts
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError
+from biomlm.core.faults import kind
 from biomlm.core.files import read_json
 from biomlm.model.config import Activation
 
@@ -101,7 +102,7 @@ def read(path: Path) -> Parts:
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise _refused(files[0], f"its ranks do not fit together ({type(error).__name__}: {str(error)[:60]})") from None
+        raise _refused(files[0], f"its ranks do not fit together ({kind(error)})") from None
     parts = hf.parts_of(path, raw, merged, files[0])
     head: Activation = "gelu_tanh" if args.get("openai_gelu") else "gelu"  # the fused kernel is in the layers alone
     config = replace(parts.config, head_activation=head if args else parts.config.head_activation)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from biomlm.core.errors import CheckpointError, UnsafeFileError
+from biomlm.core.faults import kind
 from biomlm.core.progress import progress
 from biomlm.inputs.gzip import ERRORS as GUNZIP_ERRORS
 from biomlm.inputs.gzip import Gunzip
@@ -57,7 +58,9 @@ def unpack(path: Path) -> Path:
                     out.write(block)
     except (tarfile.TarError, *GUNZIP_ERRORS, FileExistsError, NotADirectoryError) as error:
         raise CheckpointError(
-            f"this archive is damaged or truncated ({error})", file=path, remedy="Get it again and compare its hash."
+            f"this archive is damaged or truncated ({kind(error)})",
+            file=path,
+            remedy="Get it again and compare its hash.",
         ) from None
     return folder
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from biomlm.convert.safe_load.unpickle import Machine, storage_dtype
 from biomlm.core.errors import CheckpointError
+from biomlm.core.faults import kind
 
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py
@@ -55,9 +56,7 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
             prefix = program.removesuffix("data.pkl")
             order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
     except (zipfile.BadZipFile, StopIteration, EOFError, RuntimeError, ValueError, struct.error) as error:
-        raise _damaged(
-            path, f"this is not a whole file of torch.save ({str(error) or 'it holds no data.pkl'})"
-        ) from None
+        raise _damaged(path, f"this is not a whole file of torch.save ({kind(error)})") from None
     if order != b"little":
         raise _damaged(path, "its numbers are big-endian")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from biomlm.core.errors import CheckpointError, UnsafeFileError
+from biomlm.core.faults import kind
 
 STORAGES = {
     "Double": torch.float64,
@@ -177,7 +178,7 @@ class Machine:
             raise
         except Exception as error:  # whatever a damaged program makes a stack machine stumble over
             raise CheckpointError(
-                f"this is not a whole checkpoint ({type(error).__name__}: {str(error)[:80]})".replace("\n", " "),
+                f"this is not a whole checkpoint ({kind(error)})",
                 file=self.file,
                 remedy="Get the file again and compare its size or hash with the publisher's.",
             ) from None

@@ -56,7 +56,7 @@ def decode(block: bytes) -> dict[str, npt.NDArray[Any]]:
             found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
             at += size
     except (zlib.error, ValueError, TypeError) as error:
-        raise DataError(f"a block of answers is damaged ({error})", remedy=REMEDY) from None
+        raise DataError(f"a block of answers is damaged ({kind(error)})", remedy=REMEDY) from None
     return found
 
 

@@ -17,6 +17,7 @@ import orjson
 from tokenizers import Tokenizer as HuggingFace
 
 from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.faults import kind
 from biomlm.core.files import atomic_file, read_json, write_json, write_text
 from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY
@@ -196,7 +197,7 @@ def load(folder: str | Path) -> Tokenizer:
         try:
             hf = HuggingFace.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception
-            raise DataError(f"this is not a tokenizer ({error})", file=file, remedy=REMEDY) from None
+            raise DataError(f"this is not a tokenizer ({kind(error)})", file=file, remedy=REMEDY) from None
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         vocab, merges = fairseq.read_vocab(folder / "vocab.json"), fairseq.read_merges(folder / "merges.txt")
         consistency.check_merges(folder, vocab, merges)

@@ -14,6 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from biomlm.core.errors import DataError
+from biomlm.core.faults import kind
 from biomlm.core.progress import progress
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert
@@ -56,7 +57,7 @@ def _train(counts: Counts, config: TrainConfig, vocab_size: int, **options: Any)
             numbers = re.search(r"too high \((\d+)\).*<= (\d+)", str(error))
             if numbers:
                 raise too_large(config, int(numbers[2]) + config.vocab_size - vocab_size) from None
-            problem = " ".join(str(error).split())
+            problem = kind(error)  # its message can quote a line
             raise DataError(
                 f"SentencePiece cannot learn from it: {problem}", file=config.docs, remedy="Give more text."
             ) from None
