@@ -147,10 +147,9 @@ class EncoderConfig:
             return EncoderConfig(**raw)  # type: ignore[arg-type]
         except TypeError:
             known = {f.name for f in fields(EncoderConfig)}
-            odd = sorted(known ^ raw.keys())
-            raise DataError(
-                f"unknown or missing keys: {', '.join(odd)}", file=path, remedy="Use the version that wrote it."
-            ) from None
+            missing = ", ".join(sorted(known - raw.keys())) or "none"
+            problem = f"{len(raw.keys() - known)} keys are unknown, and missing are {missing}"
+            raise DataError(problem, file=path, remedy="Use the version that wrote it.") from None
 
 
 @dataclass(frozen=True)

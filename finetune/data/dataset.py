@@ -24,6 +24,8 @@ from biomlm.inputs.streams import bare_name
 NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
 IOB, PUBTATOR, WORDS = (".tsv",), (".txt", ".pubtator"), (".json", ".jsonl")
 
+LONGEST_LABEL = 100  # characters; what is longer is the text of a record, and would stand in scores and configurations
+
 
 @dataclass
 class DataSet:
@@ -172,6 +174,11 @@ def labels_in(record: Tagged | Labelled) -> set[str]:
 
 def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
     """Labels that no training record has: no model could get them right, and most could not even say them."""
+    for fold, records in data.folds.items():
+        for record in records:
+            if any(len(label) > LONGEST_LABEL or not label.isprintable() for label in labels_in(record)):
+                problem = f"a label has over {LONGEST_LABEL} characters or a line end, as texts have and names have not"
+                raise data.error(fold, record, problem, "Name the column of the labels with --columns.label.")
     known = {label for record in data.folds["train"] for label in labels_in(record)}
     if not known and task != "similarity":
         problem = "no word carries an entity's tag" if task in TAGGING else "no record has a label"

@@ -1,0 +1,70 @@
+"""Faults are told by frames and kinds; Python's own printing of the same exceptions is the other side, which shows the value."""
+
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import orjson
+import pytest
+
+from biomlm.core import faults
+
+CANARY = "ZEBRACANARY77"
+
+
+def fail(text: str) -> int:
+    return int(text)
+
+
+def chained(text: str) -> None:
+    try:
+        fail(text)
+    except ValueError as error:
+        raise RuntimeError("the sum is odd") from error
+
+
+@pytest.mark.parametrize("raised", [fail, chained, orjson.loads, {}.__getitem__, lambda text: fail(**{text: text})])
+def test_no_value_is_told(raised: Callable[[str], object]) -> None:
+    try:
+        raised(CANARY)
+    except Exception as error:
+        assert CANARY in "".join(traceback.format_exception(error)) or raised is orjson.loads
+        told = faults.told(error)
+    assert CANARY not in told
+    assert "test_faults.py" in told
+    assert ("RuntimeError: the sum is odd" in told) == (raised is chained)
+
+
+def test_no_value_of_a_worker_is_told() -> None:
+    with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
+        error = pool.submit(fail, CANARY).exception()
+    assert error is not None
+    assert CANARY in "".join(traceback.format_exception(error))
+    told = faults.told(error)
+    assert CANARY not in told
+    assert "in fail" in told
+
+
+def test_a_name_that_is_text_is_not_told() -> None:
+    assert "a.csv" in faults.told(FileNotFoundError(2, "No such file", "a.csv"))
+    assert CANARY not in faults.told(OSError(36, "File name too long", CANARY * 99))
+    assert CANARY not in faults.told(OSError(CANARY))
+
+
+def test_threads_are_told_likewise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.excepthook", None)
+    monkeypatch.setattr("threading.excepthook", None)
+    faults.install()
+    thread = threading.Thread(target=fail, args=(CANARY,))
+    thread.start()
+    thread.join()
+    said = capsys.readouterr().err
+    assert "in fail" in said
+    assert CANARY not in said
+
+
+def test_a_parser_is_told_by_its_kind_and_place() -> None:
+    assert faults.kind(ValueError(f"unknown variant `{CANARY}` at line 3 column 7")) == "ValueError at line 3 column 7"
+    assert faults.kind(KeyError(CANARY)) == "KeyError"
