@@ -8,6 +8,8 @@ from typing import Any
 
 from biomlm.core.cli import run as biomlm
 from biomlm.corpus.commands.stats import by_year, draw
+from biomlm.corpus.readers.note_sections import HEADERS
+from biomlm.corpus.text.section_titles import NOTE_TITLES, UNKNOWN, known
 
 
 def test_head_is_no_fault(tmp_path: Path, make: Any) -> None:
@@ -28,3 +30,10 @@ def test_bars_are_in_proportion(capsys: Any) -> None:
     draw("words", {"pubmed": 100, "pmc": 50, "notes": 1})
     lines = capsys.readouterr().out.splitlines()
     assert [line.count("█") for line in lines] == [0, 40, 20, 1]
+
+
+def test_titles_are_shown_if_they_are_known() -> None:
+    assert known("CHIEF COMPLAINT") == known("Chief Complaint:") == "Chief complaint"
+    assert known("Materials and  Methods") == "Materials and methods"
+    assert known("MR ZEBRA DOE") == known("") == UNKNOWN
+    assert HEADERS <= NOTE_TITLES

@@ -1,6 +1,7 @@
 """Notes: columns of every shape, rows with broken quoting, placeholders, sections, repeats, wrapped lines."""
 
 import gzip
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,33 @@ def test_mimic_iv(tmp_path: Path) -> None:
     assert document.id == f"note:{document.metadata['patient']}-DS-1"
     assert document.metadata["category"] == "DS"
     assert document.text == "Discharge text ___ here."
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "wanted"),
+    [
+        ("note_id,subject_id,text", "10000032-DS-21,10000032,x", "note:{}-DS-21"),
+        ("note_id,text", "10000032-DS-21,x", "note:{}-DS-21"),
+        ("row_id,subject_id,text", "A/10000032/7,10000032,x", "note:A/{}/7"),
+        ("row_id,subject_id,text", "910000032-7,10000032,x", "note:910000032-7"),
+        ("row_id,subject_id,text", "77,10000032,x", "note:77"),
+        ("subject_id,text", "10000032,x", "text:N.csv:2"),
+    ],
+)
+def test_no_id_holds_the_patient(header: str, line: str, wanted: str, tmp_path: Path) -> None:
+    """The hash, recounted with hashlib, stands where the patient's number stood."""
+    key = hashlib.blake2b(b"s", digest_size=32).digest()
+    hashed = hashlib.blake2b(b"10000032", key=key, digest_size=8).hexdigest()
+    (document,) = read(tmp_path, f"{header}\n{line}\n")
+    assert document.id == wanted.format(hashed)
+    assert document.metadata["patient"] == hashed
+
+
+def test_capitals_are_a_title_only_if_they_are_known() -> None:
+    note = "CHIEF COMPLAINT\nPain.\n\nJANE ZEBRA DOE\nwas here.\n\nPAST HISTORY\nAsthma.\n\nFOO BAR: baz"
+    found = dict(note_sections(note))
+    assert list(found) == ["Note", "CHIEF COMPLAINT", "PAST HISTORY", "FOO BAR"]
+    assert "JANE ZEBRA DOE" in found["CHIEF COMPLAINT"]
 
 
 def test_any_columns_by_a_map(tmp_path: Path) -> None:
