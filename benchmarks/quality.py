@@ -23,8 +23,8 @@ from sides import Case, rows_of
 
 from biomlm.convert.load import load_model
 from biomlm.core.files import write_text
-from biomlm.core.page import STYLE, Markup, tag
-from biomlm.core.svg import Level, Line, line_chart
+from biomlm.core.html.page import STYLE, Markup, tag
+from biomlm.core.html.svg import Level, Line, line_chart
 from biomlm.model import device
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM

@@ -334,8 +334,9 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    found = {"sources": sources, "deletes": deletes, "renamed": renamed, CP1252: dict(+encodings), **repeated}
-    return {**found, "problems": problems[:LISTED]}
+    rare = {"renamed": renamed, CP1252: dict(+encodings)}
+    counts = {"sources": sources, "deletes": deletes, **{name: value for name, value in rare.items() if value}}
+    return {**counts, **repeated, "problems": problems[:LISTED]}
 
 
 def check(counts: dict[str, Any]) -> None:

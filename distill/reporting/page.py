@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biomlm.core.page import Markup, document, join, table, tag
-from biomlm.core.svg import COLOURS, Line, line_chart
+from biomlm.core.html.page import Markup, document, join, table, tag
+from biomlm.core.html.svg import COLOURS, Line, line_chart
 from biomlm.distill.reporting.held_out import ALL
 
 COLUMNS = {"loss": ".3f", "right": ".1%", "kl": ".3f", "agree": ".1%"}

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-from biomlm.core.page import Child, Markup, document, join, table, tag
-from biomlm.core.svg import COLOURS, Line, line_chart
+from biomlm.core.html.page import Child, Markup, document, join, table, tag
+from biomlm.core.html.svg import COLOURS, Line, line_chart
 from biomlm.finetune.comparison.runs import Contest, labels, matrix, settings_of, span_of
 from biomlm.finetune.comparison.tables import columns_of, rows_of
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from biomlm.core.cli import Verb
 from biomlm.core.files import matching, refuse_target, write_text
-from biomlm.core.page import Markup, document, join, tag
+from biomlm.core.html.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
 from biomlm.core.summary import summary
 from biomlm.launch.reporting import sections

@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
+from biomlm.core.html.page import Child, Markup, join, table, tag
+from biomlm.core.html.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 from biomlm.core.manifest import NAME as MANIFEST
-from biomlm.core.page import Child, Markup, join, table, tag
 from biomlm.core.progress import clock, human
-from biomlm.core.svg import COLOURS, Box, Level, Line, bar_chart, flow_chart, line_chart
 from biomlm.launch.reporting.run_folders import (
     Folder,
     Found,

@@ -249,5 +249,7 @@ def test_what_computes_nothing_is_written_as_it_was(
         return write(replace(parts, rest={name: tensor * -3 for name, tensor in parts.rest.items()}), *others)
 
     monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
-    with pytest.raises(ConversionError, match=r"the tensor front\.position_embeddings\.weight is not written as it was"):
+    with pytest.raises(
+        ConversionError, match=r"the tensor front\.position_embeddings\.weight is not written as it was"
+    ):
         convert(hf_folder, "hf", "bad")

@@ -24,7 +24,7 @@ def notes(tmp_path: Path, rows: list[dict[str, Any]], name: str = "n.jsonl", **o
 
 
 def built(tmp_path: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    out = tmp_path / "docs"
+    out = tmp_path.with_name(f"{tmp_path.name}-docs")  # an output lies in no input
     assert biomlm(["corpus", "build", *words, "--out", str(out), "--valid_fraction", "0", "--min_words", "1"]) == 0
     found = [document for path in sorted((out / "train").glob("*.gz")) for document in documents(path)]
     return read_manifest(out, "corpus build").counts, found

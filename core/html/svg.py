@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biomlm.core.page import Markup, join, number, tag
+from biomlm.core.html.page import Markup, join, number, tag
 from biomlm.core.progress import human
 
 COLOURS = 6  # series classes s0 … s5 in page.css

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 
-from biomlm.core.page import join, number, tag
-from biomlm.core.svg import HUGE, Box, Level, Line, Scale, bar_chart, flow_chart, line_chart, log_ticks, ticks
+from biomlm.core.html.page import join, number, tag
+from biomlm.core.html.svg import HUGE, Box, Level, Line, Scale, bar_chart, flow_chart, line_chart, log_ticks, ticks
 
 anything = st.floats(allow_nan=True, allow_infinity=True)
 sane = st.floats(-1e12, 1e12)
