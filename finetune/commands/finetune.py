@@ -24,6 +24,7 @@ from biomlm.model.device import choose
 
 STAGE = "finetune"
 SCORES = "scores.json"
+IN_DEV = "also in dev"  # in a row of its own, if there are any
 SIZES = ("records", "words", "entities")  # come first in a fold's row
 
 
@@ -102,8 +103,13 @@ def show(out: Path) -> None:
     metric = scores["metric"]
     rows: dict[str, object] = {}
     for fold, counts in scores["counts"].items():
-        names = [*(name for name in SIZES if name in counts), *(name for name in counts if name not in SIZES)]
+        names = [
+            *(name for name in SIZES if name in counts),
+            *(name for name in counts if name not in (*SIZES, IN_DEV)),
+        ]
         rows[fold] = ", ".join(f"{counts[name]:,} {name}" for name in names)
+        if counts.get(IN_DEV):
+            rows[f"{fold} {IN_DEV}"] = counts[IN_DEV]
     for fold in ("dev", "test"):
         score = scores[fold]
         rows |= {f"{fold} {name}": score[name] for name in ("precision", "recall") if name in score}

@@ -268,7 +268,7 @@ def test_the_tags_of_linkbert(tmp_path: Path) -> None:
     record = read(tmp_path, "ner").folds["test"][0]
     assert (record.text, record.tags, record.id) == ("test liver failure", ("O", "B-D", "I-D"), "test:0")
     (tmp_path / "dev.json").write_text('{"tokens": ["a"], "ner_tags": []}')
-    with pytest.raises(DataError, match=r"line 1\): it lacks tokens and as many"):
+    with pytest.raises(DataError, match=r"line 1\): it lacks words or tokens and as many tags"):
         read(tmp_path, "ner")
 
 
@@ -437,6 +437,7 @@ def test_records_in_two_folds_are_found_by_text_and_by_id() -> None:
     train = [Labelled("1", ("a",), ("x",)), Labelled("2", ("b",), ("x",))]
     test = [Labelled("9", ("a",), ("x",)), Labelled("2", ("c",), ("x",)), Labelled("8", ("d",), ("x",))]
     data = DataSet([], {"train": train, "dev": [], "test": test}, dict.fromkeys(FOLDS, Path("test.tsv")))
-    assert dataset.shared(data, 1.0) == {"dev": 0, "test": 2}
+    counts = {"dev": {"also in train": 0}, "test": {"also in train": 2, "also in dev": 0}}
+    assert dataset.shared(data, 1.0) == counts
     with pytest.raises(DataError, match=r"test\.tsv: 2 of 3 records are in the training fold, too, by text or id"):
         dataset.shared(data, 0.5)
