@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from biomlm.core.errors import CheckpointError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, kind
 from biomlm.core.files import atomic_dir, read_json, sha256, write_json
 
 FOLDER = "checkpoints"

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from biomlm import __version__
 from biomlm.core import config as configuration
-from biomlm.core import faults, lock
+from biomlm.core import errors, lock
 from biomlm.core.errors import UserError
 from biomlm.core.fleet import Before, Fleet
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    faults.install()
+    errors.install()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -126,7 +126,7 @@ def run(argv: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in DISK_ERRORS:
-            print(faults.told(error), file=sys.stderr)
+            print(errors.told(error), file=sys.stderr)
             return 1
         return _say(
             prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", error, verbose
@@ -134,7 +134,7 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     except Exception as error:
-        print(faults.told(error), file=sys.stderr)
+        print(errors.told(error), file=sys.stderr)
         print(
             f"{prog}: this is a fault of biomlm's, not yours; please report it with the lines above.", file=sys.stderr
         )
@@ -146,7 +146,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _say(prog: str, message: str, error: Exception, verbose: bool, code: int = 2) -> int:
     if verbose:
-        print(faults.told(error), file=sys.stderr)
+        print(errors.told(error), file=sys.stderr)
     print(f"{prog}: {message}", file=sys.stderr)
     return code
 

@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from biomlm.core.errors import DataError
-from biomlm.core.faults import kind
+from biomlm.core.errors import DataError, kind
 from biomlm.inputs.gzip import ERRORS, Gunzip
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break

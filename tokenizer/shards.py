@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from biomlm.core.errors import DataError
-from biomlm.core.faults import kind
+from biomlm.core.errors import DataError, kind
 from biomlm.core.files import atomic_file
 from biomlm.core.manifest import Manifest, read_manifest
 from biomlm.inputs.streams import compressed

@@ -21,8 +21,7 @@ from biomlm.convert.formats import hf_architectures
 from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.formats.source_checkpoint import TASK, Parts, sane
 from biomlm.convert.safe_load import torch_file
-from biomlm.core.errors import CheckpointError, MismatchError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, MismatchError, kind
 from biomlm.core.files import read_json, write_json
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import SILENT

@@ -18,8 +18,7 @@ from biomlm.convert.formats import hf
 from biomlm.convert.formats.source_checkpoint import Parts
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
-from biomlm.core.errors import CheckpointError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, kind
 from biomlm.core.files import read_json
 from biomlm.model.config import Activation
 

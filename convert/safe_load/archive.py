@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from biomlm.core.errors import CheckpointError, UnsafeFileError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, UnsafeFileError, kind
 from biomlm.core.progress import progress
 from biomlm.inputs.gzip import ERRORS as GUNZIP_ERRORS
 from biomlm.inputs.gzip import Gunzip

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.safe_load.unpickle import Machine, storage_dtype
-from biomlm.core.errors import CheckpointError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, kind
 
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py

@@ -16,8 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from biomlm.core.errors import CheckpointError, UnsafeFileError
-from biomlm.core.faults import kind
+from biomlm.core.errors import CheckpointError, UnsafeFileError, kind
 
 STORAGES = {
     "Double": torch.float64,

@@ -6,8 +6,7 @@ from typing import Any
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biomlm.core.errors import UserError
-from biomlm.core.faults import TaskError, told
+from biomlm.core.errors import TaskError, UserError, told
 
 
 class Guarded(PipelineStep):  # type: ignore[misc]

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer as HuggingFace
 
-from biomlm.core.errors import DataError, MismatchError
-from biomlm.core.faults import kind
+from biomlm.core.errors import DataError, MismatchError, kind
 from biomlm.core.files import atomic_file, read_json, write_json, write_text
 from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY

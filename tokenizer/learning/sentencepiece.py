@@ -13,8 +13,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from biomlm.core.errors import DataError
-from biomlm.core.faults import kind
+from biomlm.core.errors import DataError, kind
 from biomlm.core.progress import progress
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert

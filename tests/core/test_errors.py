@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import orjson
 import pytest
 
-from biomlm.core import faults
+from biomlm.core import errors
 
 CANARY = "ZEBRACANARY77"
 
@@ -30,9 +30,9 @@ def test_no_value_is_told(raised: Callable[[str], object]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, RuntimeError)) as caught:
         raised(CANARY)
     assert CANARY in "".join(traceback.format_exception(caught.value)) or raised is orjson.loads
-    told = faults.told(caught.value)
+    told = errors.told(caught.value)
     assert CANARY not in told
-    assert "test_faults.py" in told
+    assert "test_errors.py" in told
     assert ("RuntimeError: the sum is odd" in told) == (raised is chained)
 
 
@@ -41,21 +41,21 @@ def test_no_value_of_a_worker_is_told() -> None:
         error = pool.submit(fail, CANARY).exception()
     assert error is not None
     assert CANARY in "".join(traceback.format_exception(error))
-    told = faults.told(error)
+    told = errors.told(error)
     assert CANARY not in told
     assert "in fail" in told
 
 
 def test_a_name_that_is_text_is_not_told() -> None:
-    assert "a.csv" in faults.told(FileNotFoundError(2, "No such file", "a.csv"))
-    assert CANARY not in faults.told(OSError(36, "File name too long", CANARY * 99))
-    assert CANARY not in faults.told(OSError(CANARY))
+    assert "a.csv" in errors.told(FileNotFoundError(2, "No such file", "a.csv"))
+    assert CANARY not in errors.told(OSError(36, "File name too long", CANARY * 99))
+    assert CANARY not in errors.told(OSError(CANARY))
 
 
 def test_threads_are_told_likewise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.excepthook", None)
     monkeypatch.setattr("threading.excepthook", None)
-    faults.install()
+    errors.install()
     thread = threading.Thread(target=fail, args=(CANARY,))
     thread.start()
     thread.join()
@@ -65,5 +65,5 @@ def test_threads_are_told_likewise(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_a_parser_is_told_by_its_kind_and_place() -> None:
-    assert faults.kind(ValueError(f"unknown variant `{CANARY}` at line 3 column 7")) == "ValueError at line 3 column 7"
-    assert faults.kind(KeyError(CANARY)) == "KeyError"
+    assert errors.kind(ValueError(f"unknown variant `{CANARY}` at line 3 column 7")) == "ValueError at line 3 column 7"
+    assert errors.kind(KeyError(CANARY)) == "KeyError"
