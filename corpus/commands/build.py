@@ -49,7 +49,6 @@ from biomlm.inputs.encodings import CP1252
 
 STAGE = "corpus build"
 WORK = ".work"
-LAYOUT = 2  # of the working folder: what a killed build of another version left behind is read again
 LISTED = 1000  # damaged records that the manifest lists one by one; all are counted
 FOLDERS = ("train", "valid", "dropped", "graph")
 
@@ -186,7 +185,7 @@ def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
 
 def _prepare(out: Path, record: manifest.Manifest) -> Path:
     """The working folder, cleared of what another configuration (`override`) or a killed write left behind."""
-    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs, LAYOUT])
+    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs])
     if not (work / mark).exists():
         for folder in (WORK, *FOLDERS):
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -320,7 +319,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         problems += read["problems"]
         deletes += read["deletes"]
         renamed += wrote["renamed"]
-        encodings.update(read["encodings"])
+        encodings.update(read.get("encodings", {}))  # 0.1 did not count them
         repeated = {name: n + wrote[name] for name, n in repeated.items()}
         for source, n in read["records"].items():
             of(source)["records"] += n
@@ -334,9 +333,9 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
+    found = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
     rare = {"renamed": renamed, CP1252: dict(+encodings)}
-    counts = {"sources": sources, "deletes": deletes, **{name: value for name, value in rare.items() if value}}
-    return {**counts, **repeated, "problems": problems[:LISTED]}
+    return found | {name: value for name, value in rare.items() if value}
 
 
 def check(counts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
     WORK/parts/00012/deletes.bin        PMIDs that update files take back
     WORK/parts/00012/bands.bin          MinHash bands, where near-duplicates are looked for
     WORK/parts/00012/paragraphs.bin     the longer paragraphs of notes: where they are, hashes of text alone and of patient and text
+    WORK/parts/00012/retracted.bin      numbers of the documents that are put aside as retracted
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
@@ -25,14 +26,14 @@ from biomlm.core.files import atomic_dir, write_json
 from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
 from biomlm.corpus.salt import Salt
-from biomlm.corpus.text.document import DROPPED, ENCODING, PROBLEM, RETRACTED, hash64
+from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTED, hash64
 from biomlm.inputs.streams import compressed
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
 SOURCES = ("pubmed", "pmc", "notes", "text")
 KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
-     ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?"), ("retracted", "?")]
+     ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?")]
 )  # fmt: skip
 PARAGRAPHS = np.dtype([("document", "u4"), ("line", "u4"), ("text", "u8"), ("own", "u8")])
 TABLES = {
@@ -40,6 +41,7 @@ TABLES = {
     "deletes": np.dtype([("row", "i8"), ("pmid", "i8")]),
     "bands": np.dtype(("u8", BANDS)),
     "paragraphs": PARAGRAPHS,
+    "retracted": np.dtype("u4"),
 }
 CHUNK = 4096  # rows held before they are written
 FEWEST = 8  # words of a paragraph of which repeats are looked for
@@ -119,10 +121,12 @@ class _Part:
         if source == "notes":
             self._note_paragraphs(document, meta.get("patient", document.id))
         self._write(document if not reason or self.keep_dropped else _mark_of(document))
-        self.tables["keys"].append(self._key(document, version, reason))
+        self.tables["keys"].append(self._key(document, version, bool(reason)))
+        if reason == RETRACTED:
+            self.tables["retracted"].append(self.documents)
         self.documents += 1
 
-    def _key(self, document: Document, version: tuple[int, int], reason: str | None) -> tuple[Any, ...]:
+    def _key(self, document: Document, version: tuple[int, int], set_aside: bool) -> tuple[Any, ...]:
         meta = document.metadata
         pmid, pmcid, doi = meta.get("pmid", ""), meta.get("pmcid", ""), meta.get("doi", "")
         group = meta.get("patient") or (pmid and f"pmid:{pmid}") or document.id
@@ -137,8 +141,7 @@ class _Part:
             hash64(document.text),
             hash64(self.salt, group),
             sum(map(bool, document.text.split("\n"))),
-            reason is not None,
-            reason == RETRACTED,
+            set_aside,
         )
 
     def _note_paragraphs(self, document: Document, patient: str) -> None:
@@ -175,13 +178,16 @@ def has_versions(meta: dict[str, Any]) -> bool:
 
 def _mark_of(document: Document) -> Document:
     """What is written of a record that is put aside but has versions."""
-    kept = {name: document.metadata[name] for name in ("source", "pmid", DROPPED)}
+    kept = {name: document.metadata[name] for name in ("source", "pmid", PLACE, DROPPED)}
     return Document(text="", id=document.id, metadata=kept)
 
 
 def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:
-    """A table of a part: `keys`, `bands`, `paragraphs` or `deletes`."""
-    found: npt.NDArray[Any] = np.fromfile(part_folder(work, task) / f"{name}.bin", dtype=TABLES[name])
+    """A table of a part: `keys`, `bands`, `paragraphs`, `deletes` or `retracted`, which 0.1 did not write."""
+    path = part_folder(work, task) / f"{name}.bin"
+    found: npt.NDArray[Any] = (
+        np.fromfile(path, TABLES[name]) if name != "retracted" or path.exists() else np.zeros(0, TABLES[name])
+    )
     return found
 
 

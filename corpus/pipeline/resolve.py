@@ -52,7 +52,10 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U
     codes[keys["set_aside"]] = SET_ASIDE
     _mark_deleted(keys, codes, work, starts)
     _mark_versions(keys, codes)
-    _mark_articles(keys, codes)
+    retracted: Bool = np.zeros(len(keys), bool)
+    for task, start in enumerate(starts[:-1]):
+        retracted[start + table(work, task, "retracted").astype(np.int64)] = True
+    _mark_articles(keys, codes, retracted)
     renamed = _mark_ids(keys, codes)
     preferred = np.lexsort((np.arange(len(keys)), np.argsort(PREFERRED)[keys["source"]]))
     _mark_same(codes, keys["text"], 7, preferred)
@@ -120,7 +123,7 @@ def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
     return renamed
 
 
-def _mark_articles(keys: npt.NDArray[Any], codes: U1) -> None:
+def _mark_articles(keys: npt.NDArray[Any], codes: U1, retracted: Bool) -> None:
     """An article that is here in full counts once: its citation in PubMed is dropped, known by PMID, PMCID or DOI.
 
     Where the citation is put aside as retracted, so is the article, whose own file does not know.
@@ -129,8 +132,8 @@ def _mark_articles(keys: npt.NDArray[Any], codes: U1) -> None:
     cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
         known = keys[name][full & (keys[name] != 0)]
-        retracted = keys[name][(codes == SET_ASIDE) & keys["retracted"] & (keys[name] != 0)]
-        codes[full & np.isin(keys[name], retracted)] = RETRACTED_ARTICLE
+        gone = keys[name][(codes == SET_ASIDE) & retracted & (keys[name] != 0)]
+        codes[full & np.isin(keys[name], gone)] = RETRACTED_ARTICLE
         codes[cited & np.isin(keys[name], known)] = SAME_ARTICLE
 
 

@@ -16,7 +16,7 @@ from biomlm.core.files import atomic_file, write_json
 from biomlm.corpus.pipeline.citation_graph import Aliases
 from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
-from biomlm.corpus.pipeline.resolve import REASONS, SET_ASIDE, TRAIN, VALID
+from biomlm.corpus.pipeline.resolve import REASONS, TRAIN, VALID
 from biomlm.corpus.text.document import DROPPED, PLACE, without_lines
 from biomlm.inputs.streams import compressed
 
@@ -79,15 +79,16 @@ class _Task:
             for line, row in zip(lines, rows, strict=True):
                 code, document = int(self.codes[row]), orjson.loads(line)
                 meta = document["metadata"]
-                place = meta.pop(PLACE, "")
+                place = meta.pop(PLACE, None)  # parts of 0.1 have none, and what they put aside is counted there
+                counted = DROPPED in meta and (place is None or not has_versions(meta))
                 if self.renamed[row]:
-                    document["id"] += f"@{place}"
+                    document["id"] += f"@{place or row}"
                     self.counts["renamed"] += code in FOLDERS
                 if code in FOLDERS:
                     self.keep(document, int(row), FOLDERS[code], edges)
                     shards[FOLDERS[code]].write(_line(document))
                     continue
-                if code != SET_ASIDE or has_versions(meta):
+                if not counted:
                     meta[DROPPED] = REASONS.get(code) or meta[DROPPED]
                     self.counts["dropped"].setdefault(meta["source"], Counter())[meta[DROPPED]] += 1
                 if self.keep_dropped:
