@@ -1,8 +1,9 @@
 """The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
 
+import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from biomlm.convert.formats.source_checkpoint import Parts, SourceKind
 from biomlm.convert.safe_load import archive, torch_file
 from biomlm.core.errors import DataError
 from biomlm.core.files import sha256
+from biomlm.core.manifest import digest
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.linear import Linear
+from biomlm.tokenizer.formats.folder import contents
 
+REST = "rest: "  # in front of the names of tensors that the model does not have, in a fingerprint
 READERS = (
     (deepspeed.detect, deepspeed.read),
     (native.detect, native.read),
@@ -53,6 +57,23 @@ class Loaded:
     facts: dict[str, Any] = field(default_factory=dict)
     rest: dict[str, Tensor] = field(default_factory=dict)
     has_head: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that was read, from however many files: shape, tensors, tokenizer. Training changes the tensors in place."""
+        tensors = {**self.model.state_dict(), **{f"{REST}{name}": tensor for name, tensor in self.rest.items()}}
+        known = {
+            "config": asdict(self.config),
+            "has_head": self.has_head,
+            "tokenizer": contents(self.tokenizer_dir) if self.tokenizer_dir else None,
+            "tensors": {name: [str(t.dtype), list(t.shape), _sha256(t)] for name, t in tensors.items()},
+        }
+        return digest(known)
+
+
+def _sha256(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
 
 
 def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:

@@ -6,6 +6,7 @@ manifest says `running` was interrupted: the same command goes on with it, anoth
 
 import hashlib
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def begin(
     *,
     override: bool = False,
     check: bool = False,
+    unrecorded: Collection[str] = (),
 ) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
 
@@ -122,6 +124,7 @@ def begin(
         inputs: Name → hash of what the stage reads.
         override: Go on although the configuration or an input changed.
         check: Compare what a finished stage wrote with its hashes before it is called done.
+        unrecorded: Names of inputs that earlier versions did not write down: a folder without one is taken to be of today's.
 
     Raises:
         MismatchError: The folder holds the output of another configuration, of other inputs or of another stage, or another process
@@ -131,7 +134,13 @@ def begin(
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
     if (folder / NAME).exists():
         earlier = read_manifest(folder, stage, finished=False)
-        same = earlier.config_hash == manifest.config_hash and earlier.inputs == inputs
+        missing = {name: inputs[name] for name in unrecorded if name in inputs and name not in earlier.inputs}
+        same = earlier.config_hash == manifest.config_hash and earlier.inputs | missing == inputs
+        if same and missing:
+            print(
+                f"{folder}: made when {', '.join(missing)} was not written down; taken to be as it is now",
+                file=sys.stderr,
+            )
         wrong = changed(folder, earlier) if same and check and earlier.status == "done" else None
         if same and earlier.status == "done" and wrong is None:
             return earlier
@@ -146,7 +155,9 @@ def begin(
             print(f"{folder / wrong}: {problem}; --override makes it again", file=sys.stderr)
         elif same:
             lock.hold(folder)
-            return read_manifest(folder, stage, finished=False)  # whoever held it may have finished
+            earlier = read_manifest(folder, stage, finished=False)  # whoever held it may have finished
+            earlier.inputs |= missing
+            return earlier
         elif override:
             print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
         elif not _is_bare(folder):

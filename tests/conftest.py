@@ -109,6 +109,10 @@ class ListTagger:
         self.name = name
         self.tags = {word: tag for tag, words in CLOSED_CLASSES.items() for word in words.split()}
 
+    @property
+    def fingerprint(self) -> str:
+        return str(sorted(self.tags.items()))
+
     def tag(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
         for text in texts:
             words = re.finditer(r"\w+|[^\w\s]", text)

@@ -32,11 +32,12 @@ from biomlm.distill.teachers.cached import (
     read_index,
     write_blocks,
 )
-from biomlm.distill.teachers.teacher import Teachers, Wanted, load
+from biomlm.distill.teachers.teacher import Teachers, Wanted, load, teacher_inputs
 from biomlm.model.device import choose
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.run_folder import LATER
 from biomlm.tokenizer.workers import pool
 
 
@@ -81,6 +82,7 @@ class Asker:
                     remedy="Give layers that it has to --hidden.",
                 )
         self.hashes = [teacher.sha256 for teacher in loaded]
+        self.inputs = {"shards": self.shards.fingerprint, **teacher_inputs(loaded)}
         self.device = choose(config.precision)
         models = [teacher.model for teacher in loaded]
         self.teachers = Teachers(models, self.device, self.shards.vocab_size, config.temperature)
@@ -143,11 +145,10 @@ def cache(config: CacheConfig) -> None:
     refuse_target(config.out, [*config.run.folders, *config.teacher], option="--out", ours=stage)
     asker, out = Asker(config), Path(config.out)
     key = key_of(config.run, asker.shards, asker.hashes)
-    inputs = {"shards": asker.shards.fingerprint}
-    inputs |= {f"teacher {i}" if i else "teacher": digits for i, digits in enumerate(asker.hashes)}
     earlier = manifest.read_manifest(out, STAGE, finished=False) if (out / manifest.NAME).exists() else None
-    record = manifest.begin(out, STAGE, config, inputs, override=config.override)
-    if earlier is not None and (earlier.config_hash, earlier.inputs) != (record.config_hash, record.inputs):
+    record = manifest.begin(out, STAGE, config, asker.inputs, override=config.override, unrecorded=LATER)
+    before = None if earlier is None else {**{k: v for k, v in asker.inputs.items() if k in LATER}, **earlier.inputs}
+    if earlier is not None and (earlier.config_hash, before) != (record.config_hash, asker.inputs):
         for path in (out / "answers").glob("*.bin"):  # to other questions, which --override lets pass
             path.unlink()
     files = -(-config.steps // STEPS)

@@ -12,7 +12,7 @@ from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cache_config import key_of
 from biomlm.distill.teachers.cached import CachedTeachers
 from biomlm.distill.teachers.cross_vocabulary import WordTeachers
-from biomlm.distill.teachers.teacher import Answerer, Teachers, load
+from biomlm.distill.teachers.teacher import Answerer, Teachers, load, teacher_inputs
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
@@ -32,8 +32,9 @@ def distill(config: DistillConfig) -> None:
         loaded = load(config.teachers, reader, config.batch.max_length, config.loss.uses("kl"))
     else:
         loaded = [load_model(path) for path in config.teachers]
-    student = initial_student(config, loaded, reader)
-    inputs = {f"teacher {i}" if i else "teacher": teacher.sha256 for i, teacher in enumerate(loaded)}
+    inputs = teacher_inputs(loaded)
+    student, origin = initial_student(config, loaded, reader)
+    inputs |= origin
     if config.cache:
         answerer: Answerer = (cached := CachedTeachers(config.cache))
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
@@ -62,10 +63,10 @@ def present(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> Answ
     return Teachers(models, device, reader.vocab_size, config.loss.temperature, config.teacher_compile)
 
 
-def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shards) -> MaskedLM:
-    """Random weights, those of `init`, or parts of the first teacher."""
+def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
+    """Random weights, those of `init`, or parts of the first teacher; and the input that they come from."""
     if config.start == "teacher":
-        return students.from_teacher(teachers[0], config, reader)
+        return students.from_teacher(teachers[0], config, reader), {}
     return run_folder.initial_model(config, reader)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.errors import MismatchError
+from biomlm.core.manifest import digest
 from biomlm.distill.losses.relations import QKV, captured
 from biomlm.distill.losses.targets import Targets, Whole
 from biomlm.model.compute import require_compiler
@@ -172,6 +173,12 @@ def load(paths: Sequence[str], reader: Shards, max_length: int, predictions: boo
         if predictions:
             require_head(teacher)
     return loaded
+
+
+def teacher_inputs(loaded: Sequence[Loaded]) -> dict[str, str]:
+    """What a manifest says of the teachers: the file of each one's weights, and all that was read of all of them."""
+    inputs = {f"teacher {i}" if i else "teacher": teacher.sha256 for i, teacher in enumerate(loaded)}
+    return inputs | ({"teachers as read": digest([teacher.fingerprint for teacher in loaded])} if loaded else {})
 
 
 def _require_same_pieces(teacher: Loaded, reader: Shards) -> None:

@@ -95,7 +95,7 @@ def load(name: str) -> Run:
         scores=scores,
         rows=[np.load(seed / protocol.ROWS) for seed in folders],
         weights=manifest.inputs["model"],
-        data={k: v for k, v in manifest.inputs.items() if k != "model"},
+        data={k: v for k, v in manifest.inputs.items() if k not in ("model", protocol.READ)},
         histories=[read_json(seed / protocol.RESULT)["history"] for seed in folders],  # type: ignore[misc]
         lines=[
             [orjson.loads(line) for line in (seed / protocol.PREDICTIONS).read_bytes().splitlines()] for seed in folders

@@ -41,8 +41,8 @@ def run(config: FinetuneConfig) -> None:
     data = dataset.read(config)
     shared = dataset.shared(data, config.max_shared)
     task = registry.make(config, loaded, data.folds["train"], data.unseen)
-    inputs = {"model": loaded.sha256, **data.hashes()}
-    record = manifest.begin(out, STAGE, config, inputs, override=config.override)
+    inputs = {"model": loaded.sha256, protocol.READ: loaded.fingerprint, **data.hashes()}
+    record = manifest.begin(out, STAGE, config, inputs, override=config.override, unrecorded=[protocol.READ])
     if record.status != "done":
         configuration.save(config, out / "config.yaml")
         protocol.clear_if_changed(out, config, inputs)

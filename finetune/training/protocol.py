@@ -29,6 +29,7 @@ from biomlm.model.device import Device
 RESULT = "result.json"
 ROWS = "test_rows.npy"
 STAMP = "stamp.json"
+READ = "model as read"  # a manifest's input: all of the model's files, its shape and its tokenizer
 PREDICTIONS = "predictions.jsonl"
 
 
@@ -103,8 +104,10 @@ def clear_if_changed(out: Path, config: FinetuneConfig, inputs: dict[str, str]) 
 
     Without this a seed that was done under the old settings would be reported as one of the new.
     """
-    stamp = {"stamp": digest([config_hash(replace(config, seeds=1, seed=1)), inputs])}
-    if (out / STAMP).exists() and read_json(out / STAMP) != stamp:
+    settings = config_hash(replace(config, seeds=1, seed=1))
+    stamp = {"stamp": digest([settings, inputs])}
+    earlier = {"stamp": digest([settings, {k: v for k, v in inputs.items() if k != READ}])}  # of folders without it
+    if (out / STAMP).exists() and read_json(out / STAMP) not in (stamp, earlier):
         for path in [*out.glob("seed_*"), *out.glob(f"{GRID}*")]:
             shutil.rmtree(path)
     write_json(out / STAMP, stamp)

@@ -4,7 +4,7 @@ Averaging the last checkpoints of a run (Vaswani et al. 2017, arXiv 1706.03762, 
 Juditsky 1992) costs nothing at inference and often gains what a decay of the learning rate would.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -59,8 +59,12 @@ def average(config: AverageConfig) -> None:
         )
     taken = [checkpoint.path_of(run, step) for step in (steps[-1:] if config.ema else steps[-config.last :])]
     found = [checkpoint.load(path) for path in taken]
-    hashes = {path.name: sha256(path / "state.json") for path in taken}
-    record = manifest.begin(out, STAGE, config, hashes)
+    hashes = {path.name: sha256(path / checkpoint.STATE) for path in taken}
+    hashes |= {
+        "encoder": manifest.digest(asdict(encoder)),
+        "tokenizer": manifest.digest(tokenizer_folder.contents(run / native.TOKENIZER)),
+    }
+    record = manifest.begin(out, STAGE, config, hashes, unrecorded=["encoder", "tokenizer"])
     if record.status != "done":
         model = running_mean(found[-1], run) if config.ema else mean([dict(one.tensors["model"]) for one in found])
         encoder.save(out)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from biomlm.convert.load import load_model
+from biomlm.convert.load import Loaded, load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
 from biomlm.core.errors import ConfigError, MismatchError, UserError
@@ -30,10 +30,13 @@ from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RESULT = "result.json"
 SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files
+LATER = ("init", "longer", "teachers as read")  # inputs that manifests once lacked
 
 
 def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
     """Begin or continue the run folder, once all that can be refused has been: its manifest.
+
+    `inputs` are those beside the shards; only those of models may be missing in a folder that an earlier version began.
 
     On several ranks the first does this, and the others hear how it went.
     """
@@ -64,8 +67,8 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
             remedy="Give another --out; --init and --init_vocabulary move a model to another vocabulary.",
         )
     require_apart(reader, held_out(config.folders))
-    inputs = {"shards": reader.fingerprint, **inputs}
-    record = manifest.begin(run, stage, config, inputs, override=config.override, check=True)
+    every = {"shards": reader.fingerprint, **inputs}
+    record = manifest.begin(run, stage, config, every, override=config.override, check=True, unrecorded=LATER)
     sweep(run)
     if record.status != "done":
         _require_same_shards(run, config)
@@ -136,8 +139,11 @@ def _require_work(config: PretrainConfig, processes: int) -> None:
             )
 
 
-def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
+def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
     """A model with seeded random weights, or that of `init` or `longer`, its embeddings moved to the shards' vocabulary if asked for.
+
+    Returns:
+        The model, and the input that it was made from, for the manifest.
 
     Raises:
         MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.
@@ -148,15 +154,23 @@ def initial_model(config: PretrainConfig, reader: Shards) -> MaskedLM:
         seed_weights(config.seed)
         model = MaskedLM(encoder)
         model.silence(reader.vocab_size)
-        return model
+        return model, {}
     loaded = load_model(source)
+    inputs = {"init": loaded.fingerprint} if config.init else {"longer": _fingerprint_of_run(loaded)}
     require_positions(loaded.config.max_positions, source, config.batch.max_length)
     if config.init_vocabulary == "same":
         require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, source, reader)
         loaded.model.use_padding(reader.tokenizer.ids.pad)
-        return loaded.model
+        return loaded.model, inputs
     seed_weights(config.seed)
-    return renew(loaded, config, reader)
+    return renew(loaded, config, reader), inputs
+
+
+def _fingerprint_of_run(loaded: Loaded) -> str:
+    """Changes with the weights, the moments and the place in the data that a run would go on from."""
+    file = checkpoint.path_of(loaded.source, loaded.facts.get("step", 0)) / checkpoint.STATE
+    state = read_json(file) if file.is_file() else {}  # else it is no run, which is said when its moments are asked for
+    return manifest.digest([loaded.fingerprint, *(state.get(name) for name in ("step", "sha256", "guard"))])
 
 
 def require_positions(max_positions: int, model: str, max_length: int) -> None:

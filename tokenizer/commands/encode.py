@@ -162,8 +162,8 @@ def encode(config: EncodeConfig) -> None:
     tokenizer = folder.load(config.tokenizer)
     tagger = Spacy(config.pos) if config.pos else None
     inputs = {"docs": made_by.fingerprint, "tokenizer": tokenizer.fingerprint}
-    inputs |= {"pos": tagger.name} if tagger else {}
-    record = manifest.begin(config.out, STAGE, config, inputs)
+    inputs |= {"pos": tagger.name, "pos as read": tagger.fingerprint} if tagger else {}
+    record = manifest.begin(config.out, STAGE, config, inputs, unrecorded=["pos as read"])
     if record.status != "done":
         if not document_files(config.docs, "train"):
             raise DataError("the train split has no files", file=config.docs, remedy="Give a folder of documents.")

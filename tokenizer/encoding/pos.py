@@ -6,14 +6,18 @@ or does not tag at all, have 0.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from biomlm.core.errors import ConfigError
+from biomlm.core.files import sha256
+from biomlm.core.manifest import digest
 from biomlm.tokenizer.documents import FIRST, in_front
 from biomlm.tokenizer.encoding.word_cache import END, LIMIT
 from biomlm.tokenizer.formats.folder import Tokenizer
@@ -36,6 +40,10 @@ class Tagger(Protocol):
     @property
     def name(self) -> str:
         """What tagger it is, with its version: shards of another tagger are other shards."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any of its files; a pipeline trained again may keep its version."""
 
     def tag(self, texts: Sequence[str]) -> Iterable[Tagged]:
         """The words of each text, ascending, with tags of UPOS; other tags count as none."""
@@ -68,6 +76,13 @@ class Spacy:
             raise ConfigError(problem, remedy="Give --pos one that does, such as en_core_web_sm.")
         meta = self.pipeline.meta
         self.name = f"{meta['lang']}_{meta['name']} {meta['version']}, spaCy {spacy.__version__}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Tagger`."""
+        folder = Path(self.pipeline.path)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return digest({file.relative_to(folder).as_posix(): sha256(file) for file in files})
 
     def tag(self, texts: Sequence[str]) -> Iterator[Tagged]:
         """See `Tagger`."""

@@ -402,6 +402,12 @@ def fairseq_files(folder: str | Path) -> dict[str, bytes]:
     return fairseq.files(tokenizer.pieces, merges, [0] * tokenizer.vocab_size)
 
 
+def contents(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of each of a folder's tokenizer files."""
+    files = {name: Path(folder) / name for name in FILES}
+    return {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+
+
 def copy(source: str | Path, target: str | Path) -> None:
     """Copy a folder's tokenizer files into `target`, each of them whole or not at all; other files there are left alone.
 
