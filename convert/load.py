@@ -73,7 +73,7 @@ class Loaded:
 
 def _sha256(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:

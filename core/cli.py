@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 
 from biomlm import __version__
 from biomlm.core import config as configuration
-from biomlm.core import errors, lock
-from biomlm.core.errors import UserError
+from biomlm.core import errors, lock, manifest, signals
+from biomlm.core.errors import StoppedError, TemporaryError, UserError
 from biomlm.core.fleet import Before, Fleet
 
 C = TypeVar("C")
@@ -87,6 +87,7 @@ class Verb(Generic[C]):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `biomlm` and exit."""
+    signals.stop_on_signals()
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -117,6 +118,8 @@ def run(argv: Sequence[str]) -> int:
         config = configuration.parse(verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example)
         verb.run(config)
     except UserError as error:
+        if isinstance(error, StoppedError):
+            manifest.note_stop()
         return _say(prog, str(error), error, verbose, error.exit_code)
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
@@ -132,6 +135,8 @@ def run(argv: Sequence[str]) -> int:
             prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", error, verbose
         )
     except SystemExit as stop:
+        if stop.code == TemporaryError.exit_code:
+            manifest.note_stop()
         return int(stop.code or 0)
     except Exception as error:
         print(errors.told(error), file=sys.stderr)

@@ -72,6 +72,10 @@ class TemporaryError(UserError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h, for schedulers that requeue by exit code
 
 
+class StoppedError(TemporaryError):
+    """A signal asked the command to stop; what it has done is saved."""
+
+
 class UnsafeFileError(UserError):
     """A file from outside that wants to run code or to write outside its folder."""
 

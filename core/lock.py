@@ -68,6 +68,11 @@ def release(folder: str | Path | None = None) -> None:
         os.close(file)
 
 
+def held() -> list[Path]:
+    """The folders that this process holds."""
+    return list(_held)
+
+
 def _is_in_place(file: int, path: Path) -> bool:
     """Whether the file that was locked is still the one of that name: who held it before removes it."""
     try:

@@ -33,7 +33,7 @@ class Manifest:
         inputs: Name of each input → SHA-256 of a file, or the fingerprint of a folder's manifest.
         counts: Numbers that add up, as the stage's summary shows them.
         outputs: Relative path → SHA-256.
-        status: `running` or `done`.
+        status: `running`, `done`, or `stopped` by a signal with all saved.
     """
 
     stage: str
@@ -157,6 +157,9 @@ def begin(
             lock.hold(folder)
             earlier = read_manifest(folder, stage, finished=False)  # whoever held it may have finished
             earlier.inputs |= missing
+            if earlier.status == "stopped":
+                earlier.status = "running"
+                earlier.write(folder)
             return earlier
         elif override:
             print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
@@ -203,6 +206,13 @@ def require_whole(folder: str | Path, record: Manifest) -> None:
 def _is_bare(folder: Path) -> bool:
     """Whether a stage ended before its first output, as on a mistyped input: its folder is free for any other configuration."""
     return all(path.is_dir() or path.name in (NAME, lock.NAME) for path in folder.rglob("*"))
+
+
+def note_stop() -> None:
+    """Write into the folders that this process works in that it was asked to stop and has saved what it had."""
+    for folder in lock.held():
+        if (folder / NAME).exists() and read_json(folder / NAME).get("status") == "running":
+            write_json(folder / NAME, read_json(folder / NAME) | {"status": "stopped"})
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core import lock, manifest
-from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.errors import DataError, MismatchError, TemporaryError
 from biomlm.core.files import read_json, sha256, write_json
 from biomlm.launch.recipe import Recipe, Stage, strings
 
@@ -141,6 +141,13 @@ def _stands(path: Path) -> bool:
     if (path / manifest.NAME).exists():
         return read_json(path / manifest.NAME).get("status") == "done"
     return path.exists()
+
+
+def was_stopped(stage: Stage, code: int) -> bool:
+    """Whether a stage that did not end with 0 was only asked to stop: its folders say so, or, before there are any, the code."""
+    folders = [path for path in stage.outputs if (path / manifest.NAME).exists()]
+    statuses = {read_json(path / manifest.NAME).get("status") for path in folders}
+    return "stopped" in statuses or (code == TemporaryError.exit_code and "running" not in statuses)
 
 
 def _contents(word: str) -> Any:

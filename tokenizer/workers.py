@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from typing import Any
 
 from biomlm.core.errors import DataError
+from biomlm.core.signals import stay
+from biomlm.core.signals import stay
 
 CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this process hold
 
@@ -20,10 +22,19 @@ def pool(workers: int, start: Callable[..., None], *values: Any) -> Iterator[Pro
         DataError: One of them was ended by the system, for want of memory as a rule.
     """
     try:
-        with ProcessPoolExecutor(workers, CONTEXT, initializer=start, initargs=values) as executor:
-            yield executor
+        with ProcessPoolExecutor(workers, CONTEXT, initializer=_start, initargs=(start, *values)) as executor:
+            try:
+                yield executor
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)  # only what runs is waited for
+                raise
     except BrokenProcessPool:
         raise DataError(
             f"one of {workers} workers was ended by the system, most likely for want of memory",
             remedy="Give fewer --workers and run the same command again.",
         ) from None
+
+
+def _start(start: Callable[..., None], *values: Any) -> None:
+    stay()
+    start(*values)

@@ -23,6 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.signals import stay
 from biomlm.corpus.pipeline.guard import Guarded
 
 logger.disable("datatrove")
@@ -128,7 +129,8 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         watch, self.watch = self.watch, _nothing  # the executor travels to the workers, a progress bar cannot
         context = multiprocessing.get_context("spawn")
         try:
-            with ProcessPoolExecutor(min(self.workers, max(len(ranks), 1)), mp_context=context) as pool:
+            workers = min(self.workers, max(len(ranks), 1))
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=stay) as pool:
                 running = {pool.submit(self._run_for_rank, rank, 1) for rank in ranks}
                 try:
                     while running:

@@ -1,8 +1,9 @@
 """`biomlm launch RECIPE --on slurm`: one batch job for every stage, each waiting for those that it reads from.
 
 The scripts stay in `OUT/slurm/`, to be read, and changed, and submitted by hand. A training stage runs on all tasks of its nodes through
-`srun`; before the job's time is over, or when it is preempted, it saves a checkpoint, ends with exit code 75, is put back into the
-queue, and goes on where it was.
+`srun`. Before the job's time is over, or when it is preempted, a stage saves what it has, its folder says `stopped`, and the job is put
+back into the queue, and goes on where it was. The folder decides, not srun's exit code: of several ranks that is the largest, such as 143
+of one that was ended while it waited for the others.
 """
 
 import shlex
@@ -18,6 +19,7 @@ from biomlm.launch.recipe import TRAINING, Recipe, Stage
 
 JOBS = "jobs.json"
 FORMER_COMMAND = "-m biolm.core"
+LINGER = 60  # seconds that the ranks of a stage have to end after the first has
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,14 @@ def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[s
         "export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
         *wants.setup,
         "",
-        f"srun --kill-on-bad-exit=1{ranks} {biomlm} {shlex.join(_words(stage, wants))}",
+        # A rank that has stopped and saved must not have srun kill those that are still about to: they get a minute.
+        f"srun --kill-on-bad-exit=0 --wait={LINGER}{ranks} {biomlm} {shlex.join(_words(stage, wants))}",
+        f"{biomlm} {shlex.join([*launch, '--record', stage.name])} --code $?",
         "code=$?",
         f"if [ $code -eq {TemporaryError.exit_code} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
         "    scontrol requeue $SLURM_JOB_ID",
         "    sleep 60  # until it is taken out",
         "fi",
-        f"[ $code -eq 0 ] && {biomlm} {shlex.join([*launch, '--record', stage.name])}",
         "exit $code",
     ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from biomlm.core.cli import Verb
 from biomlm.core.config import runtime
-from biomlm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.core.progress import clock
@@ -20,7 +20,7 @@ from biomlm.launch.backends.slurm import SlurmConfig
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import TRAINING, Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import closing, collect
-from biomlm.launch.state import Record, State, is_done, locked, open_state, stage_key
+from biomlm.launch.state import Record, State, is_done, locked, open_state, stage_key, was_stopped
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
 
@@ -42,6 +42,7 @@ class LaunchConfig:
         hostfile: For `hosts`: lines such as `gpu01 slots=8`, as DeepSpeed's; ssh must reach each without a password.
         slurm: For `slurm`: what batch jobs ask for.
         record: Note one stage as done and run nothing: what a batch job says at its end.
+        code: The exit code that this stage ended with; this command then ends with 75 if the stage is to go on later.
     """
 
     recipe: str
@@ -56,6 +57,7 @@ class LaunchConfig:
     hostfile: str = runtime("")
     slurm: SlurmConfig = field(default_factory=SlurmConfig, metadata={"runtime": True})
     record: str = runtime("")
+    code: int = runtime(0)
 
     def __post_init__(self) -> None:
         if (self.on == "hosts") != bool(self.hostfile):
@@ -88,6 +90,7 @@ def run(config: LaunchConfig) -> None:
         return
     with locked(out):
         state = open_state(out, recipe, config.scale)
+        state.write(out)  # a launch that is killed in its first stage leaves a folder that it can go on in
         if any(not record.key for record in state.stages):
             _say(f"checking the options of {len(recipe.stages)} stages")
             _check_apart(config)
@@ -109,7 +112,6 @@ def _again(config: LaunchConfig) -> list[str]:
 def _submit(recipe: Recipe, state: State, config: LaunchConfig) -> None:
     """Hand all stages that are not done to SLURM."""
     to_do = [s for s, r in zip(recipe.stages, state.stages, strict=True) if not is_done(s, r)]
-    state.write(recipe.out)
     jobs = slurm.submit(recipe, to_do, config.slurm, _again(config))
     summary(f"launch {recipe.name} → {recipe.out}", {f"job of {name}": job for name, job in jobs.items()})
     if jobs:
@@ -117,7 +119,11 @@ def _submit(recipe: Recipe, state: State, config: LaunchConfig) -> None:
 
 
 def _note(recipe: Recipe, config: LaunchConfig) -> None:
-    """Note a stage as done, after others that do so at the same time."""
+    """Note a stage as done, after others that do so at the same time; else end as it did, or with 75 if it was only stopped."""
+    if config.code:
+        stage = next((stage for stage in recipe.stages if stage.name == config.record), None)
+        stopped = stage is not None and was_stopped(stage, config.code)
+        raise SystemExit(TemporaryError.exit_code if stopped else config.code)
     with locked(recipe.out, wait=True):
         state = open_state(recipe.out, recipe, config.scale)
         for stage, record in zip(recipe.stages, state.stages, strict=True):

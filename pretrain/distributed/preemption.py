@@ -1,14 +1,11 @@
-"""SIGTERM and SIGUSR1 as a wish to stop: the step is finished and a checkpoint written; the exit code is 75.
-
-SLURM sends SIGTERM when it preempts a job or its time is up, and any signal ahead of that on request (`--signal=USR1@120`).
-"""
+"""SIGTERM and SIGUSR1 as a wish to stop: the step is finished and a checkpoint written; the exit code is 75."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from biomlm.core.signals import SIGNALS
 
 
 class StopWish:

@@ -20,7 +20,7 @@ from biomlm.convert.load import read_parts
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.config import variable
-from biomlm.core.errors import ConfigError, DataError, TemporaryError
+from biomlm.core.errors import ConfigError, DataError, StoppedError
 from biomlm.core.metrics import MetricsWriter, read_metrics
 from biomlm.core.progress import progress
 from biomlm.model.config import EncoderConfig
@@ -62,7 +62,7 @@ def train(config: PretrainConfig, encoder: EncoderConfig, what: str) -> float:
     Raises:
         ConfigError: There is no fairseq, or it cannot do what the configuration says.
         DataError: It ended with an error.
-        TemporaryError: A signal came.
+        StoppedError: A signal came.
     """
     run, gpu = Path(config.out), torch.cuda.is_available()
     precision = choose(config.precision).precision if gpu else config.precision.replace("auto", "fp32")
@@ -107,7 +107,7 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
         finally:
             process.terminate()
     if wish.name:
-        raise TemporaryError(
+        raise StoppedError(
             f"stopped by {wish.name} at step {done} of fairseq's",
             remedy="The same command goes on from its last checkpoint.",
         )

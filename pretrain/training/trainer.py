@@ -17,7 +17,7 @@ from torch import Tensor
 
 from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
-from biomlm.core.errors import DataError, TemporaryError
+from biomlm.core.errors import DataError, StoppedError
 from biomlm.core.saver import Saver
 from biomlm.model.flops import peak
 from biomlm.pretrain.config import PretrainConfig
@@ -105,7 +105,7 @@ class Trainer:
         """Run the steps that are left.
 
         Raises:
-            TemporaryError: A signal came, or a rank was lost.
+            TemporaryError: A rank was lost, or, as StoppedError, a signal came.
             DataError: Losses, gradients or weights are not finite however often the run goes back, or nothing was learnt.
         """
         self._resume()
@@ -258,7 +258,7 @@ class Trainer:
         if ended or self.stopping or (self.save_due and not self.guard.streak):
             self._save(wait=ended or self.stopping)
         if self.stopping and not ended and not self.broken:
-            raise TemporaryError(
+            raise StoppedError(
                 f"stopped by {self.wish.name or 'a signal to another rank'} after step {self.done}, which is saved",
                 remedy="The same command goes on from there.",
             )

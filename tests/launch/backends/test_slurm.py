@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from biomlm.core import checkpoint, cli
+from biomlm.core.manifest import Manifest
 
 HERE = Path(__file__).parent
 RECIPE = """\
@@ -211,22 +212,50 @@ def wait_for(true: object, seconds: float, what: str) -> None:
         time.sleep(0.3)
 
 
+def test_the_run_folder_decides_whether_a_job_goes_back(
+    tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """srun's code is the largest of the ranks': 143 of a rank that was ended says nothing of the one that saved."""
+    recipe = make_recipe(tmp_path, 10)
+    assert launch(recipe) == 0
+    model = tmp_path / "out" / "model"
+
+    def ended(code: int, status: str, stage: str = "model") -> int:
+        if status:
+            model.mkdir(exist_ok=True)
+            Manifest("pretrain", {}, "x", status=status).write(model)
+        return launch(recipe, "--record", stage, "--code", str(code))
+
+    assert ended(75, "") == 75, "stopped before there was anything to save"
+    assert ended(143, "") == 143
+    assert [ended(code, "stopped") for code in (75, 137, 143)] == [75, 75, 75]
+    assert [ended(code, "running") for code in (1, 2, 137, 143)] == [1, 2, 137, 143]
+    assert not any(record["key"] for record in orjson.loads((tmp_path / "out" / "launch.json").read_bytes())["stages"])
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("queue")
-def test_a_real_queue_runs_the_stages_in_order_and_a_preempted_job_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_real_queue_runs_the_stages_in_order_and_a_preempted_job_ends_with_the_same_weights(
+    tmp_path: Path, ranks: int
+) -> None:
+    if ranks > (os.cpu_count() or 1):
+        pytest.skip("a rank needs a core")
     recipe, out = make_recipe(tmp_path, 400), tmp_path / "out"
     recipe.write_text(recipe.read_text().replace("nodes: 2", "nodes: 1"))
     command = [sys.executable, "-m", "biomlm.core", "launch", str(recipe), "--out", str(out), "--on", "slurm"]
-    subprocess.run([*command, "--slurm.partition", "low", "--slurm.gpus", "0", "--slurm.cpus", "1"], check=True)
+    asked = ["--slurm.partition", "low", "--slurm.gpus", "0", "--slurm.tasks", str(ranks), "--slurm.cpus", "1"]
+    subprocess.run([*command, *asked], check=True)
     jobs = orjson.loads((out / "slurm" / "jobs.json").read_bytes())
     wait_for(lambda: checkpoint.steps(out / "model") or empty(jobs), 300, "the model's first checkpoint")
     subprocess.run(
         ["sbatch", "-p", "high", "-N", "1", "--exclusive", "--wrap", "sleep 2", "-o", "/dev/null"], check=True
     )
     log = out / "logs" / "model.log"
-    wait_for(lambda: "which is saved" in log.read_text(), 90, "the preempted job to save")
+    heard = log if ranks == 1 else log.with_name("model-rank0.log")
+    wait_for(lambda: "which is saved" in heard.read_text(), 90, "the preempted job to save")
     wait_for(lambda: empty(jobs), 240, "the queue to empty")
-    assert "going on from step" in log.read_text()
+    assert "going on from step" in heard.read_text()
     records = orjson.loads((out / "launch.json").read_bytes())["stages"]
     assert all(record["key"] for record in records), "every job has noted its stage as done"
     words = [*(out / "slurm" / "model.sbatch").read_text().split("biomlm.core ")[1].splitlines()[0].split()]
