@@ -11,17 +11,24 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from biomlm import __version__
 from biomlm.core import config as configuration
-from biomlm.core import errors, lock, manifest, signals
+from biomlm.core import errors, lock, manifest
 from biomlm.core.errors import StoppedError, TemporaryError, UserError
 from biomlm.core.fleet import Before, Fleet
 
 C = TypeVar("C")
+
+# What a batch system says to every process of a job when it is preempted or its time is up (SIGTERM), and ahead of that (SLURM's
+# `--signal=USR1@120`).
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 VERBS = {
     "corpus build": ("biomlm.corpus.commands.build", "raw files → documents"),
@@ -87,12 +94,42 @@ class Verb(Generic[C]):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `biomlm` and exit."""
-    signals.stop_on_signals()
+    _stop_on_signals()
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     errors.install()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def _stop_on_signals() -> None:
+    """Make a batch system's signals end a command as Ctrl-C does, with exit code 75 (training catches them itself, and saves)."""
+    own = os.getpid()
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a fork of this process, whose end is nobody's wish to stop
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        said = f"\nbiolm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
+        os.write(2, said.encode())  # print is not to be entered twice
+        raise SystemExit(TemporaryError.exit_code)  # no `except Exception` takes it for a fault of what was being done
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
+
+
+def stay() -> None:
+    """Leave the warning ahead of time to the process that started this worker."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def prepare_workers() -> None:
+    """Start multiprocessing's resource tracker, which knows SIGTERM but not SIGUSR1, such that it ignores that too."""
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        resource_tracker.ensure_running()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def room_main(room: str) -> None:

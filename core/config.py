@@ -8,13 +8,14 @@ takes several values; a bare `--flag` means true; the words before the first fla
 import argparse
 import difflib
 import json
+import math
 import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import MISSING, asdict, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,32 @@ def added(default: Any, *, former: Any = MISSING) -> Any:
     return field(**factory, metadata={"former": made if former is MISSING else former})
 
 
+@dataclass(frozen=True)
+class Applies:
+    """When an option has an effect.
+
+    Args:
+        when: Asks the configuration that holds the option.
+        needs: What the user must give for it, as the error says it.
+    """
+
+    when: Callable[[Any], bool]
+    needs: str
+
+
+def only(default: Any, when: Callable[[Any], bool], needs: str, **metadata: Any) -> Any:
+    """Declare a field that does nothing unless `when(configuration)`: another value than the default is refused then.
+
+    Args:
+        default: The field's default, a value or (if it can be called) a factory.
+        when: Asks the dataclass that the field stands in.
+        needs: What the user must give for it to have an effect.
+        metadata: Further marks of the field, such as `runtime=True`.
+    """
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**factory, metadata={"applies": Applies(when, needs), **metadata})
+
+
 def renamed(default: Any, *, was: str) -> Any:
     """Declare a field that had another name: it is hashed under that name, and read under it from files and flags."""
     return field(default=default, metadata={"was": was})
@@ -83,6 +110,64 @@ def former_names(cls: type, prefix: str = "") -> dict[str, str]:
     return found
 
 
+def without_effect(config: Any) -> Iterator[tuple[str, str]]:
+    """Every option that has another value than its default although nothing reads it, and what it would need.
+
+    Rules stand beside the fields (`only`). A field that holds a dataclass may have rules for the options in it, as a mapping under
+    `applies`, which ask the configuration that holds the field: what they need stands outside of the shared dataclass.
+    """
+    return _idle(config, None, "", {})
+
+
+def _idle(
+    config: Any, defaults: Any, prefix: str, outer: Mapping[str, tuple[Any, Applies]]
+) -> Iterator[tuple[str, str]]:
+    for f in fields(config):
+        value = getattr(config, f.name)
+        default = getattr(defaults, f.name) if defaults is not None else _default_of(f)
+        rules = f.metadata.get("applies", {})
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = {name: (config, rule) for name, rule in rules.items()} if isinstance(rules, Mapping) else {}
+            yield from _idle(value, default, f"{prefix}{f.name}.", inner)
+        elif default is not MISSING and value != default:
+            asked = [(config, rules)] if isinstance(rules, Applies) else []
+            asked += [outer[name] for name in (f.name, "*") if name in outer]
+            yield from ((prefix + f.name, rule.needs) for holder, rule in asked if not rule.when(holder))
+
+
+def _default_of(f: Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def require_numbers(value: Any, name: str) -> None:
+    """Refuse what no option means: a number below 0, or none at all.
+
+    Raises:
+        ConfigError: One is negative, infinite or not a number.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            require_numbers(getattr(value, f.name), f"{name}.{f.name}".lstrip("."))
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            require_numbers(item, name)
+    elif isinstance(value, (int, float)) and not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value}, and must be a number from 0", remedy=f"Give --{name} another value.")
+
+
+def require_positive(config: Any, *names: str, prefix: str = "") -> None:
+    """Refuse numbers of a configuration that must be above 0; what is left out (None) passes.
+
+    Raises:
+        ConfigError: One of them is 0 or less.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            problem = f"{prefix}{name} is {value}, and must be above 0"
+            raise ConfigError(problem, remedy=f"Give another --{prefix}{name}, or leave it out.")
+
+
 def keys(cls: type) -> dict[str, Any]:
     """Every dotted key of a configuration class → its type; a nested dataclass has an entry of its own."""
     found: dict[str, Any] = {}
@@ -94,7 +179,15 @@ def keys(cls: type) -> dict[str, Any]:
     return found
 
 
-def parse(cls: type[T], argv: Sequence[str], *, prog: str, positionals: Sequence[str] = (), example: str = "") -> T:
+def parse(
+    cls: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    positionals: Sequence[str] = (),
+    example: str = "",
+    as_it_was: bool = False,
+) -> T:
     """Build a configuration from the command line and the YAML files it names (later ones and flags win).
 
     Args:
@@ -103,17 +196,23 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, positionals: Sequence
         prog: The verb as the user types it, for `--help`.
         positionals: Fields that may be given without their flag, in order; the last may be a list.
         example: A command that works, shown by `--help`.
+        as_it_was: These are the settings of a folder that was made with them, maybe before options without effect were refused.
 
     Raises:
-        ConfigError: An unknown key, a missing or ill-typed value, or a combination that the class refuses.
+        ConfigError: An unknown key, a missing or ill-typed value, an option without effect, or a combination that the class refuses.
         SystemExit: After `--help` and `--print_config`.
     """
     known = keys(cls)
     former = former_names(cls)
     with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
-        argv = list(_regular(_renamed(argv, former, Path(scratch)), known, positionals))
+        argv = list(_regular(_gathered(_renamed(argv, former, Path(scratch)), known), known, positionals))
         _check_keys(argv, known)
-        return _parsed(cls, argv, prog=prog, example=example)
+        config = _parsed(cls, argv, prog=prog, example=example)
+    if not as_it_was:
+        require_numbers(config, "")
+        for name, needs in without_effect(config):
+            raise ConfigError(f"--{name} has no effect here: it needs {needs}", remedy=f"Leave out {name}.")
+    return config
 
 
 def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str) -> T:
@@ -209,6 +308,29 @@ def _regular(argv: Sequence[str], known: dict[str, Any], positionals: Sequence[s
             yield f"{word}={values[0]}"
         else:
             yield word
+
+
+def _gathered(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """Rewrite `--mix.weights.pubmed 2 --mix.weights.pmc 1` as one JSON mapping, where the first of them stands."""
+    maps = [name for name, kind in known.items() if typing.get_origin(kind) is dict]
+    words: list[str] = []
+    found: dict[str, dict[str, Any]] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name = next((name for name in maps if word.startswith(f"--{name}.")), None)
+        if name is None:
+            words.append(word)
+            continue
+        key, equals, value = word[len(name) + 3 :].partition("=")
+        if not equals and rest:
+            value = rest.pop(0)
+        if name not in found:
+            words.append(f"--{name}=")
+        found.setdefault(name, {})[key] = yaml.safe_load(value)
+    return [
+        f"{word}{json.dumps(found[word[2:-1]])}" if word[2:-1] in found and word[-1] == "=" else word for word in words
+    ]
 
 
 def _check_keys(argv: list[str], known: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import runtime
+from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.finetune.data.readers.columns import Columns
 from biomlm.model.device import Precision
@@ -25,6 +25,9 @@ ONLY_FOR = {
 }
 
 
+MULTILABEL = Applies(lambda config: config.task == "multilabel", "--task multilabel")
+
+
 @dataclass(frozen=True)
 class BatchConfig:
     """What is read at once.
@@ -42,8 +45,7 @@ class BatchConfig:
     overlap: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size, self.tokens, self.max_length or 1) < 1 or (self.overlap or 0) < 0:
-            raise ConfigError("sizes of a batch must be positive", remedy="Leave them out for the defaults.")
+        require_positive(self, "size", "tokens", "max_length", prefix="batch.")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class OptimConfig(optimizer.OptimConfig):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.1
+    ema: float = only(0.0, lambda _: False, "pretraining; fine-tuning keeps its best epoch")
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,27 @@ class FinetuneConfig:
     seed: int = 1
     patience: int = 0
     precision: Precision = "auto"
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch: BatchConfig = field(
+        default_factory=BatchConfig,
+        metadata={"applies": {"size": Applies(lambda c: not c.grid.size, "no --grid.size, which lists the sizes")}},
+    )
+    optim: OptimConfig = field(
+        default_factory=OptimConfig,
+        metadata={"applies": {"lr": Applies(lambda c: not c.grid.lr, "no --grid.lr, which lists the rates")}},
+    )
     grid: GridConfig = field(default_factory=GridConfig)
     freeze_layers: int = 0
     reinit_layers: int = 0
-    columns: Columns = field(default_factory=Columns)
+    columns: Columns = field(
+        default_factory=Columns,
+        metadata={
+            "applies": {
+                "document": MULTILABEL,
+                "separator": MULTILABEL,
+                "choices": Applies(lambda c: c.task == "choice", "--task choice"),
+            }
+        },
+    )
     negative: str = ""
     one_type: str = ""
     groups: str = ""

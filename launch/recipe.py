@@ -281,6 +281,9 @@ def _flags(args: dict[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _flags(value, f"{prefix}{key}.")
         elif isinstance(value, list):
+            if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in value):
+                yield f"{flag}={json.dumps(value)}"
+                continue
             words = [str(item) for item in value]
             plain = words and not any(word.startswith(("-", "[")) for word in words)
             yield from [flag, *words] if plain else [f"{flag}={json.dumps(words)}"]

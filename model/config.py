@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from biomlm.core.config import require_positive
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import read_json, write_json
 
@@ -181,6 +182,8 @@ class ModelConfig:
     pad_vocab_to: int = 1
 
     def __post_init__(self) -> None:
+        sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+        require_positive(self, *sizes, prefix="model.")
         if self.pad_vocab_to < 1:
             raise ConfigError("model.pad_vocab_to must be 1 at least", remedy="64 suits tensor cores; 1 adds no rows.")
         for name in ("hidden_dropout", "attention_dropout"):

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import runtime
+from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.model.compute import ComputeConfig
 from biomlm.model.config import ModelConfig
@@ -44,7 +44,7 @@ class MlmConfig:
     mask_rate: float = 0.15
     final_mask_rate: float | None = None
     mask_schedule: Literal["linear", "cosine", "step"] = "linear"
-    step_at: float = 0.5
+    step_at: float = only(0.5, lambda mlm: mlm.mask_schedule == "step", "--mlm.mask_schedule step")
     mask_share: float = 0.8
     random_share: float = 0.1
     unit: Literal["token", "word", "ngram"] = "token"
@@ -91,7 +91,7 @@ class BatchConfig:
     accumulation: int = 1
     max_length: int = 512
     form: Literal["document", "full", "pairs"] = "document"
-    short_seq_prob: float = 0.1
+    short_seq_prob: float = only(0.1, lambda batch: batch.form == "pairs", "--batch.form pairs")
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
@@ -161,6 +161,7 @@ class StageConfig:
     accumulation: int | None = None
 
     def __post_init__(self) -> None:
+        require_positive(self, "max_length", "tokens", "accumulation", prefix="curriculum.")
         if (self.share is None) == (self.steps is None):
             raise ConfigError("a stage of the curriculum has either a share or steps", remedy="Give it one of the two.")
         if (self.share is not None and not 0 < self.share < 1) or (self.steps is not None and self.steps < 1):
@@ -207,7 +208,7 @@ class ExamplesConfig:
     """
 
     count: int = 0
-    sources: list[str] = field(default_factory=lambda: ["pubmed", "pmc"])
+    sources: list[str] = only(lambda: ["pubmed", "pmc"], lambda examples: examples.count > 0, "--examples.count")
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -248,8 +249,15 @@ class DeepSpeedConfig:
     """
 
     stage: Literal[0, 1, 2, 3] = 2
-    offload: bool = False
+    offload: bool = only(False, lambda zero: zero.stage > 0 or bool(zero.config), "--deepspeed.stage 1, 2 or 3")
     config: str | None = None
+
+
+NOT_FAIRSEQ = Applies(lambda config: config.engine != "fairseq", "an --engine of ours, torch, fsdp or deepspeed")
+
+
+def _has_sources(config: "PretrainConfig") -> bool:
+    return config.mix.active or config.objective.pair in ("nsp", "drp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +270,8 @@ class PretrainConfig:
         steps: Optimiser steps in all.
         seed: Fixes initial weights, order, masks and dropout.
         init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint); its shape is taken.
+        needs_init: What `init` is to be: a configuration of a system that goes on from another model says it here, and is refused
+            without one.
         longer: A run to train longer: its weights, moments and place in the data go on under this configuration's steps and schedule.
         init_vocabulary: Its vocabulary must be the `same` as the shards', or its embeddings are moved to theirs: shared pieces are
             copied and others composed by `mean` or `focus` (docs/log.md has figures); `random` starts all rows anew.
@@ -296,6 +306,7 @@ class PretrainConfig:
     steps: int = 100_000
     seed: int = 0
     init: str | None = None
+    needs_init: str = runtime("")
     longer: str | None = None
     init_vocabulary: InitVocabulary = "same"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -303,22 +314,44 @@ class PretrainConfig:
     mlm: MlmConfig = field(default_factory=MlmConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     curriculum: list[StageConfig] = field(default_factory=list)
-    mix: MixConfig = field(default_factory=MixConfig)
+    mix: MixConfig = field(
+        default_factory=MixConfig,
+        metadata={
+            "applies": {
+                "by": Applies(_has_sources, "--mix.weights, --mix.temperature, --objective.nsp or --objective.drp")
+            }
+        },
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: ScaledPrecision = "auto"
-    compute: ComputeConfig = field(default_factory=ComputeConfig, metadata={"runtime": True})
+    compute: ComputeConfig = field(
+        default_factory=ComputeConfig, metadata={"runtime": True, "applies": {"*": NOT_FAIRSEQ}}
+    )
     freeze_layers: int = 0
-    guard: GuardConfig = field(default_factory=GuardConfig)
+    guard: GuardConfig = field(
+        default_factory=GuardConfig,
+        metadata={
+            "applies": {
+                "*": NOT_FAIRSEQ,
+                "spike": Applies(lambda c: c.engine not in ("deepspeed", "fairseq"), "--engine torch or fsdp"),
+            }
+        },
+    )
     engine: EngineName = field(default="torch", metadata={"runtime": True})
-    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig, metadata={"runtime": True})
-    timeout: float = runtime(1800.0)
+    deepspeed: DeepSpeedConfig = field(
+        default_factory=DeepSpeedConfig,
+        metadata={"runtime": True, "applies": {"*": Applies(lambda c: c.engine == "deepspeed", "--engine deepspeed")}},
+    )
+    timeout: float = only(1800.0, lambda c: c.engine != "fairseq", NOT_FAIRSEQ.needs, runtime=True)
     eval_mask_rate: float = 0.15
     eval_every: int = runtime(1000)
     eval_tokens: int = 0
-    examples: ExamplesConfig = field(default_factory=ExamplesConfig, metadata={"runtime": True})
+    examples: ExamplesConfig = field(
+        default_factory=ExamplesConfig, metadata={"runtime": True, "applies": {"*": NOT_FAIRSEQ}}
+    )
     save_every: int = runtime(1000)
     keep: int = runtime(2)
-    keep_every: int = runtime(0)
+    keep_every: int = only(0, lambda c: c.engine != "fairseq", NOT_FAIRSEQ.needs, runtime=True)
     log_every: int = runtime(20)
     override: bool = runtime(False)
 
@@ -338,9 +371,13 @@ class PretrainConfig:
             )
         if len(self.folders) == 1:  # one folder is the same configuration whether it is given as a list or not
             object.__setattr__(self, "shards", self.folders[0])
+        require_positive(self, "timeout")
         for name in ("steps", "eval_every", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 at least", remedy=f"Give a positive --{name}.")
+        if self.needs_init and self.init is None and self.longer is None:
+            problem = f"this configuration goes on from {self.needs_init}, and would train from random weights"
+            raise ConfigError(problem, remedy="Name that model with --init.")
         if self.init is not None and self.longer is not None:
             raise ConfigError("init and longer both name a model to start from", remedy="Give one of the two.")
         if self.init is None and self.init_vocabulary != "same":

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import runtime
+from biomlm.core.config import only, require_positive, runtime
 from biomlm.core.errors import ConfigError
 
 
@@ -35,13 +35,14 @@ class TrainConfig:
     sources: list[str] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     sample: float = 1.0
-    seed: int = 1
+    seed: int = only(1, lambda c: c.sample < 1, "--sample")
     min_frequency: int = 2
     memory: int = 2048
     model_max_length: int = 512
     workers: int = runtime(0)
 
     def __post_init__(self) -> None:
+        require_positive(self, "vocab_size", "model_max_length")
         if self.lowercase and self.kind != "wordpiece":
             raise ConfigError(f"{self.kind} is always cased", remedy="Leave --lowercase out, or take --kind wordpiece.")
         if self.min_frequency != 2 and self.kind not in ("bpe", "wordpiece"):

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
+from biomlm.core.cli import prepare_workers, stay
 from biomlm.core.errors import DataError
-from biomlm.core.signals import stay
-from biomlm.core.signals import stay
 
 CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this process hold
 
@@ -21,6 +20,7 @@ def pool(workers: int, start: Callable[..., None], *values: Any) -> Iterator[Pro
     Raises:
         DataError: One of them was ended by the system, for want of memory as a rule.
     """
+    prepare_workers()
     try:
         with ProcessPoolExecutor(workers, CONTEXT, initializer=_start, initargs=(start, *values)) as executor:
             try:

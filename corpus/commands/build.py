@@ -17,7 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core import files, manifest
 from biomlm.core.cli import Verb
-from biomlm.core.config import runtime
+from biomlm.core.config import Applies, only, runtime
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import refuse_target, stage
 from biomlm.core.progress import Bar, progress
@@ -51,6 +51,10 @@ STAGE = "corpus build"
 WORK = ".work"
 LISTED = 1000  # damaged records that the manifest lists one by one; all are counted
 FOLDERS = ("train", "valid", "dropped", "graph")
+
+
+def _notes(config: "BuildConfig") -> bool:
+    return bool(config.notes)
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,23 @@ class BuildConfig:
     text: list[str] = field(default_factory=list)
     valid_fraction: float = 0.02
     min_words: int = 5
-    select: Selection = field(default_factory=Selection)
-    tables: bool = False
-    xpath: str = ""
-    placeholders: Literal["keep", "type", "surrogate"] = "keep"
-    repeats: Literal["count", "remove"] = "count"
-    templates: Literal["count", "remove"] = "count"
-    template_patients: int = 50
-    note_columns: dict[str, str] = field(default_factory=dict)
+    select: Selection = field(
+        default_factory=Selection,
+        metadata={
+            "applies": {
+                "licenses": Applies(lambda c: bool(c.pmc), "--pmc"),
+                "article_types": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
+                "retracted": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
+            }
+        },
+    )
+    tables: bool = only(False, lambda c: bool(c.pmc), "--pmc")
+    xpath: str = only("", lambda c: bool(c.pmc), "--pmc")
+    placeholders: Literal["keep", "type", "surrogate"] = only("keep", _notes, "--notes")
+    repeats: Literal["count", "remove"] = only("count", _notes, "--notes")
+    templates: Literal["count", "remove"] = only("count", _notes, "--notes")
+    template_patients: int = only(50, _notes, "--notes")
+    note_columns: dict[str, str] = only(dict, _notes, "--notes")
     salt_file: str = runtime("")
     keep_dropped: bool = False
     workers: int = runtime(1)

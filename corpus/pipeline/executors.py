@@ -22,8 +22,9 @@ from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
+from biomlm.core.cli import prepare_workers, stay
+from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.core.signals import stay
 from biomlm.corpus.pipeline.guard import Guarded
 
 logger.disable("datatrove")
@@ -43,9 +44,12 @@ class Where:
     """
 
     executor: Literal["local", "slurm", "ray"] = "local"
-    partition: str = ""
-    time: str = "24:00:00"
-    memory: int = 2
+    partition: str = only("", lambda where: where.executor == "slurm", "--where.executor slurm")
+    time: str = only("24:00:00", lambda where: where.executor == "slurm", "--where.executor slurm")
+    memory: int = only(2, lambda where: where.executor != "local", "--where.executor slurm or ray")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "memory", prefix="where.")
 
 
 def execute(
@@ -128,6 +132,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
             return
         watch, self.watch = self.watch, _nothing  # the executor travels to the workers, a progress bar cannot
         context = multiprocessing.get_context("spawn")
+        prepare_workers()
         try:
             workers = min(self.workers, max(len(ranks), 1))
             with ProcessPoolExecutor(workers, mp_context=context, initializer=stay) as pool:

@@ -49,6 +49,8 @@ class ReportConfig:
     out: str = field(metadata={"runtime": True})
 
     def __post_init__(self) -> None:
+        if not 0 < self.mask_rate <= 1:
+            raise ConfigError("mask_rate is a share above 0, up to 1", remedy="0.15 makes models comparable.")
         if self.tokens < 0:
             raise ConfigError("tokens is a number from 0", remedy="Leave it out, or give 0, for all.")
 

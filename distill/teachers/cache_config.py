@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from biomlm.core.config import decisive, runtime
+from biomlm.core.config import Applies, decisive, only, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.distill.config import DistillConfig
 from biomlm.model.device import Precision
@@ -42,10 +42,13 @@ class AnswersConfig:
     mlm: MlmConfig = field(default_factory=MlmConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     curriculum: list[StageConfig] = field(default_factory=list)
-    mix: MixConfig = field(default_factory=MixConfig)
-    kind: Literal["sample", "top"] = "sample"
+    mix: MixConfig = field(
+        default_factory=MixConfig,
+        metadata={"applies": {"by": Applies(lambda c: c.mix.active, "--mix.weights or --mix.temperature")}},
+    )
+    kind: Literal["sample", "top"] = only("sample", lambda c: c.k > 0, "--k above 0")
     k: int = 64
-    temperature: float = 2.0
+    temperature: float = only(2.0, lambda c: c.k > 0, "--k above 0")
     hidden: list[int] = field(default_factory=list)
     precision: Precision = "auto"
 

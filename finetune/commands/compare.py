@@ -87,7 +87,7 @@ def load(name: str) -> Run:
     seeds: Any = scores["seeds"]
     folders = [protocol.folder_of(folder, seed) for seed in seeds]
     given = configuration.parse(
-        FinetuneConfig, ["--config", str(folder / "config.yaml")], prog="biomlm finetune compare"
+        FinetuneConfig, ["--config", str(folder / "config.yaml")], prog="biomlm finetune compare", as_it_was=True
     )
     return Run(
         name=name,

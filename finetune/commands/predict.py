@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 import orjson
 
 from biomlm.core.cli import Verb
-from biomlm.core.config import runtime
+from biomlm.core.config import only, runtime
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
 from biomlm.core.progress import progress
@@ -37,6 +37,10 @@ ENDINGS = (".jsonl", ".txt")
 OLD = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
 
 
+def _json_lines(config: "PredictConfig") -> bool:
+    return config.file.removesuffix(".gz").endswith(".jsonl")
+
+
 @dataclass(frozen=True)
 class PredictConfig:
     """Predict with a fine-tuned model.
@@ -57,8 +61,8 @@ class PredictConfig:
     file: str
     out: str = field(default="", metadata={"runtime": True})
     to: Literal["jsonl", "brat", "pubtator"] = "jsonl"
-    text: list[str] = field(default_factory=lambda: ["text"])
-    id: str = "id"
+    text: list[str] = only(lambda: ["text"], _json_lines, "a .jsonl file")
+    id: str = only("id", _json_lines, "a .jsonl file")
     tokens: int | None = runtime(None)
     precision: Precision = "auto"
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
 from biomlm.core.files import read_json, write_json, write_text
 from biomlm.launch.recipe import TRAINING, Recipe, Stage
@@ -46,13 +47,16 @@ class SlurmConfig:
     time: str = "24:00:00"
     nodes: int = 1
     gpus: int = 8
-    tasks: int = 1
+    tasks: int = only(1, lambda slurm: slurm.gpus == 0, "--slurm.gpus 0")
     cpus: int = 4
     memory: str = ""
     grace: int = 120
     arrays: int = 0
     setup: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "nodes", "tasks", "cpus", "grace", prefix="slurm.")
 
     def of(self, stage: Stage, recipe: Recipe) -> "SlurmConfig":
         """The same with a stage's own wishes.
@@ -70,6 +74,23 @@ class SlurmConfig:
                 remedy=f"There are {', '.join(sorted(known))}.",
             )
         return replace(self, **stage.slurm)
+
+
+def require_use(recipe: Recipe, config: SlurmConfig) -> None:
+    """Refuse wishes for stages that the recipe does not have.
+
+    Raises:
+        ConfigError: It has no corpus to build in arrays, or nothing that trains on several nodes or processes.
+    """
+    verbs = {stage.verb for stage in recipe.stages}
+    trains = bool(verbs & set(TRAINING))
+    for name, used in {"arrays": "corpus build" in verbs, "nodes": trains, "gpus": trains, "tasks": trains}.items():
+        if getattr(config, name) != getattr(SlurmConfig, name) and not used:
+            raise ConfigError(
+                f"--slurm.{name} has no effect: the recipe has no stage that it is for",
+                file=recipe.file,
+                remedy="Leave it out.",
+            )
 
 
 def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from biomlm.core.cli import Verb
-from biomlm.core.config import runtime
+from biomlm.core.config import Applies, only, runtime
 from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
@@ -51,13 +51,16 @@ class LaunchConfig:
     scale: Literal["full", "smoke"] = "full"
     var: list[str] = field(default_factory=list)
     dry_run: bool = runtime(False)
-    override: bool = runtime(False)
+    override: bool = only(False, lambda c: c.on != "slurm", "--on local or hosts", runtime=True)
     fleet: str = ""
-    processes: int = runtime(1)
+    processes: int = only(1, lambda c: c.on == "local", "--on local", runtime=True)
     hostfile: str = runtime("")
-    slurm: SlurmConfig = field(default_factory=SlurmConfig, metadata={"runtime": True})
+    slurm: SlurmConfig = field(
+        default_factory=SlurmConfig,
+        metadata={"runtime": True, "applies": {"*": Applies(lambda c: c.on == "slurm", "--on slurm")}},
+    )
     record: str = runtime("")
-    code: int = runtime(0)
+    code: int = only(0, lambda c: bool(c.record), "--record", runtime=True)
 
     def __post_init__(self) -> None:
         if (self.on == "hosts") != bool(self.hostfile):
@@ -79,6 +82,8 @@ def run(config: LaunchConfig) -> None:
         _note(recipe, config)
         return
     plan.check_inputs(recipe)
+    if config.on == "slurm":
+        slurm.require_use(recipe, config.slurm)
     if config.dry_run:
         plan.check(recipe)
         for stage in recipe.stages:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from biomlm.core import config as configuration
 from biomlm.core.cli import VERBS, Verb
+from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, DataError, UserError
 from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
@@ -37,7 +38,10 @@ class PlanConfig:
     scale: Literal["full", "smoke"] = "full"
     var: list[str] = field(default_factory=list)
     fleet: str = ""
-    vocab_size: int = 50_048
+    vocab_size: int = only(50_048, lambda c: bool(c.fleet), "--fleet")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab_size")
 
 
 def check(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from biomlm.core.config import only
 from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.model.optim.lamb_stableadamw import Lamb, StableAdamW
 
@@ -20,11 +21,13 @@ except ImportError:  # built from source by those who want it
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 EMA = "ema"
+LAST = ("wsd", "sqrt")  # schedules that decay in the last of the steps
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser and its schedule; the defaults are RoBERTa pretraining's but for the peak learning rate, which depends on the batch.
+    """The optimiser and its schedule; the defaults are RoBERTa pretraining's but for `clip`, which RoBERTa leaves out, and the peak
+    learning rate, which depends on the batch.
 
     Args:
         name: `adamw` (torch's fused), `lamb` for very large batches (apex's fused one where that is installed), or `stableadamw`
@@ -53,9 +56,9 @@ class OptimConfig:
     clip: float = 1.0
     warmup: float = 0.06
     schedule: Literal["linear", "cosine", "polynomial", "constant", "wsd", "sqrt"] = "linear"
-    final: float = 0.0
-    decay: float = 0.1
-    power: float = 1.0
+    final: float = only(0.0, lambda optim: optim.schedule != "constant", "another --optim.schedule than constant")
+    decay: float = only(0.1, lambda optim: optim.schedule in LAST, "--optim.schedule wsd or sqrt")
+    power: float = only(1.0, lambda optim: optim.schedule == "polynomial", "--optim.schedule polynomial")
     ema: float = 0.0
     layer_decay: float = 1.0
 
@@ -77,11 +80,9 @@ class OptimConfig:
             raise ConfigError("optim.ema must lie in [0, 1)", remedy="0.999 to 0.9999 are usual; 0 keeps none.")
         if not 0 <= self.warmup <= 1:
             raise ConfigError("optim.warmup is a share of the steps, from 0 to 1", remedy="0.06 is RoBERTa's.")
-        if self.schedule in ("wsd", "sqrt") and self.warmup + self.decay > 1:
-            raise ConfigError(
-                f"optim.warmup {self.warmup} and optim.decay {self.decay} are more than the whole run: the rate would fall at once",
-                remedy="Their sum is 1 at most.",
-            )
+        if self.schedule in LAST and self.warmup + self.decay > 1 + 1e-9:
+            problem = f"optim.warmup ({self.warmup:g}) and optim.decay ({self.decay:g}) overlap: the rate would jump"
+            raise ConfigError(problem, remedy="Let the two shares add up to 1 at most.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
 

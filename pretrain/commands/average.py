@@ -14,6 +14,7 @@ from biomlm.convert.formats import native
 from biomlm.core import checkpoint, manifest
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.cli import Verb
+from biomlm.core.config import only
 from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.core.files import refuse_target, sha256, stage
 from biomlm.core.summary import summary
@@ -37,7 +38,7 @@ class AverageConfig:
 
     run: str
     out: str = field(metadata={"runtime": True})
-    last: int = 5
+    last: int = only(5, lambda c: not c.ema, "no --ema, which takes one checkpoint")
     ema: bool = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from biomlm.core.signals import SIGNALS
+from biomlm.core.cli import SIGNALS
 
 
 class StopWish:

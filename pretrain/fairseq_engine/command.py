@@ -87,7 +87,9 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
     cannot = {
         "several folders of shards": len(config.folders) > 1,
         f"models of the shape {encoder.shape}": encoder.shape not in ("roberta", "roberta-prelayernorm"),
-        "a model to start from": config.init is not None,
+        "a model to start from": config.init is not None or config.longer is not None,
+        "rows behind the vocabulary (model.pad_vocab_to)": config.model.pad_vocab_to != 1,
+        "weight of its one loss (objective.mlm)": config.objective.mlm != 1,
         "pair objectives": config.objective != ObjectiveConfig(mlm=config.objective.mlm),
         "masks other than of single tokens, drawn anew": config.mlm != whole,
         "sequences of that form": batch.form == "pairs" or (batch.short_seq_prob != sizes.short_seq_prob),

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from biomlm.core.errors import ConfigError, MismatchError, UserError
 from biomlm.core.files import read_json, sha256, sweep, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
+from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
@@ -40,6 +41,9 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
 
     On several ranks the first does this, and the others hear how it went.
     """
+    if config.engine == "fairseq" and place(os.environ).size > 1:
+        remedy = "Start it once: fairseq-train finds the GPUs of a machine, and starts a process for each, by itself."
+        raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
     world = join(config.timeout)
     if not world.first:
         heard = world.tell(None)
@@ -157,6 +161,7 @@ def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dic
         return model, {}
     loaded = load_model(source)
     inputs = {"init": loaded.fingerprint} if config.init else {"longer": _fingerprint_of_run(loaded)}
+    require_shape(config, loaded.config, source)
     require_positions(loaded.config.max_positions, source, config.batch.max_length)
     if config.init_vocabulary == "same":
         require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, source, reader)
@@ -171,6 +176,34 @@ def _fingerprint_of_run(loaded: Loaded) -> str:
     file = checkpoint.path_of(loaded.source, loaded.facts.get("step", 0)) / checkpoint.STATE
     state = read_json(file) if file.is_file() else {}  # else it is no run, which is said when its moments are asked for
     return manifest.digest([loaded.fingerprint, *(state.get(name) for name in ("step", "sha256", "guard"))])
+
+
+def require_shape(config: PretrainConfig, encoder: EncoderConfig, source: str) -> None:
+    """Refuse options of a model's shape that the model to start from does not have: it brings its own.
+
+    Raises:
+        MismatchError: One of them says something else.
+    """
+    asked, plain, sizes = (
+        config.model,
+        ModelConfig(),
+        {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"},
+    )
+    given = {f.name for f in fields(ModelConfig) if getattr(asked, f.name) != getattr(plain, f.name)}
+    wanted = asked.resolve(encoder.vocab_size, encoder.max_positions, encoder.pad_token_id)
+    for name in sorted((given | (sizes if "size" in given else set())) - {"size", "pad_vocab_to"}):
+        if getattr(wanted, name) != getattr(encoder, name):
+            raise MismatchError(
+                f"model.{name} is {getattr(wanted, name)}, and this model has {getattr(encoder, name)}",
+                file=source,
+                remedy=f"Leave out model.{name}: a model to start from brings its own shape.",
+            )
+    if config.init_vocabulary == "same" and encoder.vocab_size % asked.pad_vocab_to:
+        raise MismatchError(
+            f"model.pad_vocab_to is {asked.pad_vocab_to}, and this model has {encoder.vocab_size:,} rows",
+            file=source,
+            remedy="Leave it out: a model over the same vocabulary keeps its rows.",
+        )
 
 
 def require_positions(max_positions: int, model: str, max_length: int) -> None:

@@ -2,15 +2,20 @@
 
 import errno
 import importlib.metadata
+import os
+import signal
 import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from biomlm.core import cli
 from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,37 @@ def test_python_m_room_is_the_verb() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("biomlm pretrain: ")
+
+
+DEMO = Path(__file__).parents[2] / "demo" / "data" / "pubmed"
+BUILD = ["corpus", "build", "--pubmed", *(str(DEMO / f"works_0{i}.xml.gz") for i in (2, 3)), "--workers", "2", "--out"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The hashes of a build that nothing stopped."""
+    out = tmp_path_factory.mktemp("built") / "docs"
+    assert cli.run([*BUILD, str(out)]) == 0
+    return read_json(out / "manifest.json")["outputs"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_batch_systems_signal_stops_a_stage_which_then_goes_on(
+    number: signal.Signals, built: object, tmp_path: Path
+) -> None:
+    """SLURM signals every process of a job, the workers too."""
+    out = tmp_path / "docs"
+    command = [sys.executable, "-m", "biomlm.core", *BUILD, str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        end = time.monotonic() + 120
+        while not list((out / ".work").glob("progress/*")) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 75, said
+    assert f"stopped by {number.name}" in said
+    assert "Traceback" not in said
+    assert read_json(out / "manifest.json")["status"] == "stopped"
+    assert cli.run([*BUILD, str(out)]) == 0
+    now = read_json(out / "manifest.json")
+    assert (now["status"], now["outputs"]) == ("done", built)

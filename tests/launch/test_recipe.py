@@ -190,3 +190,22 @@ def test_shipped_recipes_give_their_verbs_options_that_they_have(file: Path, sca
     recipe: Recipe = read(file.stem, "runs/x", scale)
     assert recipe.description
     accepted(recipe)
+
+
+def test_nested_lists_and_maps_are_what_they_are_in_a_configuration_file(tmp_path: Path) -> None:
+    """The same options as a stage's `args` and as a file for `--config` give one configuration."""
+    args = """\
+shards: S
+out: O
+curriculum: [{share: 0.5, max_length: 64}, {steps: 10, tokens: 4096}]
+mix: {by: source, weights: {pubmed: 1, notes: 2.5}}
+optim: {betas: [0.9, 0.95], schedule: wsd, decay: 0.2}
+mlm: {pos: [NOUN, VERB]}
+"""
+    (tmp_path / "config.yaml").write_text(args)
+    indented = "".join(f"      {line}\n" for line in args.splitlines())
+    recipe = read(write(tmp_path, f"stages:\n  - name: model\n    verb: pretrain\n    args:\n{indented}"), "o")
+    verb = importlib.import_module(VERBS["pretrain"][0]).VERB
+    direct = configuration.parse(verb.config, ["--config", str(tmp_path / "config.yaml")], prog="biomlm pretrain")
+    assert configuration.parse(verb.config, recipe.stages[0].words[1:], prog="biomlm pretrain") == direct
+    assert direct.curriculum[0].max_length == 64

@@ -19,9 +19,8 @@ TOY = [
 SIZES = ["--batch.tokens=2048", "--batch.accumulation=1", "--steps=20", "--optim.lr=5e-3", "--optim.warmup=0.1"]
 LITTLE = ["--eval_tokens=4000", "--log_every=1", "--eval_every=20", "--save_every=20", "--precision=fp32", "--seed=1"]
 LENGTHS = {"modernbert-8192": "512"}
-# EMBO's go on from a RoBERTa. BioBERT, which Bio_ClinicalBERT goes on from, is a random BERT here.
-FROM = {"embo-mlm": "bio-lm-base", "embo-small": "bio-lm-base"}
-RANDOM = {"bio-clinicalbert": ["--model.shape=bert"]}
+# EMBO's go on from a RoBERTa, Bio_ClinicalBERT from BioBERT; here BioLinkBERT stands in, a BERT over the same pieces.
+FROM = {"embo-mlm": "bio-lm-base", "embo-small": "bio-lm-base", "bio-clinicalbert": "biolinkbert-base"}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +30,8 @@ def runs(bundled: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     names = sorted((path.stem for path in CONFIGS.glob("*.yaml")), key=lambda name: name in FROM)
     for name in names:
         shape = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()).get("model") or {}).get("shape")
-        kind = "wordpiece" if shape in ("bert", "megatron-bert") or name in RANDOM else "bpe"
-        start = ["--init", str(folder / FROM[name])] if name in FROM else [*TOY, *RANDOM.get(name, [])]
+        kind = "wordpiece" if shape in ("bert", "megatron-bert") or name == "bio-clinicalbert" else "bpe"
+        start = ["--init", str(folder / FROM[name])] if name in FROM else TOY
         where = ["--shards", str(bundled[kind]), "--out", str(folder / name)]
         length = ["--batch.max_length", LENGTHS.get(name, "64")]
         config = ["--config", str(CONFIGS / f"{name}.yaml")]
@@ -73,3 +72,16 @@ def test_each_part_reports_its_own_loss(name: str, kind: str, runs: dict[str, Pa
         "seq_relationship.weight": (classes, 32),
         "seq_relationship.bias": (classes,),
     }
+
+
+@pytest.mark.parametrize("name", sorted(FROM))
+def test_a_system_that_goes_on_from_a_model_is_not_trained_without_it(
+    name: str, bundled: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(CONFIGS / f"{name}.yaml"), "--shards", str(bundled["bpe"]), "--out", str(tmp_path / "run")]
+    assert cli.run(["pretrain", *words, *TOY, *SIZES]) == 2
+    said = capsys.readouterr().err
+    assert "would train from random weights" in said
+    assert {"embo": "roberta-base", "bio-": "BioBERT"}[name[:4]] in said
+    assert "--init" in said
+    assert not (tmp_path / "run").exists()

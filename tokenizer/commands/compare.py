@@ -16,6 +16,7 @@ from rich.table import Table
 
 from biomlm.core import rng
 from biomlm.core.cli import Verb
+from biomlm.core.config import only, require_positive
 from biomlm.core.errors import DataError
 from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.manifest import read_manifest
@@ -48,8 +49,11 @@ class CompareConfig:
     split: str = "valid"
     documents: int = 2000
     terms: list[str] = field(default_factory=list)
-    examples: int = 12
+    examples: int = only(12, lambda c: bool(c.terms), "--terms")
     page: str = ""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "documents")
 
 
 @dataclass

@@ -50,6 +50,30 @@ def state(recipe: Path) -> dict[str, dict[str, Any]]:
     return {record["name"]: record for record in raw["stages"]}
 
 
+KILLED = """
+import os, signal, sys
+from biomlm.core.cli import run
+from biomlm.launch.commands import launch
+start = launch.run_stage
+def killed(words, log, command=()):
+    code = start(words, log, command)
+    os.kill(os.getpid(), signal.SIGKILL)
+launch.run_stage = killed
+run(sys.argv[1:])
+"""
+
+
+def test_a_launch_killed_in_its_first_stage_goes_on(recipe: Path, launched: Path) -> None:
+    elsewhere(recipe, launched)
+    out = recipe.parent / "out"
+    words = ["launch", str(recipe), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "corpus" / "manifest.json").exists(), "the stage has begun, and the launch has noted none"
+    assert launch(recipe) == 0
+    assert all(record["key"] for record in state(recipe).values())
+
+
 def elsewhere(recipe: Path, launched: Path) -> None:
     (recipe.parent / "data" / "elsewhere").symlink_to(launched)
 

@@ -121,6 +121,45 @@ def test_warm_start_begins_where_the_other_model_ended(whole: Path, tiny_shards:
         assert (started[name] - tensor).abs().max() < 1e-7
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.num_hidden_layers", "7"],
+        ["--model.shape", "modernbert"],
+        ["--model.size", "mini"],
+        ["--model.hidden_dropout", "0.5"],
+        ["--model.pad_vocab_to", "64"],
+    ],
+)
+@pytest.mark.parametrize("start", ["--init", "--longer"])
+def test_a_model_to_start_from_keeps_its_shape(
+    whole: Path, tiny_shards: Path, tmp_path: Path, start: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [
+        "pretrain",
+        "--shards",
+        str(tiny_shards),
+        *SMALL,
+        "--steps",
+        "1",
+        start,
+        str(whole),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli.run([*small, *words]) == 2
+    said = capsys.readouterr().err
+    assert words[0][2:] in said
+    assert "and this model has" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_agrees_with_the_model_to_start_from_is_taken(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "--shards", str(tiny_shards), *SMALL, "--steps", "1", "--eval_tokens", "64", "--out", str(run)]
+    assert cli.run([*words, "--init", str(whole), *MODEL, "--model.size", "tiny"]) == 0
+
+
 def test_padded_rows_never_enter_the_vocabulary(tiny_shards: Path, tmp_path: Path) -> None:
     """GatorTron's users met 50,176 embedding rows and 50,101 items: ours are silent, and conversion can cut them."""
     run, out = tmp_path / "run", tmp_path / "hf"

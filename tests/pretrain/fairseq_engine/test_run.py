@@ -13,7 +13,7 @@ from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.optim.optimizer import OptimConfig
-from biomlm.pretrain.config import BatchConfig, MlmConfig, PretrainConfig
+from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
 
 LOG = '2026-11-22 16:00:00 | INFO | {} | {{"epoch": 1, {}}}\n'
@@ -53,12 +53,35 @@ def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> No
         ({"optim": OptimConfig(schedule="cosine")}, "schedule cosine"),
         ({"shards": ["A", "B"]}, "several folders"),
         ({"init": "model"}, "start from"),
+        ({"longer": "run"}, "start from"),
+        ({"model": ModelConfig(pad_vocab_to=64)}, "pad_vocab_to"),
+        ({"objective": ObjectiveConfig(mlm=0.5)}, "objective.mlm"),
     ],
 )
 def test_what_fairseq_cannot_do_is_refused(asked: dict[str, object], said: str, encoder: EncoderConfig) -> None:
     config = PretrainConfig(**{"shards": "S", "out": "O", **asked})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=said):
         call(config, encoder, Path("O"), "fp32", gpu=False)
+
+
+def test_several_ranks_do_not_start_a_fairseq_each(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    words = [
+        "--shards",
+        str(tiny_shards),
+        "--engine",
+        "fairseq",
+        "--model.size",
+        "tiny",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli.run(["pretrain", *words]) == 2
+    assert "a fairseq of its own in one folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_its_log_is_read_in_nats() -> None:
