@@ -22,9 +22,9 @@ def pretrain(config: PretrainConfig) -> None:
     inputs = [*config.folders, config.init or "", config.longer or ""]
     refuse_target(config.out, inputs, option="--out", ours=stage)
     reader = Shards(config.folders, "train")
-    model, inputs = run_folder.initial_model(config, reader)
+    model, origin = run_folder.initial_model(config, reader)
     objective = initial_objective(config, model.config)
-    record = run_folder.start(config, STAGE, reader, model, inputs)
+    record = run_folder.start(config, STAGE, reader, model, origin)
     if record.status == "done":
         run_folder.show(STAGE, Path(config.out))
         return

@@ -67,6 +67,7 @@ VARIANTS = {
         "--shards S --out O --needs_init X --init M",
     ],
     "distill": [
+        "--shards S --teacher T --out O --loss.kl 0",
         "--shards S --teacher T --out O --mlm.final_mask_rate 0.1",
         "--shards S --teacher T --out O --start teacher",
         "--shards S --teacher T --out O --loss.relations 1",

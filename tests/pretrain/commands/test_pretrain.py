@@ -149,7 +149,7 @@ def test_a_model_to_start_from_keeps_its_shape(
     ]
     assert cli.run([*small, *words]) == 2
     said = capsys.readouterr().err
-    assert words[0][2:] in said
+    assert words[0][2:].replace("model.size", "model.hidden_size") in said
     assert "and this model has" in said
     assert not (tmp_path / "run").exists()
 
