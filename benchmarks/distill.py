@@ -34,7 +34,7 @@ from biomlm.model.packed import pad
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 WARM = 2
 SEED = 3
@@ -110,7 +110,9 @@ class Side:
 
 def students_step(model: MaskedLM, objective: nn.Module) -> tuple[Callable[[Batch], Tensor], nn.Module]:
     """The loss of a student of ours, and what is trained."""
-    return lambda batch: objective(model, batch, Totals.of([batch]))["loss"], nn.ModuleList([model, objective])
+    return lambda batch: objective(model, batch, LossDenominators.of([batch]))["loss"], nn.ModuleList(
+        [model, objective]
+    )
 
 
 def main() -> None:

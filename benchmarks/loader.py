@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.prefetch import AHEAD, Loader
+from biomlm.pretrain.data.prefetch import AHEAD, Prefetcher
 
 Take = Callable[[], list[Batch]]
 own: list[Batches] = []  # of a process that makes them
@@ -45,8 +45,8 @@ def none(batches: Batches, first: int, steps: int, _: ProcessPoolExecutor) -> It
 
 @contextmanager
 def thread(batches: Batches, first: int, steps: int, _: ProcessPoolExecutor) -> Iterator[Take]:
-    with Loader(batches.step, first, first + steps) as loader:
-        yield loader.take
+    with Prefetcher(batches.step, first, first + steps) as prefetcher:
+        yield prefetcher.__next__
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from biomlm.model.optim.optimizer import OptimConfig, Optimizer
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 from biomlm.pretrain.training.evaluate import Evaluator
 
 POINTS = 12  # evaluations of a side
@@ -83,7 +83,7 @@ def ours(args: argparse.Namespace, config: EncoderConfig, shards: Shards, evalua
         batch = batches.step(step)[0]
         with where.autocast():
             loss, _ = model.masked_loss(model.encoder(batch.packed, batch.positions_m)[-1], batch.labels_m)
-        (loss / Totals.of([batch]).masked).backward()
+        (loss / LossDenominators.of([batch]).masked).backward()
         for group in optimizer.inner.param_groups:
             group["scale"] = clock.rate(WARMUP)
         optimizer.step(step)

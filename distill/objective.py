@@ -21,7 +21,7 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import Objective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, Objective
 
 EMBEDDINGS = (0, 0)
 
@@ -140,7 +140,7 @@ class DistillObjective(Objective):
     def _aligned(self) -> list[Alignment]:
         return list(self.alignments)  # type: ignore[arg-type]
 
-    def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """See `Objective.forward`; the parts are reported unweighted, by their names in `LossConfig`.
 
         With teachers of other vocabularies, `aligned` is the share of tokens whose words have been compared.

@@ -65,7 +65,7 @@ def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> Mask
         rows[: reader.vocab_size] = tensors[name][: reader.vocab_size]
         tensors[name] = rows
     model.load_state_dict(tensors)
-    model.silence(reader.vocab_size)
+    model.mask_padding_vocab(reader.vocab_size)
     return model
 
 

@@ -16,7 +16,7 @@ from biomlm.model.kernels.attention import Kernel, attention
 from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
 from biomlm.model.kernels.dropout import Dropout
 from biomlm.model.kernels.linear import Linear, linear
-from biomlm.model.packed import Packed, few_sizes
+from biomlm.model.packed import Packed, round_to_bucket
 from biomlm.model.rotary import rotary_table, rotate
 
 SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
@@ -138,8 +138,8 @@ class Encoder(nn.Module):
         tokens = len(packed.input_ids_t)
         wanted = tokens if rows_m is None else len(rows_m)
         if packed.input_ids_t.device.type == "cpu":
-            packed = packed.filled()
-            rows_m = None if rows_m is None else F.pad(rows_m, (0, few_sizes(len(rows_m)) - len(rows_m)))
+            packed = packed.pad_to_bucket()
+            rows_m = None if rows_m is None else F.pad(rows_m, (0, round_to_bucket(len(rows_m)) - len(rows_m)))
         positions_t = packed.position_ids_t
         tables = self._rotary(positions_t)
         hidden = [self._embed(packed, positions_t)]
@@ -224,7 +224,7 @@ class MaskedLM(nn.Module):
         """
         on_cpu = labels_m.device.type == "cpu"
         if on_cpu:
-            missing = few_sizes(len(labels_m)) - len(labels_m)
+            missing = round_to_bucket(len(labels_m)) - len(labels_m)
             hidden_mh, labels_m = F.pad(hidden_mh, (0, 0, 0, missing)), F.pad(labels_m, (0, missing), value=NO_LABEL)
         if on_cpu or len(labels_m) * self.config.vocab_size > LARGE:
             decoder = self.encoder.word_embeddings.weight, self.head.bias
@@ -240,7 +240,7 @@ class MaskedLM(nn.Module):
         self.config = self.encoder.config = replace(self.config, pad_token_id=pad_token_id)
         self.encoder.word_embeddings.padding_idx = pad_token_id
 
-    def silence(self, vocab_size: int) -> None:
+    def mask_padding_vocab(self, vocab_size: int) -> None:
         """Make rows past the vocabulary impossible to predict: their probability, and so their gradient, is 0 from now on."""
         with torch.no_grad():
             self.head.bias[vocab_size:] = SILENT

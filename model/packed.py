@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def few_sizes(n: int) -> int:
+def round_to_bucket(n: int) -> int:
     """The next of few sizes, at least 16: multiples of that, and beyond 2,048 of a 64th to a 128th of the size.
 
     oneDNN keeps what it made for every shape of a product that it has met, in the midst of the memory that tensors are taken from, which
@@ -72,10 +72,10 @@ class Packed:
         first_b = torch.arange(len(self.lengths), device=self.cu_seqlens.device) * self.max_seqlen
         return self._of_sequences(first_b) + self.position_ids_t
 
-    def filled(self) -> "Packed":
-        """The same with sequences of filler behind, up to one of `few_sizes`; nothing is to be read of these."""
+    def pad_to_bucket(self) -> "Packed":
+        """The same with sequences of filler behind, up to one of `round_to_bucket`; nothing is to be read of these."""
         tokens = len(self.input_ids_t)
-        missing = few_sizes(tokens) - tokens
+        missing = round_to_bucket(tokens) - tokens
         if not missing:
             return self
         whole, rest = divmod(missing, self.max_seqlen)

@@ -59,7 +59,7 @@ def transfer(model: MaskedLM, weights_vo: Tensor, pad_token_id: int, pad_vocab_t
         mixed_v = torch.sparse.sum(weights_vo, 1).to_dense() > 0
         new.encoder.word_embeddings.weight[:v][mixed_v] = torch.sparse.mm(weights_vo, old_oh)[mixed_v]
         new.head.bias[:v] = torch.sparse.mm(weights_vo, old_bias_o[:, None])[:, 0]
-        new.silence(v)
+        new.mask_padding_vocab(v)
     return new
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from biomlm.model.kernels.dropout import SIGN16, bits, drop_signs
 from biomlm.model.kernels.linear import DTYPES, matmul
-from biomlm.model.packed import few_sizes
+from biomlm.model.packed import round_to_bucket
 
 LONGEST_WHOLE = 1024  # tokens of a sequence that is done at once
 QUERIES = 512  # at a time of a longer one
@@ -33,8 +33,9 @@ PROBABILITIES = 1 << 23  # at a time, or as many as one head has: beyond the pro
 class Tile(NamedTuple):
     """Where a tile lies in rows [n, t, d], and whether its probabilities are kept.
 
-    Queries and keys are rounded up to `few_sizes`: behind the `real` ones lie the next sequence's, whose probabilities are 0. What comes
-    out for such a row is overwritten by the tile whose own it is, for tiles are done in their rows' order.
+    The numbers of queries and keys are rounded up by `round_to_bucket`: behind the `real` ones lie the next sequence's, whose
+    probabilities are 0. What comes out for such a row is overwritten by the tile it belongs to, since tiles are computed in the order
+    of their rows.
     """
 
     number: int
@@ -86,7 +87,7 @@ class Plan:
                     first_key = max(first - reach, begin)
                     real = last - first, min(last + reach, end) - first_key
                     queries, keys = (
-                        slice(at, at + few_sizes(n)) for at, n in zip((first, first_key), real, strict=True)
+                        slice(at, at + round_to_bucket(n)) for at, n in zip((first, first_key), real, strict=True)
                     )
                     yield Tile(number, slice(head, head + together), queries, keys, real, kept)
                     number += 1

@@ -17,11 +17,11 @@ from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
-from biomlm.pretrain.data.collate import lay_out
+from biomlm.pretrain.data.collate import collate
 from biomlm.pretrain.data.dataset import Shards, Tokens, check_ids
 from biomlm.pretrain.data.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
 from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
-from biomlm.pretrain.data.sequence_builder import former
+from biomlm.pretrain.data.sequence_builder import sequence_builder
 from biomlm.pretrain.data.sequences import EpochPlan, micro_batches_per_epoch, passes_to_join, plan_epoch
 
 I64 = npt.NDArray[np.int64]
@@ -116,10 +116,10 @@ class Batches:
         by = "source" if mix is None else mix.by
         sources = Sources.read(reader, by) if mixed or pair in ("nsp", "drp") else None
         of_document = None if sources is None else sources.of_document
-        form = former(reader, batch, pair, segments, of_document, apart=mixed)
+        build = sequence_builder(reader, batch, pair, segments, of_document, apart=mixed)
         # With static masks, pairs come round again with them.
-        self.form = lru_cache(maxsize=2)(lambda number: form(rng.key(seed, "pairs", mask_epoch(mlm, number))))
-        self.mixture = Mixture(self.form, sources, mix, seed) if mix and sources and mixed else None
+        self.sequences_of = lru_cache(maxsize=2)(lambda number: build(rng.key(seed, "pairs", mask_epoch(mlm, number))))
+        self.mixture = Mixture(self.sequences_of, sources, mix, seed) if mix and sources and mixed else None
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
         self.joined = 1  # passes in an epoch
@@ -159,7 +159,7 @@ class Batches:
     def _pass(self, number: int) -> Epoch:
         if self.mixture is not None:
             return self.mixture(number)
-        sequences = self.form(number)
+        sequences = self.sequences_of(number)
         return Epoch(sequences, np.full(len(sequences), number))
 
     def _plan(self, epoch: int) -> EpochPlan:
@@ -218,7 +218,7 @@ class Batches:
         sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)[:most]
         if not len(numbers):
             return None
-        row = lay_out(sequences, numbers, self.reader.tokens, self.reader.tokenizer.ids, self.segments)
+        row = collate(sequences, numbers, self.reader.tokens, self.reader.tokenizer.ids, self.segments)
         ids_t, places_t = row.ids_t, row.places_t
         check_ids(self.reader, ids_t, places_t)
         # A token is masked by its place and the pass over its source, so two copies of a sequence in a batch are masked apart.

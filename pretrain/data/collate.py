@@ -40,7 +40,7 @@ def pair_specials(segments: bool) -> int:
     return 3 if segments else 4
 
 
-def lay_out(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, segments: bool) -> Row:
+def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, segments: bool) -> Row:
     """Read some sequences.
 
     Args:

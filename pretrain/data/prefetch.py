@@ -7,7 +7,7 @@ makes them early. NumPy lets go of the interpreter's lock in what takes long her
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ AHEAD = 2  # steps made before they are asked for
 PATIENCE = 0.1  # seconds after which a thread that waits looks whether it should stop
 
 
-class Loader(Generic[T]):
+class Prefetcher(Generic[T]):
     """Calls a function for consecutive steps in a thread of its own.
 
     Args:
@@ -31,15 +31,22 @@ class Loader(Generic[T]):
         self.make, self.first, self.stop = make, first, stop
         self.ready: queue.Queue[T | BaseException] = queue.Queue(ahead)
         self.closed = threading.Event()
-        self.thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self.thread = threading.Thread(target=self._work, name="prefetcher", daemon=True)
         self.waited = 0.0
+        self.left = stop - first
 
-    def take(self) -> T:
-        """What the next step needs; time spent waiting for it is added to `waited` (seconds).
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        """Wait for what the next step needs, and add the time that takes to `waited` (seconds).
 
         Raises:
             BaseException: Whatever `make` raised for this step.
         """
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
         start = time.perf_counter()
         made = self.ready.get()
         self.waited += time.perf_counter() - start
@@ -62,7 +69,7 @@ class Loader(Generic[T]):
             if self.closed.is_set() or isinstance(made, BaseException):
                 return
 
-    def __enter__(self) -> "Loader[T]":
+    def __enter__(self) -> "Prefetcher[T]":
         self.thread.start()
         return self
 

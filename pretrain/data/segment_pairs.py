@@ -23,7 +23,7 @@ import numpy.typing as npt
 from biomlm.core import rng
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.pretrain.config import PairKind
-from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, Units, chain
+from biomlm.pretrain.data.sequences import I64, SPECIALS, SentenceSpans, Sequences, sequence_starts
 
 # BERT's, ALBERT's and Hugging Face's numbers; LinkBERT's are not published.
 NEXT, RANDOM, LINKED = 0, 1, 2
@@ -108,7 +108,7 @@ class Pairs:
 
     def __init__(
         self,
-        units: Units,
+        units: SentenceSpans,
         kind: PairKind,
         max_length: int,
         specials: int,
@@ -141,7 +141,7 @@ class Pairs:
         label = self._labels(stop - here > 1, key)
         elsewhere = (label != NEXT) & (self.kind != "sop")
 
-        first = chain(np.where(elsewhere, split, stop))
+        first = sequence_starts(np.where(elsewhere, split, stop))
         a_stop, b_first, b_stop, outside = split[first], split[first], stop[first], elsewhere[first]
         chosen = first[outside]
         b_first[outside] = self._draw(chosen, split[chosen], label[chosen], key)

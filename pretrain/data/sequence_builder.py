@@ -9,12 +9,12 @@ from biomlm.pretrain.config import BatchConfig, PairKind
 from biomlm.pretrain.data.collate import pair_specials
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
-from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, cut, single
+from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, pack_sentences, split_long
 
-Former = Callable[[int], Sequences]  # key of seed and epoch → sequences
+SequenceBuilder = Callable[[int], Sequences]  # key of seed and epoch → sequences
 
 
-def former(
+def sequence_builder(
     reader: Shards,
     batch: BatchConfig,
     pair: PairKind | None,
@@ -22,7 +22,7 @@ def former(
     source_of: I64 | None = None,
     *,
     apart: bool = False,
-) -> Former:
+) -> SequenceBuilder:
     """How sequences are formed for a key; only pairs are others under each key.
 
     Args:
@@ -38,13 +38,13 @@ def former(
     """
     specials = SPECIALS if pair is None else pair_specials(segments)
     longest = batch.max_length - SPECIALS if pair is None else longest_unit(batch.max_length, specials)
-    units = cut(reader.sizes, reader.doc_index, longest)
+    units = split_long(reader.sizes, reader.doc_index, longest)
     documents = int(np.count_nonzero(np.diff(units.bounds)))
     if not documents:
         raise DataError("the shards hold no tokens", file=reader.folder, remedy="Encode a larger corpus.")
     if pair is None:
         borders = source_of if apart else None
-        sequences = single(units, batch.max_length, across=batch.form == "full", source_of=borders)
+        sequences = pack_sentences(units, batch.max_length, across=batch.form == "full", source_of=borders)
         return lambda _: sequences
     if documents < 2 and pair != "sop":
         raise DataError(

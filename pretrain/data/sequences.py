@@ -23,7 +23,7 @@ SPECIALS = 2  # <s> and </s> around a sequence that is no pair
 
 
 @dataclass(frozen=True)
-class Units:
+class SentenceSpans:
     """What sequences are put together from: sentences, cut where they are longer than a sequence; those without tokens are left out.
 
     Args:
@@ -52,7 +52,7 @@ class Units:
         return end
 
 
-def cut(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> Units:
+def split_long(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> SentenceSpans:
     """Cut what is too long.
 
     Args:
@@ -67,7 +67,7 @@ def cut(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> Units:
     done = longest * (np.arange(before[-1]) - before[item])  # tokens of the item that stand in earlier units
     bounds = before[doc_index]
     units = np.diff(bounds)
-    return Units(
+    return SentenceSpans(
         start=offsets[item] + done,
         length=np.minimum(sizes[item] - 1 - done, longest),
         document=np.repeat(np.arange(len(units)), units),
@@ -98,7 +98,7 @@ class Sequences:
         return len(self.tokens)
 
 
-def single(units: Units, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
+def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
     """Sequences of one segment.
 
     Args:
@@ -118,7 +118,7 @@ def single(units: Units, max_length: int, *, across: bool, source_of: I64 | None
         after = np.minimum(
             after, np.append(borders, len(reached))[np.searchsorted(borders, np.arange(len(reached)), "right")]
         )
-    first = chain(after)
+    first = sequence_starts(after)
     last = np.concatenate([first[1:], [len(reached)]])[: len(first)] - 1
     return Sequences(
         start=units.start[first, None],
@@ -129,7 +129,7 @@ def single(units: Units, max_length: int, *, across: bool, source_of: I64 | None
     )
 
 
-def chain(after: I64) -> I64:
+def sequence_starts(after: I64) -> I64:
     """The units at which sequences begin, where one that begins at unit i is followed by one at `after[i]`."""
     found, at, following = [], 0, np.ascontiguousarray(after, dtype=np.int64).data
     while at < len(after):

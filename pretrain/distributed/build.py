@@ -8,10 +8,10 @@ from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.optimizer import freeze
 from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.distributed.ddp import Replicated
-from biomlm.pretrain.distributed.deepspeed import DeepSpeed
-from biomlm.pretrain.distributed.engine import Engine, Loss
-from biomlm.pretrain.distributed.fsdp import Fsdp
+from biomlm.pretrain.distributed.ddp import DDPEngine
+from biomlm.pretrain.distributed.deepspeed import DeepSpeedEngine
+from biomlm.pretrain.distributed.engine import Engine, LossModule
+from biomlm.pretrain.distributed.fsdp import FSDPEngine
 from biomlm.pretrain.distributed.process_group import World
 from biomlm.pretrain.objectives.base import Objective
 
@@ -24,17 +24,17 @@ def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: W
     """
     device = choose(config.precision)
     chosen = prepare(model.encoder, device, config.compute)
-    if world.first:
+    if world.is_main:
         print(f"computing on {chosen}", file=sys.stderr)
     freeze(model, config.freeze_layers)
-    loss = Loss(model, objective, device)
+    loss = LossModule(model, objective, device)
     if config.engine == "deepspeed":
-        return DeepSpeed(loss, device, world, config)
+        return DeepSpeedEngine(loss, device, world, config)
     if config.engine == "fsdp":
         if world.size == 1:
             raise ConfigError(
                 "FSDP shares a model out over processes, and there is only one",
                 remedy="Start it with torchrun or srun, or give --engine torch.",
             )
-        return Fsdp(loss, device, world, config.optim, config.steps)
-    return Replicated(loss, device, world, config.optim, config.steps)
+        return FSDPEngine(loss, device, world, config.optim, config.steps)
+    return DDPEngine(loss, device, world, config.optim, config.steps)

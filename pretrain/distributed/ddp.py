@@ -13,12 +13,12 @@ from biomlm.core.errors import CheckpointError
 from biomlm.model.device import Device
 from biomlm.model.optim.optimizer import OptimConfig, Optimizer
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.engine import Engine, LossModule
 from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 
 
-class Replicated(Engine):
+class DDPEngine(Engine):
     """Every rank holds the whole model and moves it by the same gradient.
 
     Args:
@@ -29,52 +29,52 @@ class Replicated(Engine):
         steps: Of the whole run.
     """
 
-    def __init__(self, loss: Loss, device: Device, world: World, optim: OptimConfig, steps: int):
+    def __init__(self, loss: LossModule, device: Device, world: World, optim: OptimConfig, steps: int):
         super().__init__(loss, device, world)
-        self.spread = self._spread()
+        self.wrapped = self._wrap()
         self.trained = self.loss.trained()
         self.optimizer = Optimizer(self.trained, loss.model.config.num_hidden_layers, optim, steps)
         self.size = torch.zeros(())  # norm of the step's gradient
 
-    def _spread(self) -> nn.Module:
+    def _wrap(self) -> nn.Module:
         """What forward passes go through."""
         return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
-    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         with self._synchronised(last):
             scale = self.scaled()
-            terms = self.spread(batch, totals)
+            terms = self.wrapped(batch, totals)
             if last:
-                self.meets()
+                self.before_collective()
             (terms["loss"] * (weight * scale)).backward()
         return {name: value.detach() * weight for name, value in terms.items()}
 
     def _synchronised(self, last: bool) -> Any:
         """Where gradients are added up over ranks in the step's last backward pass only."""
-        waits = isinstance(self.spread, DistributedDataParallel) and not last
-        return self.spread.no_sync() if waits else nullcontext()  # type: ignore[operator]
+        waits = isinstance(self.wrapped, DistributedDataParallel) and not last
+        return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
-    def norm(self) -> Tensor:
-        """See `Engine.norm`."""
+    def grad_norm(self) -> Tensor:
+        """See `Engine.grad_norm`."""
         self.size = self.optimizer.norm(self.factor)
         return self.size
 
-    def update(self) -> float:
-        """See `Engine.update`."""
+    def optimizer_step(self) -> float:
+        """See `Engine.optimizer_step`."""
         self.updates += 1
         return self.optimizer.update(self.at, self.size)
 
-    def drop(self) -> None:
-        """See `Engine.drop`."""
+    def zero_grad(self) -> None:
+        """See `Engine.zero_grad`."""
         self.optimizer.clear()
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """See `Engine.averaged`."""
+    def ema_weights(self) -> AbstractContextManager[None]:
+        """See `Engine.ema_weights`."""
         return self.optimizer.averaged()
 
-    def tensors(self) -> Groups:
-        """See `Engine.tensors`."""
+    def state_tensors(self) -> Groups:
+        """See `Engine.state_tensors`."""
         own = {n: p for n, p in self.loss.objective.named_parameters() if p.requires_grad}
         return {"model": self.model.state_dict(), "objective": own, "optimizer": self.optimizer.tensors()}
 

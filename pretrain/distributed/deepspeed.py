@@ -23,12 +23,12 @@ from biomlm.model.optim.optimizer import MOMENTS, Optimizer, schedule
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.distributed.deepspeed_config import settings
-from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.engine import Engine, LossModule
 from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 
 
-class DeepSpeed(Engine):
+class DeepSpeedEngine(Engine):
     """A model in DeepSpeed's hands.
 
     Args:
@@ -38,9 +38,9 @@ class DeepSpeed(Engine):
         config: Of the run.
     """
 
-    looks_first = False
+    can_skip_step = False
 
-    def __init__(self, loss: Loss, device: Device, world: World, config: PretrainConfig):
+    def __init__(self, loss: LossModule, device: Device, world: World, config: PretrainConfig):
         super().__init__(loss, device, world)
         deepspeed = _imported()
         self.optim, self.steps = config.optim, config.steps
@@ -69,7 +69,7 @@ class DeepSpeed(Engine):
         if self.stage < 3:
             zero._lazy_init_hp_params_optimizer_state()  # parameters find their stretches of them
 
-    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         self.inner.set_gradient_accumulation_boundary(last)
         scale = self.scaled()
@@ -78,14 +78,14 @@ class DeepSpeed(Engine):
             scale = self.world.size
         terms = self.inner(batch, totals)
         if last:
-            self.meets()
+            self.before_collective()
         self.inner.backward(terms["loss"] * (weight * scale))
         if not last:
             self.inner.step()
         return {name: value.detach() * weight for name, value in terms.items()}
 
-    def norm(self) -> Tensor:
-        """See `Engine.norm`; this moves the weights, unless the gradient is not finite."""
+    def grad_norm(self) -> Tensor:
+        """See `Engine.grad_norm`; this moves the weights, unless the gradient is not finite."""
         for group in self.inner.optimizer.param_groups:
             group["lr"] = self._rate * group.get("scale", 1.0)
         if self.stage:
@@ -106,16 +106,16 @@ class DeepSpeed(Engine):
     def _rate(self) -> float:
         return self.optim.lr * schedule(self.at, self.steps, self.optim)
 
-    def update(self) -> float:
-        """See `Engine.update`: it has been done."""
+    def optimizer_step(self) -> float:
+        """See `Engine.optimizer_step`: it has been done."""
         self.updates += 1
         return self._rate
 
-    def drop(self) -> None:
-        """See `Engine.drop`: it has been done."""
+    def zero_grad(self) -> None:
+        """See `Engine.zero_grad`: it has been done."""
 
-    def tensors(self) -> Groups:
-        """See `Engine.tensors`."""
+    def state_tensors(self) -> Groups:
+        """See `Engine.state_tensors`."""
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "optimizer": {}}
         for group, name, parameter in self._everything():
             self._keep(groups[group], name, self._weight(parameter))
@@ -134,7 +134,7 @@ class DeepSpeed(Engine):
 
     def _keep(self, held: dict[str, Tensor], name: str, tensor: Tensor) -> None:
         """Keep a whole tensor on rank 0; the others only helped to put it together."""
-        if self.world.first:
+        if self.world.is_main:
             held[name] = tensor.detach().to("cpu", torch.float32, copy=True)
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
@@ -196,13 +196,13 @@ class DeepSpeed(Engine):
 
         return GatheredParameters(parameters, modifier_rank=0 if changed else None)  # type: ignore[no-any-return]
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """See `Engine.averaged`; `settings` refuses to keep one."""
+    def ema_weights(self) -> AbstractContextManager[None]:
+        """See `Engine.ema_weights`; `settings` refuses to keep one."""
         return nullcontext()
 
     @contextmanager
-    def whole(self) -> Iterator[MaskedLM]:
-        """See `Engine.whole`; where weights are shared out, it is a copy: theirs can be called only through DeepSpeed."""
+    def summon_full_params(self) -> Iterator[MaskedLM]:
+        """See `Engine.summon_full_params`; where weights are shared out, it is a copy: theirs can be called only through DeepSpeed."""
         if self.stage < 3:
             yield self.model
         else:

@@ -19,17 +19,17 @@ from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.distributed.loss_scale import LossScale
 from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import Objective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, Objective
 
 
-class Loss(nn.Module):
+class LossModule(nn.Module):
     """Model and objective as one module, since engines wrap exactly one; its forward pass is one micro-batch's losses."""
 
     def __init__(self, model: MaskedLM, objective: Objective, device: Device):
         super().__init__()
         self.model, self.objective, self.device = model, objective, device
 
-    def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """See `Objective.forward`."""
         with self.device.autocast():
             return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
@@ -49,19 +49,19 @@ class Engine(ABC):
         world: The ranks.
     """
 
-    sharded = False  # whether `tensors` gives each rank a part of its own
-    looks_first = (
+    sharded = False  # whether `state_tensors` gives each rank a part of its own
+    can_skip_step = (
         True  # whether a gradient's norm is known before the weights move, so that a large one can be left out
     )
 
-    def __init__(self, loss: Loss, device: Device, world: World):
+    def __init__(self, loss: LossModule, device: Device, world: World):
         self.loss, self.device, self.world = loss.to(device.torch), device, world
         self.scale = LossScale() if device.precision == "fp16" else None
         self.parameters = parameter_count(loss.model)
         self.updates = self.at = 0
         self.updates_before = 0  # of these, by the run that this one trains longer
         self.timed, self.started, self.busy = False, 0.0, 0.0
-        self.beat: Callable[[], None] | None = None  # told whenever this rank goes to meet the others
+        self.heartbeat: Callable[[], None] | None = None  # told whenever this rank goes to meet the others
 
     @property
     def model(self) -> MaskedLM:
@@ -85,16 +85,16 @@ class Engine(ABC):
         """Start the step that follows `step` others; if `timed`, `busy` will be this rank's seconds until it meets the others."""
         self.at, self.timed, self.started = step, timed, time.perf_counter()
 
-    def meets(self) -> None:
+    def before_collective(self) -> None:
         """Note that the next thing this rank does involves the others."""
         if self.timed and self.device.torch.type == "cuda":
             torch.cuda.synchronize()
         self.busy = time.perf_counter() - self.started
-        if self.beat is not None:
-            self.beat()
+        if self.heartbeat is not None:
+            self.heartbeat()
 
     @abstractmethod
-    def backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """Add one micro-batch's gradients.
 
         Args:
@@ -108,19 +108,19 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def norm(self) -> Tensor:
+    def grad_norm(self) -> Tensor:
         """The norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
 
     @abstractmethod
-    def update(self) -> float:
+    def optimizer_step(self) -> float:
         """Clip the gradient, move the weights, clear the gradient; the rate."""
 
     @abstractmethod
-    def drop(self) -> None:
+    def zero_grad(self) -> None:
         """Clear the gradient without moving the weights."""
 
     @abstractmethod
-    def tensors(self) -> Groups:
+    def state_tensors(self) -> Groups:
         """All that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank."""
 
     def state(self) -> dict[str, Any]:
@@ -150,10 +150,10 @@ class Engine(ABC):
         """The tensors' part of `load`, after `updates` has its value."""
 
     @abstractmethod
-    def averaged(self) -> AbstractContextManager[None]:
+    def ema_weights(self) -> AbstractContextManager[None]:
         """The running mean of the weights in their place, where `optim.ema` keeps one; on every rank at once."""
 
     @contextmanager
-    def whole(self) -> Iterator[MaskedLM]:
+    def summon_full_params(self) -> Iterator[MaskedLM]:
         """The model such that it can be called by itself, on every rank at once."""
         yield self.model

@@ -14,35 +14,35 @@ from torch.distributed.tensor import DTensor
 
 from biomlm.core.checkpoint import Groups
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.distributed.ddp import Replicated
+from biomlm.pretrain.distributed.ddp import DDPEngine
 
 
-class Fsdp(Replicated):
+class FSDPEngine(DDPEngine):
     """Weights, gradients and moments shared out over the ranks."""
 
     sharded = True
 
-    def _spread(self) -> nn.Module:
+    def _wrap(self) -> nn.Module:
         mesh = init_device_mesh(self.device.torch.type, (self.world.size,))
         for layer in self.model.encoder.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.loss, mesh=mesh)
         return self.loss
 
-    def tensors(self) -> Groups:
+    def state_tensors(self) -> Groups:
         """This rank's rows; what has no rows is rank 0's."""
-        return {group: dict(self._rows(named)) for group, named in super().tensors().items()}
+        return {group: dict(self._rows(named)) for group, named in super().state_tensors().items()}
 
     def _rows(self, named: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in named.items():
             if not isinstance(tensor, DTensor):
-                if self.world.first:
+                if self.world.is_main:
                     yield name, tensor
             elif len(tensor.to_local()):
                 yield name, tensor.to_local()
 
     def load_weights(self, groups: Groups) -> None:
-        """See `Replicated.load_weights`."""
+        """See `DDPEngine.load_weights`."""
         own = {n: p for n, p in self.loss.objective.named_parameters() if p.requires_grad}
         for held, saved in ((self.model.state_dict(), groups["model"]), (own, groups["objective"])):
             if odd := sorted(held.keys() ^ saved.keys()):
@@ -51,7 +51,7 @@ class Fsdp(Replicated):
                 self._take(tensor, saved[name])
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """See `Replicated.load_moments`."""
+        """See `DDPEngine.load_moments`."""
         parts = {}
         for key in moments:
             name = key.partition(".")[2]
@@ -71,9 +71,9 @@ class Fsdp(Replicated):
             held.copy_(saved)
 
     @contextmanager
-    def whole(self) -> Iterator[MaskedLM]:
-        """See `Engine.whole`; what belongs to no layer is gathered here, layers gather themselves."""
-        assert isinstance(self.spread, FSDPModule)
-        self.spread.unshard()
+    def summon_full_params(self) -> Iterator[MaskedLM]:
+        """See `Engine.summon_full_params`; what belongs to no layer is gathered here, layers gather themselves."""
+        assert isinstance(self.wrapped, FSDPModule)
+        self.wrapped.unshard()
         yield self.model
-        self.spread.reshard()
+        self.wrapped.reshard()

@@ -30,7 +30,7 @@ def is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-class Watch:
+class HangDetector:
     """One rank's count of meetings, and its answers.
 
     Args:
@@ -43,9 +43,9 @@ class Watch:
         self.count, self.moved = 0, time.monotonic()
         self.failed = False  # whether an exchange has, in which this rank was
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._work, name="watch", daemon=True)
+        self.thread = threading.Thread(target=self._work, name="hang detector", daemon=True)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say that this rank goes to meet the others, which it does twice a step: to add up counts, then gradients."""
         self.count, self.moved = self.count + 1, time.monotonic()
 
@@ -58,7 +58,7 @@ class Watch:
         line = "" if frame is None else f"{frame.f_globals['__name__']}:{frame.f_lineno}"
         return orjson.dumps([self.count, meets, line]).decode()
 
-    def missing(self) -> str:
+    def describe_hang(self) -> str:
         """Ask all ranks how far they are; who holds the run up, in words."""
         store = self.world.store
         assert store is not None, "a rank that is alone waits for nobody"
@@ -73,7 +73,7 @@ class Watch:
                 for rank in others:
                     if rank not in found and store.check([f"watch/{rank}"]):
                         found[rank] = orjson.loads(store.get(f"watch/{rank}"))
-            if self.world.first:
+            if self.world.is_main:
                 time.sleep(LINGER)
         except RuntimeError:  # the store has gone with the rank that kept it
             return f"rank 0 of {self.world.size} has ended"
@@ -83,10 +83,10 @@ class Watch:
         count, _, line = found[late]
         return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
-    def blame(self, error: BaseException) -> TemporaryError:
+    def diagnose(self, error: BaseException) -> TemporaryError:
         """The error to end with after a failed exchange."""
         self.failed = True
-        problem = f"{self.missing()} ({str(error).splitlines()[0][:120]})"
+        problem = f"{self.describe_hang()} ({str(error).splitlines()[0][:120]})"
         return TemporaryError(problem, remedy="The same command goes on from the last checkpoint.")
 
     def _work(self) -> None:
@@ -100,12 +100,12 @@ class Watch:
                 return  # the store has gone, and its rank with it: the exchange itself fails
             if time.monotonic() - self.moved > self.world.timeout:
                 print(
-                    f"{self.what}: {self.missing()}. The same command goes on from the last checkpoint.",
+                    f"{self.what}: {self.describe_hang()}. The same command goes on from the last checkpoint.",
                     file=sys.stderr,
                 )
                 os._exit(TemporaryError.exit_code)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "HangDetector":
         if self.world.size > 1:
             self.thread.start()
         return self

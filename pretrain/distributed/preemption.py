@@ -8,17 +8,17 @@ from typing import Any
 from biomlm.core.cli import SIGNALS
 
 
-class StopWish:
+class PreemptionHandler:
     """Whether one of the signals has come; outside the main thread none is caught."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.signal_name = ""
         self.before: dict[signal.Signals, Any] = {}
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
 
-    def __enter__(self) -> "StopWish":
+    def __enter__(self) -> "PreemptionHandler":
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self

@@ -27,7 +27,7 @@ PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's 
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where a process stands among those of its run.
 
     Args:
@@ -43,7 +43,7 @@ class Place:
     master: tuple[str, int] = ("", 0)
 
 
-def place(env: Mapping[str, str]) -> Place:
+def rank_info(env: Mapping[str, str]) -> RankInfo:
     """Read a launcher's environment variables; without any, the process is alone.
 
     A SLURM batch script is a process of its own beside those that `srun` starts in it, so it is alone too.
@@ -53,15 +53,15 @@ def place(env: Mapping[str, str]) -> Place:
     """
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
-            found = Place(
+            found = RankInfo(
                 int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), _master(env, 29_500)
             )
         elif "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
             port = PORTS[0] + int(env.get("SLURM_JOB_ID", "0")) % PORTS[1]
             size = int(env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"])
-            found = Place(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
+            found = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
         else:
-            return Place()
+            return RankInfo()
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"the launcher's variables are incomplete ({error})", remedy="Start the processes with torchrun or srun."
@@ -94,16 +94,16 @@ class World:
         timeout: Seconds after which an exchange that a rank does not come to is given up.
     """
 
-    def __init__(self, here: Place, timeout: float = 1800.0):
+    def __init__(self, here: RankInfo, timeout: float = 1800.0):
         self.rank, self.size, self.local_rank, self.timeout = here.rank, here.size, here.local_rank, timeout
         self.store: Store | None = None
-        self.told = 0
+        self.broadcasts = 0
         if here.size > 1:
             if torch.cuda.is_available():
                 torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
             self._join(here)
 
-    def _join(self, here: Place) -> None:
+    def _join(self, here: RankInfo) -> None:
         host, port = here.master
         # DeepSpeed and torch's device mesh look for these, whatever the launcher was.
         told = {"RANK": here.rank, "WORLD_SIZE": here.size, "LOCAL_RANK": here.local_rank}
@@ -119,11 +119,11 @@ class World:
         dist.init_process_group(backend, store=group, rank=here.rank, world_size=here.size, timeout=patience)
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes logs, metrics and manifests."""
         return self.rank == 0
 
-    def sum(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_counts(self, numbers: Sequence[int]) -> list[int]:
         """Element-wise sums over all ranks, modulo 2^63."""
         if self.size == 1:
             return list(numbers)
@@ -131,7 +131,7 @@ class World:
         dist.all_reduce(row)
         return [int(n) & (2**63 - 1) for n in row.tolist()]
 
-    def add(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all ranks, in place, on whatever device it is."""
         if self.size > 1:
             dist.all_reduce(values)
@@ -141,31 +141,31 @@ class World:
         """Every rank's number, by rank."""
         row = np.zeros(self.size)
         row[self.rank] = value
-        return self.add(torch.from_numpy(row)).tolist()
+        return self.all_reduce(torch.from_numpy(row)).tolist()
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank; any JSON."""
         if self.store is None:
             return value
-        self.told += 1
-        if self.first:
-            self.store.set(f"told/{self.told}", orjson.dumps(value).decode())
-        return orjson.loads(self.store.get(f"told/{self.told}"))
+        self.broadcasts += 1
+        if self.is_main:
+            self.store.set(f"broadcast/{self.broadcasts}", orjson.dumps(value).decode())
+        return orjson.loads(self.store.get(f"broadcast/{self.broadcasts}"))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank has come here."""
         if self.size > 1:
-            self.sum([0])
+            self.all_reduce_counts([0])
 
-    def leave(self) -> None:
+    def destroy(self) -> None:
         """End the group, once nothing uses it any more: a DistributedDataParallel that outlives it hangs."""
         if self.size > 1:
             gc.collect()
-            self.wait()
+            self.barrier()
             dist.destroy_process_group()
 
 
 @cache
 def join(timeout: float) -> World:
     """This process's world: it joins the others once, whoever asks."""
-    return World(place(os.environ), timeout)
+    return World(rank_info(os.environ), timeout)

@@ -26,7 +26,7 @@ from biomlm.core.progress import progress
 from biomlm.model.config import EncoderConfig
 from biomlm.model.device import choose
 from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.distributed.preemption import StopWish
+from biomlm.pretrain.distributed.preemption import PreemptionHandler
 from biomlm.pretrain.fairseq_engine.command import call, record
 
 FOLDER, LAST = "fairseq", "checkpoint_last.pt"
@@ -84,7 +84,7 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
     done, tokens = (earlier[-1]["step"], earlier[-1]["tokens"]) if earlier else (0, 0)
     tail: deque[str] = deque(maxlen=TAIL)
     with (
-        StopWish() as wish,
+        PreemptionHandler() as preemption,
         MetricsWriter(run, done) as metrics,
         progress(what, steps, "steps", done) as bar,
         _start(words) as process,
@@ -93,7 +93,7 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
         try:
             for line in process.stdout:
                 tail.append(line)
-                if wish.name:
+                if preemption.signal_name:
                     break
                 found = record(line)
                 if found is None or found[0] <= done * (found[1] == "train"):
@@ -106,9 +106,9 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
                 metrics.write(step, split, figures)
         finally:
             process.terminate()
-    if wish.name:
+    if preemption.signal_name:
         raise StoppedError(
-            f"stopped by {wish.name} at step {done} of fairseq's",
+            f"stopped by {preemption.signal_name} at step {done} of fairseq's",
             remedy="The same command goes on from its last checkpoint.",
         )
     if process.returncode and done < steps:

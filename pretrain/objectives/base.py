@@ -17,7 +17,7 @@ from biomlm.pretrain.data.segment_pairs import CLASSES
 
 
 @dataclass(frozen=True)
-class Totals:
+class LossDenominators:
     """What a step's losses are divided by, over all its micro-batches (and processes).
 
     Args:
@@ -31,11 +31,11 @@ class Totals:
     pairs: int = 1
 
     @staticmethod
-    def of(batches: list[Batch]) -> "Totals":
+    def of(batches: list[Batch]) -> "LossDenominators":
         """Count micro-batches; whoever divides by a sum of these takes 1 for 0."""
         masked = sum(len(batch.labels_m) for batch in batches)
         pairs = sum(int((b.pair_labels_b != NO_LABEL).sum()) for b in batches if b.pair_labels_b is not None)
-        return Totals(masked, sum(len(batch.packed.input_ids_t) for batch in batches), pairs)
+        return LossDenominators(masked, sum(len(batch.packed.input_ids_t) for batch in batches), pairs)
 
 
 class Objective(nn.Module, ABC):
@@ -45,7 +45,7 @@ class Objective(nn.Module, ABC):
     reads_all_rows = True  # of the last hidden state, not only those of predicted positions and first tokens
 
     @abstractmethod
-    def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """This micro-batch's share of the step's means.
 
         Returns:
@@ -54,7 +54,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def over(self, term: str) -> Collection[str]:
-        """The fields of `Totals` that a term is a mean over; in a step where one of them is 0 it says nothing, and is not recorded."""
+        """Name the fields of `LossDenominators` that a term is a mean over; a step where one of them is 0 does not log the term."""
 
 
 class Pooler(nn.Module):
@@ -106,7 +106,7 @@ class PretrainObjective(Objective):
                 own[name].copy_(rest[name])
         return found
 
-    def forward(self, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """See `Objective.forward`; `accuracy` is that at masked positions, and each part's own loss goes by the part's name."""
         masked, pairs = len(batch.positions_m), self.config.pair is not None
         rows = torch.cat([batch.positions_m, first_tokens(batch)]) if pairs else batch.positions_m
@@ -127,7 +127,7 @@ class PretrainObjective(Objective):
             return ("masked",)
         return ("masked", "pairs") if term == "loss" else ("pairs",)
 
-    def pair_terms(self, hidden_bh: Tensor, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def pair_terms(self, hidden_bh: Tensor, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """Cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.
 
         Args:

@@ -16,10 +16,10 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
-from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.data.prefetch import Prefetcher
 from biomlm.pretrain.data.segment_pairs import NAMES
-from biomlm.pretrain.distributed.process_group import Place, World
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals, first_tokens
+from biomlm.pretrain.distributed.process_group import RankInfo, World
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective, first_tokens
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -79,12 +79,12 @@ def sums_of(
         part = parts[min(places[turn], len(parts) - 1)]
         return batches.micro_batch(0, part.index, part.sequences)
 
-    with Loader(make, 0, turns) as loader:
+    with Prefetcher(make, 0, turns) as prefetcher:
         for place in places:
-            batch = loader.take()
+            batch = next(prefetcher)
             assert batch is not None, "empty micro-batches are not evaluated"
             sums_nw[place] = score(batch.to(device.torch))
-    world.add(torch.from_numpy(sums_nw))
+    world.all_reduce(torch.from_numpy(sums_nw))
     total_w: F64 = sums_nw[: len(parts)].sum(0)
     return total_w
 
@@ -125,7 +125,7 @@ class PairEvaluator:
         def score(batch: Batch) -> Sequence[float]:
             with device.autocast():
                 terms = self.objective.pair_terms(
-                    model.encoder(batch.packed, first_tokens(batch))[-1], batch, Totals(1, 1)
+                    model.encoder(batch.packed, first_tokens(batch))[-1], batch, LossDenominators(1, 1)
                 )
             assert batch.pair_labels_b is not None
             of_class = [int((batch.pair_labels_b == label).sum()) for label in range(len(self.classes))]
@@ -143,7 +143,7 @@ class PairEvaluator:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvalResult:
     """What a model makes of the held-out split; a mean over nothing is None.
 
     Args:
@@ -194,12 +194,12 @@ class Evaluator:
         world: World | None = None,
     ):
         sizes = BatchConfig(tokens=batch.tokens, max_length=batch.max_length)
-        self.shards, self.pairs, self.world = shards, pairs, world or World(Place())
+        self.shards, self.pairs, self.world = shards, pairs, world or World(RankInfo())
         self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
         self.max_tokens = max_tokens or math.inf
         self.sources = Sources.read(shards, "source")
 
-    def __call__(self, model: MaskedLM, device: Device) -> HeldOut:
+    def __call__(self, model: MaskedLM, device: Device) -> EvalResult:
         """Loss and accuracy in inference mode, on all ranks at once; the model's training mode is put back."""
         training, names = model.training, self.sources.names
         model.eval()
@@ -217,7 +217,7 @@ class Evaluator:
         model.train(training)
         by_source = {name: _means(*sums[:, i]) for i, name in enumerate(names) if sums[2, i]}
         whole = _means(*sums.sum(1))
-        return HeldOut(
+        return EvalResult(
             whole["loss"],
             whole["accuracy"],
             whole["perplexity"],

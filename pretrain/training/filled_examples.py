@@ -58,7 +58,7 @@ class Examples:
                     best_m = model(moved.packed, moved.positions_m).argmax(-1).cpu()
                 lines += self._texts(batch, best_m.tolist())
         model.train(training)
-        if self.evaluator.world.first:
+        if self.evaluator.world.is_main:
             write_text(run / NAME, "\n\n".join(lines[: self.config.count + 1]) + "\n")
 
     def _texts(self, batch: Batch, best: list[int]) -> list[str]:

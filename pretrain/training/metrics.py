@@ -25,7 +25,7 @@ SLOW = 1.5  # a rank that takes this many times as long as the others' median is
 SLOW_RECORDS = 3  # in so many records running
 
 
-class Recorder:
+class MetricsLogger:
     """Metrics and progress of one process's part of a run.
 
     Args:
@@ -59,7 +59,7 @@ class Recorder:
             self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
             self.bar = self.shown.enter_context(progress(self.what, self.work(self.steps), "tokens", self.worked))
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricsLogger":
         return self
 
     def __exit__(
@@ -83,7 +83,7 @@ class Recorder:
         """Model FLOPs utilisation since recording began (see `model.flops`)."""
         return self.flops / max(self.seconds, 1e-9) / self.peak
 
-    def computed(self, tokens: int, flops: int) -> None:
+    def log_work(self, tokens: int, flops: int) -> None:
         """Count a step's work, whether or not it moved the weights."""
         self.tokens += tokens
         self.flops += flops
@@ -113,14 +113,14 @@ class Recorder:
         for name, value in figures.items():
             self.window[name] += value
             self.counts[name] += 1
-        self.saw(fingerprint)
+        self.log_batches(fingerprint)
         if self.bar is not None:
             self.loss = figures.get("loss", self.loss)
             note = f"step {done:,} of {self.steps:,}  loss {self.loss:.3f}  MFU {self.mfu:.0%}"
             self.bar.advance(self.work(done) - self.worked, note=note)
             self.worked = self.work(done)
 
-    def saw(self, fingerprint: int) -> None:
+    def log_batches(self, fingerprint: int) -> None:
         """Count a step's batches, whether or not it moved the weights."""
         self.fingerprint = (self.fingerprint + fingerprint) & FINGERPRINT
 
@@ -167,7 +167,7 @@ class Recorder:
             self.metrics.write(step, "guard", {"event": what, **figures})
             print(f"{self.what}: step {step}: {what}", file=sys.stderr)
 
-    def go_back(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Take back all records after `step`."""
         if self.metrics is not None:
             self.open.close()

@@ -13,13 +13,13 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.flops import step_flops
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.curriculum import Curriculum
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 
 FINGERPRINT = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatches:
     """What one rank computes in one step.
 
     Args:
@@ -36,14 +36,14 @@ class Share:
     flops: int
     fingerprint: int
 
-    def pin(self) -> "Share":
+    def pin(self) -> "RankBatches":
         """The same in page-locked memory."""
         return replace(self, batches=[batch.pin() for batch in self.batches])
 
 
-def share(
+def batches_of_rank(
     batches: Batches | Curriculum, step: int, rank: int, ranks: int, model: EncoderConfig, all_rows: bool = True
-) -> Share:
+) -> RankBatches:
     """Choose the part of `rank` among `ranks` in a step, counted from 0; `all_rows` as in `pretrain.planning.estimate`."""
     names = batches.names(step)
     own = [batch for name in names[rank::ranks] if (batch := batches.micro_batch(*name)) is not None]
@@ -52,7 +52,7 @@ def share(
     weights = [1.0] * len(own) + [0.0] * len(filler)
     flops = sum(_flops(batch, model, all_rows) for batch in own)
     hashes = sum(map(fingerprint, own)) & FINGERPRINT
-    return Share(own + filler, weights, list(astuple(Totals.of(own))), int(flops), hashes)
+    return RankBatches(own + filler, weights, list(astuple(LossDenominators.of(own))), int(flops), hashes)
 
 
 def _flops(batch: Batch, model: EncoderConfig, all_rows: bool) -> float:

@@ -21,11 +21,11 @@ from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.distributed.build import make
 from biomlm.pretrain.distributed.engine import Engine
-from biomlm.pretrain.distributed.process_group import World, join, place
+from biomlm.pretrain.distributed.process_group import World, join, rank_info
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
 from biomlm.pretrain.objectives.base import Objective, PretrainObjective
-from biomlm.pretrain.training.evaluate import Evaluator, HeldOut, PairEvaluator
-from biomlm.pretrain.training.trainer import Outcome, Trainer, deterministic, seed_weights
+from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, PairEvaluator
+from biomlm.pretrain.training.trainer import Trainer, TrainResult, deterministic, seed_weights
 from biomlm.pretrain.training.vocabulary_match import renew
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -41,24 +41,24 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
 
     On several ranks the first does this, and the others hear how it went.
     """
-    if config.engine == "fairseq" and place(os.environ).size > 1:
+    if config.engine == "fairseq" and rank_info(os.environ).size > 1:
         remedy = "Start it once: fairseq-train finds the GPUs of a machine, and starts a process for each, by itself."
         raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
     world = join(config.timeout)
-    if not world.first:
-        heard = world.tell(None)
+    if not world.is_main:
+        heard = world.broadcast(None)
         if heard is None:
-            world.wait()
+            world.barrier()
             raise SystemExit(2)  # rank 0 says why
         return Manifest(**heard)
     try:
         _require_work(config, world.size)
         record = _start(config, stage, reader, model, inputs)
     except UserError:
-        world.tell(None)
-        world.wait()  # the store that the others hear it from ends with this process
+        world.broadcast(None)
+        world.barrier()  # the store that the others hear it from ends with this process
         raise
-    return Manifest(**world.tell(asdict(record)))
+    return Manifest(**world.broadcast(asdict(record)))
 
 
 def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
@@ -157,7 +157,7 @@ def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dic
         encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
         seed_weights(config.seed)
         model = MaskedLM(encoder)
-        model.silence(reader.vocab_size)
+        model.mask_padding_vocab(reader.vocab_size)
         return model, {}
     loaded = load_model(source)
     inputs = {"init": loaded.fingerprint} if config.init else {"longer": _fingerprint_of_run(loaded)}
@@ -256,7 +256,7 @@ def train(
         teacher: Evaluated on the same held-out tokens and reported beside the model.
     """
     _train(config, record, reader, model, objective, teacher)
-    join(config.timeout).leave()
+    join(config.timeout).destroy()
 
 
 def _train(
@@ -276,10 +276,10 @@ def _train(
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments, engine.world)
-    outcome = Trainer(run, engine, batches, evaluator, config, f"biomlm {record.stage}").train()
+    trained = Trainer(run, engine, batches, evaluator, config, f"biomlm {record.stage}").train()
     compared = None if teacher is None or evaluator is None else evaluator(teacher, engine.device)
-    if engine.world.first:
-        _finish(config, record, engine, batches, evaluator, outcome, compared)
+    if engine.world.is_main:
+        _finish(config, record, engine, batches, evaluator, trained, compared)
 
 
 def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: MaskedLM, objective: Objective) -> None:
@@ -319,43 +319,43 @@ def _finish(
     engine: Engine,
     batches: Curriculum,
     evaluator: Evaluator | None,
-    outcome: Outcome,
-    teacher: HeldOut | None,
+    trained: TrainResult,
+    teacher: EvalResult | None,
 ) -> None:
     run, device = Path(config.out), engine.device
-    passes = outcome.tokens / batches.tokens_per_epoch
+    passes = trained.tokens / batches.tokens_per_epoch
     result = {
-        "step": outcome.step,
-        "tokens": outcome.tokens,
+        "step": trained.step,
+        "tokens": trained.tokens,
         "epochs": passes,
-        "epochs_by_source": batches.passes(outcome.step),
+        "epochs_by_source": batches.passes(trained.step),
         "parameters": engine.parameters,
-        "seconds": outcome.seconds,
-        "tokens_per_second": outcome.tokens_per_second,
-        "mfu": outcome.mfu,
-        "data_wait": outcome.data_wait,
-        "save_wait": outcome.save_wait,
+        "seconds": trained.seconds,
+        "tokens_per_second": trained.tokens_per_second,
+        "mfu": trained.mfu,
+        "data_wait": trained.data_wait,
+        "save_wait": trained.save_wait,
         "engine": config.engine,
         "processes": engine.world.size,
-        "guard": outcome.guard,
+        "guard": trained.guard,
         "device": str(device.torch),
         "precision": device.precision,
-        "valid": None if outcome.valid is None else asdict(outcome.valid),
+        "valid": None if trained.valid is None else asdict(trained.valid),
         "unigram_entropy": None if evaluator is None else evaluator.shards.unigram_entropy,
     }
     if teacher is not None:
         result["teacher"] = asdict(teacher)
     write_json(run / RESULT, result)
-    weights = checkpoint.path_of(run, outcome.step).glob("model*.safetensors")
+    weights = checkpoint.path_of(run, trained.step).glob("model*.safetensors")
     updates = engine.updates - engine.updates_before
-    counts = {"steps": outcome.step, "tokens": outcome.tokens, "steps_left_out": outcome.step - updates}
+    counts = {"steps": trained.step, "tokens": trained.tokens, "steps_left_out": trained.step - updates}
     record.finish(run, [*weights, run / "encoder.json"], counts)
     show(record.stage, run)
 
 
 def show(stage: str, run: Path) -> None:
     """Print a finished run's summary, on rank 0."""
-    if place(os.environ).rank:
+    if rank_info(os.environ).rank:
         return
     result = read_json(run / RESULT)
     valid, entropy = result["valid"], result["unigram_entropy"]

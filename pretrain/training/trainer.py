@@ -23,23 +23,23 @@ from biomlm.model.flops import peak
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum, End, end_of
-from biomlm.pretrain.data.prefetch import Loader
+from biomlm.pretrain.data.prefetch import Prefetcher
 from biomlm.pretrain.distributed.engine import Engine
-from biomlm.pretrain.distributed.hang_detector import Watch, is_lost
-from biomlm.pretrain.distributed.preemption import StopWish
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.distributed.hang_detector import HangDetector, is_lost
+from biomlm.pretrain.distributed.preemption import PreemptionHandler
+from biomlm.pretrain.objectives.base import LossDenominators
 from biomlm.pretrain.training.anomaly_guard import Guard
-from biomlm.pretrain.training.evaluate import Evaluator, HeldOut
+from biomlm.pretrain.training.evaluate import EvalResult, Evaluator
 from biomlm.pretrain.training.filled_examples import Examples
-from biomlm.pretrain.training.metrics import Recorder
+from biomlm.pretrain.training.metrics import MetricsLogger
 from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
-from biomlm.pretrain.training.rank_batches import Share, share
+from biomlm.pretrain.training.rank_batches import RankBatches, batches_of_rank
 
 DIVERGED = 2.0  # times the loss of a blind guess among all pieces: beginnings are near 1
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """What a finished run has to show.
 
     Args:
@@ -62,7 +62,7 @@ class Outcome:
     data_wait: float
     save_wait: float
     guard: dict[str, Any]
-    valid: HeldOut | None
+    valid: EvalResult | None
 
 
 class Trainer:
@@ -88,20 +88,20 @@ class Trainer:
     ):
         self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
         self.config, self.what, self.world = config, what, engine.world
-        self.guard = Guard(config.guard if engine.looks_first else replace(config.guard, spike=0.0))
+        self.guard = Guard(config.guard if engine.can_skip_step else replace(config.guard, spike=0.0))
         best = peak(engine.device) * self.world.size
-        self.recorder = Recorder(run, what, config.steps, batches.work, self.world.first, best)
+        self.logger = MetricsLogger(run, what, config.steps, batches.work, self.world.is_main, best)
         ranks = self.world.size if engine.sharded else 1
-        token = self.world.tell(f"{time.time_ns():x}")
+        token = self.world.broadcast(f"{time.time_ns():x}")
         self.saver = Saver(run, config.keep, config.keep_every, self.world.rank, ranks, token, config.timeout)
-        self.watch, self.wish = Watch(self.world, what), StopWish()
-        engine.beat = self.watch.beat
+        self.hang_detector, self.preemption = HangDetector(self.world, what), PreemptionHandler()
+        engine.heartbeat = self.hang_detector.heartbeat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = self.broken = False
-        self.valid: HeldOut | None = None
+        self.valid: EvalResult | None = None
         self.examples = Examples(evaluator, config.examples) if evaluator and config.examples.count else None
 
-    def train(self) -> Outcome:
+    def train(self) -> TrainResult:
         """Run the steps that are left.
 
         Raises:
@@ -110,8 +110,8 @@ class Trainer:
         """
         self._resume()
         self.engine.loss.train()
-        with self.recorder, self.saver, self.wish, self.watch:
-            self.recorder.begin(self.done)
+        with self.logger, self.saver, self.preemption, self.hang_detector:
+            self.logger.begin(self.done)
             try:
                 while self.done < self.config.steps:
                     self._steps()
@@ -123,15 +123,15 @@ class Trainer:
             except RuntimeError as error:
                 if not is_lost(error):
                     raise
-                raise self.watch.blame(error) from None
-        seconds = self.recorder.seconds
-        return Outcome(
+                raise self.hang_detector.diagnose(error) from None
+        seconds = self.logger.seconds
+        return TrainResult(
             self.done,
             self.tokens,
             self.seconds + seconds,
-            self.recorder.speed,
-            self.recorder.mfu,
-            self.recorder.waited / max(seconds, 1e-9),
+            self.logger.speed,
+            self.logger.mfu,
+            self.logger.waited / max(seconds, 1e-9),
             self.saver.stalled / max(seconds, 1e-9),
             self.guard.state(),
             self.valid,
@@ -139,28 +139,30 @@ class Trainer:
 
     def _steps(self) -> None:
         """Steps up to the last one, or up to where the run has to go back."""
-        with Loader(self._load, self.done, self.config.steps) as loader:
+        with Prefetcher(self._load, self.done, self.config.steps) as prefetcher:
             while self.done < self.config.steps and not self._must_go_back:
                 stage = self.batches.stage(self.done)
-                self.recorder.stage(self.done, stage.batch, stage.tokens_per_step)
-                waited = loader.waited
-                self._step(loader.take())
-                self.recorder.waited += loader.waited - waited
+                self.logger.stage(self.done, stage.batch, stage.tokens_per_step)
+                waited = prefetcher.waited
+                self._step(next(prefetcher))
+                self.logger.waited += prefetcher.waited - waited
                 self._after_step()
 
-    def _load(self, step: int) -> Share:
+    def _load(self, step: int) -> RankBatches:
         """This rank's part of a step, where a copy to the device need not wait."""
         shape = self.engine.model.config
         all_rows = self.engine.loss.objective.reads_all_rows
-        part = share(self.batches, step, self.world.rank, self.world.size, shape, all_rows)
+        part = batches_of_rank(self.batches, step, self.world.rank, self.world.size, shape, all_rows)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
-    def _step(self, part: Share) -> None:
+    def _step(self, part: RankBatches) -> None:
         """One optimiser step, or a bad one that leaves the weights as they are."""
-        self.watch.beat()
-        wish = int(bool(self.wish.name))
-        *counts, flops, fingerprint, wishes = self.world.sum([*part.totals, part.flops, part.fingerprint, wish])
-        totals, self.stopping = Totals(*(max(count, 1) for count in counts)), wishes > 0
+        self.hang_detector.heartbeat()
+        wish = int(bool(self.preemption.signal_name))
+        *counts, flops, fingerprint, wishes = self.world.all_reduce_counts(
+            [*part.totals, part.flops, part.fingerprint, wish]
+        )
+        totals, self.stopping = LossDenominators(*(max(count, 1) for count in counts)), wishes > 0
         last = len(part.batches) - 1
         sums: dict[str, Tensor] = {}
         self.engine.begin(self.done, timed=(self.done + 1) % self.config.log_every == 0)
@@ -170,13 +172,13 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         self.done += 1
-        tokens = Totals(*counts).tokens
+        tokens = LossDenominators(*counts).tokens
         self.tokens += tokens
-        self.recorder.computed(tokens, flops)
+        self.logger.log_work(tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
-            self._decide(sums, Totals(*counts), fingerprint)
+            self._decide(sums, LossDenominators(*counts), fingerprint)
 
-    def _backward(self, batch: Batch, totals: Totals, weight: float, last: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`.
 
         Raises:
@@ -188,7 +190,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the error and all that its traceback holds are gone, is there memory to try with.
-        self.engine.drop()
+        self.engine.zero_grad()
         fitting = 0 if self.world.size > 1 else largest(batch, self._fits)
         raise too_large(batch, fitting, self.batches.stage(self.done).batch)
 
@@ -199,7 +201,7 @@ class Trainer:
             torch.cuda.empty_cache()
         try:
             moments = torch.empty(0 if self.engine.updates else 2 * self.engine.parameters, device=device)
-            self.engine.backward(batch.to(device), Totals.of([batch]), 1.0, True)
+            self.engine.backward(batch.to(device), LossDenominators.of([batch]), 1.0, True)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -208,28 +210,28 @@ class Trainer:
             del moments
             return True
         finally:
-            self.engine.drop()
+            self.engine.zero_grad()
 
-    def _decide(self, sums: dict[str, Tensor], counts: Totals, fingerprint: int) -> None:
+    def _decide(self, sums: dict[str, Tensor], counts: LossDenominators, fingerprint: int) -> None:
         """Move the weights by the step's gradient, unless the guard objects.
 
         The one place where a step waits for the device: every figure is read at once.
         """
-        norm = self.engine.norm()
-        added = self.world.add(torch.stack([value.float() for value in sums.values()]))
+        norm = self.engine.grad_norm()
+        added = self.world.all_reduce(torch.stack([value.float() for value in sums.values()]))
         *values, size = torch.cat([added, norm.float().reshape(1)]).tolist()
         figures = {**dict(zip(sums, values, strict=True)), "gradient_norm": size}
         wrong = self.guard.judge(figures["loss"], size, self.engine.scale)
         if wrong:
-            self.engine.drop()
-            self.recorder.saw(fingerprint)
+            self.engine.zero_grad()
+            self.logger.log_batches(fingerprint)
             words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
-            self.recorder.event(self.done, words, {"skipped": self.guard.skipped})
+            self.logger.event(self.done, words, {"skipped": self.guard.skipped})
         else:
             said = {name: value for name, value in figures.items() if self._counts(name, counts)}
-            self.recorder.step(self.done, {**said, "learning_rate": self.engine.update()}, fingerprint)
+            self.logger.step(self.done, {**said, "learning_rate": self.engine.optimizer_step()}, fingerprint)
 
-    def _counts(self, figure: str, counts: Totals) -> bool:
+    def _counts(self, figure: str, counts: LossDenominators) -> bool:
         """Whether a figure of a step is a mean over something; the gradient is the loss's."""
         over = self.engine.loss.objective.over("loss" if figure == "gradient_norm" else figure)
         return all(getattr(counts, field) for field in over)
@@ -249,7 +251,7 @@ class Trainer:
             return
         config, ended = self.config, self.done == self.config.steps
         if self.done % config.log_every == 0:
-            self.recorder.log(self.done, self.tokens, self.world.gather(self.engine.busy))
+            self.logger.log(self.done, self.tokens, self.world.gather(self.engine.busy))
         if ended or self.done % config.eval_every == 0:
             self._evaluate()
         self.save_due |= self.done % config.save_every == 0
@@ -259,47 +261,47 @@ class Trainer:
             self._save(wait=ended or self.stopping)
         if self.stopping and not ended and not self.broken:
             raise StoppedError(
-                f"stopped by {self.wish.name or 'a signal to another rank'} after step {self.done}, which is saved",
+                f"stopped by {self.preemption.signal_name or 'a signal to another rank'} after step {self.done}, which is saved",
                 remedy="The same command goes on from there.",
             )
 
     def _evaluate(self) -> None:
         if self.evaluator is None:
             return
-        with self.engine.whole() as model:
+        with self.engine.summon_full_params() as model:
             self.valid = self.evaluator(model, self.engine.device)
             if self.examples is not None:
                 self.examples.write(self.run, self.done, model, self.engine.device)
         figures = self.valid.as_metrics()
         if self.config.optim.ema:
-            with self.engine.averaged(), self.engine.whole() as model:
+            with self.engine.ema_weights(), self.engine.summon_full_params() as model:
                 mean = self.evaluator(model, self.engine.device)
             found = mean.as_metrics()
             figures |= {f"ema_{name}": found[name] for name in ("loss", "accuracy") if name in found}
         epochs = {f"epochs/{name}": round(count, 4) for name, count in self.batches.passes(self.done).items()}
-        self.recorder.valid(self.done, {**figures, **epochs})
+        self.logger.valid(self.done, {**figures, **epochs})
 
     def _save(self, *, wait: bool) -> None:
         made, self.save_due = self._checkpoint(), False
-        self.broken = self.world.sum([int(not checkpoint.is_finite(made))]) != [0]
+        self.broken = self.world.all_reduce_counts([int(not checkpoint.is_finite(made))]) != [0]
         if self.broken:  # a run that took it up would have nothing to go on with
-            self.recorder.event(self.done, "the weights are not finite: they are not saved", {})
+            self.logger.event(self.done, "the weights are not finite: they are not saved", {})
             return
-        if self.engine.sharded or self.world.first:
+        if self.engine.sharded or self.world.is_main:
             self.saver.save(made, wait=wait)
         if wait:
-            self.world.wait()
+            self.world.barrier()
 
     def _checkpoint(self) -> Checkpoint:
         state = {
             "tokens": self.tokens,
-            "seconds": self.seconds + self.recorder.seconds,
+            "seconds": self.seconds + self.logger.seconds,
             "engine": self.engine.state(),
             "guard": self.guard.state(),
             "data": asdict(self.batches.end(self.done)),
-            **self.recorder.state(),
+            **self.logger.state(),
         }
-        return Checkpoint(self.done, self.engine.tensors(), state)
+        return Checkpoint(self.done, self.engine.state_tensors(), state)
 
     def _resume(self) -> None:
         step = self._newest(self.run)
@@ -311,7 +313,7 @@ class Trainer:
                 self.batches.go_on(step, End(**found.state["data"]))
             elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
                 self.batches.step_over(step, self.guard.shift)
-            if self.world.first:
+            if self.world.is_main:
                 print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
         elif self.config.longer is not None:
             self._train_longer(Path(self.config.longer))
@@ -337,19 +339,19 @@ class Trainer:
 
     def _newest(self, run: Path, most: int | None = None) -> int | None:
         """The step of the newest checkpoint that a run can go on from, up to `most`, as rank 0 found it."""
-        step: int | None = self.world.tell(checkpoint.latest_usable(run, most) if self.world.first else None)
+        step: int | None = self.world.broadcast(checkpoint.latest_usable(run, most) if self.world.is_main else None)
         return step
 
     def _load_checkpoint(self, step: int) -> Checkpoint:
         found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
         self.engine.load(found.tensors, found.state["engine"])
         self.done, self.tokens, self.seconds = found.step, found.state["tokens"], found.state["seconds"]
-        self.recorder.load(found.state)
+        self.logger.load(found.state)
         return found
 
     def _remove_behind(self, step: int) -> None:
         """Remove the checkpoints that the run went back behind."""
-        if self.world.first:
+        if self.world.is_main:
             for later in [s for s in checkpoint.steps(self.run) if s > step]:
                 checkpoint.remove(self.run, later)
 
@@ -360,7 +362,7 @@ class Trainer:
         if self.broken:
             wrong = f"the weights after step {bad} are not finite"
         self.saver.finish()
-        self.world.wait()
+        self.world.barrier()
         step = self._newest(self.run, bad - streak)
         if step is None or self.guard.rewinds == self.config.guard.rewinds:
             why = (
@@ -376,9 +378,9 @@ class Trainer:
         self.guard.go_back(found.state["guard"], bad - step)
         self.batches.step_over(step, bad - step)
         self.broken = False
-        self.recorder.go_back(step)
+        self.logger.truncate(step)
         words = f"went back from step {bad} to {step}, and steps over the batches between"
-        self.recorder.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
+        self.logger.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
 
     def _require_learnt(self) -> None:
         """Refuse to call a run done that went nowhere; the same command says so again.

@@ -27,7 +27,7 @@ from biomlm.model.kernels.cross_entropy import linear_cross_entropy
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 GPU = "gpu"
 PIECES, LENGTHS = 61, (9, 4, 12)
@@ -75,7 +75,7 @@ def pretraining(shape: str, kernel: str) -> None:
     made, pairs = model(shape, kernel=kernel), shape in PAIRED
     with torch.device(GPU):
         objective = PretrainObjective(ObjectiveConfig(nsp=1.0 if pairs else 0.0), made.config)
-    ends(objective(made, batch(pairs), Totals(M, T, len(LENGTHS))), made, objective)
+    ends(objective(made, batch(pairs), LossDenominators(M, T, len(LENGTHS))), made, objective)
 
 
 def head(block: int, dtype: torch.dtype) -> None:
@@ -112,7 +112,7 @@ def distillation(distance: str, relation: str) -> None:
     teachers = Teachers([model(width=48), model(width=48)], Device(at, "fp32"), PIECES)
     with at:
         objective = DistillObjective(teachers, student.config, parts, PIECES, 10, ["a", "b"])
-    ends(objective(student, batch(), Totals(M, T)), student.encoder, objective)
+    ends(objective(student, batch(), LossDenominators(M, T)), student.encoder, objective)
 
 
 def finetuning(kind: str) -> None:

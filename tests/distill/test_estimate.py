@@ -27,7 +27,7 @@ from biomlm.model.kernels import linear
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 from biomlm.pretrain.planning.estimate import need, parameters
 
 LENGTH, ROWS, VOCABULARY, MASKED = 32, 16, 8192, 77
@@ -198,7 +198,7 @@ def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: 
     config = config_of(loss, precision="fp32", batch=BatchConfig(tokens=tokens, max_length=LENGTH))
     beside = beside_of(config, student, [teacher])
     with Peak() as peak, FlopCounterMode(display=False) as counted:
-        objective(models[0], batch, Totals(MASKED, tokens))["loss"].backward()
+        objective(models[0], batch, LossDenominators(MASKED, tokens))["loss"].backward()
     planned = need(student, tokens, 1, half=False, recompute=False, mask_rate=MASKED / tokens, beside=beside)
     flops = step_flops(student, [LENGTH] * ROWS, MASKED if objective.predicts else 0) + tokens * beside.flops
     assert (planned.activations + planned.head) * 1e9 == pytest.approx(peak.most, rel=0.1)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.packed import Packed, few_sizes, pack
+from biomlm.model.packed import Packed, pack, round_to_bucket
 
 PRODUCTS = ("linear", "mm", "bmm", "addmm")
 
@@ -24,13 +24,13 @@ def model_of(max_positions: int = 12, **how: Any) -> MaskedLM:
 
 @given(st.integers(1, 1 << 20))
 def test_a_size_is_little_more(n: int) -> None:
-    size = few_sizes(n)
+    size = round_to_bucket(n)
     assert n <= size < n + max(16, n / 63)
-    assert few_sizes(size) == size
+    assert round_to_bucket(size) == size
 
 
 def test_sizes_are_few() -> None:
-    sizes = [len({few_sizes(n) for n in range(top // 2 + 1, top + 1)}) for top in (512, 2048, 8192, 1 << 17)]
+    sizes = [len({round_to_bucket(n) for n in range(top // 2 + 1, top + 1)}) for top in (512, 2048, 8192, 1 << 17)]
     assert sizes == [16, 64, 64, 64]
 
 
@@ -41,7 +41,7 @@ SEQUENCES = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23, 24, 25, 26, 27]]
 def test_filler_leaves_no_trace(shape: str) -> None:
     """17 tokens need 15 of filler, more than a sequence may be long."""
     model, packed = model_of(shape=shape).eval(), pack(SEQUENCES)
-    filled = packed.filled()
+    filled = packed.pad_to_bucket()
     assert (filled.lengths, filled.max_seqlen, len(filled.input_ids_t)) == ((9, 8, 9, 6), 9, 32)
     assert torch.equal(filled.input_ids_t[:17], packed.input_ids_t)
     hidden = model.encoder(packed)
@@ -86,7 +86,7 @@ def test_no_rows_at_all() -> None:
 
 def test_filler_has_types_where_tokens_have() -> None:
     packed = pack(SEQUENCES)
-    filled = Packed(packed.input_ids_t, packed.lengths, torch.ones_like(packed.input_ids_t)).filled()
+    filled = Packed(packed.input_ids_t, packed.lengths, torch.ones_like(packed.input_ids_t)).pad_to_bucket()
     assert filled.token_type_ids_t is not None
     assert filled.token_type_ids_t.tolist() == [1] * 17 + [0] * 15
 

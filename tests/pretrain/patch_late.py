@@ -12,7 +12,7 @@ from torch import Tensor
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.distributed import hang_detector
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 hang_detector.ANSWER = 3.0
 RANK, FROM = os.environ.get("LATE_RANK", ""), int(os.environ.get("LATE_FROM", "1"))
@@ -21,7 +21,7 @@ FIRST_LIFE = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 plain = PretrainObjective.forward
 
 
-def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
     if os.environ["RANK"] == RANK and FIRST_LIFE and batch.step + 1 >= FROM:
         time.sleep(float(SECONDS)) if SECONDS else os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, model, batch, totals)

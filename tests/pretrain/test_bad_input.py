@@ -19,7 +19,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 from biomlm.pretrain.training.out_of_memory import cut, largest, too_large
 
 SHAPE = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32"]
@@ -104,7 +104,7 @@ def test_a_precision_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_loss_that_is_not_finite_names_its_step_and_batch(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         terms = plain(self, model, batch, totals)
         return {**terms, "loss": terms["loss"] * (float("nan") if (batch.epoch, batch.index) == (0, 27) else 1)}
 
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(
 def test_out_of_memory_names_the_largest_micro_batch_that_fits(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         if batch.step >= 12 and len(batch.packed.input_ids_t) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return plain(self, model, batch, totals)

@@ -24,10 +24,10 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import Totals
+from biomlm.pretrain.objectives.base import LossDenominators
 
 CPU = Device(torch.device("cpu"), "fp32")
-TOTALS = Totals(masked=3, tokens=9)
+TOTALS = LossDenominators(masked=3, tokens=9)
 
 
 def objective_of(config: LossConfig, student: MaskedLM, *teachers: MaskedLM) -> DistillObjective:
@@ -108,7 +108,7 @@ def test_shares_of_micro_batches_add_up_to_the_whole(make_model, batch) -> None:
     objective = objective_of(LossConfig(pooled=1, embeddings=1, relations=1), student, make_model(24))
     first = Batch(pack([[0, 5, 6, 7, 2]]), torch.tensor([1, 3]), torch.tensor([4, 9]))
     second = Batch(pack([[0, 8, 9, 2]]), torch.tensor([1]), torch.tensor([30]))
-    totals = Totals.of([first, second])
+    totals = LossDenominators.of([first, second])
     parts = [objective(student, b, totals) for b in (first, second)]
     whole = objective(student, batch, totals)
     for name, value in whole.items():

@@ -9,7 +9,7 @@ from biomlm.core import rng
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.pretrain.config import PairKind
 from biomlm.pretrain.data.segment_pairs import LINKED, NEXT, RANDOM, SWAPPED, Links, Pairs, longest_unit, read_links
-from biomlm.pretrain.data.sequences import Sequences, Units, cut
+from biomlm.pretrain.data.sequences import SentenceSpans, Sequences, split_long
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=3, max_size=9).filter(
     lambda documents: sum(any(document) for document in documents) > 1
@@ -29,16 +29,18 @@ def ring(count: int, usable: np.ndarray | None = None) -> Links:
     return read_links(documents, np.ones(count, bool) if usable is None else usable)
 
 
-def units_of(documents: list[list[int]], max_length: int, specials: int = 3) -> Units:
-    return cut(*shard(documents), longest_unit(max_length, specials))
+def units_of(documents: list[list[int]], max_length: int, specials: int = 3) -> SentenceSpans:
+    return split_long(*shard(documents), longest_unit(max_length, specials))
 
 
-def formed(units: Units, kind: PairKind, max_length: int, key: int, short: float = 0.1, specials: int = 3) -> Sequences:
+def formed(
+    units: SentenceSpans, kind: PairKind, max_length: int, key: int, short: float = 0.1, specials: int = 3
+) -> Sequences:
     links = ring(len(units.bounds) - 1, np.diff(units.bounds) > 0) if kind == "drp" else None
     return Pairs(units, kind, max_length, specials, short, links)(key)
 
 
-def documents_of(units: Units, places: np.ndarray) -> np.ndarray:
+def documents_of(units: SentenceSpans, places: np.ndarray) -> np.ndarray:
     return units.document[np.searchsorted(units.start, places, side="right") - 1]
 
 

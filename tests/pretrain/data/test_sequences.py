@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biomlm.pretrain.data.collate import NOWHERE, Row, lay_out
-from biomlm.pretrain.data.sequences import SPECIALS, Sequences, cut, micro_batches_per_epoch, plan_epoch, single
+from biomlm.pretrain.data.collate import NOWHERE, Row, collate
+from biomlm.pretrain.data.sequences import (
+    SPECIALS,
+    Sequences,
+    micro_batches_per_epoch,
+    pack_sentences,
+    plan_epoch,
+    split_long,
+)
 from biomlm.tokenizer.formats.folder import SpecialIds
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=8)
@@ -27,11 +34,11 @@ def tokens(documents: list[list[int]]) -> np.ndarray:
 
 
 def formed(documents: list[list[int]], max_length: int, *, across: bool = False) -> Sequences:
-    return single(cut(*shard(documents), max_length - SPECIALS), max_length, across=across)
+    return pack_sentences(split_long(*shard(documents), max_length - SPECIALS), max_length, across=across)
 
 
 def read(documents: list[list[int]], sequences: Sequences, segments: bool = True) -> Row:
-    return lay_out(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments)
+    return collate(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments)
 
 
 @given(DOCUMENTS, st.integers(8, 24), st.booleans())

@@ -19,12 +19,12 @@ from biomlm.model.optim.optimizer import OptimConfig
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import DeepSpeedConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.ddp import Replicated
-from biomlm.pretrain.distributed.deepspeed import DeepSpeed
-from biomlm.pretrain.distributed.engine import Engine, Loss
+from biomlm.pretrain.distributed.ddp import DDPEngine
+from biomlm.pretrain.distributed.deepspeed import DeepSpeedEngine
+from biomlm.pretrain.distributed.engine import Engine, LossModule
 from biomlm.pretrain.distributed.loss_scale import START
-from biomlm.pretrain.distributed.process_group import Place, World
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.distributed.process_group import RankInfo, World
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 from biomlm.pretrain.training.anomaly_guard import Guard
 
 PIECES, HIGH = 50, 2.0**40
@@ -48,14 +48,14 @@ def steps(engine: Engine, config: PretrainConfig, overflow: int | None) -> dict[
         parts = [batch(2 * step), batch(2 * step + 1)]
         loss = 0.0
         for i, part in enumerate(parts):
-            loss += float(engine.backward(part, Totals.of(parts), 1.0, i == 1)["loss"])
-        norm = float(engine.norm())
+            loss += float(engine.backward(part, LossDenominators.of(parts), 1.0, i == 1)["loss"])
+        norm = float(engine.grad_norm())
         said = guard.judge(loss, norm, engine.scale)
         if said:
-            engine.drop()
+            engine.zero_grad()
         else:
-            engine.update()
-        state = engine.tensors()["model"]
+            engine.optimizer_step()
+        state = engine.state_tensors()["model"]
         seen["norm"].append(norm)
         seen["said"].append(said)
         seen["scale"].append(engine.factor)
@@ -78,10 +78,12 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
                 num_hidden_layers=2, hidden_size=32, num_attention_heads=2, hidden_dropout=0, attention_dropout=0
             )
             model = MaskedLM(shape.resolve(PIECES, 16, 1))
-            loss = Loss(model, PretrainObjective(ObjectiveConfig(), model.config), device)
-            world = World(Place())
+            loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), device)
+            world = World(RankInfo())
             engine: Engine = (
-                Replicated(loss, device, world, optim, 3) if name == "torch" else DeepSpeed(loss, device, world, config)
+                DDPEngine(loss, device, world, optim, 3)
+                if name == "torch"
+                else DeepSpeedEngine(loss, device, world, config)
             )
             found[name] = steps(engine, config, case.get("overflow"))
     return found

@@ -18,11 +18,11 @@ from biomlm.model.optim.optimizer import OptimConfig
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.ddp import Replicated
-from biomlm.pretrain.distributed.engine import Loss
+from biomlm.pretrain.distributed.ddp import DDPEngine
+from biomlm.pretrain.distributed.engine import LossModule
 from biomlm.pretrain.distributed.loss_scale import FLOOR, START
-from biomlm.pretrain.distributed.process_group import Place, World
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.distributed.process_group import RankInfo, World
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 LARGEST = 65_504.0  # of fp16
 PIECES, MASK, MASKED = 2048, 4, 656
@@ -66,23 +66,23 @@ def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     return str(request.param)
 
 
-def engine(precision: str) -> Replicated:
+def engine(precision: str) -> DDPEngine:
     """A model as wide as base, of one layer, at its initial weights."""
     torch.manual_seed(0)
     shape = ModelConfig(size="base", num_hidden_layers=1, hidden_dropout=0.0, attention_dropout=0.0)
     model = MaskedLM(shape.resolve(PIECES, 128, 1))
     device = Device(torch.device("cpu"), precision)  # type: ignore[arg-type]
-    loss = Loss(model, PretrainObjective(ObjectiveConfig(), model.config), device)
-    return Replicated(loss, device, World(Place()), OptimConfig(), 10)
+    loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), device)
+    return DDPEngine(loss, device, World(RankInfo()), OptimConfig(), 10)
 
 
-def gradients(made: Replicated, batch: Batch) -> dict[str, Tensor]:
+def gradients(made: DDPEngine, batch: Batch) -> dict[str, Tensor]:
     """Those of the head's parameters, the scale divided out."""
-    made.backward(batch, Totals.of([batch]), 1.0, True)
-    norm = float(made.norm())
+    made.backward(batch, LossDenominators.of([batch]), 1.0, True)
+    norm = float(made.grad_norm())
     assert math.isfinite(norm)
     found = {n: p.grad for n, p in made.trained.items() if p.grad is not None and ("head" in n or "word" in n)}
-    made.drop()
+    made.zero_grad()
     return found
 
 

@@ -12,9 +12,9 @@ from biomlm.model.config import ModelConfig
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.distributed.process_group import PORTS, Place, World, first_host, place
-from biomlm.pretrain.objectives.base import Totals
-from biomlm.pretrain.training.rank_batches import FINGERPRINT, share
+from biomlm.pretrain.distributed.process_group import PORTS, RankInfo, World, first_host, rank_info
+from biomlm.pretrain.objectives.base import LossDenominators
+from biomlm.pretrain.training.rank_batches import FINGERPRINT, batches_of_rank
 
 SLURM = {
     "SLURM_JOB_ID": "123456",
@@ -28,12 +28,12 @@ SLURM = {
 
 def test_each_launcher_is_understood() -> None:
     torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
-    assert place(torchrun) == Place(3, 8, 1, ("host", 1234))
-    assert place(SLURM) == Place(5, 16, 1, ("gpu03", PORTS[0] + 123456 % PORTS[1]))
-    assert place(SLURM | {"SLURM_STEP_NUM_TASKS": "8"}).size == 8
-    assert place(SLURM | torchrun).size == 8, "torchrun inside a SLURM step wins"
+    assert rank_info(torchrun) == RankInfo(3, 8, 1, ("host", 1234))
+    assert rank_info(SLURM) == RankInfo(5, 16, 1, ("gpu03", PORTS[0] + 123456 % PORTS[1]))
+    assert rank_info(SLURM | {"SLURM_STEP_NUM_TASKS": "8"}).size == 8
+    assert rank_info(SLURM | torchrun).size == 8, "torchrun inside a SLURM step wins"
     batch_script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_ID"}
-    assert place(batch_script) == place({}) == Place()
+    assert rank_info(batch_script) == rank_info({}) == RankInfo()
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_each_launcher_is_understood() -> None:
 )
 def test_contradictions_are_refused(env: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="torchrun or srun"):
-        place(env)
+        rank_info(env)
     with pytest.raises(ConfigError, match="SLURM_LOCALID"):
-        place({name: value for name, value in SLURM.items() if name != "SLURM_LOCALID"})
+        rank_info({name: value for name, value in SLURM.items() if name != "SLURM_LOCALID"})
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
 
 
 def test_alone_there_is_nothing_to_exchange() -> None:
-    world = World(Place())
-    assert world.first
-    assert (world.sum([3, 4]), world.gather(1.5), world.tell({"a": 1})) == ([3, 4], [1.5], {"a": 1})
-    world.wait()
-    world.leave()
+    world = World(RankInfo())
+    assert world.is_main
+    assert (world.all_reduce_counts([3, 4]), world.gather(1.5), world.broadcast({"a": 1})) == ([3, 4], [1.5], {"a": 1})
+    world.barrier()
+    world.destroy()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
@@ -67,15 +67,15 @@ def test_a_step_is_dealt_without_loss_or_repetition(tiny_shards: Path, ranks: in
     """Five micro-batches on up to seven ranks: sums of totals and fingerprints do not depend on the number."""
     batches = Batches(Shards([str(tiny_shards)], "train"), MlmConfig(), BatchConfig(128, 5, 32), 1)
     shape = ModelConfig(size="tiny").resolve(300, 32, 1)
-    whole = share(batches, 3, 0, 1, shape)
-    parts = [share(batches, 3, rank, ranks, shape) for rank in range(ranks)]
+    whole = batches_of_rank(batches, 3, 0, 1, shape)
+    parts = [batches_of_rank(batches, 3, rank, ranks, shape) for rank in range(ranks)]
     assert len({len(part.batches) for part in parts}) == 1, "all ranks go forward equally often"
     real = [b.index for part in parts for b, w in zip(part.batches, part.weights, strict=True) if w]
     assert sorted(real) == [batch.index for batch in whole.batches]
     assert np.array_equal(np.sum([part.totals for part in parts], axis=0), whole.totals)
-    assert Totals(*whole.totals).masked == sum(len(batch.labels_m) for batch in whole.batches)
+    assert LossDenominators(*whole.totals).masked == sum(len(batch.labels_m) for batch in whole.batches)
     assert sum(part.fingerprint for part in parts) & FINGERPRINT == whole.fingerprint
-    assert share(batches, 4, 0, 1, shape).fingerprint != whole.fingerprint
+    assert batches_of_rank(batches, 4, 0, 1, shape).fingerprint != whole.fingerprint
 
 
 def test_fsdp_on_one_process_is_refused(

@@ -14,7 +14,7 @@ from biomlm.convert.load import load_model
 from biomlm.model.packed import unpad
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 DATA = Path(__file__).parents[2] / "data"
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fairseq_golden"
@@ -41,7 +41,7 @@ def test_loss_and_gradient_equal_the_criterions(tmp_path: Path) -> None:
     checkpoint = DATA / "convert" / "fairseq-fixed-0.12.3.1" / "checkpoint_best.pt"
     model = load_model(place(checkpoint, DATA / "convert" / "bpe", tmp_path / "golden")).model
     batch = batch_of(torch.from_numpy(golden["tokens"]), torch.from_numpy(golden["targets"]))
-    totals = Totals.of([batch])
+    totals = LossDenominators.of([batch])
     assert totals.masked == golden["sample_size"]
     terms = PretrainObjective(ObjectiveConfig(), model.config)(model, batch, totals)
     assert terms["loss"].item() == pytest.approx(golden["loss"] / golden["sample_size"], abs=1e-5)
@@ -70,6 +70,6 @@ def test_loss_equals_that_of_both_versions_logits(version: str, tmp_path: Path) 
     masked = tokens == int(stored["mask"])
     targets[masked] = torch.arange(int(masked.sum())) % 400 + 4
     batch = batch_of(tokens, targets)
-    terms = PretrainObjective(ObjectiveConfig(), model.config)(model, batch, Totals.of([batch]))
+    terms = PretrainObjective(ObjectiveConfig(), model.config)(model, batch, LossDenominators.of([batch]))
     expected = F.cross_entropy(torch.from_numpy(stored["logits"])[masked], targets[masked])
     assert terms["loss"].item() == pytest.approx(expected.item(), abs=1e-5)

@@ -26,7 +26,7 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, Pair
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.segment_pairs import CLASSES
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 LENGTH = 32
 THEIRS = {"bert": (BertForPreTraining, BertConfig), "megatron-bert": (MegatronBertForPreTraining, MegatronBertConfig)}
@@ -76,7 +76,7 @@ def test_loss_and_gradient_equal_hugging_faces(shape: Shape, kind: PairKind, tin
     assert batch.pair_labels_b is not None
     assert batch.packed.token_type_ids_t is not None
     model, objective, theirs = ours_and_theirs(shape, kind, pad_id=1)
-    terms = objective(model, batch, Totals.of([batch]))
+    terms = objective(model, batch, LossDenominators.of([batch]))
     terms["loss"].backward()
 
     labels_t = torch.full_like(batch.packed.input_ids_t, NO_LABEL)
@@ -118,9 +118,11 @@ def test_a_single_segment_has_no_part_in_the_pair_loss(tiny_shards: Path) -> Non
     alone = torch.full_like(batch.pair_labels_b, NO_LABEL)
     model, objective, _ = ours_and_theirs("bert", "sop", pad_id=1)
     none = replace(batch, pair_labels_b=alone)
-    assert Totals.of([none]).pairs == 0
-    assert Totals.of([]) == Totals(0, 0, 0), "a rank without a micro-batch adds nothing to a step's totals"
-    terms = objective(model, none, replace(Totals.of([none]), pairs=1))
+    assert LossDenominators.of([none]).pairs == 0
+    assert LossDenominators.of([]) == LossDenominators(0, 0, 0), (
+        "a rank without a micro-batch adds nothing to a step's totals"
+    )
+    terms = objective(model, none, replace(LossDenominators.of([none]), pairs=1))
     assert terms["sop"].item() == 0
     assert terms["loss"].item() == pytest.approx(terms["mlm"].item())
 
@@ -130,10 +132,13 @@ def test_parts_add_up_over_micro_batches(tiny_shards: Path) -> None:
     sizes = BatchConfig(tokens=512, accumulation=2, max_length=LENGTH, form="pairs")
     made = Batches(Shards([tiny_shards], "train"), MlmConfig(), sizes, 3, "nsp", True).step(0)
     model, objective, _ = ours_and_theirs("bert", "nsp", pad_id=1)
-    totals = Totals.of(made)
+    totals = LossDenominators.of(made)
     assert totals.pairs == sum(len(batch.packed.lengths) for batch in made)
     parts = [objective(model, batch, totals) for batch in made]
-    means = [objective(model, batch, Totals.of([batch]))["nsp"].item() * len(batch.packed.lengths) for batch in made]
+    means = [
+        objective(model, batch, LossDenominators.of([batch]))["nsp"].item() * len(batch.packed.lengths)
+        for batch in made
+    ]
     assert sum(part["nsp"].item() for part in parts) == pytest.approx(sum(means) / totals.pairs, abs=1e-6)
 
 

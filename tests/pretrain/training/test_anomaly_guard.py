@@ -21,7 +21,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.config import GuardConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.distributed.loss_scale import FLOOR, INTERVAL, START, LossScale
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 from biomlm.pretrain.training.anomaly_guard import SETTLED, Guard
 
 STEPS = 16
@@ -36,7 +36,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     plain = PretrainObjective.forward
 
     def spoil(steps: list[int], factor: float) -> None:
-        def forward(self: PretrainObjective, model: MaskedLM, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        def forward(
+            self: PretrainObjective, model: MaskedLM, batch: Batch, totals: LossDenominators
+        ) -> dict[str, Tensor]:
             terms = plain(self, model, batch, totals)
             bad = model.training and batch.index + 1 in steps
             return {**terms, "loss": terms["loss"] * (factor if bad else 1.0)}

@@ -20,7 +20,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.config import BatchConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.distributed.process_group import Place, World
+from biomlm.pretrain.distributed.process_group import RankInfo, World
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training.evaluate import Evaluator, PairEvaluator, evaluated
 
@@ -89,10 +89,10 @@ class Dealt(World):
     """One of several ranks, whose sums come together in a list instead of over a network."""
 
     def __init__(self, rank: int, size: int, heard: list[torch.Tensor]):
-        super().__init__(Place())
+        super().__init__(RankInfo())
         self.rank, self.size, self.heard = rank, size, heard
 
-    def add(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         self.heard.append(values.clone())
         return values.copy_(torch.stack(self.heard).sum(0))
 
@@ -227,7 +227,7 @@ def test_the_classes_of_held_out_pairs_are_counted(tiny_shards: Path, model: Mas
     shards = Shards([tiny_shards], "valid")
     objective = PretrainObjective(ObjectiveConfig(nsp=1), model.config)
     pairs = PairEvaluator(shards, SIZES, 0.15, 0, objective, False)
-    found = pairs(model.eval(), CPU, World(Place()))
+    found = pairs(model.eval(), CPU, World(RankInfo()))
     labels = [
         batch.pair_labels_b for step in range(pairs.batches.steps_per_epoch) for batch in pairs.batches.step(step)
     ]

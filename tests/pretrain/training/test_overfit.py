@@ -14,7 +14,7 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.sequences import EpochPlan
-from biomlm.pretrain.objectives.base import PretrainObjective, Totals
+from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
 
 SEQUENCES, LENGTH, MOST_STEPS = 32, 24, 400
 LEARNT = 0.05  # nats
@@ -50,7 +50,7 @@ def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bu
     assert batch is not None
     assert len(batch.packed.lengths) == SEQUENCES
 
-    model, totals = MaskedLM(replace(model_config, initializer_range=0.1)), Totals.of([batch])
+    model, totals = MaskedLM(replace(model_config, initializer_range=0.1)), LossDenominators.of([batch])
     objective = PretrainObjective(weights, model.config)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *objective.parameters()], lr=5e-3, betas=(0.9, 0.98), fused=True
