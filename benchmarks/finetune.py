@@ -34,8 +34,8 @@ from biomlm.finetune.metrics.entities import EntityScorer
 from biomlm.finetune.tasks.token_classification import labels_of
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
-from biomlm.model.config import ModelConfig
-from biomlm.model.device import Precision, choose
+from biomlm.model.config import ModelConfig, Precision
+from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 

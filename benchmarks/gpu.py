@@ -23,12 +23,13 @@ import torch
 from peers import roberta
 from torch import nn
 
-from biomlm.model.compute import ComputeConfig, prepare
-from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.compute import prepare
+from biomlm.model.config import ComputeConfig, EncoderConfig, ModelConfig
 from biomlm.model.device import Device, choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import measured_peak, peak, step_flops
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer
 from biomlm.model.packed import Packed
 
 MASK_RATE = 0.15

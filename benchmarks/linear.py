@@ -21,7 +21,8 @@ from biomlm.model import device
 from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer
 from biomlm.model.packed import Packed
 
 MASK_RATE = 0.15

@@ -28,7 +28,8 @@ from biomlm.core.html.svg import Level, Line, line_chart
 from biomlm.model import device
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards

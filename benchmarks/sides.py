@@ -21,7 +21,8 @@ from biomlm.model import device
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer
 from biomlm.model.packed import Packed
 from biomlm.tokenizer.shards import ShardReader, ShardWriter, id_type
 

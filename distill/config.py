@@ -7,9 +7,8 @@ from typing import Literal
 
 from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError
+from biomlm.distill.losses.kinds import Distance, Kind
 from biomlm.distill.losses.layer_maps import check_map
-from biomlm.distill.losses.losses import Distance
-from biomlm.distill.losses.relations import Kind
 from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
 
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps

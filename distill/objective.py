@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from biomlm.core.errors import ConfigError
 from biomlm.distill.config import LossConfig, weight_at
+from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.layer_maps import layer_map, require_no_deeper
-from biomlm.distill.losses.losses import Distance, Weighting, distance, prediction_losses, sequence_means
+from biomlm.distill.losses.losses import Weighting, distance, prediction_losses, sequence_means
 from biomlm.distill.losses.relations import QKV, captured, relation_distance
 from biomlm.distill.teachers.cross_vocabulary import word_means
 from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted

@@ -6,8 +6,8 @@ from typing import Literal
 from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.finetune.data.readers.columns import Columns
-from biomlm.model.device import Precision
-from biomlm.model.optim import optimizer
+from biomlm.model.config import Precision
+from biomlm.model.optim import config as optim
 
 TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
 TAGGING = ("ner", "pico")
@@ -49,7 +49,7 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig(optimizer.OptimConfig):
+class OptimConfig(optim.OptimConfig):
     """AdamW and its schedule, with fine-tuning's defaults: grids of the field run from 1e-5 to 6e-5, small models take more."""
 
     lr: float = 5e-5

@@ -4,32 +4,16 @@ import importlib.util
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 
 import torch
 
 from biomlm.core.errors import ConfigError
+from biomlm.model.config import ComputeConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import Encoder
-from biomlm.model.kernels.attention import Kernel, check, pick
+from biomlm.model.kernels.attention import check, pick
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class ComputeConfig:
-    """Time against memory and compilation; the same figures but for rounding.
-
-    Args:
-        attention: The kernel (see `biomlm.model.kernels.attention`); `auto` takes the best that the machine has.
-        compile: Fuse the layers with torch.compile; it needs a C++ compiler on a CPU, Triton on a GPU, and a minute at the start.
-        recompute: Keep only the layers' inputs for the backward pass, and compute each layer twice: a third more time, a fraction of the
-            memory (activation checkpointing).
-    """
-
-    attention: Kernel = "auto"
-    compile: bool = False
-    recompute: bool = False
 
 
 def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:

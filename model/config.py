@@ -30,6 +30,9 @@ NAME = "encoder.json"
 # roberta-prelayernorm: RoBERTa with pre-LN (fairseq's encoder_normalize_before; arXiv 2202.08005). megatron-bert: pre-LN, no norm on the
 # embeddings (arXiv 1909.08053). modernbert: pre-LN, rotary positions, GeGLU, no biases, most
 # layers attending locally (arXiv 2412.13663).
+Precision = Literal["auto", "fp32", "bf16"]
+ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs
+Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 Shape = Literal["roberta", "roberta-prelayernorm", "bert", "megatron-bert", "modernbert"]
 LAYER_NORM_EPS: dict[Shape, float] = {
     "roberta": 1e-5,
@@ -208,3 +211,19 @@ class ModelConfig:
             layer_norm_eps=LAYER_NORM_EPS[self.shape],
             type_vocab_size=TOKEN_TYPES[self.shape],
         )
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Time against memory and compilation; the same figures but for rounding.
+
+    Args:
+        attention: The kernel (see `biomlm.model.kernels.attention`); `auto` takes the best that the machine has.
+        compile: Fuse the layers with torch.compile; it needs a C++ compiler on a CPU, Triton on a GPU, and a minute at the start.
+        recompute: Keep only the layers' inputs for the backward pass, and compute each layer twice: a third more time, a fraction of the
+            memory (activation checkpointing).
+    """
+
+    attention: Kernel = "auto"
+    compile: bool = False
+    recompute: bool = False

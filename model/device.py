@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 
 from biomlm.core.errors import ConfigError
-
-Precision = Literal["auto", "fp32", "bf16"]
-ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs
+from biomlm.model.config import ScaledPrecision
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from biomlm.model.config import Activation, EncoderConfig
+from biomlm.model.config import Activation, EncoderConfig, Kernel
 from biomlm.model.init_weights import initialise
-from biomlm.model.kernels.attention import Kernel, attention
+from biomlm.model.kernels.attention import attention
 from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
 from biomlm.model.kernels.dropout import Dropout
 from biomlm.model.kernels.linear import Linear, linear

@@ -7,11 +7,9 @@ from typing import Literal
 
 from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
-from biomlm.model.compute import ComputeConfig
-from biomlm.model.config import ModelConfig
-from biomlm.model.device import ScaledPrecision
-from biomlm.model.optim.optimizer import OptimConfig
-from biomlm.tokenizer.encoding.pos import UPOS
+from biomlm.model.config import ComputeConfig, ModelConfig, ScaledPrecision
+from biomlm.model.optim.config import OptimConfig
+from biomlm.tokenizer.upos import UPOS
 
 EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
 # EMBO's bio-lm (github.com/source-data/soda-roberta) masks these as one set.

@@ -15,7 +15,8 @@ from biomlm.core.summary import summary
 from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
-from biomlm.model.device import Precision, choose
+from biomlm.model.config import Precision
+from biomlm.model.device import choose
 from biomlm.model.encoder import parameter_count
 from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.dataset import held_out

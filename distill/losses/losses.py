@@ -4,16 +4,15 @@ Shape suffixes: see `biomlm.model.packed`; u teacher width.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.targets import Targets
 from biomlm.model.kernels.cross_entropy import is_predicted
-
-Distance = Literal["cosine", "mse"]
 
 BLOCK = 1 << 18  # logits worked on at a time: as float32 they fit a core's cache
 

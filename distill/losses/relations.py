@@ -11,16 +11,16 @@ Shape suffixes: see `biomlm.model.packed`; r relation heads, e their width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biomlm.distill.losses.kinds import Kind
 from biomlm.model.encoder import Encoder
 from biomlm.model.rotary import rotate
 
-Kind = Literal["minilm", "minilmv2"]
 PAIRS: dict[Kind, tuple[tuple[int, int], ...]] = {"minilm": ((0, 1), (2, 2)), "minilmv2": ((0, 0), (1, 1), (2, 2))}
 
 QKV = tuple[Tensor, Tensor, Tensor]

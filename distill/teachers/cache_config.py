@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.config import Applies, decisive, only, runtime
 from biomlm.core.errors import ConfigError
 from biomlm.distill.config import DistillConfig
-from biomlm.model.device import Precision
+from biomlm.model.config import Precision
 from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig
-from biomlm.pretrain.data.dataset import Shards
+
+if TYPE_CHECKING:
+    from biomlm.pretrain.data.dataset import Shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class CacheConfig(AnswersConfig):
             raise ConfigError("workers must be 1 at least", remedy="Leave it out for 1.")
 
 
-def key_of(config: PretrainConfig, shards: Shards, teachers: Sequence[str]) -> dict[str, Any]:
+def key_of(config: PretrainConfig, shards: "Shards", teachers: Sequence[str]) -> dict[str, Any]:
     """What decides on a run's micro-batches and a teacher's answers.
 
     Args:

@@ -26,7 +26,8 @@ from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
 from biomlm.inputs.gzip import ERRORS, Gunzip
 from biomlm.inputs.streams import bare_name, compression
-from biomlm.model.device import Precision, choose
+from biomlm.model.config import Precision
+from biomlm.model.device import choose
 
 CHUNK = 1000  # texts read before the model runs
 QUICKEST = {

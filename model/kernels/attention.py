@@ -14,13 +14,14 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from biomlm.core.errors import ConfigError
+from biomlm.model.config import Kernel
 from biomlm.model.kernels.attention_cpu import packed_attention
 from biomlm.model.packed import Packed
 
@@ -32,7 +33,6 @@ try:
 except ImportError:  # an extra that has to be compiled for the GPU at hand
     flash_attn_varlen_func = None
 
-Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 
 Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 

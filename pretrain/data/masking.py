@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from biomlm.core import rng
 from biomlm.pretrain.config import POS_SETS, MlmConfig
-from biomlm.tokenizer.encoding.pos import ID
 from biomlm.tokenizer.formats.folder import SpecialIds
+from biomlm.tokenizer.upos import ID
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError
 from biomlm.model.device import Device
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.distributed.engine import Engine, LossModule
 from biomlm.pretrain.distributed.process_group import World

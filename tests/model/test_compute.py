@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from biomlm.core.errors import ConfigError
-from biomlm.model.compute import ComputeConfig, prepare, require_compiler
-from biomlm.model.config import SIZES, ModelConfig, Shape
+from biomlm.model.compute import prepare, require_compiler
+from biomlm.model.config import SIZES, ComputeConfig, ModelConfig, Shape
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.optimizer import freeze

@@ -21,11 +21,7 @@ from biomlm.core.manifest import digest
 from biomlm.tokenizer.documents import FIRST, in_front
 from biomlm.tokenizer.encoding.word_cache import END, LIMIT
 from biomlm.tokenizer.formats.folder import Tokenizer
-
-UPOS = (
-    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
-)  # fmt: skip
-ID = {tag: i for i, tag in enumerate(UPOS, start=1)}  # 0 is no tag
+from biomlm.tokenizer.upos import ID
 
 AT_ONCE = 1000  # words tagged as one text: sentences are shorter, but for tables and lists that nobody cut
 NEEDLESS = ("parser", "ner", "lemmatizer", "senter", "entity_linker", "textcat")  # components that no tag rests on

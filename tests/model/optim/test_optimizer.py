@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from biomlm.core.errors import CheckpointError, ConfigError
-from biomlm.model.optim.optimizer import OptimConfig, Optimizer, schedule
+from biomlm.model.optim.config import OptimConfig
+from biomlm.model.optim.optimizer import Optimizer, schedule
 
 STEPS, WARM = 200, 20
 

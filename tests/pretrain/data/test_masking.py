@@ -9,7 +9,7 @@ from biomlm.core import rng
 from biomlm.core.errors import ConfigError
 from biomlm.pretrain.config import MlmConfig
 from biomlm.pretrain.data.masking import choose, mask_epoch, ngram_rate, rate_at, wanted
-from biomlm.tokenizer.encoding.pos import UPOS
+from biomlm.tokenizer.upos import UPOS
 
 WORDS = 30  # in each sequence of `text`
 

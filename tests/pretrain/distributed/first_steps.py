@@ -15,7 +15,7 @@ import torch
 from biomlm.model.config import ModelConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import DeepSpeedConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch

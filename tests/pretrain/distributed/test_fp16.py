@@ -14,7 +14,7 @@ from biomlm.model.config import ModelConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import linear_cross_entropy
-from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch

@@ -12,7 +12,7 @@ from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig, ModelConfig
-from biomlm.model.optim.optimizer import OptimConfig
+from biomlm.model.optim.config import OptimConfig
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
 

@@ -19,11 +19,12 @@ from biomlm.core.manifest import read_manifest
 from biomlm.corpus import documents
 from biomlm.tokenizer.commands import encode
 from biomlm.tokenizer.encoding import pos
-from biomlm.tokenizer.encoding.pos import ID, UPOS, PosTable, Spacy
+from biomlm.tokenizer.encoding.pos import PosTable, Spacy
 from biomlm.tokenizer.encoding.word_cache import END, WordTable
 from biomlm.tokenizer.formats import folder
 from biomlm.tokenizer.learning import wordpiece
 from biomlm.tokenizer.shards import ShardReader, decode
+from biomlm.tokenizer.upos import ID, UPOS
 
 # A spaCy of a few lines: words are runs of word characters or single signs, and their tags follow from their lengths.
 SPACY = """
