@@ -7,59 +7,23 @@ process: run the same command again.
 
 import difflib
 import errno
-import importlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any, Generic, TypeVar
 
 from biomlm import __version__
 from biomlm.core import config as configuration
 from biomlm.core import errors, lock, manifest
 from biomlm.core.errors import StoppedError, TemporaryError, UserError
-from biomlm.core.fleet import Before, Fleet
-
-C = TypeVar("C")
+from biomlm.core.verbs import VERBS
 
 # What a batch system says to every process of a job when it is preempted or its time is up (SIGTERM), and ahead of that (SLURM's
 # `--signal=USR1@120`).
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-VERBS = {
-    "corpus build": ("biomlm.corpus.commands.build", "raw files → documents"),
-    "corpus stats": ("biomlm.corpus.commands.stats", "what a folder of documents holds"),
-    "tokenizer train": ("biomlm.tokenizer.commands.train", "documents → tokenizer folder"),
-    "tokenizer encode": ("biomlm.tokenizer.commands.encode", "documents + tokenizer → token shards"),
-    "tokenizer compare": ("biomlm.tokenizer.commands.compare", "vocabularies side by side"),
-    "pretrain": ("biomlm.pretrain.commands.pretrain", "shards → run folder; run again = resume"),
-    "pretrain average": ("biomlm.pretrain.commands.average", "the mean of a run's last checkpoints, as a model"),
-    "distill": ("biomlm.distill.commands.distill", "shards + teacher → run folder"),
-    "distill cache": ("biomlm.distill.commands.cache", "a teacher's answers ahead of time → cache folder"),
-    "distill plan": ("biomlm.distill.commands.plan", "what such a cache would take"),
-    "distill report": (
-        "biomlm.distill.commands.report",
-        "a student beside its teacher and beside itself alone → HTML page",
-    ),
-    "convert": ("biomlm.convert.commands.convert", "SRC DST --to {hf,fairseq,native}, checked numerically"),
-    "convert check": ("biomlm.convert.commands.check", "compare two models of any kind on the same inputs"),
-    "convert fill": ("biomlm.convert.commands.fill", "a model's best words for <mask> in given sentences"),
-    "finetune": ("biomlm.finetune.commands.finetune", "model + task → scores, predictions, model"),
-    "finetune predict": ("biomlm.finetune.commands.predict", "a fine-tuned model's predictions for texts"),
-    "finetune compare": (
-        "biomlm.finetune.commands.compare",
-        "fine-tuned runs side by side, with intervals and a paired test",
-    ),
-    "finetune blurb": ("biomlm.finetune.commands.blurb", "the BLURB score of runs on its data sets"),
-    "launch": ("biomlm.launch.commands.launch", "run a recipe of stages"),
-    "launch plan": ("biomlm.launch.commands.plan", "what a recipe would run"),
-    "report": ("biomlm.launch.commands.report", "runs → a self-contained HTML page"),
-    "doctor": ("biomlm.launch.commands.doctor", "what this machine can do"),
-}
 
 DISK_ERRORS = {
     errno.ENOSPC: "Free some space and run the same command again; what was already written is whole.",
@@ -71,25 +35,6 @@ DISK_ERRORS = {
     errno.ENOTDIR: "Check the path: a part of it is a file.",
     errno.EISDIR: "Give a file, not a folder.",
 }
-
-
-@dataclass(frozen=True)
-class Verb(Generic[C]):
-    """What a verb's module offers to the command line as `VERB`.
-
-    Args:
-        config: Its configuration class.
-        run: Does the work; may raise `UserError`.
-        example: A command that works, shown by `--help`.
-        positionals: Fields that may be given without their flags.
-        estimate: What a run would need on a fleet after earlier stages, as rows to print; None for verbs that need no fleet.
-    """
-
-    config: type[C]
-    run: Callable[[C], None]
-    example: str
-    positionals: Sequence[str] = ()
-    estimate: Callable[[C, Fleet, Before], dict[str, object]] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +56,7 @@ def _stop_on_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        said = f"\nbiolm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
+        said = f"\nbiomlm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
         os.write(2, said.encode())  # print is not to be entered twice
         raise SystemExit(TemporaryError.exit_code)  # no `except Exception` takes it for a fault of what was being done
 
@@ -150,9 +95,11 @@ def run(argv: Sequence[str]) -> int:
         return _usage(argv)
     prog = f"biomlm {name}"
     try:
-        verb: Verb[Any] = importlib.import_module(VERBS[name][0]).VERB
+        verb = VERBS[name]
         words = argv[len(name.split()) :]
-        config = configuration.parse(verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example)
+        config = configuration.parse(
+            verb.config, words, prog=prog, positionals=verb.positionals, example=verb.example, first=verb.first
+        )
         verb.run(config)
     except UserError as error:
         if isinstance(error, StoppedError):
@@ -200,7 +147,7 @@ def _usage(argv: list[str]) -> int:
     ]
     asked = not argv or argv[0] in ("-h", "--help", "help")
     room = [v for v in VERBS if argv and v.split()[0] == argv[0]]
-    lines += [f"  {verb:18} {VERBS[verb][1]}" for verb in (room or VERBS)]
+    lines += [f"  {verb:18} {VERBS[verb].summary}" for verb in (room or VERBS)]
     lines += ["", "`biomlm <verb> --help` lists a verb's options. Start with: biomlm launch demo --out runs/demo"]
     if not asked and not (room and argv[1:] in ([], ["-h"], ["--help"])):
         wrong = " ".join(word for word in argv[:2] if not word.startswith("-")) or argv[0]

@@ -186,6 +186,7 @@ def parse(
     prog: str,
     positionals: Sequence[str] = (),
     example: str = "",
+    first: Sequence[str] = (),
     as_it_was: bool = False,
 ) -> T:
     """Build a configuration from the command line and the YAML files it names (later ones and flags win).
@@ -196,6 +197,7 @@ def parse(
         prog: The verb as the user types it, for `--help`.
         positionals: Fields that may be given without their flag, in order; the last may be a list.
         example: A command that works, shown by `--help`.
+        first: The options that matter most, which `--help` shows first; those that must be given if none are named.
         as_it_was: These are the settings of a folder that was made with them, maybe before options without effect were refused.
 
     Raises:
@@ -207,7 +209,7 @@ def parse(
     with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
         argv = list(_regular(_gathered(_renamed(argv, former, Path(scratch)), known), known, positionals))
         _check_keys(argv, known)
-        config = _parsed(cls, argv, prog=prog, example=example)
+        config = _parsed(cls, argv, prog=prog, example=example, first=first)
     if not as_it_was:
         require_numbers(config, "")
         for name, needs in without_effect(config):
@@ -215,15 +217,38 @@ def parse(
     return config
 
 
-def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str) -> T:
-    parser = ArgumentParser(prog=prog, exit_on_error=False, epilog=f"example: {example}" if example else None)
+def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str, first: Sequence[str]) -> T:
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [--config FILE.yaml] [--option value …]",
+        exit_on_error=False,
+        epilog=f"example: {example}" if example else None,
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; flags win over it")
     parser.add_class_arguments(cls, as_group=True)
+    _show_first(parser, first or [name for name in keys(cls) if _is_required(cls, name)])
     try:
         values = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
         raise ConfigError(_one_line(str(error)), remedy=f"`{prog} --help` lists the options.") from None
     return cls(**{name: value for name, value in vars(values).items() if name in keys(cls)})
+
+
+def _is_required(cls: Any, name: str) -> bool:
+    return any(f.name == name and _default_of(f) is MISSING for f in fields(cls))
+
+
+def _show_first(parser: ArgumentParser, names: Sequence[str]) -> None:
+    """Put some options into a group of their own at the top of `--help`."""
+    parser.add_argument_group("start with")
+    groups: list[Any] = parser._action_groups  # type: ignore[assignment]
+    groups.insert(0, groups.pop())
+    start, *others = groups
+    for name in names:
+        for group in others:
+            for action in [a for a in group._group_actions if a.dest == name]:
+                group._group_actions.remove(action)
+                start._group_actions.append(action)
 
 
 def _renamed(argv: Sequence[str], former: dict[str, str], scratch: Path) -> list[str]:

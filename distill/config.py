@@ -9,6 +9,7 @@ from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError
 from biomlm.distill.losses.kinds import Distance, Kind
 from biomlm.distill.losses.layer_maps import check_map
+from biomlm.model.config import Precision
 from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
 
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
@@ -196,3 +197,32 @@ class DistillConfig(PretrainConfig):
         """The teachers' paths."""
         assert isinstance(self.teacher, list)
         return self.teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A report on a distilled student, on the held-out split of the shards that it was trained on.
+
+    Args:
+        run: Run folder that `biomlm distill` wrote.
+        teacher: Its teacher, if the run's own is not there any more.
+        alone: Run folder of the same student without a teacher.
+        tokens: Held-out tokens to read; 0 for all.
+        mask_rate: Share of these to predict, always the same ones.
+        precision: Of matrix products.
+        out: Folder for report.html and report.json.
+    """
+
+    run: str
+    teacher: str = ""
+    alone: str = ""
+    tokens: int = 0
+    mask_rate: float = 0.15
+    precision: Precision = "auto"
+    out: str = field(metadata={"runtime": True})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_rate <= 1:
+            raise ConfigError("mask_rate is a share above 0, up to 1", remedy="0.15 makes models comparable.")
+        if self.tokens < 0:
+            raise ConfigError("tokens is a number from 0", remedy="Leave it out, or give 0, for all.")

@@ -169,3 +169,64 @@ class FinetuneConfig:
             raise ConfigError("relation needs --negative", remedy="Name the label that says there is no relation.")
         if not 0 <= self.max_shared <= 1:
             raise ConfigError("max_shared is a share, from 0 to 1", remedy="0.02 is the default, 1 lets anything pass.")
+
+
+def json_lines(config: "PredictConfig") -> bool:
+    """Whether the texts come as JSON lines."""
+    return config.file.removesuffix(".gz").endswith(".jsonl")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict with a fine-tuned model.
+
+    Args:
+        model: Run folder that `biomlm finetune` wrote.
+        file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
+        out: File or, for brat, folder to write; left out, JSON lines go to standard output.
+        to: jsonl has id, line and what is predicted, without text; brat and pubtator hold entities with their texts.
+        text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices. For entities a list of words
+            will do where the model learnt from a file of words; offsets then count in the words parted by single blanks.
+        id: For JSONL the key of the record's id; without it in a record, the line is its id.
+        tokens: Most tokens in one forward pass; left out, what is quickest: 16384 on a GPU, 2048 on a CPU, whose caches hold no more.
+        precision: Of matrix products; auto takes bf16 where the machine has it.
+    """
+
+    model: str
+    file: str
+    out: str = field(default="", metadata={"runtime": True})
+    to: Literal["jsonl", "brat", "pubtator"] = "jsonl"
+    text: list[str] = only(lambda: ["text"], json_lines, "a .jsonl file")
+    id: str = only("id", json_lines, "a .jsonl file")
+    tokens: int | None = runtime(None)
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.tokens is not None and self.tokens < 1) or not self.text:
+            raise ConfigError("tokens and text need a value", remedy="Leave them out for the defaults.")
+        if self.to != "jsonl" and not self.out:
+            raise ConfigError(f"--to {self.to} needs --out", remedy="Name the file or folder to write.")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Runs to compare: of several models, on one task or several.
+
+    Args:
+        runs: Run folders that `biomlm finetune` wrote; on each task the others are compared with the first.
+        out: A JSON file to write the comparison to as well.
+        page: An HTML file to write it to, with learning curves.
+        words: Show the words of this many mistakes that most runs and seeds make. For public data only: these are words of the test
+            fold, on the screen and in the files; without it none are shown.
+    """
+
+    runs: list[str]
+    out: str = field(default="", metadata={"runtime": True})
+    page: str = field(default="", metadata={"runtime": True})
+    words: int = 0
+
+    def __post_init__(self) -> None:
+        if len(set(self.runs)) < 2 or len(set(self.runs)) < len(self.runs):
+            raise ConfigError("there must be two runs or more, each once", remedy="Give several run folders.")
+        if self.words < 0:
+            raise ConfigError("words must not be negative", remedy="0 shows none.")

@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
-from biomlm.core.cli import VERBS
 from biomlm.core.config import yaml_errors
 from biomlm.core.errors import ConfigError
 from biomlm.core.fleet import Fleet
+from biomlm.core.verbs import VERBS
 
 SHIPPED = Path(__file__).parent / "recipes"
 

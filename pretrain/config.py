@@ -403,3 +403,24 @@ def idle_share(accumulation: int, processes: int) -> float:
     """The share of the processes' time that goes by without work, since the micro-batches of a step are dealt to them in turn."""
     rounds = -(-accumulation // processes)
     return 1 - accumulation / (rounds * processes)
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Average the weights of a run.
+
+    Args:
+        run: The run folder.
+        out: Folder of the averaged model, which every verb reads as it reads a run.
+        last: Checkpoints to take the mean of, the newest ones (`--keep` says how many a run keeps).
+        ema: Take the running mean that `--optim.ema` kept, as the newest checkpoint holds it, instead.
+    """
+
+    run: str
+    out: str = field(metadata={"runtime": True})
+    last: int = only(5, lambda c: not c.ema, "no --ema, which takes one checkpoint")
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ConfigError("last must be 1 at least", remedy="5 is usual.")

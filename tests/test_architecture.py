@@ -82,10 +82,10 @@ def test_a_folder_is_found_through_by_looking(folder: Path) -> None:
 
 
 def test_every_verb_has_a_file_of_its_name() -> None:
-    from biomlm.core.cli import VERBS
+    from biomlm.core.verbs import VERBS
 
-    for verb, (module, _) in VERBS.items():
-        room, _, rest = module.removeprefix("biomlm.").partition(".")
+    for verb, place in VERBS.items():
+        room, _, rest = place.module.removeprefix("biomlm.").partition(".")
         assert rest == f"commands.{verb.rpartition(' ')[2]}", verb
         assert room == verb.split()[0] or verb in ("report", "doctor"), verb
 

@@ -44,7 +44,7 @@ SIZES = [
 ]
 SHAPE = ["--model.num_hidden_layers", "1", "--model.hidden_size", "16", "--model.num_attention_heads", "2"]
 NO_PATH = {  # words that name no file
-    "corpus build": "xpath salt note_columns where.partition where.time select.languages select.licenses select.article_types "
+    "corpus build": "xpath note_columns where.partition where.time select.languages select.licenses select.article_types "
     "select.date_from select.date_to",
     "tokenizer train": "sources weights",
     "tokenizer encode": "",
@@ -55,7 +55,7 @@ NO_PATH = {  # words that name no file
     "pretrain average": "",
     "finetune": "negative one_type columns.id columns.text columns.pair columns.label columns.choices columns.separator columns.document",
 }
-RUNTIME = {"deepspeed.config"}  # decides how a run computes, not what
+RUNTIME = {"deepspeed.config", "salt_file"}  # decides how a run computes; whose fingerprint is in the configuration
 
 
 class Library:
@@ -313,11 +313,11 @@ def _without(argv: list[str], flag: str) -> list[str]:
 
 def test_every_option_that_can_name_a_path_is_in_the_table() -> None:
     """The verbs that keep a manifest, as their modules tell; every one of their options that holds words."""
-    for verb, (module, _) in cli.VERBS.items():
-        imported = importlib.import_module(module)
-        if not hasattr(imported, "STAGE") or "out" not in config.keys(imported.VERB.config):
+    for verb, place in cli.VERBS.items():
+        imported = importlib.import_module(place.module)
+        if not hasattr(imported, "STAGE") or "out" not in config.keys(place.config):
             continue
-        texts = {key for key, kind in config.keys(imported.VERB.config).items() if _holds_words(kind)} - {"out"}
+        texts = {key for key, kind in config.keys(place.config).items() if _holds_words(kind)} - {"out"}
         tested = {option for of, option, *_ in CASES if of == verb}
         assert texts - RUNTIME == tested | set(NO_PATH[verb].split()), verb
 

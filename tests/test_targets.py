@@ -1,13 +1,12 @@
 """No verb writes over, around or into what it reads, nor over what it did not write: every byte that stood there stands there after."""
 
-import importlib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from biomlm.core import cli
-from biomlm.core.cli import VERBS
+from biomlm.core.verbs import VERBS
 
 # verb → its words with IN for what it reads and OUT for what it writes; IN is a folder unless IN.jsonl stands there
 COMMANDS = {
@@ -54,8 +53,8 @@ BESIDE = {"report", "finetune compare", "finetune blurb", "launch"}  # whose pag
 
 def test_every_output_option_is_in_the_table() -> None:
     found = set()
-    for verb, (module, _) in VERBS.items():
-        config = importlib.import_module(module).VERB.config
+    for verb, place in VERBS.items():
+        config = place.config
         found |= {(verb, f.name) for f in fields(config) if f.name in ("out", "dst", "page")}
     assert found == {key[:2] for key in COMMANDS} | WRITES_NOTHING
 

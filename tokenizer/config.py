@@ -57,3 +57,48 @@ class TrainConfig:
             raise ConfigError(
                 "workers is from 0 on, memory from 16 on, min_frequency from 1 on", remedy="Correct that option."
             )
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Encode documents into token shards.
+
+    Args:
+        docs: Folder of documents (`biomlm corpus build`).
+        tokenizer: Tokenizer folder (`biomlm tokenizer train`, or Hugging Face's).
+        out: Folder of shards to write.
+        pos: spaCy pipeline (name or folder) whose Universal POS tags are written beside the tokens; none if empty.
+        workers: Processes that encode; 0 takes one a core.
+    """
+
+    docs: str
+    tokenizer: str
+    out: str = field(metadata={"runtime": True})
+    pos: str = ""
+    workers: int = runtime(0)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare vocabularies on documents.
+
+    Args:
+        tokenizers: Tokenizer folders.
+        docs: Folder of documents (`biomlm corpus build`).
+        split: The split to compare on: `valid` was not learnt from.
+        documents: Documents to compare on at most, drawn from the whole split by a hash of their ids.
+        terms: Files of biomedical terms: one a line, or `.tsv` with IOB tags (word, tab, tag), whose entities are taken.
+        examples: Terms to show as each vocabulary cuts them: those on which they differ most.
+        page: Markdown file to write the comparison to.
+    """
+
+    tokenizers: list[str]
+    docs: str
+    split: str = "valid"
+    documents: int = 2000
+    terms: list[str] = field(default_factory=list)
+    examples: int = only(12, lambda c: bool(c.terms), "--terms")
+    page: str = ""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "documents")

@@ -25,7 +25,6 @@ from biomlm.model.kernels.linear import Linear
 from biomlm.model.packed import pack
 from biomlm.tokenizer.formats.folder import Tokenizer
 
-TOLERANCE = 1e-5
 LONG_DEPTH = 2  # layers that the longest sequence goes through: attention over long distances is the same code in each, and of ModernBERT's
 # first two one is global, one local
 MOST_SCORED = 64  # positions of a batch whose logits are computed, spread evenly: the head does the same at each

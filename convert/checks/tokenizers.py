@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.convert.checks.probe_inputs import sentences, texts
-from biomlm.convert.formats.source_checkpoint import Kind
+from biomlm.convert.config import Kind
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import ConversionError
 from biomlm.tokenizer.formats import fairseq as fairseq_files

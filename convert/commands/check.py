@@ -1,30 +1,12 @@
 """`biomlm convert check A B`: compare two models of any kind on the same inputs, layer by layer."""
 
-from dataclasses import dataclass
-
 from biomlm.convert.checks.heads import present
-from biomlm.convert.checks.numerical import TOLERANCE, Differences, Ours, compare, record
+from biomlm.convert.checks.numerical import Differences, Ours, compare, record
+from biomlm.convert.config import CompareConfig
 from biomlm.convert.load import Loaded, load_model
-from biomlm.core.cli import Verb
-from biomlm.core.config import runtime
 from biomlm.core.errors import ConversionError, MismatchError
 from biomlm.core.summary import summary
 from biomlm.tokenizer.formats import folder as tokenizer_folder
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """A comparison.
-
-    Args:
-        a: A model of any kind: run folder, Hugging Face folder, fairseq checkpoint.
-        b: Another.
-        tolerance: Largest difference at which they count as equal, relative to the layer's largest magnitude where that is above 1.
-    """
-
-    a: str
-    b: str
-    tolerance: float = runtime(TOLERANCE)
 
 
 def run(config: CompareConfig) -> None:
@@ -69,11 +51,3 @@ def differences(a: Loaded, b: Loaded) -> Differences:
     shared = [head for head in present(small.rest, small.facts) if head in others]
     sides = [Ours(m.model, m.has_head, m.rest, m.facts.get("classifier_pooling") == "mean") for m in (small, large)]
     return compare(record(sides[0], small.config, tokenizer, shared), sides[1])
-
-
-VERB = Verb(
-    config=CompareConfig,
-    run=run,
-    example="biomlm convert check runs/demo/student runs/demo/student-hf",
-    positionals=("a", "b"),
-)

@@ -4,24 +4,24 @@ import atexit
 import gc
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from biomlm.convert import model_card
 from biomlm.convert.checks.heads import Head, demand_equal, demand_numbers, present
-from biomlm.convert.checks.numerical import TOLERANCE, Computes, Differences, HuggingFace, Ours, compare, record
+from biomlm.convert.checks.numerical import Computes, Differences, HuggingFace, Ours, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
+from biomlm.convert.config import TOLERANCE, ConvertConfig, Kind
 from biomlm.convert.formats import fairseq, hf, hf_architectures, native
 from biomlm.convert.formats.hf_architectures import BY_SHAPE
 from biomlm.convert.formats.name_table import BIAS, FRONT, WORDS, Stacked
-from biomlm.convert.formats.source_checkpoint import Kind, Parts
+from biomlm.convert.formats.source_checkpoint import Parts
 from biomlm.convert.load import build, read_parts
-from biomlm.core.cli import Verb
 from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress
@@ -35,36 +35,6 @@ WRITERS: dict[Kind, Callable[[Parts, Path, torch.dtype], list[Path]]] = {
     "fairseq": fairseq.write,
     "native": native.write,
 }
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """A conversion.
-
-    Args:
-        src: A run folder or one of its checkpoints; a Hugging Face folder; a checkpoint of fairseq, Composer, DeepSpeed,
-            Megatron-LM or TensorFlow; a published .tar.gz of one.
-        dst: Folder to write; it must be new or empty, or an earlier conversion and --override given.
-        to: The format: hf, fairseq or native.
-        dtype: Number type of the weights written; `source` keeps the source's.
-        rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
-        weights: Those that were trained, or the running mean of them (`ema`) that the checkpoint keeps beside them.
-        tokenizer: A tokenizer folder, or one with those of dict.txt, encoder.json and vocab.bpe that SRC lacks.
-        override: Replace an earlier conversion at DST.
-    """
-
-    src: str
-    dst: str
-    to: Kind
-    dtype: Literal["source", "float32", "float16", "bfloat16"] = "source"
-    rows: Literal["keep", "cut"] = "keep"
-    weights: Literal["trained", "ema"] = "trained"
-    tokenizer: str = ""
-    override: bool = False
-
-    def __post_init__(self) -> None:
-        if self.to not in get_args(Kind):
-            raise ConfigError(f"--to {self.to} is no format", remedy=f"Choose one of {', '.join(get_args(Kind))}.")
 
 
 def run(config: ConvertConfig) -> None:
@@ -337,11 +307,3 @@ def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agree
         "tokens": differences.tokens,
         "tokenizer_agreement": {"equal": agreement.equal, "sentences": agreement.sentences},
     }
-
-
-VERB = Verb(
-    config=ConvertConfig,
-    run=run,
-    example="biomlm convert runs/demo/student runs/demo/student-hf --to hf",
-    positionals=("src", "dst"),
-)

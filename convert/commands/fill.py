@@ -1,6 +1,5 @@
 """`biomlm convert fill MODEL`: what a model would put for `<mask>`, the quickest look at whether it has learnt anything."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,40 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.convert.checks.probe_inputs import cut, encode
+from biomlm.convert.config import FillConfig
 from biomlm.convert.load import Loaded, load_model
-from biomlm.core.cli import Verb
-from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.errors import DataError
 from biomlm.core.files import refuse_target, with_keys, write_json
 from biomlm.model.packed import pack
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.folder import Tokenizer
-
-MASK = "<mask>"
-
-
-@dataclass(frozen=True)
-class FillConfig:
-    """Sentences to fill.
-
-    Args:
-        model: A model of any kind with its tokenizer: run folder, Hugging Face folder, fairseq checkpoint.
-        sentences: Sentences with one `<mask>` or more each.
-        top_k: How many words to show for a mask.
-        out: A JSON file to write the result to as well.
-    """
-
-    model: str
-    sentences: list[str]
-    top_k: int = 5
-    out: str = field(default="", metadata={"runtime": True})
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ConfigError("top_k must be at least 1", remedy="5 is usual.")
-        without = [i for i, sentence in enumerate(self.sentences, start=1) if MASK not in sentence]
-        if without or not self.sentences:
-            what = f"sentence {without[0]} has no {MASK}" if without else "there is no sentence"
-            raise ConfigError(what, remedy=f'Write {MASK} where a word is to be found: "The patient was given {MASK}."')
 
 
 def run(config: FillConfig) -> None:
@@ -89,11 +61,3 @@ def fill(loaded: Loaded, tokenizer: Tokenizer, text: str, top_k: int) -> list[li
         [{"token": tokenizer.decode([i]), "probability": p} for i, p in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-VERB = Verb(
-    config=FillConfig,
-    run=run,
-    example='biomlm convert fill runs/demo/student --sentences "The patient was given <mask>." "<mask> causes fever."',
-    positionals=("model",),
-)

@@ -11,7 +11,6 @@ from biomlm.core.errors import CheckpointError
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats.folder import Tokenizer
 
-Kind = Literal["native", "hf", "fairseq"]  # what can be written
 SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron", "composer"]
 TASK = "finetuned_for"  # in Hugging Face's config.json: the task of `biomlm finetune`, so that it outlives a second conversion
 

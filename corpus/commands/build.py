@@ -8,25 +8,24 @@ renamed into place when it is whole, so an interrupted build goes on with the ta
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core import files, manifest
-from biomlm.core.cli import Verb
-from biomlm.core.config import Applies, only, runtime
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.core.summary import summary
+from biomlm.corpus.config import BuildConfig
 from biomlm.corpus.dedup.minhash import AddBands
 from biomlm.corpus.filters.decontamination import MarkContaminated
-from biomlm.corpus.filters.selection import MarkUnwanted, Selection
+from biomlm.corpus.filters.selection import MarkUnwanted
 from biomlm.corpus.pipeline.citation_graph import write_aliases, write_graph
-from biomlm.corpus.pipeline.executors import Where, execute
+from biomlm.corpus.pipeline.executors import execute
 from biomlm.corpus.pipeline.inputs import Input, find, tasks
 from biomlm.corpus.pipeline.intermediate import WriteParts, part_folder, table
 from biomlm.corpus.pipeline.read import ReadTask
@@ -51,81 +50,6 @@ STAGE = "corpus build"
 WORK = ".work"
 LISTED = 1000  # damaged records that the manifest lists one by one; all are counted
 FOLDERS = ("train", "valid", "dropped", "graph")
-
-
-def _notes(config: "BuildConfig") -> bool:
-    return bool(config.notes)
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """Raw PubMed, PMC, clinical notes and text → documents.
-
-    Args:
-        out: Folder to write documents to.
-        pubmed: PubMed XML and MEDLINE text exports (.txt, .nbib, .medline), compressed or not: files, folders or globs.
-        pmc: JATS articles (.xml, .nxml) and packages of them (.tar, .tar.gz, .tar.xz).
-        notes: Clinical notes as CSV, JSONL or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.
-        text: Plain text (.txt, a document a file) and JSONL, Parquet or CSV (a document a row).
-        valid_fraction: Share of patients and articles that is held out.
-        min_words: Fewest words of a document.
-        select: Which documents are wanted.
-        tables: Include the cells of tables in PMC articles.
-        xpath: Of PMC articles take only what this XPath selects, such as './/abstract | .//fig'.
-        placeholders: What becomes of `[** … **]` in notes: kept, replaced by its type, or by surrogates.
-        repeats: Paragraphs that stood in an earlier note of the same patient: counted in the metadata, or removed.
-        templates: Paragraphs that stand in the notes of many patients: counted in the metadata, or removed but for the first place.
-        template_patients: How many patients make a paragraph a template.
-        note_columns: Columns of the notes' table where they are not MIMIC's: any of id, patient, text, category, description, date, error.
-        salt_file: File with the secret salt of the patients' hashes and of the split (mode 600); or set BIOMLM_SALT. Notes need one.
-        keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
-        workers: Tasks at a time; 0 takes one a core.
-        where: Where tasks run, if not here.
-        override: Go on in a folder that was made with another configuration or input.
-    """
-
-    out: str = field(metadata={"runtime": True})
-    pubmed: list[str] = field(default_factory=list)
-    pmc: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    valid_fraction: float = 0.02
-    min_words: int = 5
-    select: Selection = field(
-        default_factory=Selection,
-        metadata={
-            "applies": {
-                "licenses": Applies(lambda c: bool(c.pmc), "--pmc"),
-                "article_types": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
-                "retracted": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
-            }
-        },
-    )
-    tables: bool = only(False, lambda c: bool(c.pmc), "--pmc")
-    xpath: str = only("", lambda c: bool(c.pmc), "--pmc")
-    placeholders: Literal["keep", "type", "surrogate"] = only("keep", _notes, "--notes")
-    repeats: Literal["count", "remove"] = only("count", _notes, "--notes")
-    templates: Literal["count", "remove"] = only("count", _notes, "--notes")
-    template_patients: int = only(50, _notes, "--notes")
-    note_columns: dict[str, str] = only(dict, _notes, "--notes")
-    salt_file: str = runtime("")
-    keep_dropped: bool = False
-    workers: int = runtime(1)
-    where: Where = field(default_factory=Where, metadata={"runtime": True})
-    override: bool = runtime(False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.valid_fraction < 1:
-            raise ConfigError("valid_fraction must be at least 0 and below 1", remedy="Give a share such as 0.02.")
-        if self.workers < 0 or self.min_words < 0:
-            raise ConfigError("workers and min_words cannot be negative", remedy="Give a number from 0 on.")
-        if self.template_patients < 2:
-            raise ConfigError("template_patients must be at least 2", remedy="Give a number such as 50.")
-
-    @property
-    def treatment(self) -> Treatment:
-        """What is done about repeated paragraphs."""
-        return Treatment(self.template_patients, self.repeats == "remove", self.templates == "remove")
 
 
 @dataclass(frozen=True)
@@ -210,6 +134,11 @@ def _prepare(out: Path, record: manifest.Manifest) -> Path:
     return work
 
 
+def treatment(config: BuildConfig) -> Treatment:
+    """What is done with paragraphs that repeat earlier ones."""
+    return Treatment(config.template_patients, config.repeats == "remove", config.templates == "remove")
+
+
 def _build(
     config: BuildConfig, salt: Salt, inputs: list[Input], out: Path, record: manifest.Manifest
 ) -> dict[str, Any]:
@@ -226,7 +155,7 @@ def _build(
             _Watch(work / "progress", bar),
         )
     numbers = _decide(config, work, len(jobs))
-    writing = [WriteShards(str(out), str(work), numbers, config.keep_dropped, config.treatment)]
+    writing = [WriteShards(str(out), str(work), numbers, config.keep_dropped, treatment(config))]
     with progress("writing", len(jobs), "tasks") as bar:
         execute(
             writing,
@@ -272,7 +201,7 @@ def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[i
     """Decide about every document and save the decisions; the numbers of the shards."""
     codes, renamed = resolve(work, jobs, config.valid_fraction)
     repeats = find_repeats(work, codes, config.template_patients)
-    drop_emptied(work, codes, repeats, config.treatment)
+    drop_emptied(work, codes, repeats, treatment(config))
     for path, arrays in ((codes_path, codes), (renamed_path, renamed), (repeats_path, repeats)):
         for task, array in enumerate(arrays):
             with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
@@ -386,10 +315,3 @@ def show(out: Path, counts: dict[str, Any]) -> None:
     if len(counts["problems"]) > 5:
         rows[f"  … {len(counts['problems']) - 5} more in manifest.json"] = ""
     summary(f"corpus build → {out}", rows)
-
-
-VERB = Verb(
-    config=BuildConfig,
-    run=run,
-    example="biomlm corpus build --pubmed pubmed25n0001.xml.gz --pmc articles/ --notes NOTEEVENTS.csv.gz --out docs",
-)

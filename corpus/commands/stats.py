@@ -1,14 +1,13 @@
 """`biomlm corpus stats`: what a folder of documents holds, by source, with bars."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomlm.core.cli import Verb
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
+from biomlm.corpus.config import StatsConfig
 from biomlm.corpus.documents import SPLITS, document_files, documents
 from biomlm.corpus.pipeline.write import REPEATED, TOTALS
 from biomlm.corpus.text.section_titles import UNKNOWN, known
@@ -16,17 +15,6 @@ from biomlm.corpus.text.section_titles import UNKNOWN, known
 BAR = 40  # characters of the longest bar
 SHOWN = 12  # sections shown
 YEARS = 24  # years shown one by one; more are shown by decades
-
-
-@dataclass(frozen=True)
-class StatsConfig:
-    """What a folder of documents holds.
-
-    Args:
-        docs: Folder that `biomlm corpus build` wrote.
-    """
-
-    docs: str
 
 
 def run(config: StatsConfig) -> None:
@@ -90,6 +78,3 @@ def draw(title: str, values: dict[Any, int]) -> None:
     most = max(values.values())
     for name, value in values.items():
         print(f"  {str(name)[:40]:40} {'█' * max(1, round(value / most * BAR))} {value:,}")
-
-
-VERB = Verb(config=StatsConfig, run=run, example="biomlm corpus stats docs", positionals=("docs",))

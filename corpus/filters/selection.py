@@ -1,49 +1,15 @@
 """Which documents are wanted: by length, language, licence, kind and date. A filter marks, the writer puts aside and counts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from biomlm.core.errors import ConfigError
+from biomlm.corpus.config import Selection
 from biomlm.corpus.filters.language import language
-from biomlm.corpus.text.dates import between, iso
+from biomlm.corpus.text.dates import between
 from biomlm.corpus.text.document import DROPPED, RETRACTED
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is wanted; an empty list or a 0 wants everything.
-
-    Args:
-        max_words: Most words of a document.
-        languages: Languages as ISO codes such as `en`, found from the text; texts too short to tell are kept.
-        licenses: Licences of PMC articles, such as `cc-by` (any version) or `cc-by-4.0`.
-        article_types: JATS article types and PubMed publication types, such as `research-article`.
-        date_from: First date of publication as YYYY, YYYY-MM or YYYY-MM-DD; documents without a date are kept.
-        date_to: Last date of publication, likewise. What is known only to the year or month is compared as far as it is known.
-        retracted: Keep retracted articles (they are marked in their metadata).
-        near_duplicates: Drop near-duplicates by MinHash, within and across sources.
-        decontaminate: Evaluation files (text, IOB TSV, PubTator, JSONL, lists of PMIDs); documents that share 13 words or a PMID go.
-    """
-
-    max_words: int = 0
-    languages: list[str] = field(default_factory=list)
-    licenses: list[str] = field(default_factory=list)
-    article_types: list[str] = field(default_factory=list)
-    date_from: str = ""
-    date_to: str = ""
-    retracted: bool = True
-    near_duplicates: bool = False
-    decontaminate: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for name in ("date_from", "date_to"):
-            given = getattr(self, name)
-            if given and iso(given) != given:
-                raise ConfigError(f"select.{name} is no date", remedy="Write 2011, 2011-03 or 2011-03-04.")
 
 
 class MarkUnwanted(PipelineStep):  # type: ignore[misc]

@@ -14,42 +14,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from biomlm.core.cli import prepare_workers, stay
-from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.corpus.config import Where
 from biomlm.corpus.pipeline.guard import Guarded
 
 logger.disable("datatrove")
 
 POLL = 1.0  # seconds between looks at SLURM's jobs
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where tasks run.
-
-    Args:
-        executor: `local`, `slurm` or `ray`.
-        partition: SLURM's partition.
-        time: SLURM's time limit of a task, `HH:MM:SS`.
-        memory: GB a task, on SLURM and Ray.
-    """
-
-    executor: Literal["local", "slurm", "ray"] = "local"
-    partition: str = only("", lambda where: where.executor == "slurm", "--where.executor slurm")
-    time: str = only("24:00:00", lambda where: where.executor == "slurm", "--where.executor slurm")
-    memory: int = only(2, lambda where: where.executor != "local", "--where.executor slurm or ray")
-
-    def __post_init__(self) -> None:
-        require_positive(self, "memory", prefix="where.")
 
 
 def execute(

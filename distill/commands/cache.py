@@ -12,12 +12,10 @@ import numpy as np
 import torch
 
 from biomlm.core import manifest, rng
-from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import refuse_target, stage, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.distill.estimate import estimate_cache
 from biomlm.distill.losses.targets import Targets, Whole, sample, top
 from biomlm.distill.teachers.cache_blocks import encode, of_targets
 from biomlm.distill.teachers.cache_config import AnswersConfig, CacheConfig, key_of
@@ -202,11 +200,3 @@ def _show(out: Path, record: manifest.Manifest) -> None:
         "bytes a token": counts["bytes"] / max(counts["tokens"], 1),
     }
     summary(f"biomlm {STAGE} → {out}", rows)
-
-
-VERB = Verb(
-    config=CacheConfig,
-    run=cache,
-    example="biomlm distill cache --shards SHARDS --teacher RUN --steps 200 --out CACHE",
-    estimate=estimate_cache,
-)

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from biomlm.convert.load import Loaded, load_model
-from biomlm.core.cli import Verb
 from biomlm.core.files import refuse_target, stage
 from biomlm.distill import student as students
 from biomlm.distill.config import DistillConfig
-from biomlm.distill.estimate import estimate
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cache_config import key_of
 from biomlm.distill.teachers.cached import CachedTeachers
@@ -68,11 +66,3 @@ def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shard
     if config.start == "teacher":
         return students.from_teacher(teachers[0], config, reader), {}
     return run_folder.initial_model(config, reader)
-
-
-VERB = Verb(
-    config=DistillConfig,
-    run=distill,
-    example="biomlm distill --shards SHARDS --teacher RUN --model.size tiny --steps 200 --out STUDENT",
-    estimate=estimate,
-)

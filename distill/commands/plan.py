@@ -2,7 +2,6 @@
 
 import time
 
-from biomlm.core.cli import Verb
 from biomlm.core.summary import summary
 from biomlm.distill.commands.cache import Asker
 from biomlm.distill.teachers.cache_config import AnswersConfig
@@ -31,6 +30,3 @@ def plan(config: AnswersConfig) -> None:
         "hours of one process": seconds * times / 3600,
     }
     summary("biomlm distill plan", rows)
-
-
-VERB = Verb(config=AnswersConfig, run=plan, example="biomlm distill plan --shards SHARDS --teacher RUN --steps 200")

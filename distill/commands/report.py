@@ -1,21 +1,19 @@
 """`biomlm distill report`: what a student kept of its teacher, beside the same student alone, as a page and as JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from biomlm.convert.load import Loaded
-from biomlm.core.cli import Verb
-from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.errors import DataError
 from biomlm.core.files import refuse_target, with_keys, write_json, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.core.summary import summary
+from biomlm.distill.config import ReportConfig
 from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
-from biomlm.model.config import Precision
 from biomlm.model.device import choose
 from biomlm.model.encoder import parameter_count
 from biomlm.pretrain.config import BatchConfig
@@ -25,35 +23,6 @@ from biomlm.pretrain.training.evaluate import Evaluator
 PARTS = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
 PAGE, FIGURES = "report.html", "report.json"
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """A report on a distilled student, on the held-out split of the shards that it was trained on.
-
-    Args:
-        run: Run folder that `biomlm distill` wrote.
-        teacher: Its teacher, if the run's own is not there any more.
-        alone: Run folder of the same student without a teacher.
-        tokens: Held-out tokens to read; 0 for all.
-        mask_rate: Share of these to predict, always the same ones.
-        precision: Of matrix products.
-        out: Folder for report.html and report.json.
-    """
-
-    run: str
-    teacher: str = ""
-    alone: str = ""
-    tokens: int = 0
-    mask_rate: float = 0.15
-    precision: Precision = "auto"
-    out: str = field(metadata={"runtime": True})
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_rate <= 1:
-            raise ConfigError("mask_rate is a share above 0, up to 1", remedy="0.15 makes models comparable.")
-        if self.tokens < 0:
-            raise ConfigError("tokens is a number from 0", remedy="Leave it out, or give 0, for all.")
 
 
 def report(config: ReportConfig) -> None:
@@ -120,11 +89,3 @@ def _parts(train: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """First and last recorded value of each part of the training loss."""
     values = {name: [record[name] for record in train if name in record] for name in PARTS}
     return {name: {"first": found[0], "last": found[-1]} for name, found in values.items() if found}
-
-
-VERB = Verb(
-    config=ReportConfig,
-    run=report,
-    example="biomlm distill report --run STUDENT --alone ALONE --out REPORT",
-    positionals=("run",),
-)

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from biomlm.core.cli import Verb
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import read_json, refuse_target, with_keys, write_json
 from biomlm.core.manifest import read_manifest
@@ -101,11 +100,3 @@ def score_of(name: str, folder: Path) -> float:
         problem = f"this is a run of the task {scores['task']}, and {name} is one of {task}"
         raise DataError(problem, file=folder, remedy=f"Fine-tune on it with --task {task}.")
     return float(scores["test"][scores["metric"]])
-
-
-VERB = Verb(
-    config=BlurbConfig,
-    run=run,
-    example="biomlm finetune blurb NCBI-disease=runs/ncbi PubMedQA=runs/pubmedqa",
-    positionals=("runs",),
-)

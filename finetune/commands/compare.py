@@ -5,7 +5,6 @@ so that what is hard for both does not blur the difference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 import orjson
 
 from biomlm.core import config as configuration
-from biomlm.core.cli import Verb
-from biomlm.core.errors import ConfigError, MismatchError
+from biomlm.core.errors import MismatchError
 from biomlm.core.files import matching, read_json, refuse_target, with_keys, write_json, write_text
 from biomlm.core.manifest import digest, read_manifest
 from biomlm.core.summary import summary
@@ -22,37 +20,13 @@ from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.page import page
 from biomlm.finetune.comparison.runs import Contest, Run, other_settings
 from biomlm.finetune.comparison.tables import show
-from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.config import CompareConfig, FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.metrics.bootstrap import interval, resampled
 from biomlm.finetune.metrics.entities import Scorer
 from biomlm.finetune.training import checkpoint, protocol
 
 FOOTER = r"<footer>Made by \w+ finetune compare, "  # what an earlier page is known by
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Runs to compare: of several models, on one task or several.
-
-    Args:
-        runs: Run folders that `biomlm finetune` wrote; on each task the others are compared with the first.
-        out: A JSON file to write the comparison to as well.
-        page: An HTML file to write it to, with learning curves.
-        words: Show the words of this many mistakes that most runs and seeds make. For public data only: these are words of the test
-            fold, on the screen and in the files; without it none are shown.
-    """
-
-    runs: list[str]
-    out: str = field(default="", metadata={"runtime": True})
-    page: str = field(default="", metadata={"runtime": True})
-    words: int = 0
-
-    def __post_init__(self) -> None:
-        if len(set(self.runs)) < 2 or len(set(self.runs)) < len(self.runs):
-            raise ConfigError("there must be two runs or more, each once", remedy="Give several run folders.")
-        if self.words < 0:
-            raise ConfigError("words must not be negative", remedy="0 shows none.")
 
 
 def run(config: CompareConfig) -> None:
@@ -162,11 +136,3 @@ def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
         "types": {kind: scores["f1"] for kind, scores in test.get("types", {}).items()},
         "mistakes": other.mistakes,
     }
-
-
-VERB = Verb(
-    config=CompareConfig,
-    run=run,
-    example="biomlm finetune compare runs/before runs/after --page compared.html",
-    positionals=("runs",),
-)

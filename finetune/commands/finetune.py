@@ -8,7 +8,6 @@ import torch
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
-from biomlm.core.cli import Verb
 from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
@@ -122,10 +121,3 @@ def show(out: Path) -> None:
     rows["seeds (epoch chosen by dev)"] = ", ".join(f"{run['seed']} ({run['epoch']})" for run in scores["runs"])
     rows["training time"] = f"{sum(run['seconds'] for run in scores['runs']):.0f} s"
     summary(f"biomlm finetune → {out}", rows)
-
-
-VERB = Verb(
-    config=FinetuneConfig,
-    run=run,
-    example="biomlm finetune --model runs/demo/student --task ner --data NCBI-disease-IOB --epochs 3 --out runs/ncbi",
-)

@@ -6,19 +6,17 @@ Within a chunk sequences of like length go through the model together.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import orjson
 
-from biomlm.core.cli import Verb
-from biomlm.core.config import only, runtime
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
+from biomlm.finetune.config import PredictConfig
 from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger
@@ -26,7 +24,6 @@ from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
 from biomlm.inputs.gzip import ERRORS, Gunzip
 from biomlm.inputs.streams import bare_name, compression
-from biomlm.model.config import Precision
 from biomlm.model.device import choose
 
 CHUNK = 1000  # texts read before the model runs
@@ -36,42 +33,6 @@ QUICKEST = {
 }  # tokens; on one core 300 sentences took 1.33 s at 512, 1.20 at 2048, 1.93 at 16384
 ENDINGS = (".jsonl", ".txt")
 OLD = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
-
-
-def _json_lines(config: "PredictConfig") -> bool:
-    return config.file.removesuffix(".gz").endswith(".jsonl")
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Predict with a fine-tuned model.
-
-    Args:
-        model: Run folder that `biomlm finetune` wrote.
-        file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
-        out: File or, for brat, folder to write; left out, JSON lines go to standard output.
-        to: jsonl has id, line and what is predicted, without text; brat and pubtator hold entities with their texts.
-        text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices. For entities a list of words
-            will do where the model learnt from a file of words; offsets then count in the words parted by single blanks.
-        id: For JSONL the key of the record's id; without it in a record, the line is its id.
-        tokens: Most tokens in one forward pass; left out, what is quickest: 16384 on a GPU, 2048 on a CPU, whose caches hold no more.
-        precision: Of matrix products; auto takes bf16 where the machine has it.
-    """
-
-    model: str
-    file: str
-    out: str = field(default="", metadata={"runtime": True})
-    to: Literal["jsonl", "brat", "pubtator"] = "jsonl"
-    text: list[str] = only(lambda: ["text"], _json_lines, "a .jsonl file")
-    id: str = only("id", _json_lines, "a .jsonl file")
-    tokens: int | None = runtime(None)
-    precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        if (self.tokens is not None and self.tokens < 1) or not self.text:
-            raise ConfigError("tokens and text need a value", remedy="Leave them out for the defaults.")
-        if self.to != "jsonl" and not self.out:
-            raise ConfigError(f"--to {self.to} needs --out", remedy="Name the file or folder to write.")
 
 
 def run(config: PredictConfig) -> None:
@@ -174,11 +135,3 @@ def _text(value: object) -> Text:
     if not all(isinstance(word, str) and (word or value == "") for word in words):
         raise TypeError
     return value  # type: ignore[return-value]
-
-
-VERB = Verb(
-    config=PredictConfig,
-    run=run,
-    example="biomlm finetune predict runs/ncbi notes.jsonl --out entities.jsonl",
-    positionals=("model", "file"),
-)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biomlm.core.cli import Verb
 from biomlm.core.summary import summary
 from biomlm.launch.machine import GIB, Machine, Package, probe
 
@@ -251,6 +250,3 @@ def _optional(name: str, package: Package, remedy: str) -> Capability:
             "Install it again for this torch.",
         )
     return Capability(name, "no", "not installed", remedy)
-
-
-VERB = Verb(config=DoctorConfig, run=run, example="biomlm doctor --json")

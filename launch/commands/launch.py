@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from biomlm.core.cli import Verb
 from biomlm.core.config import Applies, only, runtime
 from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fleet import find
@@ -212,6 +211,3 @@ def time_left(worked: list[tuple[float, float]], minutes_left: float) -> float:
 def _say(line: str) -> None:
     bold = sys.stderr.isatty()
     print(f"\033[1m{line}\033[0m" if bold else line, file=sys.stderr, flush=True)
-
-
-VERB = Verb(config=LaunchConfig, run=run, example="biomlm launch demo --out runs/demo", positionals=("recipe",))

@@ -1,6 +1,5 @@
 """`biomlm launch plan RECIPE`: check a recipe, show its commands and, for a fleet, what training needs; nothing is run."""
 
-import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.core import config as configuration
-from biomlm.core.cli import VERBS, Verb
 from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, DataError, UserError
 from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
+from biomlm.core.verbs import VERBS, Verb
 from biomlm.launch.backends.local import shown
 from biomlm.launch.recipe import Recipe, Stage, read
 
@@ -52,7 +51,7 @@ def check(recipe: Recipe) -> None:
     """
     for stage in recipe.stages:
         try:
-            _parsed(stage, _verb(stage))
+            _parsed(stage, VERBS[stage.verb])
         except ConfigError as error:
             raise ConfigError(
                 f"stage {stage.name}: {error.problem}",
@@ -64,12 +63,7 @@ def check(recipe: Recipe) -> None:
 
 def takes_override(stage: Stage) -> bool:
     """Whether a stage's verb can go on in a folder of another configuration."""
-    return "override" in configuration.keys(_verb(stage).config)
-
-
-def _verb(stage: Stage) -> Verb[Any]:
-    """A stage's verb; its room is imported, which can take seconds."""
-    return importlib.import_module(VERBS[stage.verb][0]).VERB  # type: ignore[no-any-return]
+    return "override" in configuration.keys(VERBS[stage.verb].config)
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -115,7 +109,7 @@ def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
     made: dict[Path, Any] = {}
     before = Before(learnt[-1] if learnt else vocab_size, made)
     for stage in recipe.stages:
-        verb = _verb(stage)
+        verb = VERBS[stage.verb]
         parsed = _parsed(stage, verb)
         if verb.estimate is not None:
             try:
@@ -126,10 +120,7 @@ def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
         made |= dict.fromkeys(stage.outputs, parsed)
 
 
-def _parsed(stage: Stage, verb: Verb[Any]) -> Any:
+def _parsed(stage: Stage, verb: Verb) -> Any:
     """A stage's configuration."""
     words = stage.words[len(stage.verb.split()) :]
     return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)
-
-
-VERB = Verb(config=PlanConfig, run=run, example="biomlm launch plan demo --out runs/demo", positionals=("recipe",))

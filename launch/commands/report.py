@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from biomlm.core.cli import Verb
 from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.html.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
@@ -95,6 +94,3 @@ def _headlines(found: Found) -> Iterator[tuple[str, str]]:
             yield f"{model.name}: masked accuracy", sections.percent(model.valid.get("accuracy"))
     if found.launch:
         yield "wall time of all stages", clock(sum(record.seconds for record in found.launch.stages))
-
-
-VERB = Verb(config=ReportConfig, run=run, example="biomlm report runs/demo --out report.html", positionals=("runs",))

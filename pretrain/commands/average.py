@@ -4,7 +4,7 @@ Averaging the last checkpoints of a run (Vaswani et al. 2017, arXiv 1706.03762, 
 Juditsky 1992) costs nothing at inference and often gains what a decay of the learning rate would.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,37 +13,15 @@ from torch import Tensor
 from biomlm.convert.formats import native
 from biomlm.core import checkpoint, manifest
 from biomlm.core.checkpoint import Checkpoint
-from biomlm.core.cli import Verb
-from biomlm.core.config import only
-from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.core.errors import CheckpointError
 from biomlm.core.files import refuse_target, sha256, stage
 from biomlm.core.summary import summary
 from biomlm.model.config import EncoderConfig
 from biomlm.model.optim.optimizer import EMA
+from biomlm.pretrain.config import AverageConfig
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 STAGE = "pretrain average"
-
-
-@dataclass(frozen=True)
-class AverageConfig:
-    """Average the weights of a run.
-
-    Args:
-        run: The run folder.
-        out: Folder of the averaged model, which every verb reads as it reads a run.
-        last: Checkpoints to take the mean of, the newest ones (`--keep` says how many a run keeps).
-        ema: Take the running mean that `--optim.ema` kept, as the newest checkpoint holds it, instead.
-    """
-
-    run: str
-    out: str = field(metadata={"runtime": True})
-    last: int = only(5, lambda c: not c.ema, "no --ema, which takes one checkpoint")
-    ema: bool = False
-
-    def __post_init__(self) -> None:
-        if self.last < 1:
-            raise ConfigError("last must be 1 at least", remedy="5 is usual.")
 
 
 def average(config: AverageConfig) -> None:
@@ -98,12 +76,3 @@ def running_mean(found: Checkpoint, run: Path) -> dict[str, Tensor]:
     if not kept:
         raise CheckpointError("this run kept no running mean", file=run, remedy="Train it with --optim.ema 0.999.")
     return {**found.tensors["model"], **kept}
-
-
-VERB = Verb(
-    config=AverageConfig,
-    run=average,
-    example="biomlm pretrain average RUN --last 3 --out MEAN",
-    positionals=("run",),
-)
-"""The command line's entry."""

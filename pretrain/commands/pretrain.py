@@ -4,13 +4,11 @@ import sys
 from pathlib import Path
 
 from biomlm.convert.load import read_parts
-from biomlm.core.cli import Verb
 from biomlm.core.files import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
-from biomlm.pretrain.planning.estimate import estimate
 from biomlm.pretrain.training import run_folder
 from biomlm.pretrain.training.trainer import seed_weights
 
@@ -43,11 +41,3 @@ def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> Pretrai
                 f"biomlm {STAGE}: {config.init} has no fitting {', '.join(new)}: new ones are learnt", file=sys.stderr
             )
     return objective
-
-
-VERB = Verb(
-    config=PretrainConfig,
-    run=pretrain,
-    example="biomlm pretrain --shards SHARDS --model.size tiny --steps 200 --seed 1 --out RUN",
-    estimate=estimate,
-)

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from biomlm.convert.commands.convert import ConvertConfig
+from biomlm.convert.config import ConvertConfig
 from biomlm.convert.load import read_parts
 from biomlm.core.fleet import Before, Fleet
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
-from biomlm.pretrain.commands.average import AverageConfig
-from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
+from biomlm.pretrain.config import AverageConfig, PretrainConfig, accumulations, idle_share
 
 GB = 1e9
 STATES = 16  # bytes a parameter: weight, gradient and two moments in float32

@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 
-from biomlm.convert.commands.convert import ConvertConfig, run
+from biomlm.convert.commands.convert import run
+from biomlm.convert.config import ConvertConfig
 from biomlm.convert.load import load_model
 from biomlm.convert.safe_load import archive
 from biomlm.core.errors import UserError

@@ -16,6 +16,7 @@ import pytest
 from biomlm.core import cli
 from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
+from biomlm.core.verbs import Verb
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def act(config: Config) -> None:
 @pytest.fixture(autouse=True)
 def fake_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("biomlm_fake")
-    module.VERB = cli.Verb(config=Config, run=act, example="biomlm fake", positionals=("how",))  # type: ignore[attr-defined]
+    module.Config, module.act = Config, act  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "biomlm_fake", module)
-    monkeypatch.setitem(cli.VERBS, "fake", ("biomlm_fake", "a verb of the test"))
+    fake = Verb("a verb of the test", "biomlm_fake:Config", "biomlm_fake:act", "biomlm fake", positionals=("how",))
+    monkeypatch.setitem(cli.VERBS, "fake", fake)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,22 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert f"biomlm {verb}" in out
     assert "example:" in out
+    start = out.partition("start with:")[2].partition("\noptions:")[0]
+    assert all(f"--{name} " in start for name in cli.VERBS[verb].first), "the options that matter most come first"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """A cold import of torch takes seconds; every verb's options are shown in a process that has none of these."""
+    code = """
+import sys
+from biomlm.core import cli
+for verb in cli.VERBS:
+    assert cli.run([*verb.split(), "--help"]) == 0
+heavy = {"torch", "transformers", "tokenizers", "datatrove", "numpy", "lxml", "deepspeed"} & set(sys.modules)
+print("HEAVY", sorted(heavy))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
 @pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("fake", "doctor")])

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from biomlm.convert.commands.convert import ConvertConfig
+from biomlm.convert.config import ConvertConfig
 from biomlm.core.errors import MismatchError
 from biomlm.core.fleet import Before, find
 from biomlm.distill.commands.cache import Asker

@@ -1,7 +1,6 @@
 """Recipes: what is filled in, what is refused and where, and that every shipped recipe's options are its verbs' own."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomlm.core import config as configuration
-from biomlm.core.cli import VERBS
 from biomlm.core.errors import ConfigError
+from biomlm.core.verbs import VERBS
 from biomlm.launch.recipe import SHIPPED, Recipe, Stage, read
 
 RECIPE = """\
@@ -168,7 +167,7 @@ def test_options_arrive_as_they_stand_in_the_recipe(
 def accepted(recipe: Recipe) -> None:
     """Every stage's options are its verb's own."""
     for stage in recipe.stages:
-        verb = importlib.import_module(VERBS[stage.verb][0]).VERB
+        verb = VERBS[stage.verb]
         words = stage.words[len(stage.verb.split()) :]
         parsed = configuration.parse(verb.config, words, prog=stage.verb, positionals=verb.positionals)
         assert isinstance(parsed, verb.config)
@@ -205,7 +204,7 @@ mlm: {pos: [NOUN, VERB]}
     (tmp_path / "config.yaml").write_text(args)
     indented = "".join(f"      {line}\n" for line in args.splitlines())
     recipe = read(write(tmp_path, f"stages:\n  - name: model\n    verb: pretrain\n    args:\n{indented}"), "o")
-    verb = importlib.import_module(VERBS["pretrain"][0]).VERB
+    verb = VERBS["pretrain"]
     direct = configuration.parse(verb.config, ["--config", str(tmp_path / "config.yaml")], prog="biomlm pretrain")
     assert configuration.parse(verb.config, recipe.stages[0].words[1:], prog="biomlm pretrain") == direct
     assert direct.curriculum[0].max_length == 64

@@ -15,45 +15,18 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.core import rng
-from biomlm.core.cli import Verb
-from biomlm.core.config import only, require_positive
 from biomlm.core.errors import DataError
 from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.manifest import read_manifest
 from biomlm.core.progress import progress
 from biomlm.corpus.documents import document_files
 from biomlm.tokenizer import documents, terms
+from biomlm.tokenizer.config import CompareConfig
 from biomlm.tokenizer.formats import folder
 
 WORD = regex.compile(r"[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*")
 SEED = rng.key(0, "compare")
 WINDOW = 512  # tokens, two of them special
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Compare vocabularies on documents.
-
-    Args:
-        tokenizers: Tokenizer folders.
-        docs: Folder of documents (`biomlm corpus build`).
-        split: The split to compare on: `valid` was not learnt from.
-        documents: Documents to compare on at most, drawn from the whole split by a hash of their ids.
-        terms: Files of biomedical terms: one a line, or `.tsv` with IOB tags (word, tab, tag), whose entities are taken.
-        examples: Terms to show as each vocabulary cuts them: those on which they differ most.
-        page: Markdown file to write the comparison to.
-    """
-
-    tokenizers: list[str]
-    docs: str
-    split: str = "valid"
-    documents: int = 2000
-    terms: list[str] = field(default_factory=list)
-    examples: int = only(12, lambda c: bool(c.terms), "--terms")
-    page: str = ""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "documents")
 
 
 @dataclass
@@ -220,11 +193,3 @@ def _markdown(names: list[str], table: Mapping[str, list[str]], first: str, alig
         return ""
     lines = [[first, *names], ["---", *[align] * len(names)], *([name, *values] for name, values in table.items())]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-VERB = Verb(
-    config=CompareConfig,
-    run=compare,
-    example="biomlm tokenizer compare runs/tokenizer models/roberta-base --docs runs/corpus --terms mesh.txt",
-    positionals=("tokenizers",),
-)

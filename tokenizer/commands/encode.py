@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +20,12 @@ import numpy.typing as npt
 import orjson
 
 from biomlm.core import manifest, summary
-from biomlm.core.cli import Verb
-from biomlm.core.config import runtime
 from biomlm.core.errors import DataError
 from biomlm.core.files import atomic_dir, refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.corpus.documents import SPLITS, document_files
 from biomlm.tokenizer import documents
+from biomlm.tokenizer.config import EncodeConfig
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger
 from biomlm.tokenizer.encoding.word_cache import END, WordTable
 from biomlm.tokenizer.formats import folder
@@ -37,25 +35,6 @@ from biomlm.tokenizer.workers import pool
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
 WAITING = 1 << 18  # words looked up at a time
 PARTS = ".parts"
-
-
-@dataclass(frozen=True)
-class EncodeConfig:
-    """Encode documents into token shards.
-
-    Args:
-        docs: Folder of documents (`biomlm corpus build`).
-        tokenizer: Tokenizer folder (`biomlm tokenizer train`, or Hugging Face's).
-        out: Folder of shards to write.
-        pos: spaCy pipeline (name or folder) whose Universal POS tags are written beside the tokens; none if empty.
-        workers: Processes that encode; 0 takes one a core.
-    """
-
-    docs: str
-    tokenizer: str
-    out: str = field(metadata={"runtime": True})
-    pos: str = ""
-    workers: int = runtime(0)
 
 
 class Block(NamedTuple):
@@ -289,10 +268,3 @@ def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
         "tokens": int(frequency.sum()),
         "unigram_entropy": float(0.0 - (share * np.log(share)).sum()),
     }
-
-
-VERB = Verb(
-    config=EncodeConfig,
-    run=encode,
-    example="biomlm tokenizer encode --docs runs/corpus --tokenizer runs/tokenizer --out runs/shards",
-)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core import manifest, summary
-from biomlm.core.cli import Verb
 from biomlm.core.errors import DataError
 from biomlm.core.files import refuse_target, stage
 from biomlm.corpus.documents import document_files
@@ -84,10 +83,3 @@ def _shown(counts: Counts, ids: int) -> dict[str, Any]:
     tally = {name.replace("_", " "): number for name, number in asdict(counts.tally).items() if name != "sources"}
     words = {"words, weighted": int(counts.times @ counts.words), "distinct words": int(counts.words.sum())}
     return {**tally, **words, "ids": ids}
-
-
-VERB = Verb(
-    config=TrainConfig,
-    run=train,
-    example="biomlm tokenizer train --docs runs/corpus --kind bpe --vocab_size 50001 --out runs/tokenizer",
-)

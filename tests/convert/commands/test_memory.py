@@ -15,7 +15,8 @@ import json, sys, threading, time
 from pathlib import Path
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
 from biomlm.convert.formats import hf
-from biomlm.convert.commands.convert import ConvertConfig, run
+from biomlm.convert.commands.convert import run
+from biomlm.convert.config import ConvertConfig
 
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -10,7 +10,7 @@ from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
-from biomlm.distill.commands.report import ReportConfig
+from biomlm.distill.config import ReportConfig
 from biomlm.distill.reporting.cka import linear_cka
 from biomlm.distill.reporting.held_out import micro_batches
 from biomlm.distill.reporting.page import heat_map

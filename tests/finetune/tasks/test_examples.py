@@ -9,7 +9,7 @@ import pytest
 
 from biomlm.core import cli
 from biomlm.core.files import read_json
-from biomlm.finetune.commands import blurb, compare, finetune, predict
+from biomlm.core.verbs import VERBS
 
 
 def test_every_example_works_where_its_files_are(
@@ -29,17 +29,17 @@ def test_every_example_works_where_its_files_are(
     for fold in ("train", "dev", "test"):
         rows = [{"text": f"aspirin {fold} {i}", "label": "yn"[i % 2]} for i in range(8)]
         (tmp_path / f"questions/{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    work(finetune.VERB.example)
+    work(VERBS["finetune"].example)
     fold = capsys.readouterr().out.splitlines()[1]
     assert fold.split()[:2] == ["dev", "30"]  # the number of records comes first
-    work(predict.VERB.example)
+    work(VERBS["finetune predict"].example)
     lines = Path("entities.jsonl").read_bytes().splitlines()
     assert [orjson.loads(line)["id"] for line in lines] == ["0", "1", "2"]
     for name in ("before", "after"):
         shutil.copytree("runs/ncbi", f"runs/{name}")
-    work(compare.VERB.example)
+    work(VERBS["finetune compare"].example)
     assert Path("compared.html").read_text().startswith("<!doctype html>")
-    work(f"{finetune.VERB.example} --task classification --data questions --out runs/pubmedqa")
+    work(f"{VERBS['finetune'].example} --task classification --data questions --out runs/pubmedqa")
     assert read_json("runs/pubmedqa/scores.json")["metric"] == "accuracy"
-    work(blurb.VERB.example)
+    work(VERBS["finetune blurb"].example)
     assert "not all data sets are there" in capsys.readouterr().out
