@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.convert.formats.name_table import Table
-from biomlm.core.errors import CheckpointError
+from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.model.config import Activation, EncoderConfig, Shape
 
 SIZES = {
@@ -72,6 +72,7 @@ MODERN_DEMANDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+ROTARY = {"rope_type": "default", "partial_rotary_factor": 1.0}  # of a kind of layer, in ModernBERT's `rope_parameters`
 # Keys that no class of transformers has for these architectures: forks and programs of a model's own compute something else by them.
 FOREIGN: dict[str, tuple[Any, ...]] = {
     "auto_map": (None, {}),
@@ -302,6 +303,11 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
                 file=file,
                 remedy=own if key in FOREIGN else usual,
             )
+    ropes = raw.get("rope_parameters")
+    for name, rope in ropes.items() if isinstance(ropes, dict) else ():
+        if isinstance(rope, dict) and any(rope.get(key, usual) != usual for key, usual in ROTARY.items()):
+            problem = f"the rotary positions of {name} are scaled or partial"
+            raise CheckpointError(problem, file=file, remedy="Give a model with rotary positions of the usual kind.")
     return found
 
 
@@ -329,9 +335,6 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
     if architecture.shape != "modernbert":
         return found
     rope = raw.get("rope_parameters") or {}
-    for name, said in rope.items():
-        if said.get("rope_type", "default") != "default" or said.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ValueError(f"the rotary positions of {name} are of another kind than the usual one")
     thetas = (
         float(rope.get("full_attention", {}).get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
         float(rope.get("sliding_attention", {}).get("rope_theta", raw.get("local_rope_theta") or 10_000.0)),
@@ -352,7 +355,7 @@ def _every(raw: Mapping[str, Any]) -> int:
     for every in range(1, len(types) + 1):
         if types == ["sliding_attention" if i % every else "full_attention" for i in range(len(types))]:
             return every
-    raise ValueError("layer_types has no regular pattern")
+    raise ConfigError("layer_types has no regular pattern", remedy="Each n-th layer must be global.")
 
 
 def keys(config: EncoderConfig) -> dict[str, Any]:
