@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -255,9 +256,20 @@ def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
                 copyfile(parts.tokenizer_dir / name, place / name)
         bound_length(place / "tokenizer_config.json", parts.config.max_positions)
         if to == "hf" and parts.reads_words:
-            settings = place / "tokenizer_config.json"
-            write_json(settings, read_json(settings) | {"add_prefix_space": True})
+            set_prefix_space(place)
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
+
+
+def set_prefix_space(folder: Path) -> None:
+    """Have byte-level BPE read a text's first word as the others, with a blank in front: each of its files states that."""
+    settings, file = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    write_json(settings, read_json(settings) | {"add_prefix_space": True})
+    if file.exists():
+        state: dict[str, Any] = read_json(file)
+        for part in (state["pre_tokenizer"], state["post_processor"] or {}):
+            if "add_prefix_space" in part:
+                part["add_prefix_space"] = True
+        file.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def bound_length(settings: Path, max_positions: int) -> None:

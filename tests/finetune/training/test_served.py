@@ -9,6 +9,7 @@ import orjson
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer as HuggingFace
 from transformers import pipeline
 
 from biomlm.convert.commands.convert import is_conversion
@@ -52,11 +53,13 @@ def whole(task: Any, toy: Path) -> list[tuple[Any, Any]]:
 
 def test_words_have_the_same_ids_there(words: tuple[Path, Path], toy: Path) -> None:
     task, _ = saved.read(str(words[0]))
+    alone = HuggingFace.from_file(str(words[1] / "tokenizer.json"))
     theirs: Any = transformers.AutoTokenizer.from_pretrained(words[1])
     for record, (example,) in whole(task, toy):
         given = [record.text[a:b] for a, b in record.words]
         assert theirs(given, is_split_into_words=True)["input_ids"] == example.sequences[0]
         assert theirs(record.text)["input_ids"] == example.sequences[0]
+        assert alone.encode(record.text).ids == example.sequences[0]
 
 
 def test_the_pipeline_says_the_same_of_every_word(words: tuple[Path, Path], toy: Path, tmp_path: Path) -> None:
