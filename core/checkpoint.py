@@ -46,8 +46,8 @@ class Checkpoint:
 
 def steps(run: str | Path) -> list[int]:
     """Steps at which a run folder has checkpoints, ascending."""
-    found = (p.name.removeprefix("step_") for p in (Path(run) / FOLDER).glob("step_*"))
-    return sorted(int(name) for name in found if name.isdigit())
+    names = (p.name.removeprefix("step_") for p in (Path(run) / FOLDER).glob("step_*"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def path_of(run: str | Path, step: int) -> Path:
@@ -182,15 +182,15 @@ def latest_whole(run: str | Path, most: int | None = None) -> int | None:
     Raises:
         CheckpointError: There are checkpoints and every one is damaged.
     """
-    found = [step for step in steps(run) if most is None or step <= most]
-    for step in reversed(found):
+    candidates = [step for step in steps(run) if most is None or step <= most]
+    for step in reversed(candidates):
         try:
             load(path_of(run, step))
         except ValueError as error:
             print(f"checkpoint {path_of(run, step)} is damaged and is passed over: {error}", file=sys.stderr)
         else:
             return step
-    if found:
+    if candidates:
         raise CheckpointError(
             "every checkpoint is damaged",
             file=Path(run) / FOLDER,
@@ -209,11 +209,11 @@ def latest_usable(run: str | Path, most: int | None = None) -> int | None:
     Raises:
         CheckpointError: There are checkpoints, and none of them can be gone on from.
     """
-    step = found = latest_whole(run, most)
+    step = newest = latest_whole(run, most)
     while step is not None and not is_finite(load(path_of(run, step), verify=False)):
         print(f"checkpoint {path_of(run, step)} holds numbers that are not finite and is passed over", file=sys.stderr)
         step = latest_whole(run, step - 1)
-    if step is None and found is not None and most is None:
+    if step is None and newest is not None and most is None:
         raise CheckpointError(
             "no checkpoint holds finite numbers only: the run diverged",
             file=Path(run) / FOLDER,
@@ -222,7 +222,9 @@ def latest_usable(run: str | Path, most: int | None = None) -> int | None:
     return step
 
 
-def is_finite(found: Checkpoint) -> bool:
+def is_finite(checkpoint: Checkpoint) -> bool:
     """Whether all numbers of a checkpoint are finite; a sum is not if one of its numbers is not."""
-    sums = [tensor.detach().sum(dtype=torch.float32) for named in found.tensors.values() for tensor in named.values()]
+    sums = [
+        tensor.detach().sum(dtype=torch.float32) for named in checkpoint.tensors.values() for tensor in named.values()
+    ]
     return not sums or bool(torch.stack([value.to(sums[0].device) for value in sums]).isfinite().all())

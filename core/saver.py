@@ -42,11 +42,11 @@ class Saver:
         self.error: BaseException | None = None
         self.stalled = 0.0  # seconds that the loop was held up
 
-    def save(self, made: Checkpoint, *, wait: bool = False) -> None:
+    def save(self, snapshot: Checkpoint, *, wait: bool = False) -> None:
         """Write a checkpoint; its tensors may change as soon as this returns.
 
         Args:
-            made: What to write.
+            snapshot: What to write.
             wait: Return only when it is in its place.
 
         Raises:
@@ -54,7 +54,7 @@ class Saver:
         """
         start = time.perf_counter()
         self.finish()
-        copied = Checkpoint(made.step, self._copy(made.tensors), made.state)
+        copied = Checkpoint(snapshot.step, self._copy(snapshot.tensors), snapshot.state)
         self.thread = threading.Thread(target=self._work, args=(copied,), name="saver")
         self.thread.start()
         if wait:
@@ -78,46 +78,46 @@ class Saver:
         return {group: {n: self._onto_host((group, n), t) for n, t in named.items()} for group, named in groups.items()}
 
     def _onto_host(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        held = self.host.get(key)
-        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
-            held = self.host[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return held.copy_(tensor.detach())
+        buffer = self.host.get(key)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = self.host[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return buffer.copy_(tensor.detach())
 
-    def _work(self, made: Checkpoint) -> None:
+    def _work(self, snapshot: Checkpoint) -> None:
         try:
             if self.ranks == 1:
-                checkpoint.save(self.run, made, self.keep, self.every)
+                checkpoint.save(self.run, snapshot, self.keep, self.every)
             else:
-                self._save_part(made)
+                self._save_part(snapshot)
         except BaseException as error:  # it belongs to the loop
             self.error = error
 
-    def _save_part(self, made: Checkpoint) -> None:
-        path = checkpoint.path_of(self.run, made.step)
+    def _save_part(self, snapshot: Checkpoint) -> None:
+        path = checkpoint.path_of(self.run, snapshot.step)
         tmp = path.with_name(f".{path.name}.{self.token}.tmp")
         tmp.mkdir(parents=True, exist_ok=True)
-        hashes = checkpoint.write_groups(tmp, made.tensors, self.rank, self.ranks)
+        hashes = checkpoint.write_groups(tmp, snapshot.tensors, self.rank, self.ranks)
         for name in hashes:
             fsync_path(tmp / name)
         write_json(tmp / f"part_{self.rank}.json", hashes)
         if self.rank == 0:
-            self._put_in_place(made, path, tmp)
+            self._put_in_place(snapshot, path, tmp)
 
-    def _put_in_place(self, made: Checkpoint, path: Path, tmp: Path) -> None:
+    def _put_in_place(self, snapshot: Checkpoint, path: Path, tmp: Path) -> None:
         """Wait for all parts, list their hashes, and make the folder a checkpoint."""
         parts = [tmp / f"part_{rank}.json" for rank in range(self.ranks)]
         deadline = time.monotonic() + self.patience
         while not all(part.exists() for part in parts):
             if time.monotonic() > deadline:
                 late = next(rank for rank, part in enumerate(parts) if not part.exists())
-                raise TimeoutError(f"rank {late} did not write its part of checkpoint {made.step}")
+                raise TimeoutError(f"rank {late} did not write its part of checkpoint {snapshot.step}")
             time.sleep(LOOK)
         hashes = {name: str(digest) for part in parts for name, digest in read_json(part).items()}
         for part in parts:
             part.unlink()
-        checkpoint.write_state(tmp, made, hashes)
+        checkpoint.write_state(tmp, snapshot, hashes)
         if path.exists():
-            checkpoint.remove(self.run, made.step)
+            checkpoint.remove(self.run, snapshot.step)
         tmp.rename(path)
         fsync_path(path.parent)
         checkpoint.prune(self.run, self.keep, self.every)

@@ -43,12 +43,12 @@ def require_compiler(device: Device) -> None:
         ConfigError: There is no Triton for a GPU, or no C++ compiler for a CPU.
     """
     if device.torch.type == "cuda":
-        found, wanted = importlib.util.find_spec("triton") is not None, "the package triton"
+        available, needed = importlib.util.find_spec("triton") is not None, "the package triton"
     else:
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
-        found, wanted = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}` (or one named by CXX)"
-    if not found:
+        available, needed = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}` (or one named by CXX)"
+    if not available:
         raise ConfigError(
-            f"compiled layers need {wanted}, which is not there",
+            f"compiled layers need {needed}, which is not there",
             remedy="Install it, or leave out the option that compiles.",
         )

@@ -150,9 +150,9 @@ class EncoderConfig:
         try:
             return EncoderConfig(**raw)  # type: ignore[arg-type]
         except TypeError:
-            known = {f.name for f in fields(EncoderConfig)}
-            missing = ", ".join(sorted(known - raw.keys())) or "none"
-            problem = f"{len(raw.keys() - known)} keys are unknown, and missing are {missing}"
+            names = {f.name for f in fields(EncoderConfig)}
+            missing = ", ".join(sorted(names - raw.keys())) or "none"
+            problem = f"{len(raw.keys() - names)} keys are unknown, and missing are {missing}"
             raise DataError(problem, file=path, remedy="Use the version that wrote it.") from None
 
 

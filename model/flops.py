@@ -64,8 +64,8 @@ def peak(device: Device) -> float:
     """Floating-point operations a second at best: of a known GPU by its datasheet, else of a matrix product, measured."""
     if device.torch.type == "cuda":
         name = torch.cuda.get_device_name(device.torch)
-        for known, (half, single) in PEAKS.items():
-            if re.search(rf"\b{known}\b", name):
+        for gpu, (half, single) in PEAKS.items():
+            if re.search(rf"\b{gpu}\b", name):
                 return (single if device.precision == "fp32" else half) * 1e12
     return measured_peak(device)
 

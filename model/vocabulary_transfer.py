@@ -81,20 +81,20 @@ def focus_weights(overlap: Overlap, old_size: int, tokens: npt.NDArray[np.intege
         tokens: Ids of the new corpus in the new vocabulary, end to end; pieces that do not occur in it are mixed as by `mean_weights`.
     """
     vectors_vd = context_vectors(tokens, len(overlap.pieces))
-    known = (vectors_vd.norm(dim=1) > 0).numpy()
-    anchors = np.flatnonzero(overlap.shared & known)
-    wanted = np.flatnonzero(~overlap.shared & known)
+    occurring = (vectors_vd.norm(dim=1) > 0).numpy()
+    anchors = np.flatnonzero(overlap.shared & occurring)
+    unshared = np.flatnonzero(~overlap.shared & occurring)
     unit_vd = torch.nn.functional.normalize(vectors_vd, dim=1)
     to_old = np.array([ids[0] if shared else -1 for ids, shared in zip(overlap.pieces, overlap.shared, strict=True)])
     rest = mean_weights(overlap, old_size).coalesce()
-    keep = ~np.isin(rest.indices()[0].numpy(), wanted)
+    keep = ~np.isin(rest.indices()[0].numpy(), unshared)
     rows, columns, values = (
         [rest.indices()[0].numpy()[keep]],
         [rest.indices()[1].numpy()[keep]],
         [rest.values().numpy()[keep]],
     )
-    for start in range(0, len(wanted) if len(anchors) else 0, BLOCK):
-        block = wanted[start : start + BLOCK]
+    for start in range(0, len(unshared) if len(anchors) else 0, BLOCK):
+        block = unshared[start : start + BLOCK]
         mix_bs = sparsemax(unit_vd[block] @ unit_vd[anchors].T)
         row, anchor = (index.numpy() for index in mix_bs.nonzero(as_tuple=True))
         rows.append(block[row])

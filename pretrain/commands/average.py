@@ -37,7 +37,7 @@ def average(config: AverageConfig) -> None:
             remedy=f"Give --last {len(steps) or 1}, or train with a larger --keep.",
         )
     taken = [checkpoint.path_of(run, step) for step in (steps[-1:] if config.ema else steps[-config.last :])]
-    found = [checkpoint.load(path) for path in taken]
+    checkpoints = [checkpoint.load(path) for path in taken]
     hashes = {path.name: sha256(path / checkpoint.STATE) for path in taken}
     hashes |= {
         "encoder": manifest.digest(asdict(encoder)),
@@ -45,16 +45,20 @@ def average(config: AverageConfig) -> None:
     }
     record = manifest.begin(out, STAGE, config, hashes, unrecorded=["encoder", "tokenizer"])
     if record.status != "done":
-        model = running_mean(found[-1], run) if config.ema else mean([dict(one.tensors["model"]) for one in found])
+        model = (
+            running_mean(checkpoints[-1], run)
+            if config.ema
+            else mean([dict(one.tensors["model"]) for one in checkpoints])
+        )
         encoder.save(out)
         tokenizer_folder.copy(run / native.TOKENIZER, out / native.TOKENIZER)
-        tensors = {"model": model, "objective": found[-1].tensors.get("objective", {})}
-        path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in found]}), keep=1)
-        record.finish(out, sorted(path.iterdir()), {"checkpoints": len(found), "tensors": len(model)})
+        tensors = {"model": model, "objective": checkpoints[-1].tensors.get("objective", {})}
+        path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in checkpoints]}), keep=1)
+        record.finish(out, sorted(path.iterdir()), {"checkpoints": len(checkpoints), "tensors": len(model)})
     else:
         manifest.require_whole(out, record)
     what = "running mean of step" if config.ema else "mean of steps"
-    summary(f"biomlm {STAGE} → {out}", {what: " ".join(str(one.step) for one in found)})
+    summary(f"biomlm {STAGE} → {out}", {what: " ".join(str(one.step) for one in checkpoints)})
 
 
 def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -65,14 +69,14 @@ def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def running_mean(found: Checkpoint, run: Path) -> dict[str, Tensor]:
+def running_mean(newest: Checkpoint, run: Path) -> dict[str, Tensor]:
     """The checkpoint's weights with the running mean in place of those that were trained.
 
     Raises:
         CheckpointError: The run kept none.
     """
-    moments = found.tensors["optimizer"]
-    kept = {name: moments[f"{EMA}.{name}"] for name in found.tensors["model"] if f"{EMA}.{name}" in moments}
+    moments = newest.tensors["optimizer"]
+    kept = {name: moments[f"{EMA}.{name}"] for name in newest.tensors["model"] if f"{EMA}.{name}" in moments}
     if not kept:
         raise CheckpointError("this run kept no running mean", file=run, remedy="Train it with --optim.ema 0.999.")
-    return {**found.tensors["model"], **kept}
+    return {**newest.tensors["model"], **kept}

@@ -200,8 +200,8 @@ class Batches:
 
     def step(self, step: int) -> list[Batch]:
         """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
-        made = [self.micro_batch(*name) for name in self.names(step)]
-        return [batch for batch in made if batch is not None]
+        micro_batches = [self.micro_batch(*name) for name in self.names(step)]
+        return [batch for batch in micro_batches if batch is not None]
 
     def passes(self, step: int) -> dict[str, float]:
         """How often this stage has read each mixed source before a step, were nothing stepped over."""

@@ -31,16 +31,16 @@ def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
     Raises:
         ConfigError: They are longer than the run, or one has longer sequences than the last.
     """
-    found, first = [], 0
+    planned, first = [], 0
     for stage in config.curriculum:
         given = {name: getattr(stage, name) for name in ("max_length", "tokens", "accumulation")}
-        found.append(
+        planned.append(
             (first, replace(config.batch, **{name: value for name, value in given.items() if value is not None}))
         )
         first += stage.steps or max(1, round((stage.share or 0) * config.steps))
-        if found[-1][1].max_length > config.batch.max_length:
+        if planned[-1][1].max_length > config.batch.max_length:
             raise ConfigError(
-                f"a stage of the curriculum has sequences up to {found[-1][1].max_length} tokens, the last one only "
+                f"a stage of the curriculum has sequences up to {planned[-1][1].max_length} tokens, the last one only "
                 f"{config.batch.max_length}",
                 remedy="The longest belong into batch.max_length, which the model's positions follow.",
             )
@@ -48,7 +48,7 @@ def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
         raise ConfigError(
             f"the stages of the curriculum take {first} steps of {config.steps}", remedy="Leave some for the last one."
         )
-    return [*found, (first, config.batch)]
+    return [*planned, (first, config.batch)]
 
 
 def stream(settings: Mapping[str, Any], batch: BatchConfig, shards: str) -> str:
@@ -80,12 +80,12 @@ class End:
     passes: int
 
 
-def end_of(run: Path, found: Checkpoint) -> End:
+def end_of(run: Path, last: Checkpoint) -> End:
     """Where a run stopped, by its last checkpoint."""
-    if "data" in found.state:
-        return End(**found.state["data"])
+    if "data" in last.state:
+        return End(**last.state["data"])
     # Of a version that wrote only how many steps of its plan a run had read, those of the run before it included.
-    read, record = found.step + found.state["guard"]["shift"], read_manifest(run, "pretrain|distill", finished=False)
+    read, record = last.step + last.state["guard"]["shift"], read_manifest(run, "pretrain|distill", finished=False)
     settings = record.config
     plan = stream(settings, BatchConfig(**settings["batch"]), record.inputs["shards"])
     most = UPSAMPLED if MixConfig(**settings["mix"]).active else 1  # an epoch is a step at least
@@ -107,7 +107,7 @@ class Curriculum:
         self.shards, self.config = shards, config
         self.stages: list[Batches] = []
         for first_step, batch in stages(config):
-            made = Batches(
+            stage = Batches(
                 shards,
                 config.mlm,
                 batch,
@@ -120,8 +120,8 @@ class Curriculum:
                 join=True,
             )
             if self.stages:
-                made.first_epoch = _behind(self.stages[-1], first_step - 1, made)
-            self.stages.append(made)
+                stage.first_epoch = _behind(self.stages[-1], first_step - 1, stage)
+            self.stages.append(stage)
 
     def stage(self, step: int) -> Batches:
         """The stage that a step, counted from 0, is in."""

@@ -38,8 +38,8 @@ class Tokens:
             return self.rows[0][places].astype(np.int64)
         row_of, ids = np.searchsorted(self.bounds, places, side="right") - 1, np.empty(len(places), np.int64)
         for i in np.unique(row_of):
-            here = row_of == i
-            ids[here] = self.rows[i][places[here] - self.bounds[i]]
+            in_row = row_of == i
+            ids[in_row] = self.rows[i][places[in_row] - self.bounds[i]]
         return ids
 
 
@@ -145,9 +145,9 @@ class Shards:
 
 def held_out(folders: Sequence[str | Path]) -> Shards | None:
     """The held-out split of those folders that have one with tokens in it; None if none has."""
-    found = [folder for folder in folders if (Path(folder) / "valid.idx").exists()]
-    found = [folder for folder in found if (ShardReader(folder, "valid").sizes > 1).any()]
-    return Shards(found, "valid") if found else None
+    folders = [folder for folder in folders if (Path(folder) / "valid.idx").exists()]
+    folders = [folder for folder in folders if (ShardReader(folder, "valid").sizes > 1).any()]
+    return Shards(folders, "valid") if folders else None
 
 
 PUBLIC = ("pmid:", "pmcid:")  # ids that name an article wherever it stands

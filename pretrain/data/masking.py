@@ -108,8 +108,8 @@ def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
         inside_w = nth_w > k
         covered_w |= inside_w & (size_w[number_w - k * inside_w] > k)
         for before in range(1, k + 1):  # of the first word
-            here = np.flatnonzero(nth_w == k - before + 1)
-            covered_w[here] |= _sizes(rate, opening_w[here], rng.key(key, "before", before)) > k
+            words = np.flatnonzero(nth_w == k - before + 1)
+            covered_w[words] |= _sizes(rate, opening_w[words], rng.key(key, "before", before)) > k
     return covered_w & real_w
 
 

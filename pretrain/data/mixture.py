@@ -52,8 +52,8 @@ class Sources:
 
     def at(self, places: I64) -> I64:
         """The source of the document that each token stands in, by its place."""
-        found: I64 = self.of_document[np.searchsorted(self.bounds, places, side="right") - 1]
-        return found
+        source_of: I64 = self.of_document[np.searchsorted(self.bounds, places, side="right") - 1]
+        return source_of
 
     def of(self, sequences: Sequences) -> I64:
         """Each sequence's source, that of its first token: [sequences]."""
@@ -70,14 +70,14 @@ def shares(tokens: Mapping[str, int], config: MixConfig) -> dict[str, float]:
     Raises:
         DataError: A source is named that is not there, is there and not named, or holds no tokens.
     """
-    there = ", ".join(tokens)
+    names = ", ".join(tokens)
     for name in config.weights:
         if name not in tokens:
-            raise DataError(f"there is no source {name}", remedy=f"The shards hold {there}: name these in mix.weights.")
+            raise DataError(f"there is no source {name}", remedy=f"The shards hold {names}: name these in mix.weights.")
     for name, count in tokens.items():
         if config.weights and name not in config.weights:
             raise DataError(
-                f"the source {name} has no weight", remedy=f"Give mix.weights for {there}; 0 leaves one out."
+                f"the source {name} has no weight", remedy=f"Give mix.weights for {names}; 0 leaves one out."
             )
         if not count and config.weights.get(name, 1):
             raise DataError(f"the source {name} holds no tokens", remedy="Give it the weight 0 in mix.weights.")

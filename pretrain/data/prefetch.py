@@ -48,25 +48,25 @@ class Prefetcher(Generic[T]):
             raise StopIteration
         self.left -= 1
         start = time.perf_counter()
-        made = self.ready.get()
+        item = self.ready.get()
         self.waited += time.perf_counter() - start
-        if isinstance(made, BaseException):
-            raise made
-        return made
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     def _work(self) -> None:
         for step in range(self.first, self.stop):
             try:
-                made: T | BaseException = self.make(step)
+                item: T | BaseException = self.make(step)
             except BaseException as error:  # it belongs to the thread that asks for this step
-                made = error
+                item = error
             while not self.closed.is_set():
                 try:
-                    self.ready.put(made, timeout=PATIENCE)
+                    self.ready.put(item, timeout=PATIENCE)
                     break
                 except queue.Full:
                     continue
-            if self.closed.is_set() or isinstance(made, BaseException):
+            if self.closed.is_set() or isinstance(item, BaseException):
                 return
 
     def __enter__(self) -> "Prefetcher[T]":

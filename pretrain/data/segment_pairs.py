@@ -55,8 +55,8 @@ class Links:
         """A neighbour of each document, all of which have one, with probability ∝ 1 / in-degree."""
         low, high = self.reached[self.bounds[documents]], self.reached[self.bounds[documents + 1]]
         at = np.searchsorted(self.reached, low + chance * (high - low), side="right") - 1
-        found: I64 = self.targets[np.clip(at, self.bounds[documents], self.bounds[documents + 1] - 1)]
-        return found
+        neighbours: I64 = self.targets[np.clip(at, self.bounds[documents], self.bounds[documents + 1] - 1)]
+        return neighbours
 
 
 def read_links(
@@ -131,14 +131,14 @@ class Pairs:
 
     def __call__(self, key: int) -> Sequences:
         """The pairs under one key, of a seed and an epoch."""
-        units, here = self.units, np.arange(len(self.units.length))
+        units, number = self.units, np.arange(len(self.units.length))
         target = self._targets(key)[units.document]
 
         # The chunk that would begin at each unit: where it stops, where A does, and what the pair is.
-        stop = self._gather(here, target)
-        cuts = rng.uniform(rng.key(key, "cut"), units.start) * (stop - here - 1)
-        split = here + 1 + np.floor(cuts).astype(np.int64)
-        label = self._labels(stop - here > 1, key)
+        stop = self._gather(number, target)
+        cuts = rng.uniform(rng.key(key, "cut"), units.start) * (stop - number - 1)
+        split = number + 1 + np.floor(cuts).astype(np.int64)
+        label = self._labels(stop - number > 1, key)
         elsewhere = (label != NEXT) & (self.kind != "sop")
 
         first = sequence_starts(np.where(elsewhere, split, stop))
@@ -158,13 +158,13 @@ class Pairs:
     def _gather(self, first: I64, tokens: I64) -> I64:
         """The unit behind the last one that fits, from each first unit on and in its document; there is one at least."""
         fitting = np.searchsorted(self.before, self.before[first] + tokens, side="right") - 1
-        found: I64 = np.minimum(np.maximum(fitting, first + 1), self.units.document_end[first])
-        return found
+        stop: I64 = np.minimum(np.maximum(fitting, first + 1), self.units.document_end[first])
+        return stop
 
     def _tokens(self, first: I64, stop: I64) -> I64:
         """Tokens of runs of units."""
-        found: I64 = self.before[stop] - self.before[first]
-        return found
+        tokens: I64 = self.before[stop] - self.before[first]
+        return tokens
 
     def _labels(self, parted: npt.NDArray[np.bool_], key: int) -> I64:
         """What each chunk is made into, [units], each possibility with the same probability.
@@ -181,8 +181,8 @@ class Pairs:
             possible.append((np.diff(self.links.bounds) > 0)[self.units.document])
         rank = np.cumsum(possible, axis=0) - 1
         wanted = np.floor(chance * (rank[-1] + 1)).astype(np.int64)
-        found: I64 = np.argmax((rank == wanted) & possible, axis=0)
-        return found
+        labels: I64 = np.argmax((rank == wanted) & possible, axis=0)
+        return labels
 
     def _draw(self, first: I64, stop: I64, label: I64, key: int) -> I64:
         """The first unit of a B from elsewhere: another document, then a sentence of it that fits behind A if one is found.
@@ -203,12 +203,12 @@ class Pairs:
             document[linked] = self.links.draw(own[linked], rng.uniform(rng.key(key, "link"), place[linked]))
         low, units = self.units.bounds[document], np.diff(self.units.bounds)[document]
         room = self.room - self._tokens(first, stop)
-        found: I64 = low
+        unit: I64 = low
         for draw in range(DRAWS):
             chance = rng.uniform(rng.key(key, "sentence", draw), place)
             drawn = low + np.floor(chance * units).astype(np.int64)
-            found = np.where((self.units.length[found] <= room) & (draw > 0), found, drawn)
-        return found
+            unit = np.where((self.units.length[unit] <= room) & (draw > 0), unit, drawn)
+        return unit
 
     def _sequences(self, a: tuple[I64, I64], b: tuple[I64, I64], labels: I64) -> Sequences:
         """Runs of units, as (first, stop), in places of the shard; a B that does not fit is one unit, and is cut."""

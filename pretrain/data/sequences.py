@@ -131,11 +131,11 @@ def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, sourc
 
 def sequence_starts(after: I64) -> I64:
     """The units at which sequences begin, where one that begins at unit i is followed by one at `after[i]`."""
-    found, at, following = [], 0, np.ascontiguousarray(after, dtype=np.int64).data
+    starts, at, following = [], 0, np.ascontiguousarray(after, dtype=np.int64).data
     while at < len(after):
-        found.append(at)
+        starts.append(at)
         at = following[at]
-    return np.array(found, dtype=np.int64)
+    return np.array(starts, dtype=np.int64)
 
 
 @dataclass(frozen=True)

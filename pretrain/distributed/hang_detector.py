@@ -63,24 +63,24 @@ class HangDetector:
         store = self.world.store
         assert store is not None, "a rank that is alone waits for nobody"
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
-        found = {self.world.rank: orjson.loads(self._answer())}
+        answers = {self.world.rank: orjson.loads(self._answer())}
         try:
             store.set(f"watch/{self.world.rank}", self._answer())  # while this thread asks, it cannot answer
             store.set("watch/asked", "1")
             deadline = time.monotonic() + ANSWER
-            while len(found) < self.world.size and time.monotonic() < deadline:
+            while len(answers) < self.world.size and time.monotonic() < deadline:
                 time.sleep(LOOK / 4)  # polled: a client that waits keeps this process's own thread from answering
                 for rank in others:
-                    if rank not in found and store.check([f"watch/{rank}"]):
-                        found[rank] = orjson.loads(store.get(f"watch/{rank}"))
+                    if rank not in answers and store.check([f"watch/{rank}"]):
+                        answers[rank] = orjson.loads(store.get(f"watch/{rank}"))
             if self.world.is_main:
                 time.sleep(LINGER)
         except RuntimeError:  # the store has gone with the rank that kept it
             return f"rank 0 of {self.world.size} has ended"
-        if silent := [rank for rank in others if rank not in found]:
+        if silent := [rank for rank in others if rank not in answers]:
             return f"rank {', '.join(map(str, silent))} of {self.world.size} has ended or is frozen"
-        late = min(found, key=lambda rank: found[rank][:2])
-        count, _, line = found[late]
+        late = min(answers, key=lambda rank: answers[rank][:2])
+        count, _, line = answers[late]
         return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
     def diagnose(self, error: BaseException) -> TemporaryError:

@@ -53,22 +53,22 @@ def rank_info(env: Mapping[str, str]) -> RankInfo:
     """
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
-            found = RankInfo(
+            info = RankInfo(
                 int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), _master(env, 29_500)
             )
         elif "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
             port = PORTS[0] + int(env.get("SLURM_JOB_ID", "0")) % PORTS[1]
             size = int(env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"])
-            found = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
+            info = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
         else:
             return RankInfo()
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"the launcher's variables are incomplete ({error})", remedy="Start the processes with torchrun or srun."
         ) from None
-    if not 0 <= found.rank < found.size:
-        raise ConfigError(f"rank {found.rank} of {found.size} processes", remedy="Start them with torchrun or srun.")
-    return found
+    if not 0 <= info.rank < info.size:
+        raise ConfigError(f"rank {info.rank} of {info.size} processes", remedy="Start them with torchrun or srun.")
+    return info
 
 
 def _master(env: Mapping[str, str], port: int) -> tuple[str, int]:
@@ -94,29 +94,29 @@ class World:
         timeout: Seconds after which an exchange that a rank does not come to is given up.
     """
 
-    def __init__(self, here: RankInfo, timeout: float = 1800.0):
-        self.rank, self.size, self.local_rank, self.timeout = here.rank, here.size, here.local_rank, timeout
+    def __init__(self, info: RankInfo, timeout: float = 1800.0):
+        self.rank, self.size, self.local_rank, self.timeout = info.rank, info.size, info.local_rank, timeout
         self.store: Store | None = None
         self.broadcasts = 0
-        if here.size > 1:
+        if info.size > 1:
             if torch.cuda.is_available():
-                torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
-            self._join(here)
+                torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
+            self._join(info)
 
-    def _join(self, here: RankInfo) -> None:
-        host, port = here.master
+    def _join(self, info: RankInfo) -> None:
+        host, port = info.master
         # DeepSpeed and torch's device mesh look for these, whatever the launcher was.
-        told = {"RANK": here.rank, "WORLD_SIZE": here.size, "LOCAL_RANK": here.local_rank}
+        variables = {"RANK": info.rank, "WORLD_SIZE": info.size, "LOCAL_RANK": info.local_rank}
         os.environ.update(
-            {name: str(value) for name, value in {**told, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
+            {name: str(value) for name, value in {**variables, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
         )
         patience = timedelta(seconds=self.timeout)
-        store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=patience))
+        store, _, _ = next(rendezvous("env://", info.rank, info.size, timeout=patience))
         # torchrun's agent keeps its store when it starts ranks again: what they told each other before is no news.
         self.store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         group = PrefixStore("group", self.store)
-        dist.init_process_group(backend, store=group, rank=here.rank, world_size=here.size, timeout=patience)
+        dist.init_process_group(backend, store=group, rank=info.rank, world_size=info.size, timeout=patience)
 
     @property
     def is_main(self) -> bool:

@@ -108,15 +108,15 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
 
 def record(line: str) -> tuple[int, str, dict[str, float]] | None:
     """Step, split and figures of a line of fairseq's log, in our terms (losses in nats); None for any other line."""
-    found = RECORD.search(line)
-    if found is None:
+    match = RECORD.search(line)
+    if match is None:
         return None
     try:
-        said: dict[str, Any] = orjson.loads(found[2])
-        if found[1] == "valid":
-            return int(said["valid_num_updates"]), "valid", {"fairseq_loss": float(said["valid_loss"]) * BITS}
+        entry: dict[str, Any] = orjson.loads(match[2])
+        if match[1] == "valid":
+            return int(entry["valid_num_updates"]), "valid", {"fairseq_loss": float(entry["valid_loss"]) * BITS}
         names = {"gradient_norm": "gnorm", "learning_rate": "lr", "tokens_per_second": "wps", "words": "wpb"}
-        figures = {ours: float(said[theirs]) for ours, theirs in names.items() if theirs in said}
-        return int(said["num_updates"]), "train", {"loss": float(said["loss"]) * BITS, **figures}
+        figures = {name: float(entry[key]) for name, key in names.items() if key in entry}
+        return int(entry["num_updates"]), "train", {"loss": float(entry["loss"]) * BITS, **figures}
     except (orjson.JSONDecodeError, KeyError, ValueError):
         return None

@@ -95,10 +95,10 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
                 tail.append(line)
                 if preemption.signal_name:
                     break
-                found = record(line)
-                if found is None or found[0] <= done * (found[1] == "train"):
+                parsed = record(line)
+                if parsed is None or parsed[0] <= done * (parsed[1] == "train"):
                     continue
-                step, split, figures = found
+                step, split, figures = parsed
                 if split == "train":
                     tokens += round(figures.pop("words", 0) * (step - done))
                     bar.advance(step - done, note=f"loss {figures['loss']:.3f}")

@@ -100,11 +100,11 @@ class PretrainObjective(Objective):
     def take(self, rest: Mapping[str, Tensor]) -> list[str]:
         """Start from another model's pooler and classifier (`Loaded.rest`); the names of the tensors that it has and that fit."""
         own = dict(self.named_parameters())
-        found = [name for name, tensor in rest.items() if name in own and own[name].shape == tensor.shape]
+        fitting = [name for name, tensor in rest.items() if name in own and own[name].shape == tensor.shape]
         with torch.no_grad():
-            for name in found:
+            for name in fitting:
                 own[name].copy_(rest[name])
-        return found
+        return fitting
 
     def forward(self, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
         """See `Objective.forward`; `accuracy` is that at masked positions, and each part's own loss goes by the part's name."""

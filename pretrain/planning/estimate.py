@@ -92,13 +92,13 @@ def shape_of(path: str, before: Before) -> EncoderConfig:
     Raises:
         UserError: Neither (see `read_parts`).
     """
-    made = before.maker(path)
-    if isinstance(made, PretrainConfig):
-        return encoder_of(made, before)
-    if isinstance(made, ConvertConfig):
-        return shape_of(made.src, before)
-    if isinstance(made, AverageConfig):
-        return shape_of(made.run, before)
+    maker = before.maker(path)
+    if isinstance(maker, PretrainConfig):
+        return encoder_of(maker, before)
+    if isinstance(maker, ConvertConfig):
+        return shape_of(maker.src, before)
+    if isinstance(maker, AverageConfig):
+        return shape_of(maker.run, before)
     return read_parts(path).config  # the weights of most kinds stay on disk: they are mapped
 
 

@@ -168,7 +168,7 @@ class EvalResult:
         """For `metrics.jsonl`, without means over nothing; a source's figures are named `loss/pubmed` and so on."""
         values = asdict(self)
         pairs, sources = values.pop("pairs"), values.pop("sources")
-        by_source = {f"{name}/{source}": v for source, found in sources.items() for name, v in found.items()}
+        by_source = {f"{name}/{source}": v for source, figures in sources.items() for name, v in figures.items()}
         return {name: v for name, v in {**values, **pairs, **by_source}.items() if v is not None}
 
 
@@ -211,8 +211,8 @@ class Evaluator:
             return [len(batch.packed.input_ids_t), *np.concatenate(by_source)]
 
         with torch.inference_mode():
-            tokens, *found = sums_of(self.batches, self.max_tokens, device, self.world, 1 + 3 * len(names), score)
-        sums = np.reshape(found, (3, len(names)))  # loss, predicted rightly and predicted at all, by source
+            tokens, *by_column = sums_of(self.batches, self.max_tokens, device, self.world, 1 + 3 * len(names), score)
+        sums = np.reshape(by_column, (3, len(names)))  # loss, predicted rightly and predicted at all, by source
         related = {} if self.pairs is None else self.pairs(model, device, self.world)
         model.train(training)
         by_source = {name: _means(*sums[:, i]) for i, name in enumerate(names) if sums[2, i]}

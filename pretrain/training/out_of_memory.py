@@ -63,8 +63,8 @@ def too_large(batch: Batch, fitting: int, sizes: BatchConfig) -> ConfigError:
         remedy = (
             "Lower --batch.max_length or --batch.tokens, or take a smaller --model.size; the last checkpoint is whole."
         )
-    known = f"; the largest that fits has about {fitting}" if fitting else ""
+    hint = f"; the largest that fits has about {fitting}" if fitting else ""
     return ConfigError(
-        f"memory ran out over a micro-batch of {tokens} tokens (micro-batch {batch.index} of epoch {batch.epoch}){known}",
+        f"memory ran out over a micro-batch of {tokens} tokens (micro-batch {batch.index} of epoch {batch.epoch}){hint}",
         remedy=remedy,
     )

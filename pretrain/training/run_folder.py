@@ -97,9 +97,9 @@ def _require_same_shards(run: Path, config: PretrainConfig) -> None:
     for number, folder in enumerate(config.folders):
         for name, digits in manifest.read_manifest(folder, "tokenizer encode").outputs.items():
             key, path = f"{number}/{name}", Path(folder) / name
-            known = before.get(key)
-            now[key] = _seen(path, known)
-            if not first and _digest(now[key]) != _digest(known):
+            recorded = before.get(key)
+            now[key] = _seen(path, recorded)
+            if not first and _digest(now[key]) != _digest(recorded):
                 problem = "its content or order is another than when this run began"
                 if not config.override:
                     raise MismatchError(problem, file=path, remedy="Put it back as it was, or give another --out.")
@@ -109,13 +109,13 @@ def _require_same_shards(run: Path, config: PretrainConfig) -> None:
     write_json(run / SEEN, now)
 
 
-def _seen(path: Path, known: Any) -> list[Any] | None:
+def _seen(path: Path, recorded: Any) -> list[Any] | None:
     """Size, time of change and SHA-256 of a file, the last from before if the others are the same; None if it is gone."""
     if not path.is_file():
         return None
     stat = path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
-    return known if known is not None and known[:2] == stamp else [*stamp, sha256(path)]
+    return recorded if recorded is not None and recorded[:2] == stamp else [*stamp, sha256(path)]
 
 
 def _digest(seen: Any) -> str | None:
@@ -230,8 +230,8 @@ def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: 
         "Encode the documents with its tokenizer; a model to start from can also be moved over by --init_vocabulary."
     )
     if tokenizer_dir is not None:
-        theirs = tokenizer_folder.load(tokenizer_dir)
-        if theirs.fingerprint != reader.tokenizer.fingerprint:
+        tokenizer = tokenizer_folder.load(tokenizer_dir)
+        if tokenizer.fingerprint != reader.tokenizer.fingerprint:
             raise MismatchError(f"the model's tokenizer is not that of {reader.folder}", file=model, remedy=remedy)
     elif vocab_size != reader.vocab_size:
         raise MismatchError(f"{vocab_size} ids against the shards' {reader.vocab_size}", file=model, remedy=remedy)
@@ -374,8 +374,8 @@ def show(stage: str, run: Path) -> None:
         rows["held-out loss (nats)"] = valid["loss"]
         rows["held-out perplexity"] = valid["perplexity"]
         rows["held-out masked accuracy"] = valid["accuracy"]
-        for source, found in valid["sources"].items():
-            rows |= {f"held-out loss, {source}": found["loss"], f"held-out accuracy, {source}": found["accuracy"]}
+        for source, figures in valid["sources"].items():
+            rows |= {f"held-out loss, {source}": figures["loss"], f"held-out accuracy, {source}": figures["accuracy"]}
         rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
         rows["held-out unigram entropy (nats)"] = entropy
     summary(f"biomlm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})

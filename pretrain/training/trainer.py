@@ -228,8 +228,8 @@ class Trainer:
             words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
             self.logger.event(self.done, words, {"skipped": self.guard.skipped})
         else:
-            said = {name: value for name, value in figures.items() if self._counts(name, counts)}
-            self.logger.step(self.done, {**said, "learning_rate": self.engine.optimizer_step()}, fingerprint)
+            means = {name: value for name, value in figures.items() if self._counts(name, counts)}
+            self.logger.step(self.done, {**means, "learning_rate": self.engine.optimizer_step()}, fingerprint)
 
     def _counts(self, figure: str, counts: LossDenominators) -> bool:
         """Whether a figure of a step is a mean over something; the gradient is the loss's."""
@@ -275,20 +275,20 @@ class Trainer:
         figures = self.valid.as_metrics()
         if self.config.optim.ema:
             with self.engine.ema_weights(), self.engine.summon_full_params() as model:
-                mean = self.evaluator(model, self.engine.device)
-            found = mean.as_metrics()
-            figures |= {f"ema_{name}": found[name] for name in ("loss", "accuracy") if name in found}
+                ema = self.evaluator(model, self.engine.device)
+            ema_figures = ema.as_metrics()
+            figures |= {f"ema_{name}": ema_figures[name] for name in ("loss", "accuracy") if name in ema_figures}
         epochs = {f"epochs/{name}": round(count, 4) for name, count in self.batches.passes(self.done).items()}
         self.logger.valid(self.done, {**figures, **epochs})
 
     def _save(self, *, wait: bool) -> None:
-        made, self.save_due = self._checkpoint(), False
-        self.broken = self.world.all_reduce_counts([int(not checkpoint.is_finite(made))]) != [0]
+        snapshot, self.save_due = self._checkpoint(), False
+        self.broken = self.world.all_reduce_counts([int(not checkpoint.is_finite(snapshot))]) != [0]
         if self.broken:  # a run that took it up would have nothing to go on with
             self.logger.event(self.done, "the weights are not finite: they are not saved", {})
             return
         if self.engine.sharded or self.world.is_main:
-            self.saver.save(made, wait=wait)
+            self.saver.save(snapshot, wait=wait)
         if wait:
             self.world.barrier()
 
@@ -306,11 +306,11 @@ class Trainer:
     def _resume(self) -> None:
         step = self._newest(self.run)
         if step is not None:
-            found = self._load_checkpoint(step)
-            self.guard.load(found.state["guard"])
+            last = self._load_checkpoint(step)
+            self.guard.load(last.state["guard"])
             self._remove_behind(step)
-            if "data" in found.state:
-                self.batches.go_on(step, End(**found.state["data"]))
+            if "data" in last.state:
+                self.batches.go_on(step, End(**last.state["data"]))
             elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
                 self.batches.step_over(step, self.guard.shift)
             if self.world.is_main:
@@ -327,15 +327,15 @@ class Trainer:
         step = self._newest(run)
         if step is None:
             raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
-        found = checkpoint.load(found_at := checkpoint.path_of(run, step), verify=False)
-        if not {"engine", "guard"} <= found.state.keys():
+        last = checkpoint.load(path := checkpoint.path_of(run, step), verify=False)
+        if not {"engine", "guard"} <= last.state.keys():
             raise DataError(
                 "it holds a model, and no moments or place in the data to train on from",
-                file=found_at,
+                file=path,
                 remedy="Start a new run from the model by --init.",
             )
-        self.engine.take_over(found.tensors, found.state["engine"], found.step)
-        self.batches.go_on(0, end_of(run, found))
+        self.engine.take_over(last.tensors, last.state["engine"], last.step)
+        self.batches.go_on(0, end_of(run, last))
 
     def _newest(self, run: Path, most: int | None = None) -> int | None:
         """The step of the newest checkpoint that a run can go on from, up to `most`, as rank 0 found it."""
@@ -343,11 +343,11 @@ class Trainer:
         return step
 
     def _load_checkpoint(self, step: int) -> Checkpoint:
-        found = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
-        self.engine.load(found.tensors, found.state["engine"])
-        self.done, self.tokens, self.seconds = found.step, found.state["tokens"], found.state["seconds"]
-        self.logger.load(found.state)
-        return found
+        loaded = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
+        self.engine.load(loaded.tensors, loaded.state["engine"])
+        self.done, self.tokens, self.seconds = loaded.step, loaded.state["tokens"], loaded.state["seconds"]
+        self.logger.load(loaded.state)
+        return loaded
 
     def _remove_behind(self, step: int) -> None:
         """Remove the checkpoints that the run went back behind."""
@@ -374,8 +374,8 @@ class Trainer:
                 remedy="Lower --optim.lr or give --precision fp32; metrics.jsonl says what was wrong with each step.",
             )
         self._remove_behind(step)
-        found = self._load_checkpoint(step)
-        self.guard.go_back(found.state["guard"], bad - step)
+        earlier = self._load_checkpoint(step)
+        self.guard.go_back(earlier.state["guard"], bad - step)
         self.batches.step_over(step, bad - step)
         self.broken = False
         self.logger.truncate(step)

@@ -26,15 +26,15 @@ def renew(loaded: Loaded, config: PretrainConfig, reader: Shards) -> MaskedLM:
             "it has no tokenizer beside it", file=config.init, remedy="Put its tokenizer files into its folder."
         )
     old, new = folder.load(loaded.tokenizer_dir), reader.tokenizer
-    found, rows, how = overlap(old, new), loaded.config.vocab_size, config.init_vocabulary
+    matched, rows, how = overlap(old, new), loaded.config.vocab_size, config.init_vocabulary
     if how == "random":
         special = {getattr(new.ids, role) for role in ROLES}
-        found = Overlap([ids if i in special else [] for i, ids in enumerate(found.pieces)], found.shared)
+        matched = Overlap([ids if i in special else [] for i, ids in enumerate(matched.pieces)], matched.shared)
     if how == "focus":
         tokens = reader.tokens[:MOST_TOKENS]
-        weights_vo = focus_weights(found, rows, tokens[tokens != new.ids.eos])
+        weights_vo = focus_weights(matched, rows, tokens[tokens != new.ids.eos])
     else:
-        weights_vo = mean_weights(found, rows)
+        weights_vo = mean_weights(matched, rows)
     return transfer(loaded.model, weights_vo, new.ids.pad, config.model.pad_vocab_to)
 
 
@@ -48,9 +48,9 @@ def overlap(old: Tokenizer, new: Tokenizer) -> Overlap:
     shared = np.zeros(new.vocab_size, dtype=np.bool_)
     for i in range(new.vocab_size):
         surface = _surface(new, i, same_kind)
-        known = special.get(i, old_ids.get(surface))
-        shared[i] = known is not None
-        pieces.append([known] if known is not None else _spell(old, surface, same_kind))
+        old_id = special.get(i, old_ids.get(surface))
+        shared[i] = old_id is not None
+        pieces.append([old_id] if old_id is not None else _spell(old, surface, same_kind))
     return Overlap(pieces, shared)
 
 
