@@ -45,13 +45,13 @@ class Checkpoint:
 
 
 def steps(run: str | Path) -> list[int]:
-    """Steps at which a run folder has checkpoints, ascending."""
+    """List the steps at which a run folder has checkpoints, ascending."""
     names = (p.name.removeprefix("step_") for p in (Path(run) / FOLDER).glob("step_*"))
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def path_of(run: str | Path, step: int) -> Path:
-    """The folder of one checkpoint."""
+    """Return the folder of one checkpoint."""
     return Path(run) / FOLDER / f"step_{step}"
 
 
@@ -167,13 +167,13 @@ def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
 
 
 def load_latest(run: str | Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or None if it has none at all (see `latest_whole` for the error)."""
+    """Read the newest whole checkpoint of a run; None if it has none at all (see `latest_whole` for the error)."""
     step = latest_whole(run)
     return None if step is None else load(path_of(run, step), verify=False)
 
 
 def latest_whole(run: str | Path, most: int | None = None) -> int | None:
-    """The step of a run's newest whole checkpoint, or None if it has none at all.
+    """Find the step of a run's newest whole checkpoint; None if it has no checkpoint at all.
 
     Args:
         run: The run folder.

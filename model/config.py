@@ -129,7 +129,7 @@ class EncoderConfig:
 
     @property
     def head_size(self) -> int:
-        """Width of one attention head."""
+        """The width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     def save(self, folder: str | Path) -> None:
@@ -194,7 +194,7 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} must lie in [0, 1)", remedy="0.1 is RoBERTa's.")
 
     def resolve(self, vocab_size: int, max_positions: int, pad_token_id: int) -> EncoderConfig:
-        """The encoder for a vocabulary and a longest sequence (in tokens)."""
+        """Return the encoder's configuration for a vocabulary and a longest sequence (in tokens)."""
         layers, hidden, heads = SIZES[self.size]
         hidden = self.hidden_size or hidden
         return EncoderConfig(

@@ -21,13 +21,13 @@ class Device:
     precision: Literal["fp32", "bf16", "fp16"]
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context that forward passes run in."""
+        """Return the context that forward passes run in."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.torch.type, dtype, enabled=self.precision != "fp32")
 
 
 def choose(precision: ScaledPrecision) -> Device:
-    """The first GPU if there is one, else the CPU; `auto` takes bf16 where the device multiplies it natively.
+    """Choose the first GPU if there is one, else the CPU; `auto` takes bf16 where the device multiplies it natively.
 
     Raises:
         ConfigError: bf16 was asked for on a GPU that lacks it (V100 and older).

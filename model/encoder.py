@@ -26,12 +26,12 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def norm(config: EncoderConfig) -> nn.LayerNorm:
-    """A layer-norm over the hidden size."""
+    """Make a layer norm over the hidden size."""
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
 
 
 def approximation(activation: Activation) -> str:
-    """What torch's GELU is told."""
+    """Return the `approximate` argument of torch's GELU."""
     return "tanh" if activation == "gelu_tanh" else "none"
 
 
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.out = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None, rows_m: Tensor | None = None) -> Tensor:
-        """[t, h] → [t, h], or [m, h] at the given rows."""
+        """Compute attention: [t, h] → [t, h], or [m, h] at the given rows."""
         q, k, v = self.qkv(x_th).view(len(x_th), 3, self.heads, self.head_size).unbind(1)  # each [t, n, d]
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
@@ -71,7 +71,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x_th: Tensor) -> Tensor:
-        """[t, h] → [t, h]."""
+        """Compute [t, h] → [t, h]."""
         x = self.up(x_th)
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
@@ -93,7 +93,7 @@ class Layer(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x_th: Tensor, packed: Packed, rotary: Rotary | None, rows_m: Tensor | None = None) -> Tensor:
-        """[t, h] → [t, h], or [m, h] at the given rows: all see all keys and values, and what follows attention is done for them alone."""
+        """Compute [t, h] → [t, h], or [m, h] at the given rows, which attend to all keys and values."""
         if self.pre_norm:
             mixed = self.attention(self.attention_norm(x_th), packed, rotary, rows_m)
             x_mh = _at(rows_m, x_th) + self.dropout(mixed)
@@ -103,12 +103,12 @@ class Layer(nn.Module):
 
 
 def _at(rows_m: Tensor | None, x_th: Tensor) -> Tensor:
-    """Some rows, or all."""
+    """Select some rows, or all."""
     return x_th if rows_m is None else x_th.index_select(0, rows_m)
 
 
 def _first(rows: int, x_th: Tensor) -> Tensor:
-    """What stands before the filler."""
+    """Drop the padding rows at the end."""
     return x_th if len(x_th) == rows else x_th[:rows]
 
 
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         self.recompute = False  # keep only layers' inputs for the backward pass (Chen et al. 2016, arXiv 1604.06174)
 
     def forward(self, packed: Packed, rows_m: Tensor | None = None) -> list[Tensor]:
-        """Hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises.
+        """Compute the hidden states [t, h] after the embeddings and after each layer; the last one is the output, which pre-LN normalises.
 
         Args:
             packed: The sequences.
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
         return self.dropout(x_th)  # type: ignore[no-any-return]
 
     def _rotary(self, positions_t: Tensor) -> tuple[Rotary | None, Rotary | None]:
-        """Tables of the global and the local layers."""
+        """Return the rotary tables of the global and the local layers."""
         if not self.config.rotary:
             return None, None
         one, two = (rotary_table(positions_t, self.config.head_size, theta) for theta in self.config.rope_thetas)
@@ -195,11 +195,11 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def transform(self, x_mh: Tensor) -> Tensor:
-        """What the decoder sees: [m, h] → [m, h]."""
+        """Compute the decoder's input: [m, h] → [m, h]."""
         return self.norm(F.gelu(self.dense(x_mh), approximate=self.approximate))  # type: ignore[no-any-return]
 
     def forward(self, x_mh: Tensor, embeddings_vh: Tensor) -> Tensor:
-        """[m, h] → logits [m, v]."""
+        """Compute logits: [m, h] → [m, v]."""
         return linear(self.transform(x_mh), embeddings_vh, self.bias)
 
 
@@ -214,11 +214,11 @@ class MaskedLM(nn.Module):
         initialise(self, config)
 
     def logits(self, hidden_mh: Tensor) -> Tensor:
-        """Vocabulary scores [m, v] of the given rows of the last hidden state."""
+        """Compute the vocabulary scores [m, v] of the given rows of the last hidden state."""
         return self.head(hidden_mh, self.encoder.word_embeddings.weight)  # type: ignore[no-any-return]
 
     def masked_loss(self, hidden_mh: Tensor, labels_m: Tensor, slope: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit.
+        """Compute the sum of cross-entropies (nats) at the given rows of the last hidden state, and how many labels have the highest logit.
 
         `slope` is as in `linear_cross_entropy`.
         """
@@ -232,7 +232,7 @@ class MaskedLM(nn.Module):
         return cross_entropy(self.logits(hidden_mh), labels_m)
 
     def forward(self, packed: Packed, positions_m: Tensor | None = None) -> Tensor:
-        """Logits [m, v] at the given positions of the flat row, or at all of them."""
+        """Compute the logits [m, v] at the given positions of the flat row, or at all of them."""
         return self.logits(self.encoder(packed, positions_m)[-1])
 
     def use_padding(self, pad_token_id: int) -> None:
@@ -247,5 +247,5 @@ class MaskedLM(nn.Module):
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Trainable numbers, shared ones once."""
+    """Count the trainable numbers, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -38,7 +38,7 @@ REPEATS = {"cpu": 3, "cuda": 30}
 
 
 def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int, last: int | None = None) -> float:
-    """Floating-point operations of one forward and backward pass over packed sequences.
+    """Count the floating-point operations of one forward and backward pass over packed sequences.
 
     Args:
         config: The encoder.
@@ -61,7 +61,7 @@ def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int, la
 
 
 def peak(device: Device) -> float:
-    """Floating-point operations a second at best: of a known GPU by its datasheet, else of a matrix product, measured."""
+    """Return the peak in floating-point operations a second: of a known GPU by its datasheet, else measured with a matrix product."""
     if device.torch.type == "cuda":
         name = torch.cuda.get_device_name(device.torch)
         for gpu, (half, single) in PEAKS.items():
@@ -72,7 +72,7 @@ def peak(device: Device) -> float:
 
 @cache
 def measured_peak(device: Device) -> float:
-    """Floating-point operations a second of a large matrix product in the device's precision, the best of a few."""
+    """Measure the floating-point operations a second of a large matrix product in the device's precision, the best of a few."""
     slow = device.torch.type == "cpu" and device.precision == "fp16"  # emulated: a product takes half a minute
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get("" if slow else device.precision, torch.float32)
     size, repeats = SIZE[device.torch.type], REPEATS[device.torch.type]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def round_to_bucket(n: int) -> int:
-    """The next of few sizes, at least 16: multiples of that, and beyond 2,048 of a 64th to a 128th of the size.
+    """Round up to one of few sizes: multiples of 16, and beyond 2,048 of a 64th to a 128th of the size.
 
-    oneDNN keeps what it made for every shape of a product that it has met, in the midst of the memory that tensors are taken from, which
-    falls to pieces. With a new number of tokens in every step a run of 4 × 768 grew by 0.1 GB a step, to 10.5 GB after 60; now 4.7.
+    oneDNN caches data for every shape of a product that it has met, in between the tensors, and so fragments their memory. With a new
+    number of tokens in every step a run of 4 × 768 grew by 0.1 GB a step, to 10.5 GB after 60; now 4.7.
     """
     step = max(16, 1 << max(n.bit_length() - 7, 0))
     return max(-(-n // step), 1) * step
@@ -45,7 +45,7 @@ class Packed:
 
     @property
     def max_seqlen(self) -> int:
-        """Tokens of the longest sequence."""
+        """The tokens of the longest sequence."""
         return max(self.lengths)
 
     @cached_property
@@ -61,19 +61,19 @@ class Packed:
     @cached_property
     @torch.inference_mode(False)
     def position_ids_t(self) -> Tensor:
-        """Each token's position in its own sequence, from 0; worked out where the tokens are."""
+        """The position of each token in its own sequence, from 0; computed on the tokens' device."""
         own_start_t = self._of_sequences(self.cu_seqlens[:-1].long())
         return torch.arange(len(own_start_t), device=own_start_t.device) - own_start_t
 
     @cached_property
     @torch.inference_mode(False)
     def padded_places_t(self) -> Tensor:
-        """Each token's place in the flat row of right-padded sequences, [b * l]."""
+        """The place of each token in the flat row of right-padded sequences, [b * l]."""
         first_b = torch.arange(len(self.lengths), device=self.cu_seqlens.device) * self.max_seqlen
         return self._of_sequences(first_b) + self.position_ids_t
 
     def pad_to_bucket(self) -> "Packed":
-        """The same with sequences of filler behind, up to one of `round_to_bucket`; nothing is to be read of these."""
+        """Append padding sequences up to a size of `round_to_bucket`; their outputs are to be ignored."""
         tokens = len(self.input_ids_t)
         missing = round_to_bucket(tokens) - tokens
         if not missing:
@@ -86,12 +86,12 @@ class Packed:
         )
 
     def _of_sequences(self, values_b: Tensor) -> Tensor:
-        """For each token what its sequence has, [t]; the host need not wait for the device to know how many."""
+        """Repeat each sequence's value for each of its tokens, [t]; the host need not wait for the device to know how many."""
         counts_b = self.cu_seqlens.long().diff()
         return torch.repeat_interleave(values_b, counts_b, output_size=len(self.input_ids_t))
 
     def to(self, device: torch.device) -> "Packed":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         types = self.token_type_ids_t
         moved = None if types is None else types.to(device, non_blocking=True)
         return Packed(self.input_ids_t.to(device, non_blocking=True), self.lengths, moved)
@@ -110,5 +110,5 @@ def unpad(input_ids_bl: Tensor, attention_mask_bl: Tensor) -> Packed:
 
 
 def pad(values_th: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Flat rows → right-padded [b, l, …], zeros at padding."""
+    """Turn flat rows into right-padded [b, l, …], zeros at padding."""
     return torch.nn.utils.rnn.pad_sequence(list(torch.split(values_th, list(lengths))), batch_first=True)

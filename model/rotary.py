@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def rotary_table(position_ids_t: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [t, 1, d] of each token's angles, float32.
+    """Compute the cosines and sines [t, 1, d] of each token's angles, float32.
 
     Args:
         position_ids_t: Position of each token in its sequence.

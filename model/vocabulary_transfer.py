@@ -41,7 +41,7 @@ class Overlap:
 
 
 def transfer(model: MaskedLM, weights_vo: Tensor, pad_token_id: int, pad_vocab_to: int = 1) -> MaskedLM:
-    """The same model over the new vocabulary.
+    """Return the same model over the new vocabulary.
 
     Args:
         model: Over the old vocabulary.
@@ -64,7 +64,7 @@ def transfer(model: MaskedLM, weights_vo: Tensor, pad_token_id: int, pad_vocab_t
 
 
 def mean_weights(overlap: Overlap, old_size: int) -> Tensor:
-    """Each new row as the mean of its old pieces: sparse [v, o]."""
+    """Compose each new row as the mean of its old pieces: sparse [v, o]."""
     counts = np.array([len(ids) for ids in overlap.pieces])
     rows = np.repeat(np.arange(len(counts)), counts)
     columns = np.array([i for ids in overlap.pieces for i in ids], dtype=np.int64)
@@ -73,7 +73,7 @@ def mean_weights(overlap: Overlap, old_size: int) -> Tensor:
 
 
 def focus_weights(overlap: Overlap, old_size: int, tokens: npt.NDArray[np.integer]) -> Tensor:
-    """Shared rows as they are, the others as sparse mixes of shared rows in similar contexts: sparse [v, o].
+    """Copy shared rows, and compose the others as sparse mixes of shared rows in similar contexts: sparse [v, o].
 
     Args:
         overlap: Of the two vocabularies.
@@ -105,7 +105,7 @@ def focus_weights(overlap: Overlap, old_size: int, tokens: npt.NDArray[np.intege
 
 
 def context_vectors(tokens: npt.NDArray[np.integer], vocab_size: int) -> Tensor:
-    """Factors [v, d] of the positive pointwise mutual information between pieces and the pieces around them; 0 for absent ones."""
+    """Compute factors [v, d] of the positive pointwise mutual information between pieces and those around them; 0 for absent ones."""
     ids = tokens.astype(np.int64)
     neighbours = [(ids[:-k], ids[k:]) for k in range(1, min(WINDOW + 1, len(ids)))]
     pairs = np.concatenate([np.minimum(a, b) * vocab_size + np.maximum(a, b) for a, b in neighbours])
@@ -129,7 +129,7 @@ def context_vectors(tokens: npt.NDArray[np.integer], vocab_size: int) -> Tensor:
 
 
 def sparsemax(scores_bs: Tensor) -> Tensor:
-    """Projection of each row onto the probability simplex (Martins and Astudillo 2016, arXiv 1602.02068): like softmax, mostly zeros."""
+    """Project each row onto the probability simplex (Martins and Astudillo 2016, arXiv 1602.02068): like softmax, mostly zeros."""
     ordered = scores_bs.sort(dim=1, descending=True).values
     ranks = torch.arange(1, scores_bs.shape[1] + 1)
     running = ordered.cumsum(1)

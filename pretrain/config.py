@@ -400,7 +400,7 @@ def accumulations(config: PretrainConfig) -> list[tuple[str, int]]:
 
 
 def idle_share(accumulation: int, processes: int) -> float:
-    """The share of the processes' time that goes by without work, since the micro-batches of a step are dealt to them in turn."""
+    """Return the share of the processes' time that they are idle, since the micro-batches of a step go to them round-robin."""
     rounds = -(-accumulation // processes)
     return 1 - accumulation / (rounds * processes)
 

@@ -46,7 +46,7 @@ def attention(
     window: int | None = None,
     kernel: Kernel = "auto",
 ) -> Tensor:
-    """Scaled dot-product attention within each sequence: [t, n, d].
+    """Compute scaled dot-product attention within each sequence: [t, n, d].
 
     Args:
         q_tnd: Queries; keys and values have the same shape.
@@ -65,7 +65,7 @@ def attention(
 
 
 def pick(device: torch.device, dtype: torch.dtype, dropout: float, window: int | None = None) -> Kernel:
-    """The kernel that `auto` stands for.
+    """Choose the kernel that `auto` stands for.
 
     Args:
         device: Where it runs.
@@ -106,7 +106,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Which pairs of positions see each other, [l, l], or None for all."""
+    """Tell which pairs of positions attend to each other, [l, l]; None for all."""
     if window is None or length <= window + 1:
         return None
     position = torch.arange(length, device=device)
@@ -114,7 +114,7 @@ def band(length: int, window: int | None, device: torch.device) -> Tensor | None
 
 
 def _equal(rows: Rows, packed: Packed, dropout: float) -> Tensor:
-    """Sequences of one length, in a single call without any mask."""
+    """Compute attention over sequences of one length, in a single call without any mask."""
     b, (t, n, d) = len(packed.lengths), rows[0].shape
     q, k, v = (x.view(b, t // b, n, d).transpose(1, 2) for x in rows)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).reshape(t, n, d)
@@ -152,7 +152,7 @@ def _padded(rows: Rows, packed: Packed, dropout: float, window: int | None) -> T
 
 
 def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    """What `torch.nn.attention.varlen` calls, which itself has no dropout."""
+    """Call the operation under `torch.nn.attention.varlen`, which itself has no dropout."""
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
     side = -1 if window is None else window
     flash = torch.ops.aten._flash_attention_forward
@@ -195,7 +195,7 @@ def _compiled(function: Any) -> Any:
 
 @lru_cache(maxsize=4)
 def _flex_mask(lengths: tuple[int, ...], window: int | None, device: torch.device) -> "BlockMask":
-    """Made once a micro-batch and window, for all layers."""
+    """Make the block mask, once for each micro-batch and window, for all layers."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     counts = torch.tensor(lengths, device=device)

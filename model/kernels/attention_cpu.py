@@ -71,11 +71,11 @@ class Plan:
 
     @cached_property
     def rows(self) -> int:
-        """How many the last tile reaches to."""
+        """The number of rows that the last tile reaches to."""
         return max(int(rows.stop) for tile in self.tiles() for rows in (tile.queries, tile.keys))
 
     def tiles(self) -> Iterator[Tile]:
-        """Sequence after sequence."""
+        """Give the tiles, sequence after sequence."""
         end = number = 0
         for length in self.lengths:
             begin, end = end, end + length
@@ -99,7 +99,7 @@ class Plan:
         return (True, length, length) if length <= LONGEST_WHOLE else (False, QUERIES, length)
 
     def probabilities(self, tile: Tile, q_ntd: Tensor, k_ntd: Tensor) -> Tensor:
-        """softmax(q kᵀ) of a tile, negative where dropped: [n, l, k]."""
+        """Compute softmax(q kᵀ) of a tile, negative where dropped: [n, l, k]."""
         scores_nlk = _bmm(q_ntd[tile.heads, tile.queries], k_ntd[tile.heads, tile.keys].transpose(1, 2))
         if self.window is not None and scores_nlk.shape[-1] > self.window + 1:
             before = tile.queries.start - tile.keys.start
@@ -115,7 +115,7 @@ class Plan:
 
 @lru_cache(maxsize=16)
 def _band(queries: int, keys: int, before: int, window: int, dtype: torch.dtype) -> Tensor:
-    """0 where a query sees a key, minus infinity elsewhere: [l, k].
+    """Make the additive mask [l, k]: 0 where a query attends to a key, minus infinity elsewhere.
 
     Args:
         queries: How many, l.
@@ -138,7 +138,7 @@ def _drop(probability_nlk: Tensor, p: float, generator: torch.Generator) -> None
 
 
 def _left(signed_nlk: Tensor) -> Tensor:
-    """What dropout left: relu, three times as fast on the bits, whose sign is the number's."""
+    """Return what dropout left: relu, three times as fast on the bits, whose sign is the number's."""
     return bits(signed_nlk).clamp_min(0).view(signed_nlk.dtype)
 
 
@@ -148,7 +148,7 @@ def _by_name(dtype: torch.dtype, probabilities: int) -> bool:
 
 
 def _bmm(a_nij: Tensor, b_njk: Tensor, out_nik: Tensor | None = None) -> Tensor:
-    """a b of every head."""
+    """Multiply a b for every head."""
     n, i, j, k = *a_nij.shape, b_njk.shape[-1]
     if not _by_name(a_nij.dtype, i * max(j, k)):
         return torch.bmm(a_nij, b_njk, out=out_nik)
@@ -159,7 +159,7 @@ def _bmm(a_nij: Tensor, b_njk: Tensor, out_nik: Tensor | None = None) -> Tensor:
 
 
 def _transposed_bmm(a_nji: Tensor, b_njk: Tensor, out_nik: Tensor) -> Tensor:
-    """aᵀ b of every head; as (bᵀ a)ᵀ there is less to transpose."""
+    """Multiply aᵀ b for every head; as (bᵀ a)ᵀ there is less to transpose."""
     if not _by_name(a_nji.dtype, a_nji[0].numel()):
         return torch.bmm(a_nji.transpose(1, 2), b_njk, out=out_nik)
     for a_ji, b_jk, out_ik in zip(a_nji, b_njk, out_nik, strict=True):
@@ -168,14 +168,14 @@ def _transposed_bmm(a_nji: Tensor, b_njk: Tensor, out_nik: Tensor) -> Tensor:
 
 
 def _add_transposed_bmm(a_nji: Tensor, b_njk: Tensor, sum_nik: Tensor) -> Tensor:
-    """The same, added."""
+    """Add aᵀ b of every head to a sum."""
     return sum_nik.add_(_transposed_bmm(a_nji, b_njk, torch.empty_like(sum_nik, dtype=a_nji.dtype)))
 
 
 def packed_attention(
     q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, lengths: tuple[int, ...], dropout: float, window: int | None
 ) -> Tensor:
-    """softmax(q kᵀ / √d) v within each sequence: [t, n, d].
+    """Compute softmax(q kᵀ / √d) v within each sequence: [t, n, d].
 
     Args:
         q_tnd: Queries; keys and values have the same shape.
@@ -236,7 +236,7 @@ class _PackedAttention(torch.autograd.Function):
 
 
 def _by_head(x_tnd: Tensor, rows: int) -> Tensor:
-    """[t, n, d] → [n, rows, d], laid out so, zeros behind."""
+    """Copy [t, n, d] into a contiguous [n, rows, d], zeros at the end."""
     tokens, heads, size = x_tnd.shape
     x_ntd = x_tnd.new_empty(heads, rows, size)
     x_ntd[:, :tokens] = x_tnd.transpose(0, 1)

@@ -24,7 +24,7 @@ SUMS_IN_FP32 = hasattr(torch.ops.aten.mm, "dtype")  # fp16 products with a float
 def linear_cross_entropy(
     x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_m: Tensor, block: int = BLOCK, *, slope: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Sum of cross-entropies (nats) of `x weightᵀ + bias` against the labels, and how many labels have the highest logit.
+    """Compute the sum of cross-entropies (nats) of `x weightᵀ + bias` against the labels, and how many labels have the highest logit.
 
     Args:
         x_mh: What the decoder sees.
@@ -51,7 +51,7 @@ def linear_cross_entropy(
 
 
 def cross_entropy(logits_mv: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from logits that are there already: [m, v]."""
+    """Compute the same from logits [m, v] that exist already."""
     loss = F.cross_entropy(logits_mv.float(), labels_m, reduction="sum")
     return loss, is_predicted(logits_mv.detach(), labels_m).sum()
 
@@ -77,7 +77,7 @@ def is_predicted(scores_mv: Tensor, labels_m: Tensor) -> Tensor:
 def _gradient(
     x_rh: Tensor, weight_vh: Tensor, bias_v: Tensor, labels_r: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss, how many are right, and the loss's gradient by the logits [r, v], in fp16 times `slope`."""
+    """Compute the summed loss, the number of right predictions, and the loss's gradient by the logits [r, v], in fp16 times `slope`."""
     logits_rv = linear(x_rh, weight_vh, bias_v.to(x_rh.dtype)).float()
     counts_r1, labels_r1 = labels_r[:, None] != NO_LABEL, labels_r[:, None].clamp_min(0)
     own_r1, best_r1 = logits_rv.gather(1, labels_r1), logits_rv.amax(-1, keepdim=True)
@@ -89,12 +89,12 @@ def _gradient(
 
 
 def _held(x: Tensor, slope: float) -> float:
-    """What the gradient by the logits is held times: only fp16 needs it."""
+    """Return the factor that the gradient with respect to the logits is stored with; only fp16 needs one."""
     return slope if x.dtype == torch.float16 else 1.0
 
 
 def _weight_gradient(gradient_rv: Tensor, x_rh: Tensor) -> Tensor:
-    """gradientᵀ x [v, h]; of fp16 in float32, since the rows of a common label add up."""
+    """Multiply gradientᵀ x [v, h]; for fp16 in float32, since the rows of a common label are summed."""
     if x_rh.dtype != torch.float16:
         return matmul(gradient_rv.t(), x_rh)
     if x_rh.device.type == "cpu":

@@ -21,7 +21,7 @@ COLUMNS = 4096  # draws
 
 
 def drop_signs(shape: torch.Size, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """int16 numbers, negative with probability p (to 2^-16), drawn from a generator, or torch's for the CPU."""
+    """Draw int16 numbers, negative with probability p (to 2^-16), from a generator, or torch's for the CPU."""
     n = math.prod(shape)
     columns = min(COLUMNS, -(-n // PARTS))
     rows = -(-n // (PARTS * columns))
@@ -33,7 +33,7 @@ def drop_signs(shape: torch.Size, p: float, generator: torch.Generator | None = 
 
 
 def bits(x: Tensor) -> Tensor:
-    """The same memory as whole numbers of its width."""
+    """View the same memory as integers of its width."""
     return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
 
 
@@ -73,5 +73,5 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Apply dropout to a tensor of any shape."""
         return dropout(x, self.p) if self.training else x

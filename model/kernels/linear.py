@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def _dtypes() -> set[torch.dtype]:
-    """What oneDNN multiplies here."""
+    """List the types that oneDNN multiplies here."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return set()
     return {torch.float32, torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}
@@ -26,7 +26,7 @@ ROWS = 1024  # from which on a float32 weight is laid out for oneDNN
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weightᵀ + bias: [t, h] → [t, outputs], in the precision of autocast."""
+    """Compute x weightᵀ + bias: [t, h] → [t, outputs], in the precision of autocast."""
     cast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
     if x.device.type != "cpu" or dtype not in DTYPES or x.ndim != 2 or not len(x) or torch.compiler.is_compiling():
@@ -43,7 +43,7 @@ def _worth(weight: Tensor, rows: int) -> bool:
 
 
 def _laid_out(weight: Tensor, rows: int) -> Tensor:
-    """The weight in oneDNN's own layout, where that pays; of a square one 768 wide it does not."""
+    """Return the weight in oneDNN's own layout, where that pays; of a square one 768 wide it does not."""
     outputs, inputs = weight.shape
     if outputs == inputs or not _worth(weight, rows):
         return weight
@@ -51,12 +51,12 @@ def _laid_out(weight: Tensor, rows: int) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weightᵀ + bias by oneDNN."""
+    """Compute x weightᵀ + bias by oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b of two matrices; in 16 bits torch takes oneDNN by itself, and copies less."""
+    """Multiply two matrices; in 16 bits torch takes oneDNN by itself, and copies less."""
     by_name = a.device.type == "cpu" and a.dtype == torch.float32 and a.dtype in DTYPES
     return _product(a, b.t()) if by_name else a @ b
 
@@ -77,7 +77,7 @@ class _OneDnn(torch.autograd.Function):
 
 
 def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad weight."""
+    """Multiply grad weight."""
     outputs, inputs = weight.shape
     if outputs <= inputs or not _worth(weight, len(grad)):
         return matmul(grad, weight)
@@ -85,7 +85,7 @@ def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def _weight_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
-    """gradᵀ x, and the sum of grad where oneDNN has it at hand."""
+    """Multiply gradᵀ x, and return the sum of grad too where oneDNN computes it anyway."""
     if not _worth(weight, len(x)):
         return matmul(grad.t(), x), None
     own_grad, own_x = grad.to_mkldnn(), x.to_mkldnn()
@@ -97,5 +97,5 @@ class Linear(nn.Linear):
     """`nn.Linear` for inputs [t, h]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[t, h] → [t, outputs]."""
+        """Compute [t, h] → [t, outputs]."""
         return linear(x, self.weight, self.bias)

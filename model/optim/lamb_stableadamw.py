@@ -1,4 +1,4 @@
-"""Optimisers beside torch's AdamW, as `torch.optim.Optimizer`s with the same moments, all tensors of a group at once.
+"""Optimisers beside torch's AdamW, as `torch.optim.Optimizer`s with the same state, all tensors of a group at once.
 
 Both keep `exp_avg` and `exp_avg_sq` without the bias of their zero start: the decay of step t is β (1 - β^(t-1)) / (1 - β^t), which gives
 at every step what dividing by 1 - β^t would.
@@ -20,7 +20,7 @@ class _Moments(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -50,7 +50,7 @@ class _Moments(torch.optim.Optimizer, ABC):
 
     @staticmethod
     def _direction(mean: list[Tensor], square: list[Tensor], eps: float) -> list[Tensor]:
-        """Adam's: the mean over the root of the mean square."""
+        """Compute Adam's direction: the mean over the root of the mean square."""
         root = torch._foreach_sqrt(square)
         torch._foreach_add_(root, eps)
         return list(torch._foreach_div(mean, root))

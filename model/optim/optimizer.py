@@ -82,7 +82,7 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The running mean in the weights' place."""
+        """Put the running mean in the place of the weights."""
         self._swap()
         try:
             yield
@@ -102,7 +102,7 @@ class Optimizer:
         self.inner.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments by `<moment>.<parameter>`, and the running mean of the weights."""
+        """Return Adam's moments by `<moment>.<parameter>`, and the running mean of the weights."""
         state = self.inner.state
         moments = {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in MOMENTS}
         return moments | {f"{EMA}.{name}": mean for name, mean in self.mean.items()}
@@ -144,7 +144,7 @@ def _inner(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
 
 
 def depth(name: str, layers: int) -> int:
-    """How far above the embeddings a parameter sits: 0 for these, N + 1 for layer N, `layers` + 1 for the head."""
+    """Tell how far above the embeddings a parameter sits: 0 for these, N + 1 for layer N, `layers` + 1 for the head."""
     if match := re.search(r"\blayers\.(\d+)\.", name):
         return int(match[1]) + 1
     return 0 if "embedding" in name else layers + 1
@@ -167,7 +167,7 @@ def freeze(model: nn.Module, layers: int) -> None:
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
-    """The share of the peak rate for the update that follows `step` others, of `steps` in all."""
+    """Return the share of the peak rate for the update that follows `step` others, of `steps` in all."""
     warmup = round(config.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -62,7 +62,7 @@ def average(config: AverageConfig) -> None:
 
 
 def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of every tensor, added up in float64."""
+    """Average every tensor, summed in float64."""
     return {
         name: torch.stack([model[name].double() for model in models]).mean(0).to(tensor.dtype)
         for name, tensor in models[-1].items()
@@ -70,7 +70,7 @@ def mean(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def running_mean(newest: Checkpoint, run: Path) -> dict[str, Tensor]:
-    """The checkpoint's weights with the running mean in place of those that were trained.
+    """Return the checkpoint's weights with the running mean in place of those that were trained.
 
     Raises:
         CheckpointError: The run kept none.

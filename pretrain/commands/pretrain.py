@@ -30,7 +30,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> PretrainObjective:
-    """The objective with seeded random weights, or with those that the model to start from brings along."""
+    """Make the objective with seeded random weights, or with those that the model to start from brings along."""
     seed_weights(config.seed + 1)  # drawn apart from the model's, which starts as it would without a pair objective
     objective = PretrainObjective(config.objective, encoder)
     if config.init is not None and config.objective.pair is not None:

@@ -52,7 +52,7 @@ class Batch:
     pair_labels_b: Tensor | None = None
 
     def pin(self) -> "Batch":
-        """The same micro-batch in page-locked memory, from which a GPU copies by itself."""
+        """Return the same micro-batch in page-locked memory, which a GPU copies from asynchronously."""
         ids_t, types_t = self.packed.input_ids_t.pin_memory(), self.packed.token_type_ids_t
         types_t = None if types_t is None else types_t.pin_memory()
         packed = Packed(ids_t, self.packed.lengths, types_t)
@@ -65,7 +65,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The same micro-batch on another device."""
+        """Return the same micro-batch on another device."""
         return replace(
             self,
             packed=self.packed.to(device),
@@ -132,7 +132,7 @@ class Batches:
         self.tokens_per_step = self.joined * self.tokens_per_epoch / self.steps_per_epoch
 
     def _parts_of_speech(self) -> Tokens | None:
-        """Of every token, if masks go by them.
+        """Return the part of speech of every token, if masks depend on it.
 
         Raises:
             DataError: The shards have none.
@@ -148,7 +148,7 @@ class Batches:
         return self.reader.pos
 
     def _may(self, places_t: I64) -> npt.NDArray[np.bool_] | None:
-        """Which tokens may be masked, where that goes by parts of speech; special tokens are never."""
+        """Tell which tokens may be masked, where that depends on parts of speech; special tokens never are."""
         if self.pos is None:
             return None
         return np.isin(self.pos[np.maximum(places_t, 0)], self.wanted)
@@ -167,7 +167,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
+        """The number of optimiser steps of one epoch."""
         return self.per_epoch // self.batch.accumulation
 
     def work(self, steps: int) -> float:
@@ -179,32 +179,32 @@ class Batches:
         return self
 
     def names(self, step: int) -> list[tuple[int, int]]:
-        """Epoch and index of each micro-batch of an optimiser step, counted from 0."""
+        """List the epoch and index of each micro-batch of an optimiser step, counted from 0."""
         return self._planned(step - self.first_step + self.ahead)
 
     def _planned(self, step: int) -> list[tuple[int, int]]:
-        """The same by the place in the stage's plan, from 0."""
+        """List the same for a step of the stage's plan, counted from 0."""
         first = step * self.batch.accumulation
         numbers = (divmod(first + i, self.per_epoch) for i in range(self.batch.accumulation))
         return [(self.first_epoch + epoch, index) for epoch, index in numbers]
 
     def passes_by(self, epoch: int) -> int:
-        """A number of passes that no source has begun before the end of an epoch."""
+        """Return a number of passes that no source has begun before the end of an epoch."""
         passes = (epoch + 1) * self.joined
         return passes if self.mixture is None else math.ceil(passes * max(self.mixture.passes.values()))
 
     def epoch_behind(self, passes: int) -> int:
-        """The first epoch that belongs to no earlier pass over any source."""
+        """Return the first epoch that belongs to no earlier pass over any source."""
         least = 1.0 if self.mixture is None else min(filter(None, self.mixture.passes.values()))
         return math.ceil(passes / (least * self.joined))
 
     def step(self, step: int) -> list[Batch]:
-        """All micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
+        """Make all micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
         micro_batches = [self.micro_batch(*name) for name in self.names(step)]
         return [batch for batch in micro_batches if batch is not None]
 
     def passes(self, step: int) -> dict[str, float]:
-        """How often this stage has read each mixed source before a step, were nothing stepped over."""
+        """Count how often this stage has read each mixed source before a step, if nothing was stepped over."""
         if self.mixture is None:
             return {}
         epoch, index = self._planned(step - self.first_step)[0]
@@ -214,7 +214,7 @@ class Batches:
         return {name: count * self.joined for name, count in passes.items()}
 
     def micro_batch(self, epoch: int, index: int, most: int | None = None) -> Batch | None:
-        """One micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
+        """Make one micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
         sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)[:most]
         if not len(numbers):
             return None

@@ -36,12 +36,12 @@ class Row:
 
 
 def pair_specials(segments: bool) -> int:
-    """Special tokens of a pair, for a model with token types or without."""
+    """Count the special tokens of a pair, for a model with token types or without."""
     return 3 if segments else 4
 
 
 def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, segments: bool) -> Row:
-    """Read some sequences.
+    """Lay some sequences end to end, with their special tokens.
 
     Args:
         sequences: All of them.
@@ -77,7 +77,7 @@ def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: Special
 
 
 def _among(places: I64, ascending: I64) -> npt.NDArray[np.bool_]:
-    """Which places are in a long ascending list."""
+    """Tell which places are in a long ascending list."""
     at = np.searchsorted(ascending, places)
     inside = at < len(ascending)
     inside[inside] = ascending[at[inside]] == places[inside]

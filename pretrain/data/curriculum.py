@@ -26,7 +26,7 @@ UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far
 
 
 def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
-    """First step and sizes of every stage; the last is `config.batch`.
+    """List the first step and the sizes of every stage; the last is `config.batch`.
 
     Raises:
         ConfigError: They are longer than the run, or one has longer sequences than the last.
@@ -52,7 +52,7 @@ def stages(config: PretrainConfig) -> list[tuple[int, BatchConfig]]:
 
 
 def stream(settings: Mapping[str, Any], batch: BatchConfig, shards: str) -> str:
-    """A hash of what decides which tokens are in which micro-batch of a stage's plan.
+    """Hash what decides which tokens are in which micro-batch of a stage's plan.
 
     Args:
         settings: A run's configuration as a dictionary, as its manifest holds it.
@@ -81,7 +81,7 @@ class End:
 
 
 def end_of(run: Path, last: Checkpoint) -> End:
-    """Where a run stopped, by its last checkpoint."""
+    """Tell where a run stopped, by its last checkpoint."""
     if "data" in last.state:
         return End(**last.state["data"])
     # Of a version that wrote only how many steps of its plan a run had read, those of the run before it included.
@@ -124,7 +124,7 @@ class Curriculum:
             self.stages.append(stage)
 
     def stage(self, step: int) -> Batches:
-        """The stage that a step, counted from 0, is in."""
+        """Return the stage that a step, counted from 0, is in."""
         return self.stages[bisect_right(self.stages, step, key=lambda stage: stage.first_step) - 1]
 
     def names(self, step: int) -> list[tuple[int, int]]:
@@ -141,7 +141,7 @@ class Curriculum:
         return self.stages[stage].micro_batch(epoch, index)
 
     def end(self, step: int) -> End:
-        """The place in the data after so many steps."""
+        """Return the place in the data after so many steps."""
         stage = self.stage(step)
         passes = max(one.passes_by(stage.names(step)[0][0]) for one in self.stages)
         return End(self._stream(stage), stage.first_epoch, step - stage.first_step + stage.ahead, passes)
@@ -155,7 +155,7 @@ class Curriculum:
             self._place(stage, stage.epoch_behind(end.passes), stage.first_step - step)
 
     def step_over(self, step: int, steps: int) -> None:
-        """From `step` on, leave out the batches that were read in so many steps behind it."""
+        """Leave out, from `step` on, the batches that were read in the following `steps` steps."""
         stage, last = self.stage(step), step + steps - 1
         if self.stage(last) is stage:
             self._place(stage, stage.first_epoch, stage.ahead + steps)
@@ -173,11 +173,11 @@ class Curriculum:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens of a pass of the last stage; those of shorter sequences have more special tokens, else they are the same."""
+        """The tokens of a pass of the last stage; passes of shorter sequences have more special tokens, else they are the same."""
         return self.stages[-1].tokens_per_epoch
 
     def work(self, steps: int) -> float:
-        """Tokens that the first steps are expected to read: stages of short sequences or small batches take less time."""
+        """Estimate the tokens that the first steps are expected to read: stages of short sequences or small batches take less time."""
         ends = [*(stage.first_step for stage in self.stages[1:]), steps]
         return sum(
             stage.tokens_per_step * max(min(end, steps) - stage.first_step, 0)
@@ -185,7 +185,7 @@ class Curriculum:
         )
 
     def passes(self, steps: int) -> dict[str, float]:
-        """How often each mixed source has been read after so many steps."""
+        """Count how often each mixed source has been read after so many steps."""
         total: dict[str, float] = defaultdict(float)
         for stage, following in zip(self.stages, [*self.stages[1:], None], strict=True):
             end = steps if following is None else min(steps, following.first_step)
@@ -196,5 +196,5 @@ class Curriculum:
 
 
 def _behind(before: Batches, step: int, stage: Batches) -> int:
-    """The first epoch of a stage that is behind the one which another stage reads in a step; either may join passes to epochs."""
+    """Return a stage's first epoch behind the one that another stage reads in a step; either may join passes to epochs."""
     return -(-(before.names(step)[-1][0] + 1) * before.joined // stage.joined)

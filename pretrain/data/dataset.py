@@ -70,7 +70,7 @@ class Shards:
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer."""
+        """The number of ids of the tokenizer."""
         return self.tokenizer.vocab_size
 
     @property
@@ -80,63 +80,63 @@ class Shards:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of the shards, and with the order of the folders."""
+        """The hash of the shards, which depends on the order of the folders too."""
         prints = [reader.fingerprint for reader in self.readers]
         return prints[0] if len(prints) == 1 else digest(prints)
 
     @cached_property
     def tokens(self) -> Tokens:
-        """[tokens] ids of all items."""
+        """The ids of all items, [tokens]."""
         return Tokens([np.asarray(reader.tokens) for reader in self.readers])
 
     @cached_property
     def pos(self) -> Tokens | None:
-        """[tokens] the part of speech of every token, as `ShardReader.pos` has it; None if a folder has none."""
+        """The part of speech of every token, [tokens], as `ShardReader.pos` has it; None if a folder has none."""
         rows = [reader.pos for reader in self.readers]
         return None if any(row is None for row in rows) else Tokens([row for row in rows if row is not None])
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int32]:
-        """[items] tokens of every item, with its `</s>`."""
+        """The number of tokens of every item, with its `</s>`, [items]."""
         return np.concatenate([reader.sizes for reader in self.readers])
 
     @cached_property
     def doc_index(self) -> I64:
-        """[documents + 1] the first item of every document, then the number of items."""
+        """The first item of every document, then the number of items, [documents + 1]."""
         return self._joined([reader.doc_index for reader in self.readers])
 
     @cached_property
     def segments(self) -> I64:
-        """[segments + 1] the first item of every segment (section), then the number of items."""
+        """The first item of every segment (section), then the number of items, [segments + 1]."""
         return self._joined([reader.segments for reader in self.readers])
 
     def _joined(self, starts: Sequence[I64]) -> I64:
-        """Lists of first items that each end with the number of items, as one such list."""
+        """Concatenate lists of first items that each end with the number of items into one such list."""
         before = _starts([len(reader) for reader in self.readers])
         return np.concatenate([part[:-1] + n for part, n in zip(starts, before, strict=False)] + [before[-1:]])
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """`id`, `source` and `links` of every document, in order."""
+        """Give `id`, `source` and `links` of every document, in order."""
         return chain.from_iterable(reader.documents() for reader in self.readers)
 
     @cached_property
     def bounds(self) -> I64:
-        """[documents + 1] the place of every document's first token, then the number of tokens."""
+        """The place of every document's first token, then the number of tokens, [documents + 1]."""
         return _starts(self.sizes)[self.doc_index]
 
     def document(self, number: int) -> I64:
-        """All tokens of one document."""
+        """Return all tokens of one document."""
         return self.tokens[slice(*self.bounds[number : number + 2].tolist())]
 
     def where(self, place: int) -> tuple[Path, int]:
-        """The file that a token stands in, and its place there."""
+        """Return the file that a token is in, and its place there."""
         bounds = self.tokens.bounds
         i = int(np.searchsorted(bounds, place, side="right")) - 1
         return self.readers[i].folder / f"{self.split}.bin", place - int(bounds[i])
 
     @property
     def unigram_entropy(self) -> float:
-        """Of the tokens' own frequencies, without `</s>`, in nats: what a model that sees no context can reach."""
+        """The entropy of the tokens' frequencies, without `</s>`, in nats: the loss that a model without context can reach."""
         counts = sum(np.bincount(row, minlength=self.vocab_size) for row in self.tokens.rows if len(row))
         counts = np.delete(counts, self.ids.eos)
         shares = counts[counts > 0] / counts.sum()
@@ -144,7 +144,7 @@ class Shards:
 
 
 def held_out(folders: Sequence[str | Path]) -> Shards | None:
-    """The held-out split of those folders that have one with tokens in it; None if none has."""
+    """Open the held-out split of those folders that have one with tokens in it; None if none has."""
     folders = [folder for folder in folders if (Path(folder) / "valid.idx").exists()]
     folders = [folder for folder in folders if (ShardReader(folder, "valid").sizes > 1).any()]
     return Shards(folders, "valid") if folders else None

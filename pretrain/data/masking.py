@@ -25,12 +25,12 @@ NGRAM_SHARES = np.array([1 / n for n in range(1, LONGEST_NGRAM + 1)]) / sum(1 / 
 
 
 def mask_epoch(config: MlmConfig, epoch: N) -> N:
-    """The numbers that stand for epochs in the masks' draws: static masks come round again."""
+    """Map epochs to the numbers that masks are drawn with: static masks repeat."""
     return epoch % config.static_masks if config.static_masks else epoch
 
 
 def rate_at(config: MlmConfig, done: float) -> float:
-    """The share of tokens to predict when a share `done` of the run is over, by `config.mask_schedule`."""
+    """Return the share of tokens to predict when a share `done` of the run is over, by `config.mask_schedule`."""
     if config.final_mask_rate is None:
         return config.mask_rate
     ways = {"linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2, "step": float(done >= config.step_at)}
@@ -38,13 +38,13 @@ def rate_at(config: MlmConfig, done: float) -> float:
 
 
 def wanted(config: MlmConfig) -> npt.NDArray[np.int64]:
-    """Numbers of the parts of speech that tokens are chosen from, as shards hold them."""
+    """List the numbers of the parts of speech that tokens are chosen from, as shards hold them."""
     names = {tag for name in config.pos for tag in POS_SETS.get(name, (name,))}
     return np.array(sorted(ID[name] for name in names), dtype=np.int64)
 
 
 def ordinary(special: SpecialIds, vocab_size: int) -> I64:
-    """All ids but those of the special tokens, wherever these stand: RoBERTa's `<mask>` is last, BERT's `[MASK]` among the first."""
+    """List all ids but those of the special tokens, wherever these stand: RoBERTa's `<mask>` is last, BERT's `[MASK]` among the first."""
     return np.setdiff1d(np.arange(vocab_size), [special.bos, special.pad, special.eos, special.unk, special.mask])
 
 
@@ -57,7 +57,7 @@ def choose(
     rate: float,
     may_t: Bools | None = None,
 ) -> I64:
-    """The flat positions to predict, ascending.
+    """Choose the flat positions to predict, ascending.
 
     Args:
         config: Unit and limit.
@@ -92,7 +92,7 @@ def _words(rate: float, places_w: I64, key: int) -> Bools:
 
 
 def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
-    """Words covered by n-grams of 1 to 3 words with probabilities as 1/n, each word beginning one with the same probability.
+    """Choose the words covered by n-grams of 1 to 3 words (probability ∝ 1/n), each word beginning one with the same probability.
 
     An n-gram ends at the edge of its stretch, where a special token, whose place is -1, stands as a word of its own. Others reach into
     the stretch from in front of it, drawn by the place of its first word, which would else be covered less often than the rest.
@@ -114,14 +114,14 @@ def _ngrams(rate: float, places_w: I64, key: int) -> Bools:
 
 
 def _sizes(rate: float, places_w: I64, key: int) -> I64:
-    """How many words the n-gram has that begins at each word; 0 for none."""
+    """Draw the size in words of the n-gram that begins at each word; 0 for none."""
     begins_w = rng.uniform(rng.key(key, "choose"), places_w) < ngram_rate(rate)
     longer_w = np.searchsorted(np.cumsum(NGRAM_SHARES)[:-1], rng.uniform(rng.key(key, "size"), places_w), side="right")
     return np.where(begins_w, 1 + longer_w, 0)
 
 
 def ngram_rate(mask_rate: float) -> float:
-    """The probability with which a word must begin an n-gram so that a share `mask_rate` of words is covered.
+    """Compute the probability with which a word must begin an n-gram so that a share `mask_rate` of words is covered.
 
     A word is left out if it begins none, the word before begins none of two or more, and so on: 1 - rate = Π (1 - p P(size > k)).
     """
@@ -146,7 +146,7 @@ def _at_most(most: int, chosen_t: Bools, places_t: I64, lengths: npt.NDArray[np.
 
 
 def corrupt(config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, key: int, mask_id: int, pieces: I64) -> I64:
-    """The ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
+    """Make the ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
 
     Args:
         config: The shares.

@@ -41,7 +41,7 @@ class Sources:
 
     @staticmethod
     def read(shards: Shards, by: str) -> "Sources":
-        """Of a split, by the `source` of its documents or by `folder`."""
+        """Read the sources of a split, by the `source` of its documents or by `folder`."""
         if by == "folder":
             counts = [len(reader.doc_index) - 1 for reader in shards.readers]
             named = np.repeat([str(reader.folder) for reader in shards.readers], counts)
@@ -51,17 +51,17 @@ class Sources:
         return Sources(names.tolist(), of_document, shards.bounds)
 
     def at(self, places: I64) -> I64:
-        """The source of the document that each token stands in, by its place."""
+        """Return the source of the document that each token stands in, by its place."""
         source_of: I64 = self.of_document[np.searchsorted(self.bounds, places, side="right") - 1]
         return source_of
 
     def of(self, sequences: Sequences) -> I64:
-        """Each sequence's source, that of its first token: [sequences]."""
+        """Return each sequence's source, that of its first token: [sequences]."""
         return self.at(sequences.start[:, 0])
 
 
 def shares(tokens: Mapping[str, int], config: MixConfig) -> dict[str, float]:
-    """Each source's share of the tokens of an epoch; they add up to 1.
+    """Return each source's share of the tokens of an epoch; their sum is 1.
 
     Args:
         tokens: Of every source.
@@ -100,7 +100,7 @@ class Epoch:
 
 
 def join(epochs: Sequence[Epoch]) -> Epoch:
-    """Several epochs as one."""
+    """Join several epochs into one."""
     if len(epochs) == 1:
         return epochs[0]
     taken = [(epoch.sequences, np.arange(len(epoch.sequences)), 0) for epoch in epochs]
@@ -130,7 +130,7 @@ class Mixture:
         self.passes = {name: float(wanted[name] * counts.sum() / max(n, 1)) for name, n in counted}  # of an epoch
 
     def __call__(self, epoch: int) -> Epoch:
-        """An epoch's sequences, source after source."""
+        """Collect an epoch's sequences, source after source."""
         taken: list[tuple[Sequences, I64, int]] = []
         for source, (name, passes) in enumerate(self.passes.items()):
             begin, end = epoch * passes, (epoch + 1) * passes
@@ -143,7 +143,7 @@ class Mixture:
         return Epoch(_chosen(taken), passes_s)
 
     def passes_read(self, epoch: Epoch, before: int, numbers: I64) -> dict[str, float]:
-        """Passes over each source.
+        """Count the passes over each source.
 
         Args:
             epoch: The one that is being read.
@@ -157,7 +157,7 @@ class Mixture:
 
 
 def _chosen(taken: list[tuple[Sequences, I64, int]]) -> Sequences:
-    """Some sequences of several passes as one list."""
+    """Collect some sequences of several passes into one list."""
     names = [f.name for f in fields(Sequences) if f.name != "separators"]
     parts = {name: np.concatenate([getattr(s, name)[numbers] for s, numbers, _ in taken]) for name in names}
     return Sequences(**parts, separators=taken[0][0].separators)

@@ -52,7 +52,7 @@ class Links:
     reached: npt.NDArray[np.float64]
 
     def draw(self, documents: I64, chance: npt.NDArray[np.float64]) -> I64:
-        """A neighbour of each document, all of which have one, with probability ∝ 1 / in-degree."""
+        """Draw a neighbour of each document, all of which have one, with probability ∝ 1 / in-degree."""
         low, high = self.reached[self.bounds[documents]], self.reached[self.bounds[documents + 1]]
         at = np.searchsorted(self.reached, low + chance * (high - low), side="right") - 1
         neighbours: I64 = self.targets[np.clip(at, self.bounds[documents], self.bounds[documents + 1] - 1)]
@@ -62,7 +62,7 @@ class Links:
 def read_links(
     documents: Iterable[Mapping[str, Any]], usable: npt.NDArray[np.bool_], source_of: I64 | None = None
 ) -> Links:
-    """The links of a split.
+    """Read the links of a split.
 
     An article that nobody here cites, but that cites another, counts as cited once.
 
@@ -88,7 +88,7 @@ def read_links(
 
 
 def longest_unit(max_length: int, specials: int) -> int:
-    """Most tokens of a sentence in a pair: half of the room, so that the other segment has some."""
+    """Return the most tokens of a sentence in a pair: half of the room, so that the other segment has some."""
     return (max_length - specials) // 2
 
 
@@ -130,7 +130,7 @@ class Pairs:
         self.low, self.high = np.where(alone, 0, low), np.where(alone, len(filled), high)  # of its source, by rank
 
     def __call__(self, key: int) -> Sequences:
-        """The pairs under one key, of a seed and an epoch."""
+        """Make the pairs for one key, of a seed and an epoch."""
         units, number = self.units, np.arange(len(self.units.length))
         target = self._targets(key)[units.document]
 
@@ -150,24 +150,24 @@ class Pairs:
         return self._sequences((first, a_stop), (b_first, b_stop), label[first])
 
     def _targets(self, key: int) -> I64:
-        """Tokens to gather in each document, [documents]."""
+        """Draw the number of tokens to gather in each document, [documents]."""
         documents = np.arange(len(self.units.bounds) - 1)
         short = rng.uniform(rng.key(key, "short"), documents) < self.short_seq_prob
         return np.where(short, rng.integers(rng.key(key, "target"), documents, 2, self.room + 1), self.room)
 
     def _gather(self, first: I64, tokens: I64) -> I64:
-        """The unit behind the last one that fits, from each first unit on and in its document; there is one at least."""
+        """Find the unit behind the last one that fits, from each first unit on within its document; at least one is taken."""
         fitting = np.searchsorted(self.before, self.before[first] + tokens, side="right") - 1
         stop: I64 = np.minimum(np.maximum(fitting, first + 1), self.units.document_end[first])
         return stop
 
     def _tokens(self, first: I64, stop: I64) -> I64:
-        """Tokens of runs of units."""
+        """Count the tokens of runs of units."""
         tokens: I64 = self.before[stop] - self.before[first]
         return tokens
 
     def _labels(self, parted: npt.NDArray[np.bool_], key: int) -> I64:
-        """What each chunk is made into, [units], each possibility with the same probability.
+        """Draw the label of each chunk's pair, [units], each possible one with the same probability.
 
         Args:
             parted: Whether the chunk has more than one unit.
@@ -185,7 +185,7 @@ class Pairs:
         return labels
 
     def _draw(self, first: I64, stop: I64, label: I64, key: int) -> I64:
-        """The first unit of a B from elsewhere: another document, then a sentence of it that fits behind A if one is found.
+        """Draw the first unit of a B from elsewhere: another document, then a sentence of it that fits behind A if one is found.
 
         Args:
             first: First unit of A; `stop` is behind its last.
@@ -211,7 +211,7 @@ class Pairs:
         return unit
 
     def _sequences(self, a: tuple[I64, I64], b: tuple[I64, I64], labels: I64) -> Sequences:
-        """Runs of units, as (first, stop), in places of the shard; a B that does not fit is one unit, and is cut."""
+        """Turn runs of units (first, stop) into places of the shard; a B that does not fit is one unit, and is cut."""
         a_tokens, b_tokens = self._tokens(*a), self._tokens(*b)
         fitting = np.minimum(b_tokens, self.room - a_tokens)
         there = b_tokens > 0

@@ -23,7 +23,7 @@ def sequence_builder(
     *,
     apart: bool = False,
 ) -> SequenceBuilder:
-    """How sequences are formed for a key; only pairs are others under each key.
+    """Return the function that builds an epoch's sequences from a key; only pairs differ between keys.
 
     Args:
         reader: The split's shards.

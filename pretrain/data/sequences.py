@@ -42,18 +42,18 @@ class SentenceSpans:
 
     @property
     def stop(self) -> I64:
-        """Place behind the last token, [units]."""
+        """The place behind the last token, [units]."""
         return self.start + self.length
 
     @property
     def document_end(self) -> I64:
-        """First unit of the next document, [units]."""
+        """The first unit of the next document, [units]."""
         end: I64 = self.bounds[self.document + 1]
         return end
 
 
 def split_long(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> SentenceSpans:
-    """Cut what is too long.
+    """Split sentences that are too long.
 
     Args:
         sizes: Tokens of every item (sentence) with its `</s>`, [items].
@@ -99,7 +99,7 @@ class Sequences:
 
 
 def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
-    """Sequences of one segment.
+    """Pack whole sentences into sequences of one segment.
 
     Args:
         units: No longer than `max_length` allows.
@@ -130,7 +130,7 @@ def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, sourc
 
 
 def sequence_starts(after: I64) -> I64:
-    """The units at which sequences begin, where one that begins at unit i is followed by one at `after[i]`."""
+    """List the units at which sequences begin, where one that begins at unit i is followed by one at `after[i]`."""
     starts, at, following = [], 0, np.ascontiguousarray(after, dtype=np.int64).data
     while at < len(after):
         starts.append(at)
@@ -151,19 +151,19 @@ class EpochPlan:
     bounds: I64
 
     def micro_batch(self, index: int) -> I64:
-        """Sequence numbers of one micro-batch."""
+        """Return the sequence numbers of one micro-batch."""
         return self.order[self.bounds[index] : self.bounds[index + 1]]
 
 
 def passes_to_join(pass_: int, step: int) -> int:
-    """The fewest passes of so many tokens that are cut into equal steps of `step` tokens or little less; 1 where a pass is no step."""
+    """Find the fewest passes that divide into equal steps of `step` tokens or little less; 1 where a pass is shorter than a step."""
     if pass_ < step:
         return 1
     return next(n for n in itertools.count(1) if n * pass_ >= NEARLY * step * -(-n * pass_ // step))
 
 
 def micro_batches_per_epoch(sequences: Sequences, tokens: int, accumulation: int) -> int:
-    """A multiple of `accumulation` such that micro-batches hold `tokens` tokens (specials included) or a little less on average."""
+    """Return a multiple of `accumulation` such that micro-batches hold `tokens` tokens (specials included) or a little less on average."""
     wanted = accumulation * -(-int(sequences.tokens.sum()) // (tokens * accumulation))
     return max(accumulation, wanted)
 

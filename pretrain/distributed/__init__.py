@@ -1,1 +1,1 @@
-"""Engines: how a step's arithmetic is spread over processes. The loop knows only `base.Engine`."""
+"""Engines: how a step's computation is distributed over processes. The loop knows only `engine.Engine`."""

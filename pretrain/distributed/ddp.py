@@ -1,4 +1,4 @@
-"""torch with a whole model on every rank: alone, or as DistributedDataParallel, which adds up gradients while it goes backward."""
+"""torch with a whole model on every rank: alone, or as DistributedDataParallel, which all-reduces gradients during the backward pass."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +38,7 @@ class DDPEngine(Engine):
         self.size = torch.zeros(())  # norm of the step's gradient
 
     def _wrap(self) -> nn.Module:
-        """What forward passes go through."""
+        """Return the module that forward passes go through."""
         return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
     def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class DDPEngine(Engine):
         return {name: value.detach() * weight for name, value in terms.items()}
 
     def _synchronised(self, last: bool) -> Any:
-        """Where gradients are added up over ranks in the step's last backward pass only."""
+        """Return the context in which gradients are all-reduced in the step's last backward pass only."""
         waits = isinstance(self.wrapped, DistributedDataParallel) and not last
         return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
@@ -99,7 +99,7 @@ class DDPEngine(Engine):
         self.load_moments(groups["optimizer"])
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over the optimiser's tensors."""
+        """Load the optimizer's state."""
         self.optimizer.load(moments, self.updates)
 
     def load_weights(self, groups: Groups) -> None:

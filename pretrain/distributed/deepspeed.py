@@ -29,7 +29,7 @@ from biomlm.pretrain.objectives.base import LossDenominators
 
 
 class DeepSpeedEngine(Engine):
-    """A model in DeepSpeed's hands.
+    """A model that DeepSpeed trains.
 
     Args:
         loss: Model and objective.
@@ -61,7 +61,7 @@ class DeepSpeedEngine(Engine):
         self._count(0)
 
     def _make_moments(self) -> None:
-        """ZeRO's moments, which would be made in the first update only, and a checkpoint is laid into them."""
+        """Create ZeRO's optimizer state, which would only be created in the first update, so that a checkpoint can be loaded into it."""
         zero = self.inner.optimizer
         for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
             zeros = {moment: torch.zeros_like(flat) for moment in MOMENTS}
@@ -125,7 +125,7 @@ class DeepSpeedEngine(Engine):
         return groups
 
     def _everything(self) -> Iterator[tuple[str, str, nn.Parameter]]:
-        """Group, name and parameter of all that a checkpoint holds."""
+        """Give group, name and parameter of all that a checkpoint holds."""
         for name, parameter in self.model.named_parameters():
             yield "model", name, parameter
         for name, parameter in self.loss.objective.named_parameters():
@@ -167,7 +167,7 @@ class DeepSpeedEngine(Engine):
         self._count(self.updates)
 
     def _put(self, parameter: nn.Parameter, saved: Tensor, moments: Mapping[str, Tensor]) -> None:
-        """Lay a whole tensor and its moments into every place that DeepSpeed keeps them in."""
+        """Write a whole tensor and its optimizer state into every place that DeepSpeed keeps them in."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         saved = saved.to(self.device.torch)
@@ -183,13 +183,13 @@ class DeepSpeedEngine(Engine):
             safe_set_full_optimizer_state(parameter, value.to(saved), moment)
 
     def _count(self, updates: int) -> None:
-        """Adam's own count of updates; DeepSpeed's preparation of its states may have counted one."""
+        """Set Adam's own count of updates; DeepSpeed's preparation of its state may have counted one."""
         for state in self.base.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(updates))
 
     def _gathered(self, parameters: list[nn.Parameter], *, changed: bool = False) -> AbstractContextManager[Any]:
-        """Whole parameters, on every rank."""
+        """Gather whole parameters on every rank."""
         if self.stage < 3:
             return nullcontext()
         from deepspeed.runtime.zero import GatheredParameters
@@ -202,7 +202,7 @@ class DeepSpeedEngine(Engine):
 
     @contextmanager
     def summon_full_params(self) -> Iterator[MaskedLM]:
-        """See `Engine.summon_full_params`; where weights are shared out, it is a copy: theirs can be called only through DeepSpeed."""
+        """See `Engine.summon_full_params`; of sharded weights it is a copy, since the original can be called through DeepSpeed only."""
         if self.stage < 3:
             yield self.model
         else:
@@ -222,7 +222,7 @@ def _imported() -> Any:
 
 
 def _group_of_one() -> None:
-    """DeepSpeed wants a process group even for a single process, and these variables or else MPI."""
+    """Initialize the process group and the variables that DeepSpeed needs even for a single process (without them it asks for MPI)."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     os.environ.update({name: value for name, value in alone.items() if name not in os.environ})
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -81,7 +81,7 @@ TAKEN: Mapping[
 
 
 def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32", "bf16", "fp16"]) -> dict[str, Any]:
-    """What DeepSpeed is told; the user's entries `auto` are ours.
+    """Return the configuration for DeepSpeed; entries that the user left at `auto` are set by ours.
 
     Args:
         config: Of the run.
@@ -140,7 +140,7 @@ def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32",
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the entries that leave the choice to us."""
+    """Drop the entries that leave the choice to us."""
     return {
         name: _said(value) if isinstance(value, dict) else value
         for name, value in given.items()
@@ -151,7 +151,7 @@ def _said(given: Mapping[str, Any]) -> dict[str, Any]:
 def _refused(
     given: Mapping[str, Any], taken: Mapping[str, Any], agreed: Mapping[str, tuple[Any, ...]], prefix: str = ""
 ) -> Iterator[str]:
-    """Dotted names of entries that are neither taken nor say what is so anyway."""
+    """List the dotted names of entries that are neither passed on nor equal to our own setting."""
     for key, value in given.items():
         name = f"{prefix}{key}"
         if name in agreed:

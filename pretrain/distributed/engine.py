@@ -1,7 +1,7 @@
-"""The interface between the one training loop and what spreads its arithmetic over processes.
+"""The interface between the one training loop and what distributes its computation over processes.
 
-A step's micro-batches are dealt to the ranks in turn; each loss is a share of the whole step's mean, so the ranks' losses and gradients
-add up to those of one process, whatever their number. Weights, batches and masks are the same in every engine.
+A step's micro-batches go to the ranks round-robin; each loss is a share of the whole step's mean, so the ranks' losses and gradients
+sum to those of one process, whatever their number. Weights, batches and masks are the same in every engine.
 """
 
 import time
@@ -35,7 +35,7 @@ class LossModule(nn.Module):
             return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Every parameter that moves, by its name in a checkpoint."""
+        """Return every trained parameter, by its name in a checkpoint."""
         own = {f"objective.{n}": p for n, p in self.objective.named_parameters()}
         return {n: p for n, p in {**dict(self.model.named_parameters()), **own}.items() if p.requires_grad}
 
@@ -51,7 +51,7 @@ class Engine(ABC):
 
     sharded = False  # whether `state_tensors` gives each rank a part of its own
     can_skip_step = (
-        True  # whether a gradient's norm is known before the weights move, so that a large one can be left out
+        True  # whether a gradient's norm is known before the weights are updated, so that a large one can be skipped
     )
 
     def __init__(self, loss: LossModule, device: Device, world: World):
@@ -61,7 +61,7 @@ class Engine(ABC):
         self.updates = self.at = 0
         self.updates_before = 0  # of these, by the run that this one trains longer
         self.timed, self.started, self.busy = False, 0.0, 0.0
-        self.heartbeat: Callable[[], None] | None = None  # told whenever this rank goes to meet the others
+        self.heartbeat: Callable[[], None] | None = None  # called before every collective operation
 
     @property
     def model(self) -> MaskedLM:
@@ -74,7 +74,7 @@ class Engine(ABC):
         return 1.0 if self.scale is None else self.scale.factor
 
     def scaled(self) -> float:
-        """What a micro-batch's loss is multiplied by before its backward pass; the objective is told, which may work in fp16 itself.
+        """Return the factor of a micro-batch's loss before its backward pass, and pass it to the objective, which may use fp16 itself.
 
         Gradients are averaged over ranks, but losses are shares of one mean: hence the number of ranks.
         """
@@ -86,7 +86,7 @@ class Engine(ABC):
         self.at, self.timed, self.started = step, timed, time.perf_counter()
 
     def before_collective(self) -> None:
-        """Note that the next thing this rank does involves the others."""
+        """Record that this rank enters a collective operation next."""
         if self.timed and self.device.torch.type == "cuda":
             torch.cuda.synchronize()
         self.busy = time.perf_counter() - self.started
@@ -109,22 +109,22 @@ class Engine(ABC):
 
     @abstractmethod
     def grad_norm(self) -> Tensor:
-        """The norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
+        """Return the norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
 
     @abstractmethod
     def optimizer_step(self) -> float:
-        """Clip the gradient, move the weights, clear the gradient; the rate."""
+        """Clip the gradient, update the weights and clear the gradient; return the learning rate."""
 
     @abstractmethod
     def zero_grad(self) -> None:
-        """Clear the gradient without moving the weights."""
+        """Clear the gradient without updating the weights."""
 
     @abstractmethod
     def state_tensors(self) -> Groups:
-        """All that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank."""
+        """Return all that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint says beside the tensors."""
+        """Return what a checkpoint holds beside the tensors."""
         scale = None if self.scale is None else [self.scale.factor, self.scale.good_steps]
         before = {"updates_before": self.updates_before} if self.updates_before else {}
         return {"updates": self.updates, "scale": scale, **before}
@@ -147,13 +147,13 @@ class Engine(ABC):
 
     @abstractmethod
     def load_tensors(self, groups: Groups) -> None:
-        """The tensors' part of `load`, after `updates` has its value."""
+        """Load the tensors, after `updates` has its value."""
 
     @abstractmethod
     def ema_weights(self) -> AbstractContextManager[None]:
-        """The running mean of the weights in their place, where `optim.ema` keeps one; on every rank at once."""
+        """Put the running mean of the weights in their place, where `optim.ema` keeps one; on every rank at once."""
 
     @contextmanager
     def summon_full_params(self) -> Iterator[MaskedLM]:
-        """The model such that it can be called by itself, on every rank at once."""
+        """Give the model with whole parameters, so that it can be called by itself, on every rank at once."""
         yield self.model

@@ -18,7 +18,7 @@ from biomlm.pretrain.distributed.ddp import DDPEngine
 
 
 class FSDPEngine(DDPEngine):
-    """Weights, gradients and moments shared out over the ranks."""
+    """Weights, gradients and optimizer state sharded over the ranks."""
 
     sharded = True
 
@@ -30,7 +30,7 @@ class FSDPEngine(DDPEngine):
         return self.loss
 
     def state_tensors(self) -> Groups:
-        """This rank's rows; what has no rows is rank 0's."""
+        """Return this rank's rows; a tensor without rows belongs to rank 0."""
         return {group: dict(self._rows(named)) for group, named in super().state_tensors().items()}
 
     def _rows(self, named: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

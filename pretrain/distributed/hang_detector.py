@@ -1,9 +1,9 @@
-"""Names the rank that a run waits for in vain.
+"""Name the rank that a run waits for in vain.
 
-Every rank counts here how often it went to meet the others, and a thread answers for it when they ask. A rank that does not answer has
-died or is frozen; the one that has come to the fewest meetings hangs, and says in which line. The thread asks when its own rank has not
-moved for the whole timeout, and then ends the process, since a rank that waits inside a collective cannot be woken; the same command, or
-torchrun's elastic agent, goes on from the last checkpoint.
+Every rank counts its collective operations (heartbeats), and a thread reports the count when another rank asks. A rank that does not
+answer has died or is frozen; the one with the fewest heartbeats hangs, and reports in which line. The thread asks when its own rank has
+had no heartbeat for the whole timeout, and then ends the process, since a rank that waits inside a collective cannot be woken; the same
+command, or torchrun's elastic agent, goes on from the last checkpoint.
 """
 
 import os
@@ -31,7 +31,7 @@ def is_lost(error: RuntimeError) -> bool:
 
 
 class HangDetector:
-    """One rank's count of meetings, and its answers.
+    """One rank's count of heartbeats, and its answers.
 
     Args:
         world: The ranks; alone, there is nothing to watch.
@@ -46,11 +46,11 @@ class HangDetector:
         self.thread = threading.Thread(target=self._work, name="hang detector", daemon=True)
 
     def heartbeat(self) -> None:
-        """Say that this rank goes to meet the others, which it does twice a step: to add up counts, then gradients."""
+        """Count a collective operation that this rank enters, two a step: the all-reduce of counts, then of gradients."""
         self.count, self.moved = self.count + 1, time.monotonic()
 
     def _answer(self) -> str:
-        """Meetings, whether this rank is in one, and the line of ours that its main thread is in, as JSON."""
+        """Return the heartbeats, whether this rank is inside a collective, and the line of ours that its main thread runs, as JSON."""
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         meets = self.failed or (frame is not None and MEETING in frame.f_code.co_filename)
         while frame is not None and not frame.f_globals.get("__name__", "").startswith("biomlm."):
@@ -59,7 +59,7 @@ class HangDetector:
         return orjson.dumps([self.count, meets, line]).decode()
 
     def describe_hang(self) -> str:
-        """Ask all ranks how far they are; who holds the run up, in words."""
+        """Ask all ranks for their heartbeats, and say in words which one holds the run up."""
         store = self.world.store
         assert store is not None, "a rank that is alone waits for nobody"
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
@@ -84,7 +84,7 @@ class HangDetector:
         return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
     def diagnose(self, error: BaseException) -> TemporaryError:
-        """The error to end with after a failed exchange."""
+        """Return the error to end with after a failed exchange."""
         self.failed = True
         problem = f"{self.describe_hang()} ({str(error).splitlines()[0][:120]})"
         return TemporaryError(problem, remedy="The same command goes on from the last checkpoint.")

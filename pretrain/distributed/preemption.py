@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 as a wish to stop: the step is finished and a checkpoint written; the exit code is 75."""
+"""SIGTERM and SIGUSR1 as requests to stop: the step is finished and a checkpoint written; the exit code is 75."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, what they tell each other, and which of them a step waits for.
+"""The processes of a run: their ranks, and what they broadcast and all-reduce.
 
 torchrun and DeepSpeed's launcher say it in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR; `srun` says it in SLURM's own variables. Small
 numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never waits for the GPU to exchange them.
@@ -28,7 +28,7 @@ PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a process stands among those of its run.
+    """The rank of a process among those of its run.
 
     Args:
         rank: Its number, from 0.
@@ -77,7 +77,7 @@ def _master(env: Mapping[str, str], port: int) -> tuple[str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of SLURM's compressed list: `gpu[03-06,9],login` → `gpu03`."""
+    """Return the first host of SLURM's compressed list: `gpu[03-06,9],login` → `gpu03`."""
     first = re.match(r"[^,\[]+(?:\[([^\]]*)\])?[^,\[]*", nodes)
     if first is None:
         return nodes
@@ -90,7 +90,7 @@ class World:
     """The processes of this run, joined in one group if there is more than one.
 
     Args:
-        here: This process's place.
+        info: This process's rank, and where the others are.
         timeout: Seconds after which an exchange that a rank does not come to is given up.
     """
 
@@ -112,7 +112,7 @@ class World:
         )
         patience = timedelta(seconds=self.timeout)
         store, _, _ = next(rendezvous("env://", info.rank, info.size, timeout=patience))
-        # torchrun's agent keeps its store when it starts ranks again: what they told each other before is no news.
+        # torchrun's agent keeps its store when it starts ranks again: broadcasts of an earlier start must not be read again.
         self.store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         group = PrefixStore("group", self.store)
@@ -124,7 +124,7 @@ class World:
         return self.rank == 0
 
     def all_reduce_counts(self, numbers: Sequence[int]) -> list[int]:
-        """Element-wise sums over all ranks, modulo 2^63."""
+        """Sum integers element by element over all ranks, modulo 2^63."""
         if self.size == 1:
             return list(numbers)
         row = torch.tensor(numbers, dtype=torch.int64)
@@ -132,19 +132,19 @@ class World:
         return [int(n) & (2**63 - 1) for n in row.tolist()]
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks, in place, on whatever device it is."""
+        """Sum a tensor over all ranks, in place, on whatever device it is."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: float) -> list[float]:
-        """Every rank's number, by rank."""
+        """Gather every rank's number, by rank."""
         row = np.zeros(self.size)
         row[self.rank] = value
         return self.all_reduce(torch.from_numpy(row)).tolist()
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank; any JSON."""
+        """Return rank 0's value, any JSON, on every rank."""
         if self.store is None:
             return value
         self.broadcasts += 1
@@ -153,12 +153,12 @@ class World:
         return orjson.loads(self.store.get(f"broadcast/{self.broadcasts}"))
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Wait until every rank has reached this call."""
         if self.size > 1:
             self.all_reduce_counts([0])
 
     def destroy(self) -> None:
-        """End the group, once nothing uses it any more: a DistributedDataParallel that outlives it hangs."""
+        """Destroy the group, once nothing uses it any more: a DistributedDataParallel that outlives it hangs."""
         if self.size > 1:
             gc.collect()
             self.barrier()
@@ -167,5 +167,5 @@ class World:
 
 @cache
 def join(timeout: float) -> World:
-    """This process's world: it joins the others once, whoever asks."""
+    """Join the other processes, once, and return this process's world."""
     return World(rank_info(os.environ), timeout)

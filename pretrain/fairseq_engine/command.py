@@ -19,7 +19,7 @@ RECORD = re.compile(r"\| (train_inner|valid) \| (\{.*\})\s*$")
 
 
 def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precision: str, *, gpu: bool) -> list[str]:
-    """The words behind `fairseq-train`.
+    """Return the arguments of `fairseq-train`.
 
     Args:
         config: Of the run.
@@ -107,7 +107,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
 
 
 def record(line: str) -> tuple[int, str, dict[str, float]] | None:
-    """Step, split and figures of a line of fairseq's log, in our terms (losses in nats); None for any other line."""
+    """Parse step, split and figures from a line of fairseq's log, in our terms (losses in nats); None for any other line."""
     match = RECORD.search(line)
     if match is None:
         return None

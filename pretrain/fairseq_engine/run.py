@@ -35,7 +35,7 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def executable() -> Path:
-    """`fairseq-train` of the environment that `BIOMLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
+    """Find `fairseq-train` of the environment that `BIOMLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
 
     Raises:
         ConfigError: There is none.
@@ -134,7 +134,7 @@ def _start(words: list[str]) -> subprocess.Popen[str]:
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec: have the kernel end fairseq with us, even if we are killed."""
+    """Have the kernel end fairseq with us, even if we are killed; runs between fork and exec."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(DIE_WITH_PARENT, signal.SIGTERM)

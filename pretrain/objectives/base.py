@@ -46,10 +46,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: MaskedLM, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
-        """This micro-batch's share of the step's means.
+        """Compute this micro-batch's share of the step's means.
 
         Returns:
-            Named scalars that add up over the step's micro-batches; `loss` is the one that is minimised.
+            Named scalars to be summed over the step's micro-batches; `loss` is the one that is minimised.
         """
 
     @abstractmethod
@@ -65,12 +65,12 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_bh: Tensor) -> Tensor:
-        """[b, h] → [b, h]."""
+        """Compute [b, h] → [b, h]."""
         return torch.tanh(self.dense(hidden_bh))
 
 
 def first_tokens(batch: Batch) -> Tensor:
-    """Their rows, [b]."""
+    """Return the rows of the sequences' first tokens, [b]."""
     return batch.packed.cu_seqlens[:-1].long()
 
 
@@ -128,7 +128,7 @@ class PretrainObjective(Objective):
         return ("masked", "pairs") if term == "loss" else ("pairs",)
 
     def pair_terms(self, hidden_bh: Tensor, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
-        """Cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.
+        """Compute cross-entropy (nats) and accuracy of the pairs, as shares of the step's means.
 
         Args:
             hidden_bh: Last hidden states of the `first_tokens`.

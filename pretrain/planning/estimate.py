@@ -1,6 +1,6 @@
 """What a pretraining would need: parameters, memory of a GPU, time, disk. Formulas, not measurements; docs/scaling.md checks them.
 
-Memory of one GPU is states (weights, gradients, moments; shared out as ZeRO does: Rajbhandari et al. 2020, arXiv 1910.02054),
+Memory of one GPU is states (weights, gradients, optimizer state; sharded as ZeRO does: Rajbhandari et al. 2020, arXiv 1910.02054),
 activations that the backward pass needs (counted from what this encoder keeps, in the manner of Korthikanti et al. 2022, arXiv
 2205.05198), and the head's logits. `biomlm.distill.estimate` adds what a teacher takes.
 """
@@ -41,7 +41,7 @@ class Need:
     head: float
 
     def total(self, stage: int) -> float:
-        """GB in all, by ZeRO stage."""
+        """Return the GB in all, by ZeRO stage."""
         return self.states[stage] + self.activations + self.head + RESERVE
 
 
@@ -72,13 +72,13 @@ ALONE = Beside()
 
 
 def parameters(encoder: EncoderConfig) -> int:
-    """Trainable numbers of the model."""
+    """Count the trainable numbers of the model."""
     with torch.device("meta"):
         return sum(p.numel() for p in MaskedLM(encoder).parameters())
 
 
 def encoder_of(config: PretrainConfig, before: Before) -> EncoderConfig:
-    """The shape that a stage trains: as configured, or of the model that it starts from (see `shape_of`)."""
+    """Return the shape that a stage trains: as configured, or of the model that it starts from (see `shape_of`)."""
     source = config.init or config.longer
     if source is None:
         return config.model.resolve(before.vocab_size, config.batch.max_length, pad_token_id=1)
@@ -87,7 +87,7 @@ def encoder_of(config: PretrainConfig, before: Before) -> EncoderConfig:
 
 
 def shape_of(path: str, before: Before) -> EncoderConfig:
-    """The shape of a model that an earlier stage will make, or that is there already.
+    """Return the shape of a model that an earlier stage will make, or that is there already.
 
     Raises:
         UserError: Neither (see `read_parts`).
@@ -103,7 +103,7 @@ def shape_of(path: str, before: Before) -> EncoderConfig:
 
 
 def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> float:
-    """Bytes of one layer kept for each token.
+    """Count the bytes of one layer kept for each token.
 
     In units of the width h and the bytes b of a product's number: the layer's input as the products see it b, queries, keys and values
     3b, attention's output b, the feed-forward's input b, and for its inner width (of which a gated one has two and their product) the
@@ -127,16 +127,16 @@ def need(
     mask_rate: float = 0.15,
     beside: Beside = ALONE,
 ) -> Need:
-    """Memory of one GPU for micro-batches of `tokens` tokens."""
+    """Estimate the memory of one GPU for micro-batches of `tokens` tokens."""
     p, n = parameters(encoder) + beside.trained, processes
     copy = HALF_COPY * p if half else 0
-    sharded = (0, 8 * p, 12 * p, 16 * p)  # ZeRO 1 shares out moments, 2 gradients too, 3 weights too
+    sharded = (0, 8 * p, 12 * p, 16 * p)  # ZeRO 1 shards the optimizer state, 2 gradients too, 3 weights too
     states = tuple(
         (STATES * p - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
         for stage, shared in enumerate(sharded)
     )
     layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute)
-    once = kept_per_token(encoder, half=half, recompute=False) if recompute else 0.0  # of the layer at work
+    once = kept_per_token(encoder, half=half, recompute=False) if recompute else 0.0  # of the running layer
     logits = mask_rate * tokens * encoder.vocab_size
     each = (
         16 if half else 12
@@ -152,7 +152,7 @@ def need(
 
 
 def largest_micro_batch(encoder: EncoderConfig, fleet: Fleet, stage: int, **how: Any) -> int:
-    """Tokens of the largest micro-batch that fits on a GPU of a fleet, a multiple of 512; 0 if none does."""
+    """Find the tokens of the largest micro-batch that fits on a GPU of a fleet, a multiple of 512; 0 if none does."""
     low, high = 0, 1 << 12  # in units of 512
     while high - low > 1:
         middle = (low + high) // 2
@@ -162,12 +162,12 @@ def largest_micro_batch(encoder: EncoderConfig, fleet: Fleet, stage: int, **how:
 
 
 def estimate(config: PretrainConfig, fleet: Fleet, before: Before) -> dict[str, object]:
-    """The plan of one stage on a fleet, as rows to print."""
+    """Return the plan of one stage on a fleet, as rows to print."""
     return rows_of(config, encoder_of(config, before), fleet)
 
 
 def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside: Beside = ALONE) -> dict[str, object]:
-    """The plan of one stage on a fleet, as rows to print.
+    """Return the plan of one stage on a fleet, as rows to print.
 
     Args:
         config: Of the stage.
@@ -183,7 +183,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     }
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
     p, per_step = parameters(encoder) + beside.trained, config.batch.tokens * config.batch.accumulation
-    rounds = -(-config.batch.accumulation // fleet.size)  # micro-batches are dealt to the GPUs in turn
+    rounds = -(-config.batch.accumulation // fleet.size)  # micro-batches go to the GPUs round-robin
     own = rounds * config.batch.tokens * (flops_per_token(config, encoder, beside.all_rows) + beside.flops)
     compute = own / (fleet.tflops * 1e12 * fleet.share)
     exchange = exchange_seconds(4 * p, fleet)
@@ -214,7 +214,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
 
 
 def _dealt(config: PretrainConfig, processes: int) -> str:
-    """How the micro-batches of a step come out on the GPUs, in words."""
+    """Say how the micro-batches of a step divide among the GPUs."""
     words = []
     for of, accumulation in accumulations(config):
         idle, text = idle_share(accumulation, processes), f"{accumulation} on {processes} GPUs"
@@ -227,14 +227,14 @@ def _dealt(config: PretrainConfig, processes: int) -> str:
 
 
 def flops_per_token(config: PretrainConfig, encoder: EncoderConfig, all_rows: bool) -> float:
-    """Floating-point operations of the trained model for each token of a step, those of recomputed layers included."""
+    """Count the floating-point operations of the trained model for each token of a step, those of recomputed layers included."""
     length = config.batch.max_length
     again, predicted = 4 / 3 if config.compute.recompute else 1.0, round(config.mlm.mask_rate * length)
     return again * step_flops(encoder, [length], predicted, None if all_rows else predicted) / length
 
 
 def exchange_seconds(bytes_: float, fleet: Fleet) -> float:
-    """Time in which all GPUs add up `bytes_` of gradients: a ring within the node, and one between nodes over each node's network."""
+    """Estimate the time to all-reduce `bytes_` of gradients: a ring within the node, and one between nodes over each node's network."""
     n, m = fleet.gpus, fleet.nodes
     inside = 2 * (n - 1) / n * bytes_ / (fleet.inside * 1e9)
     between = 2 * (m - 1) / m * bytes_ / (fleet.between * 1e9)

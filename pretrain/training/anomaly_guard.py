@@ -41,7 +41,7 @@ class Guard:
     shift: int = 0
 
     def judge(self, loss: float, norm: float, scale: LossScale | None) -> str:
-        """What is wrong with a step, in words, or an empty string.
+        """Say what is wrong with a step, or return an empty string.
 
         Args:
             loss: Its mean over all ranks.
@@ -78,11 +78,11 @@ class Guard:
         return self.streak >= self.config.patience
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return what a checkpoint holds of it."""
         return {name: value for name, value in asdict(self).items() if name != "config"}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Take over what a checkpoint holds."""
         for name, value in state.items():
             setattr(self, name, value)
 

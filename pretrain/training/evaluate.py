@@ -42,7 +42,7 @@ class Part:
 
 
 def evaluated(batches: Batches, max_tokens: float) -> list[Part]:
-    """The first sequences of the first epoch, until they hold so many tokens: the same ones, whatever the size of micro-batches."""
+    """List the first sequences of the first epoch, until they hold so many tokens: the same ones for any size of micro-batches."""
     plan = batches.plan(0)
     before = np.cumsum(batches.epoch(0).sequences.tokens[plan.order]) - batches.epoch(0).sequences.tokens[plan.order]
     bounds = np.minimum(plan.bounds, np.searchsorted(before, max_tokens))
@@ -57,9 +57,9 @@ def sums_of(
     width: int,
     score: Callable[[Batch], Sequence[float]],
 ) -> F64:
-    """The sums that every held-out micro-batch contributes, added up over them in their order.
+    """Sum what `score` returns for every held-out micro-batch, in their order.
 
-    The ranks compute micro-batches in turn and hear of all of them, so the result has the same bits on any number of ranks.
+    The ranks compute micro-batches round-robin and all-reduce the table of scores, so the result has the same bits on any number of ranks.
 
     Args:
         batches: Of the held-out split.
@@ -75,7 +75,7 @@ def sums_of(
     sums_nw = np.zeros((turns * world.size, width))
 
     def make(turn: int) -> Batch | None:
-        # Ranks must go forward equally often where weights are shared out: behind the last micro-batch it is computed again, and cut off.
+        # Ranks must go forward equally often where weights are sharded: behind the last micro-batch it is computed again, and cut off.
         part = parts[min(places[turn], len(parts) - 1)]
         return batches.micro_batch(0, part.index, part.sequences)
 
@@ -117,7 +117,7 @@ class PairEvaluator:
         self.classes = NAMES[pair] if pair else ()
 
     def __call__(self, model: MaskedLM, device: Device, world: World) -> dict[str, float | None]:
-        """Mean loss and accuracy by their names, and the share of each class, of a model in evaluation mode.
+        """Compute mean loss and accuracy by their names, and the share of each class, of a model in evaluation mode.
 
         The shares are not training's where few held-out documents are linked to each other.
         """
@@ -144,7 +144,7 @@ class PairEvaluator:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a model makes of the held-out split; a mean over nothing is None.
+    """A model's figures on the held-out split; a mean over nothing is None.
 
     Args:
         loss: Cross-entropy at the masked positions, in nats.
@@ -165,7 +165,7 @@ class EvalResult:
     sources: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def as_metrics(self) -> dict[str, float]:
-        """For `metrics.jsonl`, without means over nothing; a source's figures are named `loss/pubmed` and so on."""
+        """Return the figures for `metrics.jsonl`, without means over nothing; a source's figures are named `loss/pubmed` and so on."""
         values = asdict(self)
         pairs, sources = values.pop("pairs"), values.pop("sources")
         by_source = {f"{name}/{source}": v for source, figures in sources.items() for name, v in figures.items()}
@@ -200,7 +200,7 @@ class Evaluator:
         self.sources = Sources.read(shards, "source")
 
     def __call__(self, model: MaskedLM, device: Device) -> EvalResult:
-        """Loss and accuracy in inference mode, on all ranks at once; the model's training mode is put back."""
+        """Compute loss and accuracy in inference mode, on all ranks at once; the model's training mode is restored."""
         training, names = model.training, self.sources.names
         model.eval()
 
@@ -228,13 +228,13 @@ class Evaluator:
         )
 
     def _source(self, batch: Batch) -> I64:
-        """The source of every predicted token."""
+        """Return the source of every predicted token."""
         assert batch.places_m is not None
         return self.sources.at(batch.places_m)
 
     @staticmethod
     def _scores(model: MaskedLM, batch: Batch, device: Device) -> tuple[F64, F64]:
-        """Of every predicted token its cross-entropy (nats), and 1 if it is predicted rightly, else 0."""
+        """Compute every predicted token's cross-entropy (nats), and 1 if it is predicted rightly, else 0."""
         with device.autocast():
             logits_mv = model(batch.packed, batch.positions_m)
         loss_m = F.cross_entropy(logits_mv.float(), batch.labels_m, reduction="none")
@@ -244,7 +244,7 @@ class Evaluator:
 
 
 def _means(loss: float, right: float, masked: float) -> dict[str, float | None]:
-    """From sums over predicted tokens."""
+    """Turn sums over predicted tokens into means."""
     mean = _mean(loss, masked)
     return {
         "loss": mean,

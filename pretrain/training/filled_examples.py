@@ -62,7 +62,7 @@ class Examples:
             write_text(run / NAME, "\n\n".join(lines[: self.config.count + 1]) + "\n")
 
     def _texts(self, batch: Batch, best: list[int]) -> list[str]:
-        """The sequences of a micro-batch that may be shown."""
+        """Write out the sequences of a micro-batch that may be shown."""
         assert batch.places_m is not None
         sequences = self.evaluator.batches.plan(0).micro_batch(batch.index)
         of_sequence = self.evaluator.sources.of(self.evaluator.batches.epoch(0).sequences)[sequences]
@@ -77,7 +77,7 @@ class Examples:
         return texts
 
     def _text(self, ids: list[int], first: int, predicted: dict[int, tuple[int, int]]) -> str:
-        """One sequence in words, without its special tokens."""
+        """Write out one sequence, without its special tokens."""
         tokenizer = self.evaluator.shards.tokenizer
         parts, run = [], list[int]()
         for at, token in enumerate(ids[1:-1], first + 1):

@@ -1,6 +1,6 @@
-"""What a run says while it trains: records in `metrics.jsonl`, the progress bar, and a word about ranks that hold the others up.
+"""What a run logs while it trains: records in `metrics.jsonl`, the progress bar, and a line about ranks that hold the others up.
 
-Only rank 0 says anything. Figures are summed between records; the sums are part of a checkpoint, so that a resumed run writes the
+Only rank 0 logs anything. Figures are summed between records; the sums are part of a checkpoint, so that a resumed run writes the
 same records.
 """
 
@@ -70,21 +70,21 @@ class MetricsLogger:
 
     @property
     def seconds(self) -> float:
-        """Since recording began."""
+        """The seconds since recording began."""
         return time.monotonic() - self.started
 
     @property
     def speed(self) -> float:
-        """Real tokens a second since recording began."""
+        """The real tokens a second since recording began."""
         return self.tokens / max(self.seconds, 1e-9)
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation since recording began (see `model.flops`)."""
+        """The model FLOPs utilisation since recording began (see `model.flops`)."""
         return self.flops / max(self.seconds, 1e-9) / self.peak
 
     def log_work(self, tokens: int, flops: int) -> None:
-        """Count a step's work, whether or not it moved the weights."""
+        """Count a step's tokens and FLOPs, whether or not it updated the weights."""
         self.tokens += tokens
         self.flops += flops
 
@@ -121,7 +121,7 @@ class MetricsLogger:
             self.worked = self.work(done)
 
     def log_batches(self, fingerprint: int) -> None:
-        """Count a step's batches, whether or not it moved the weights."""
+        """Add the fingerprint of a step's batches, whether or not it updated the weights."""
         self.fingerprint = (self.fingerprint + fingerprint) & FINGERPRINT
 
     def log(self, step: int, tokens: int, busy: list[float]) -> None:
@@ -168,17 +168,17 @@ class MetricsLogger:
             print(f"{self.what}: step {step}: {what}", file=sys.stderr)
 
     def truncate(self, step: int) -> None:
-        """Take back all records after `step`."""
+        """Remove all records after `step`."""
         if self.metrics is not None:
             self.open.close()
             self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return what a checkpoint holds of it."""
         return {"window": dict(self.window), "window_counts": dict(self.counts), "fingerprint": self.fingerprint}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Take over what a checkpoint holds."""
         self.window.clear()
         self.window.update(state["window"])
         self.counts.clear()
@@ -187,5 +187,5 @@ class MetricsLogger:
 
 
 def _same(state: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of a checkpoint of earlier versions, which took every figure from every step."""
+    """Return the counts of a checkpoint of earlier versions, which took every figure from every step."""
     return dict.fromkeys(state["window"], state["window_steps"])

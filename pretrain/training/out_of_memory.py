@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def cut(batch: Batch, sequences: int) -> Batch:
-    """The first sequences of a micro-batch."""
+    """Return the first sequences of a micro-batch."""
     lengths = batch.packed.lengths[:sequences]
     types_t, pairs_b = batch.packed.token_type_ids_t, batch.pair_labels_b
     tokens = sum(lengths)
@@ -37,7 +37,7 @@ def cut(batch: Batch, sequences: int) -> Batch:
 
 
 def largest(batch: Batch, fits: Callable[[Batch], bool]) -> int:
-    """Tokens of the longest run of a micro-batch's first sequences that fits, to a sixteenth of them; 0 if not even one does."""
+    """Count the tokens of the longest run of a micro-batch's first sequences that fits, to a sixteenth of them; 0 if none does."""
     low, high = 0, len(batch.packed.lengths)
     while high - low > max(1, len(batch.packed.lengths) // FINENESS):
         middle = (low + high) // 2
@@ -48,7 +48,7 @@ def largest(batch: Batch, fits: Callable[[Batch], bool]) -> int:
 
 
 def too_large(batch: Batch, fitting: int, sizes: BatchConfig) -> ConfigError:
-    """What to say about it.
+    """Return the error that names the micro-batch and a smaller one.
 
     Args:
         batch: That did not fit.

@@ -1,7 +1,7 @@
-"""A rank's part of a step: micro-batches are dealt in turn, so any number of ranks computes the same ones with the same masks.
+"""A rank's part of a step: micro-batches are distributed round-robin, so any number of ranks computes the same ones with the same masks.
 
 Where the accumulation is no multiple of the ranks, some have one micro-batch less. They compute one with weight 0 in its place, since
-ranks that add up gradients must go forward and backward equally often; its losses and gradients are zeros.
+ranks that all-reduce gradients must go forward and backward equally often; its losses and gradients are zeros.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class RankBatches:
     fingerprint: int
 
     def pin(self) -> "RankBatches":
-        """The same in page-locked memory."""
+        """Return the same in page-locked memory."""
         return replace(self, batches=[batch.pin() for batch in self.batches])
 
 
@@ -62,7 +62,7 @@ def _flops(batch: Batch, model: EncoderConfig, all_rows: bool) -> float:
 
 
 def fingerprint(batch: Batch) -> int:
-    """63 bits of a hash of all that a micro-batch shows a model and asks of it."""
+    """Hash all that a micro-batch shows a model and asks of it, to 63 bits."""
     digest = hashlib.blake2b(repr((batch.epoch, batch.index, batch.packed.lengths)).encode(), digest_size=8)
     parts = (batch.packed.input_ids_t, batch.packed.token_type_ids_t, batch.positions_m, batch.labels_m)
     for part in (*parts, batch.pair_labels_b):

@@ -35,11 +35,11 @@ LATER = ("init", "longer", "teachers as read")  # inputs that manifests once lac
 
 
 def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
-    """Begin or continue the run folder, once all that can be refused has been: its manifest.
+    """Begin or continue the run folder, once all that can be refused has been; return its manifest.
 
     `inputs` are those beside the shards; only those of models may be missing in a folder that an earlier version began.
 
-    On several ranks the first does this, and the others hear how it went.
+    On several ranks rank 0 does this and broadcasts the manifest to the others.
     """
     if config.engine == "fairseq" and rank_info(os.environ).size > 1:
         remedy = "Start it once: fairseq-train finds the GPUs of a machine, and starts a process for each, by itself."
@@ -110,7 +110,7 @@ def _require_same_shards(run: Path, config: PretrainConfig) -> None:
 
 
 def _seen(path: Path, recorded: Any) -> list[Any] | None:
-    """Size, time of change and SHA-256 of a file, the last from before if the others are the same; None if it is gone."""
+    """Return size, time of change and SHA-256 of a file, the last as recorded if the others are the same; None if it is gone."""
     if not path.is_file():
         return None
     stat = path.stat()
@@ -144,7 +144,7 @@ def _require_work(config: PretrainConfig, processes: int) -> None:
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
-    """A model with seeded random weights, or that of `init` or `longer`, its embeddings moved to the shards' vocabulary if asked for.
+    """Make a model with seeded random weights, or load that of `init` or `longer` and move its embeddings to the shards' vocabulary if asked.
 
     Returns:
         The model, and the input that it was made from, for the manifest.

@@ -1,6 +1,6 @@
 """The one training loop: pretraining and distillation differ in the objective they give it, the machines in the engine.
 
-All of a run's state is listed in `Trainer._checkpoint`: the weights, the objective's own weights, the optimiser's moments, and a few
+All of a run's state is listed in `Trainer._checkpoint`: the weights, the objective's own weights, the optimiser's state, and a few
 numbers. Batches, masks and dropout are functions of the step, so nothing else has to be saved, and a run that was killed ends
 with the same bits as one that was not; on another number of processes it sees the same batches and masks.
 """
@@ -138,7 +138,7 @@ class Trainer:
         )
 
     def _steps(self) -> None:
-        """Steps up to the last one, or up to where the run has to go back."""
+        """Run the steps up to the last one, or up to where the run has to go back."""
         with Prefetcher(self._load, self.done, self.config.steps) as prefetcher:
             while self.done < self.config.steps and not self._must_go_back:
                 stage = self.batches.stage(self.done)
@@ -149,14 +149,14 @@ class Trainer:
                 self._after_step()
 
     def _load(self, step: int) -> RankBatches:
-        """This rank's part of a step, where a copy to the device need not wait."""
+        """Make this rank's part of a step, in memory from which a copy to the device need not wait."""
         shape = self.engine.model.config
         all_rows = self.engine.loss.objective.reads_all_rows
         part = batches_of_rank(self.batches, step, self.world.rank, self.world.size, shape, all_rows)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
     def _step(self, part: RankBatches) -> None:
-        """One optimiser step, or a bad one that leaves the weights as they are."""
+        """Run one optimiser step, or a bad one that leaves the weights as they are."""
         self.hang_detector.heartbeat()
         wish = int(bool(self.preemption.signal_name))
         *counts, flops, fingerprint, wishes = self.world.all_reduce_counts(
@@ -195,7 +195,7 @@ class Trainer:
         raise too_large(batch, fitting, self.batches.stage(self.done).batch)
 
     def _fits(self, batch: Batch) -> bool:
-        """Whether a micro-batch could be computed beside the optimiser's moments, which the first step does not have yet."""
+        """Whether a micro-batch could be computed beside the optimiser's state, which the first step does not have yet."""
         device = self.engine.device.torch
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -237,7 +237,7 @@ class Trainer:
         return all(getattr(counts, field) for field in over)
 
     def _named(self, step: int) -> str:
-        """The micro-batches of a step, counted from 0, in words."""
+        """Name the micro-batches of a step, counted from 0."""
         names = self.batches.names(step)
         return "micro-batch " + ", ".join(f"{index} of epoch {epoch}" for epoch, index in names)
 
@@ -246,7 +246,7 @@ class Trainer:
         return self.guard.must_go_back or self.broken
 
     def _after_step(self) -> None:
-        """What is due after a step: a record, an evaluation, a checkpoint, the end."""
+        """Do what is due after a step: a record, an evaluation, a checkpoint, the end."""
         if self._must_go_back:
             return
         config, ended = self.config, self.done == self.config.steps
@@ -319,10 +319,10 @@ class Trainer:
             self._train_longer(Path(self.config.longer))
 
     def _train_longer(self, run: Path) -> None:
-        """Take up another run's weights and moments, and the batches that follow its last one.
+        """Take up another run's weights and optimizer state, and the batches that follow its last one.
 
         Raises:
-            DataError: It has no whole checkpoint, or one without moments or a place in the data.
+            DataError: It has no whole checkpoint, or one without optimizer state or a place in the data.
         """
         step = self._newest(run)
         if step is None:
@@ -338,7 +338,7 @@ class Trainer:
         self.batches.go_on(0, end_of(run, last))
 
     def _newest(self, run: Path, most: int | None = None) -> int | None:
-        """The step of the newest checkpoint that a run can go on from, up to `most`, as rank 0 found it."""
+        """Find the step of the newest checkpoint that a run can go on from, up to `most`, on rank 0, and broadcast it."""
         step: int | None = self.world.broadcast(checkpoint.latest_usable(run, most) if self.world.is_main else None)
         return step
 

@@ -16,7 +16,7 @@ ROLES = ("bos", "pad", "eos", "unk", "mask")
 
 
 def renew(loaded: Loaded, config: PretrainConfig, reader: Shards) -> MaskedLM:
-    """A loaded model over the shards' vocabulary, by `config.init_vocabulary` (see `model.vocabulary_transfer`).
+    """Move a loaded model to the shards' vocabulary, by `config.init_vocabulary` (see `model.vocabulary_transfer`).
 
     Raises:
         MismatchError: There is no tokenizer beside the model, so nobody knows what its rows stand for.
@@ -59,7 +59,7 @@ def _is_byte_level(tokenizer: Tokenizer) -> bool:
 
 
 def _surface(tokenizer: Tokenizer, i: int, same_kind: bool) -> str:
-    """The piece itself between byte-level vocabularies (it may be half a character); else its text, a blank in front of a word's start."""
+    """Return the piece between byte-level vocabularies (it may be half a character), else its text, a blank before a word's start."""
     if same_kind:
         return tokenizer.pieces[i]
     text = tokenizer.decode([i]).strip().removeprefix("##")
@@ -67,6 +67,6 @@ def _surface(tokenizer: Tokenizer, i: int, same_kind: bool) -> str:
 
 
 def _spell(old: Tokenizer, surface: str, same_kind: bool) -> list[int]:
-    """The old pieces that a new one is written with."""
+    """List the old pieces that a new one is written with."""
     ids = [token.id for token in old.hf.model.tokenize(surface)] if same_kind else old.encode(surface)
     return [i for i in ids if i != old.ids.unk and i < old.vocab_size]
