@@ -144,7 +144,7 @@ def _require_work(config: PretrainConfig, processes: int) -> None:
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
-    """Make a model with seeded random weights, or load that of `init` or `longer` and move its embeddings to the shards' vocabulary if asked.
+    """Make a model with seeded random weights, or load that of `init` or `longer` its embeddings moved to the shards' vocabulary if asked.
 
     Returns:
         The model, and the input that it was made from, for the manifest.
