@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import write_text
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 T = TypeVar("T")
 
@@ -218,6 +220,8 @@ def parse(
 
 
 def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str, first: Sequence[str]) -> T:
+    from jsonargparse import ArgumentParser  # a benchmark in a plain image parses nothing, and has none
+
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} [--config FILE.yaml] [--option value …]",
@@ -238,7 +242,7 @@ def _is_required(cls: Any, name: str) -> bool:
     return any(f.name == name and _default_of(f) is MISSING for f in fields(cls))
 
 
-def _show_first(parser: ArgumentParser, names: Sequence[str]) -> None:
+def _show_first(parser: "ArgumentParser", names: Sequence[str]) -> None:
     """Put some options into a group of their own at the top of `--help`."""
     parser.add_argument_group("start with")
     groups: list[Any] = parser._action_groups  # type: ignore[assignment]

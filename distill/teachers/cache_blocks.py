@@ -14,7 +14,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from biomlm.core.errors import DataError
+from biomlm.core.errors import DataError, kind
 from biomlm.distill.losses.targets import Sampled, Targets, Top
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -47,14 +47,17 @@ def decode(block: bytes) -> dict[str, npt.NDArray[Any]]:
         raw = zlib.decompress(block)
         at = 4 + int.from_bytes(raw[:4], "little")
         found = {}
-        for name, kind, shape in orjson.loads(raw[4:at]):
-            if kind not in KINDS:
-                raise ValueError(f"an array of kind {kind}")
-            dtype = np.dtype(kind)
+        for name, number_type, shape in orjson.loads(raw[4:at]):
+            if number_type not in KINDS:
+                problem = f"a block of answers is damaged: it holds an array of kind {str(number_type)[:8]}"
+                raise DataError(problem, remedy=REMEDY)
+            dtype = np.dtype(number_type)
             size = int(np.prod(shape)) * dtype.itemsize
             planes = np.frombuffer(raw, np.uint8, size, at).reshape(dtype.itemsize, -1)
             found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
             at += size
+    except DataError:
+        raise
     except (zlib.error, ValueError, TypeError) as error:
         raise DataError(f"a block of answers is damaged ({kind(error)})", remedy=REMEDY) from None
     return found
@@ -67,17 +70,17 @@ def of_targets(targets: Targets, vocab_size: int) -> dict[str, npt.NDArray[Any]]
         targets: Of kind `Top` or `Sampled`.
         vocab_size: Pieces of the vocabulary; ids take 16 bits up to 65,536.
     """
-    kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    id_type = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     if isinstance(targets, Top):
         with_rest = torch.cat([targets.log_p_mk, targets.log_rest_m[:, None]], dim=1)
-        return {"ids": _differences(targets.ids_mk, kind), "log_p": with_rest.cpu().numpy().astype(np.float16)}
+        return {"ids": _differences(targets.ids_mk, id_type), "log_p": with_rest.cpu().numpy().astype(np.float16)}
     assert isinstance(targets, Sampled)
     drawn_mk = targets.shares_mk > 0
     sizes_m = drawn_mk.sum(1)
     k = targets.shares_mk.shape[1]
     return {
         "sizes": sizes_m.cpu().numpy().astype(np.uint16),
-        "drawn": targets.ids_mk[drawn_mk].cpu().numpy().astype(kind),
+        "drawn": targets.ids_mk[drawn_mk].cpu().numpy().astype(id_type),
         "times": (targets.shares_mk[drawn_mk] * k).round().cpu().numpy().astype(np.uint8 if k < 256 else np.uint16),
         "entropy": targets.entropy_m.cpu().numpy().astype(np.float16),
     }
@@ -99,6 +102,6 @@ def to_targets(arrays: Arrays, device: torch.device) -> Targets:
     return Sampled(*(torch.from_numpy(part).to(device) for part in parts))
 
 
-def _differences(ids_mk: Tensor, kind: type) -> npt.NDArray[Any]:
+def _differences(ids_mk: Tensor, id_type: type) -> npt.NDArray[Any]:
     ids = ids_mk.cpu().numpy()
-    return np.diff(ids, axis=1, prepend=0).astype(kind)
+    return np.diff(ids, axis=1, prepend=0).astype(id_type)

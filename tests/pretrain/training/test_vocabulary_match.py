@@ -103,7 +103,7 @@ def test_padding_is_the_new_vocabularys(old: str, new: str, shape: str, kinds: d
         batch=BatchConfig(max_length=32),
     )
     reader = Shards([kinds[new]], "train")
-    model = initial_model(config, reader)
+    model, _ = initial_model(config, reader)
     assert model.config.pad_token_id == reader.tokenizer.ids.pad
     words = model.encoder.word_embeddings
     rows = [i for i in range(reader.vocab_size) if i != reader.tokenizer.ids.pad]
@@ -127,7 +127,7 @@ def test_padding_of_a_model_that_was_moved_before_is_mended(kinds: dict[str, Pat
     config = PretrainConfig(
         shards=str(kinds["bpe"]), out="", init=str(tmp_path / "old"), batch=BatchConfig(max_length=32)
     )
-    model = initial_model(config, Shards([kinds["bpe"]], "train"))
+    model, _ = initial_model(config, Shards([kinds["bpe"]], "train"))
     assert (model.config.pad_token_id, model.encoder.word_embeddings.padding_idx) == (1, 1)
     assert cli.run(["convert", str(tmp_path / "old"), str(tmp_path / "hf"), "--to", "hf"]) == 0
     assert read_json(tmp_path / "hf" / "config.json")["pad_token_id"] == 1
