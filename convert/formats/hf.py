@@ -16,15 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biomlm.convert import wordpiece
 from biomlm.convert.formats import hf_architectures
 from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.formats.source_checkpoint import TASK, Parts, sane
 from biomlm.convert.safe_load import torch_file
+from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError, MismatchError, kind
 from biomlm.core.files import read_json, write_json
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import SILENT
+from biomlm.tokenizer.formats import vocab_txt
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 CONFIG = "config.json"
@@ -112,7 +113,9 @@ def _tokenizer(path: Path, model_max_length: int) -> Path | None:
     if not (path / VOCABULARY).is_file():
         return None
     stated = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
-    return wordpiece.folder(path / VOCABULARY, model_max_length, stated)
+    folder = scratch()
+    vocab_txt.write_folder(path / VOCABULARY, folder, model_max_length=model_max_length, settings=stated)
+    return folder
 
 
 def _sensible(labels: Any) -> bool:

@@ -100,6 +100,11 @@ def read_vocab(file: Path) -> dict[str, int]:
     return vocab
 
 
+def is_uncased(vocab: Mapping[str, int]) -> bool:
+    """Whether no piece but the special ones has a capital."""
+    return not any(piece != piece.lower() for piece in vocab if not piece.startswith("["))
+
+
 def files(vocab: Mapping[str, int]) -> dict[str, bytes]:
     """`vocab.txt`: name → content."""
     return {"vocab.txt": "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)).encode()}

@@ -1,4 +1,4 @@
-"""Learn WordPiece, BERT's kind of vocabulary, or take a `vocab.txt` that others learnt.
+"""Learn WordPiece, BERT's kind of vocabulary.
 
 Merges are learnt by frequency, as in `tokenizers`' trainer: Google's own was never released.
 """
@@ -6,12 +6,11 @@ Merges are learnt by frequency, as in `tokenizers`' trainer: Google's own was ne
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from biomlm.tokenizer.config import TrainConfig
-from biomlm.tokenizer.formats import bert, folder
+from biomlm.tokenizer.formats import bert
 from biomlm.tokenizer.learning.count import Counts
 from biomlm.tokenizer.learning.merges import Words, border, symbol_type
 from biomlm.tokenizer.learning.vocabulary import Made, learn_merges
@@ -59,16 +58,3 @@ def _words(counts: Counts, symbol_of: Mapping[str, int], vocab_size: int) -> Wor
             times.append(count)
             sizes.append(len(found))
     return Words(np.frombuffer(symbols, dtype), np.array(times), np.array(sizes), len(symbol_of))
-
-
-def from_vocab(
-    vocab_txt: str | Path, out: str | Path, *, lowercase: bool, model_max_length: int = 512
-) -> folder.Tokenizer:
-    """Write a tokenizer folder from a bare `vocab.txt`, whose casing only its maker knows.
-
-    Raises:
-        DataError: A piece stands in it twice, or a special token is missing.
-    """
-    new = made(bert.read_vocab(Path(vocab_txt)), lowercase, model_max_length)
-    folder.write(out, new.hf, new.settings, new.files)
-    return folder.load(out)

@@ -9,11 +9,10 @@ import pytest
 import torch
 import transformers
 
-from biomlm.convert import wordpiece
 from biomlm.convert.formats import tensorflow
 from biomlm.convert.load import load_model
 from biomlm.core.errors import CheckpointError, DataError, UserError
-from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.tokenizer.formats import bert, vocab_txt
 
 DATA = Path(__file__).parents[2] / "data" / "convert" / "tf"
 
@@ -94,7 +93,7 @@ def test_mutated_indexes_never_crash(folder: Path) -> None:
 
 
 def test_casing_follows_the_vocabulary_unless_stated(tmp_path: Path) -> None:
-    specials = [*wordpiece.SPECIALS.values()]
+    specials = [*bert.SPECIALS]
     cases: list[tuple[list[str], bool | None, list[int]]] = [
         (["fever", "Fever"], None, [6]),
         (["fever", "##s"], None, [5]),
@@ -103,8 +102,8 @@ def test_casing_follows_the_vocabulary_unless_stated(tmp_path: Path) -> None:
     for words, lower, expected in cases:
         (tmp_path / "vocab.txt").write_text("\n".join([*specials, *words]) + "\n")
         settings = {} if lower is None else {"do_lower_case": lower}
-        loaded = tokenizer_folder.load(wordpiece.folder(tmp_path / "vocab.txt", 512, settings))
+        loaded = vocab_txt.write_folder(tmp_path / "vocab.txt", tmp_path / "tok", settings=settings)
         assert loaded.encode("Fever") == expected
     (tmp_path / "vocab.txt").write_text("fever\n")
     with pytest.raises(DataError, match="lacks"):
-        wordpiece.folder(tmp_path / "vocab.txt", 512)
+        vocab_txt.write_folder(tmp_path / "vocab.txt", tmp_path / "tok")

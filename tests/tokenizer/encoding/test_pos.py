@@ -21,8 +21,7 @@ from biomlm.tokenizer.commands import encode
 from biomlm.tokenizer.encoding import pos
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy
 from biomlm.tokenizer.encoding.word_cache import END, WordTable
-from biomlm.tokenizer.formats import folder
-from biomlm.tokenizer.learning import wordpiece
+from biomlm.tokenizer.formats import folder, vocab_txt
 from biomlm.tokenizer.shards import ShardReader, decode
 from biomlm.tokenizer.upos import ID, UPOS
 
@@ -172,7 +171,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "##1",
     ]
     (out / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    wordpiece.from_vocab(out / "vocab.txt", out / "tok", lowercase=True)
+    vocab_txt.write_folder(out / "vocab.txt", out / "tok", settings={"do_lower_case": True})
     return out / "tok"
 
 

@@ -9,9 +9,8 @@ import pytest
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
-from biomlm.convert import wordpiece
 from biomlm.core.errors import DataError
-from biomlm.tokenizer.formats import folder
+from biomlm.tokenizer.formats import folder, vocab_txt
 
 PIECES = [
     "[PAD]",
@@ -88,7 +87,9 @@ def assert_as_transformers(place: Path, texts: list[str]) -> None:
 def test_cleaning_is_the_stated_one(settings: dict[str, Any], bert: Make) -> None:
     place = bert(**settings)
     assert_as_transformers(place, TEXTS)
-    converted = folder.load(wordpiece.folder(place / "vocab.txt", 512, {"do_lower_case": False, **settings}))
+    converted = vocab_txt.write_folder(
+        place / "vocab.txt", place / "out", settings={"do_lower_case": False, **settings}
+    )
     assert converted.encode_batch(TEXTS) == folder.load(place).encode_batch(TEXTS)
 
 
@@ -131,7 +132,9 @@ def test_what_cannot_be_applied_is_refused(settings: dict[str, Any], named: str,
     place = bert(**settings)
     for read in (
         lambda: folder.load(place),
-        lambda: wordpiece.folder(place / "vocab.txt", 512, {"do_lower_case": False, **settings}),
+        lambda: vocab_txt.write_folder(
+            place / "vocab.txt", place / "out", settings={"do_lower_case": False, **settings}
+        ),
     ):
         with pytest.raises(DataError, match=named):
             read()

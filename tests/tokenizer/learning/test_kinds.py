@@ -19,9 +19,8 @@ from biomlm.inputs.sentences import spans
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
 from biomlm.tokenizer.encoding.word_cache import END, WordTable
-from biomlm.tokenizer.formats import fairseq, folder
+from biomlm.tokenizer.formats import fairseq, folder, vocab_txt
 from biomlm.tokenizer.learning import sentencepiece as sentence_pieces
-from biomlm.tokenizer.learning import wordpiece
 from biomlm.tokenizer.learning.sentencepiece import GATORTRON
 
 KINDS = {
@@ -191,7 +190,7 @@ def test_a_damaged_vocabulary_is_named(folders: dict[str, Path], tmp_path: Path,
     pieces = [*pieces, pieces[300]] if damage == "twice" else [p for p in pieces if p != "[SEP]"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces))
     with pytest.raises(DataError, match=r"twice|\[SEP\]"):
-        wordpiece.from_vocab(tmp_path / "vocab.txt", tmp_path / "out", lowercase=False)
+        vocab_txt.write_folder(tmp_path / "vocab.txt", tmp_path / "out")
 
 
 @pytest.mark.shared
@@ -199,7 +198,7 @@ def test_a_vocabulary_that_lost_a_line_is_refused(shared: Path, tmp_path: Path) 
     """The shared copy of SciBERT's has 31,089 lines instead of 31,090: [PAD] is gone, and every id is one too small."""
     file = shared / "bert_vocabs" / "scibert_scivocab_uncased-vocab.txt"
     with pytest.raises(DataError, match=r"lacks the special token \[PAD\]"):
-        wordpiece.from_vocab(file, tmp_path, lowercase=True)
+        vocab_txt.write_folder(file, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +235,7 @@ def test_berts_ids_on_ten_thousand_sentences(
     from transformers import BertTokenizerFast
 
     file = shared / "bert_vocabs" / f"{name}-vocab.txt"
-    ours = wordpiece.from_vocab(file, tmp_path, lowercase=lowercase)
+    ours = vocab_txt.write_folder(file, tmp_path, settings={"do_lower_case": lowercase})
     theirs = BertTokenizerFast(vocab=str(file), do_lower_case=lowercase)
     assert ours.encode_batch(sentences) == theirs(sentences, add_special_tokens=False, verbose=False)["input_ids"]
 
