@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from biomlm.core.errors import DataError
-from biomlm.inputs import gzip
+from biomlm.inputs.streams import open_lines
 
 SPLITS = ("train", "valid")
-DAMAGE: tuple[type[Exception], ...] = (*gzip.ERRORS, orjson.JSONDecodeError)
+REMEDY = "Build the documents again."
 
 
 def document_files(docs: str | Path, split: str) -> list[Path]:
@@ -26,11 +26,9 @@ def documents(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
-        with gzip.Gunzip(path, "rb") as lines:
-            for line in lines:
+        with path.open("rb") as file:
+            for line in open_lines(file, remedy=REMEDY):
                 number += 1
                 yield orjson.loads(line)
-    except DAMAGE:
-        raise DataError(
-            "this shard is damaged", file=path, record=f"line {number}", remedy="Build the documents again."
-        ) from None
+    except orjson.JSONDecodeError:
+        raise DataError("this shard is damaged", file=path, record=f"line {number}", remedy=REMEDY) from None

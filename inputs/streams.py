@@ -5,13 +5,13 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
-from biomlm.core.errors import DataError
-from biomlm.inputs.gzip import fast_zlib
+from biomlm.core.errors import DataError, kind
+from biomlm.inputs.gzip import ERRORS, Gunzip, fast_zlib
 
 BLOCK = 1 << 20  # bytes read at a time
 STORED = 1 << 17  # bytes of the stored file fed to the decompressor at a time
@@ -23,6 +23,8 @@ def _inflate() -> Any:
 
 
 COMPRESSIONS: dict[str, Callable[[], Any]] = {".gz": _inflate, ".xz": lzma.LZMADecompressor}
+PACKERS = {".gz": "gzip", ".xz": "xz"}
+LINES: dict[str, Callable[[BinaryIO], Any]] = {".gz": lambda file: Gunzip(fileobj=file), ".xz": lzma.LZMAFile}
 SHORT = {".tgz": ".tar.gz", ".txz": ".tar.xz"}
 DAMAGE = (zlib.error, fast_zlib.error, lzma.LZMAError)
 
@@ -165,6 +167,29 @@ def opened(reader: Any, filepath: str) -> Iterator[IO[bytes]]:
         yield raw if not suffix else cast(IO[bytes], Decompressed(raw, COMPRESSIONS[suffix]))
 
 
+def open_lines(file: BinaryIO, most: int = -1, remedy: str = "Get the file again.") -> Iterator[bytes]:
+    """Yield the lines of an open file, unpacked if its name ends in `.gz` or `.xz`.
+
+    Args:
+        file: The stored file, whose position is the progress.
+        most: Bytes, if lines that have more are to come in pieces of so many.
+        remedy: What to do with a damaged file.
+
+    Raises:
+        DataError: The compressed data end too soon or are damaged.
+    """
+    suffix, number = compression(file.name), 0
+    try:
+        with ExitStack() as stack:
+            unpacked = cast(IO[bytes], stack.enter_context(LINES[suffix](file))) if suffix else file
+            while line := unpacked.readline(most):
+                number += line.endswith(b"\n")
+                yield line
+    except (*ERRORS, lzma.LZMAError) as error:
+        problem = f"the {PACKERS[suffix]} data ends or breaks ({kind(error)})"
+        raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=remedy) from None
+
+
 def read_text(path: Path) -> str:
     """Read a whole UTF-8 file, unpacked if its name ends in `.gz` or `.xz`.
 
@@ -179,8 +204,7 @@ def read_text(path: Path) -> str:
             while part := stream.read(BLOCK):
                 parts.append(part)
         except (EOFError, zlib.error):
-            kind = "gzip" if compression(path.name) == ".gz" else "xz"
-            problem = f"this {kind} file is damaged or cut off"
+            problem = f"this {PACKERS[compression(path.name)]} file is damaged or cut off"
             raise DataError(problem, file=path, remedy="Get the file again.") from None
         data = b"".join(parts)
     try:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
-from biomlm.core.errors import DataError, kind
-from biomlm.inputs.gzip import ERRORS, Gunzip
+from biomlm.core.errors import DataError
+from biomlm.inputs.streams import open_lines
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
 LONGEST = 1_000_000  # characters of a word; the tokenizers need about 100 bytes a character for one
@@ -62,27 +62,6 @@ class Document:
 def in_front(word: str) -> str:
     """A word as the tokenizer sees it: with a blank in front, unless it opens its document."""
     return word[1:] if word.startswith(FIRST) else " " + word
-
-
-def lines(file: BinaryIO, most: int = -1) -> Iterator[bytes]:
-    """The lines of an open gzipped file.
-
-    Args:
-        file: The file.
-        most: Bytes, if lines that have more are to come in pieces of so many.
-
-    Raises:
-        DataError: The file is truncated or is not gzip.
-    """
-    number = 0
-    try:
-        with Gunzip(fileobj=file) as text:
-            while line := text.readline(most):
-                number += line.endswith(b"\n")
-                yield line
-    except ERRORS as error:
-        problem = f"the gzip data ends or breaks ({kind(error)})"
-        raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=REMEDY) from None
 
 
 def parse(line: bytes, path: Path, number: int) -> Document:
@@ -158,5 +137,5 @@ def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[t
 def read(path: Path) -> Iterator[Document]:
     """The documents of one file."""
     with path.open("rb") as file:
-        for number, line in enumerate(lines(file), start=1):
+        for number, line in enumerate(open_lines(file, remedy=REMEDY), start=1):
             yield parse(line, path, number)

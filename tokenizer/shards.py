@@ -21,8 +21,7 @@ import orjson
 from biomlm.core.errors import DataError, kind
 from biomlm.core.files import atomic_file
 from biomlm.core.manifest import Manifest, read_manifest
-from biomlm.inputs.streams import compressed
-from biomlm.tokenizer import documents
+from biomlm.inputs.streams import compressed, open_lines
 from biomlm.tokenizer.formats import folder
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -221,7 +220,7 @@ class ShardReader:
     def documents(self) -> Iterator[dict[str, Any]]:
         """`id`, `source` and `links` of every document, in order."""
         with self._file(".docs.jsonl.gz").open("rb") as file:
-            for line in documents.lines(file):
+            for line in open_lines(file, remedy=REMEDY):
                 yield orjson.loads(line)
 
     @cached_property

@@ -1,6 +1,5 @@
 """From parts and decisions to the output: every kept document into its split, every other one counted."""
 
-import gzip
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +17,10 @@ from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.pipeline.resolve import REASONS, TRAIN, VALID
 from biomlm.corpus.text.document import DROPPED, PLACE, without_lines
-from biomlm.inputs.streams import compressed
+from biomlm.inputs.streams import compressed, open_lines
 
 LEVEL = 5  # gzip's level
+REMEDY = "Begin again with --override."
 FOLDERS = {TRAIN: "train", VALID: "valid"}
 TOTALS = ("documents", "words", "characters", "sections", "sentences", "links")
 ARTICLES = ("pubmed", "pmc")
@@ -75,8 +75,8 @@ class _Task:
     def write(self, part: Path, file: int, shards: dict[str, IO[bytes]], edges: IO[bytes]) -> None:
         """Write the documents of one file of the part."""
         rows = np.flatnonzero(self.files == file)
-        with gzip.open(part, "rb") as lines:
-            for line, row in zip(lines, rows, strict=True):
+        with part.open("rb") as lines:
+            for line, row in zip(open_lines(lines, remedy=REMEDY), rows, strict=True):
                 code, document = int(self.codes[row]), orjson.loads(line)
                 meta = document["metadata"]
                 place = meta.pop(PLACE, None)  # parts of 0.1 have none, and what they put aside is counted there

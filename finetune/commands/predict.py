@@ -22,8 +22,7 @@ from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs, quickened
-from biomlm.inputs.gzip import ERRORS, Gunzip
-from biomlm.inputs.streams import bare_name, compression
+from biomlm.inputs.streams import bare_name, open_lines
 from biomlm.model.device import choose
 
 CHUNK = 1000  # texts read before the model runs
@@ -99,17 +98,11 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
 
 
 def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    lines = enumerate(Gunzip(fileobj=raw) if compression(config.file) == ".gz" else raw, start=1)
     as_json = bare_name(config.file).endswith(".jsonl")
-    try:
-        for number, line in lines:
-            if line.strip():
-                name, texts = (
-                    _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
-                )
-                yield task.unlabelled(name, texts, number)
-    except ERRORS:
-        raise DataError("this gzip file is damaged or cut off", file=config.file, remedy="Get it again.") from None
+    for number, line in enumerate(open_lines(raw), start=1):
+        if line.strip():
+            name, texts = _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
+            yield task.unlabelled(name, texts, number)
 
 
 def _utf8(config: PredictConfig, number: int, line: bytes) -> str:

@@ -6,28 +6,29 @@ from pathlib import Path
 from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.inputs.streams import bare_name
 
 NAMES = {"train": ("train",), "dev": ("devel", "dev", "valid", "eval"), "test": ("test",)}
 DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out
 
 
 def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each fold: `train.tsv`, or the one file in `train/`; `.gz` may follow.
+    """The file of each fold: `train.tsv`, or the one file in `train/`; `.gz` or `.xz` may follow.
 
     Raises:
         DataError: One of the three is missing, or not alone.
     """
     found = {}
-    all_endings = [ending + packed for ending in endings for packed in ("", ".gz")]
     for fold, names in NAMES.items():
-        files = [folder / f"{name}{ending}" for name in names for ending in all_endings]
-        inside = [p for name in names if (folder / name).is_dir() for p in sorted((folder / name).iterdir())]
-        here = [file for file in files if file.is_file()] + [p for p in inside if p.name.endswith(tuple(all_endings))]
-        if len(here) != 1:
-            problem = "there are several" if here else "there is no"
-            tried = " or ".join(file.name for file in here) or f"{names[0]} file ({', '.join(endings)}, also in gzip)"
+        wanted = [name + ending for name in names for ending in endings]
+        beside = [path for path in sorted(folder.iterdir()) if path.is_file() and bare_name(path.name) in wanted]
+        below = [p for name in names if (folder / name).is_dir() for p in sorted((folder / name).iterdir())]
+        files = beside + [path for path in below if bare_name(path.name).endswith(endings)]
+        if len(files) != 1:
+            problem = "there are several" if files else "there is no"
+            tried = " or ".join(file.name for file in files) or f"{names[0]} file ({', '.join(endings)}, also in gzip)"
             raise DataError(f"{problem} {tried}", file=folder, remedy="Put one file for each fold there.")
-        found[fold] = here[0]
+        found[fold] = files[0]
     return found
 
 

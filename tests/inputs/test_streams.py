@@ -6,6 +6,7 @@ import lzma
 import random
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,18 @@ def test_a_member_of_negative_size_is_damage() -> None:
     header[124:136] = b"\xff" * 11 + b"\x00"  # base 256, negative
     header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
     assert list(members(io.BytesIO(bytes(header) + bytes(1024)))) == [("its start", None)]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".GZ", gzip.compress), (".xz", lzma.compress)])
+def test_lines_of_a_file_by_its_suffix(suffix: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / f"notes.txt{suffix}"
+    content = b"one\ntwo\xff\r\n" + random.Random(1).randbytes(9000)
+    path.write_bytes(pack(content))
+    with path.open("rb") as file:
+        assert list(streams.open_lines(file)) == list(io.BytesIO(content))
+    with path.open("rb") as file:
+        assert max(map(len, streams.open_lines(file, 3))) == 3
+    if suffix:
+        path.write_bytes(path.read_bytes()[:-20])
+        with path.open("rb") as file, pytest.raises(DataError, match=r"notes.*ends or breaks.*Get it"):
+            list(streams.open_lines(file, remedy="Get it."))

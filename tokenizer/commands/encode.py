@@ -24,12 +24,13 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import atomic_dir, refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.corpus.documents import SPLITS, document_files
+from biomlm.inputs.streams import open_lines
 from biomlm.tokenizer import documents
 from biomlm.tokenizer.config import EncodeConfig
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger
 from biomlm.tokenizer.encoding.word_cache import END, WordTable
 from biomlm.tokenizer.formats import folder
-from biomlm.tokenizer.shards import POS, STAGE, ShardWriter, id_type, map_tokens, read_index
+from biomlm.tokenizer.shards import POS, REMEDY, STAGE, ShardWriter, id_type, map_tokens, read_index
 from biomlm.tokenizer.workers import pool
 
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
@@ -223,7 +224,7 @@ def _blocks(path: Path, bar: Bar) -> Iterator[Block]:
     with path.open("rb") as file:
         first, size, seen = 1, 0, 0
         lines: list[bytes] = []
-        for line in documents.lines(file):
+        for line in open_lines(file, remedy=documents.REMEDY):
             lines.append(line)
             size += len(line)
             if size >= BLOCK:
@@ -247,7 +248,7 @@ def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:
                 for name in ("doc_index", "segments")
             )
             with source.with_suffix(".docs.jsonl.gz").open("rb") as file:
-                docs = b"".join(documents.lines(file))
+                docs = b"".join(open_lines(file, remedy=REMEDY))
             pos = np.load(source.with_suffix(POS), mmap_mode="r", allow_pickle=False) if writer.has_pos else None
             writer.append(map_tokens(source.with_suffix(".bin"), dtype), sizes, doc_starts, segment_starts, docs, pos)
     return writer

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
+from biomlm.inputs.streams import open_lines
 from biomlm.tokenizer import documents
 from biomlm.tokenizer.documents import LONGEST, Document
 from biomlm.tokenizer.learning.count_table import I64
@@ -38,7 +39,7 @@ def read(path: Path, folder: Path) -> Iterator[tuple[Document, bool]]:
     """
     number = 1
     with path.open("rb") as file:
-        pieces = documents.lines(file, LONG)
+        pieces = open_lines(file, LONG, documents.REMEDY)
         for piece in pieces:
             if len(piece) < LONG or piece.endswith(b"\n"):
                 yield documents.parse(piece, path, number), True

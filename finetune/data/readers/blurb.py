@@ -20,9 +20,10 @@ import orjson
 from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.columns import json_object, letters_of, number
+from biomlm.finetune.data.readers.columns import letters_of, number
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.inputs import whole_tables
 from biomlm.inputs.streams import read_text
 
 Row = tuple[int, list[str]]  # line number and fields
@@ -137,7 +138,7 @@ def read_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Label
         DataError: A line lacks a field, or its label is none.
     """
     (path,) = paths
-    return [_line(path, line, row, fold) for line, row in _objects(path)]
+    return [_line(path, line, row, fold) for line, row in whole_tables.json_lines(path)]
 
 
 def read_tagged_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001
@@ -148,11 +149,6 @@ def read_tagged_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> lis
     """
     (path,) = paths
     return read_words(path, fold)
-
-
-def _objects(path: Path) -> list[tuple[int, Any]]:
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    return [(line, json_object(path, line, raw)) for line, raw in lines if raw.strip()]
 
 
 def _line(path: Path, line: int, row: Any, fold: str) -> Labelled:

@@ -1,18 +1,14 @@
 """Reader of tables: TSV, CSV and JSONL with a map of columns, for any task on whole texts."""
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.finetune.data.records import Labelled
-from biomlm.inputs.streams import bare_name, read_text
+from biomlm.inputs import whole_tables
 
 ENDINGS = (".jsonl", ".tsv", ".csv")
 
@@ -68,7 +64,7 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
         *columns.choices,
     ]
     records: list[Labelled] = []
-    for line, row in _rows(path):
+    for line, row in whole_tables.rows(path):
         missing = [
             name
             for name in wanted
@@ -81,60 +77,6 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
         name = str(row[columns.id]) if columns.id else f"{fold}:{len(records) + 1}"
         records.append(_record(path, line, name, row, columns, task))
     return records
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line number and fields of every record."""
-    text = read_text(path)
-    if bare_name(path.name).endswith(".jsonl"):
-        for line, raw in enumerate(text.split("\n"), start=1):
-            if raw.strip():
-                yield line, json_object(path, line, raw)
-        return
-    csv.field_size_limit(len(text) + 1)  # a document may be longer than the module's 128 KiB
-    stream = io.StringIO(text, newline="")
-    if bare_name(path.name).endswith(".tsv"):  # a quotation mark in a TSV is a character
-        rows = csv_rows(path, csv.reader(stream, dialect="excel-tab", quoting=csv.QUOTE_NONE, strict=True))
-    else:
-        rows = csv_rows(path, csv.reader(stream, strict=True))
-    _, names = next(rows, (0, []))
-    for line, row in rows:
-        if len(row) != len(names):
-            problem = f"not as many fields as the head line's {len(names)}"
-            raise DataError(problem, file=path, record=f"line {line}", remedy="Mend that line.")
-        yield line, dict(zip(names, row, strict=True))
-
-
-def csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """The last line and the fields of every row of a `csv.reader` that is not empty.
-
-    Raises:
-        DataError: A row breaks the rules of such files; it is named by its first line.
-    """
-    begin = 1
-    try:
-        for row in reader:
-            begin = reader.line_num + 1
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        problem = f"this is no valid table ({error})"
-        raise DataError(problem, file=path, record=f"line {begin}", remedy="Mend that line.") from None
-
-
-def json_object(path: Path, line: int, raw: str) -> Mapping[str, Any]:
-    """A line of JSON.
-
-    Raises:
-        DataError: It is no object.
-    """
-    try:
-        row = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        row = None
-    if not isinstance(row, dict):
-        raise DataError("this is no JSON object", file=path, record=f"line {line}", remedy="Write one object a line.")
-    return row
 
 
 def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: Columns, task: str) -> Labelled:

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from biomlm.core.errors import DataError
-from biomlm.finetune.data.readers.columns import json_object
 from biomlm.finetune.data.readers.iob import record_of
 from biomlm.finetune.data.records import Tagged
+from biomlm.inputs import whole_tables
 from biomlm.inputs.streams import read_text
 
 WORDS, TAGS = ("words", "tokens"), ("ner_tags", "label_ids")
@@ -67,9 +67,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects, each with its line, or its number in a list."""
     text = read_text(path)
     if not text.lstrip().startswith("["):
-        for line, raw in enumerate(text.split("\n"), start=1):
-            if raw.strip():
-                yield line, json_object(path, line, raw)
+        yield from whole_tables.json_lines(path)
         return
     try:
         rows = orjson.loads(text)

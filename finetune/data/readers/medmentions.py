@@ -11,7 +11,7 @@ from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Tagged
-from biomlm.inputs.streams import read_text
+from biomlm.inputs.streams import bare_name, read_text
 
 LISTS = {"train": "trng", "dev": "dev", "test": "test"}
 PREFIX = "corpus_pubtator_pmids_"
@@ -46,7 +46,7 @@ ST21PV = {kind: root for root, below in BELOW.items() for kind in (root, *below.
 def find(folder: Path) -> dict[str, list[Path]] | None:
     """The corpus and the list of ids of each fold, if the folder has the lists."""
     lists = {fold: folder / f"{PREFIX}{name}.txt" for fold, name in LISTS.items()}
-    corpus = [p for ending in ("txt", "txt.gz") for p in folder.glob(f"*.{ending}") if not p.name.startswith(PREFIX)]
+    corpus = [p for p in folder.iterdir() if bare_name(p.name).endswith(".txt") and not p.name.startswith(PREFIX)]
     if len(corpus) != 1 or not all(path.is_file() for path in lists.values()):
         return None
     return {fold: [corpus[0], path] for fold, path in lists.items()}

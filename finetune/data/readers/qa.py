@@ -1,7 +1,5 @@
 """Readers of question answering as it is distributed: PubMedQA, BioASQ's yes/no questions, MedQA-USMLE and MMLU's subjects; and MedNLI."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,9 @@ import orjson
 
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.columns import Columns, csv_rows, letters_of, read_table
+from biomlm.finetune.data.readers.columns import Columns, letters_of, read_table
 from biomlm.finetune.data.records import Labelled
+from biomlm.inputs import whole_tables
 from biomlm.inputs.streams import read_text
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
@@ -134,8 +133,7 @@ def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labell
     """
     records = []
     for path in paths:
-        reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-        for number, (line, row) in enumerate(csv_rows(path, reader), start=1):
+        for number, (line, row) in enumerate(whole_tables.fields(path), start=1):
             if len(row) != 6 or row[5] not in letters_of(4):
                 problem = "six fields were expected: a question, four choices, a letter from A to D"
                 raise DataError(problem, file=path, record=f"line {line}", remedy="Mend that line.")
