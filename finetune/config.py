@@ -5,13 +5,10 @@ from typing import Literal
 
 from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
-from biomlm.finetune.data.readers.columns import Columns
+from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
 from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim
 
-TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
-TAGGING = ("ner", "pico")
-TEXTS = ("classification", "relation", "multilabel", "similarity", "choice")
 ONLY_FOR = {
     "columns": TEXTS,
     "negative": ("relation",),

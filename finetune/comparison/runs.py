@@ -9,7 +9,8 @@ from typing import Any
 from biomlm.core.manifest import flatten
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.errors import Line, Mistake
-from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data.schema import TAGGING
 from biomlm.finetune.metrics.entities import F64
 
 PLACES = ("model", "data", "out", "log_every", "override")

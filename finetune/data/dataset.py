@@ -7,18 +7,19 @@ from typing import Any
 
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import sha256
-from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import published, splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import UNTYPED, tag_type
 from biomlm.finetune.data.readers import medmentions
 from biomlm.finetune.data.readers.brat import read_brat
 from biomlm.finetune.data.readers.columns import ENDINGS as TABLES
-from biomlm.finetune.data.readers.columns import Columns, letters_of, read_table
+from biomlm.finetune.data.readers.columns import letters_of, read_table
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Labelled, Tagged
+from biomlm.finetune.data.schema import TAGGING, Columns
 from biomlm.inputs.streams import bare_name
 
 NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biomlm.finetune.config import TAGGING
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers import blurb, chemprot, ddi, i2b2, medmentions, qa
+from biomlm.finetune.data.schema import TAGGING
 
 Files = Mapping[str, Sequence[Path]]
 Types = Mapping[str, str] | None

@@ -7,8 +7,9 @@ from typing import Any
 
 from biomlm.convert.load import Loaded
 from biomlm.core.errors import ConfigError, DataError, MismatchError
-from biomlm.finetune.config import TAGGING, FinetuneConfig
+from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data.readers.columns import letters_of
+from biomlm.finetune.data.schema import TAGGING
 from biomlm.finetune.data.words import Cutting, learn
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.tasks.text_classification import Choice, Classification, MultiLabel, Similarity

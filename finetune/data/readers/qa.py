@@ -8,8 +8,9 @@ import orjson
 
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.columns import Columns, letters_of, read_table
+from biomlm.finetune.data.readers.columns import letters_of, read_table
 from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.data.schema import Columns
 from biomlm.inputs import whole_tables
 from biomlm.inputs.streams import read_text
 

@@ -13,10 +13,11 @@ from biomlm.core.errors import ConfigError, DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.readers import qa
-from biomlm.finetune.data.readers.columns import Columns, read_table
+from biomlm.finetune.data.readers.columns import read_table
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.readers.medmentions import semantic_groups
 from biomlm.finetune.data.readers.pubtator import read_pubtator, tagged, without_overlap
+from biomlm.finetune.data.schema import Columns
 from biomlm.finetune.data.splits import find, hold_out
 
 SHARED = Path(__file__).parents[5] / "shared/data"
