@@ -74,8 +74,9 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
     every = {"shards": reader.fingerprint, **inputs}
     record = manifest.begin(run, stage, config, every, override=config.override, check=True, unrecorded=LATER)
     sweep(run)
-    if record.status != "done":
-        _require_same_shards(run, config)
+    if record.status == "done":
+        return record
+    _require_same_shards(run, config)
     configuration.save(config, run / "config.yaml")
     model.config.save(run)
     if not own.exists():

@@ -49,7 +49,7 @@ def test_recipe(recipe: Path, data: dict[str, Path], tiny_model: Path, tmp_path:
     small += {"choice": ["--columns.choices", "options"], "similarity": ["--columns.pair", "pair"]}.get(
         settings["task"], []
     )
-    small += ["--grid.size", "16"] if "grid" in settings else []
+    small += ["--grid.size", "16"] if settings.get("grid", {}).get("size") else []
     where = ["--model", str(tiny_model), "--data", str(data[settings["task"]]), "--out", str(tmp_path / "run")]
     assert cli.run(["finetune", "--config", str(recipe), *where, *small]) == 0
     scores: dict[str, Any] = read_json(tmp_path / "run/scores.json")

@@ -177,5 +177,5 @@ def test_lines_of_a_file_by_its_suffix(suffix: str, pack: Callable[[bytes], byte
         assert max(map(len, streams.open_lines(file, 3))) == 3
     if suffix:
         path.write_bytes(path.read_bytes()[:-20])
-        with path.open("rb") as file, pytest.raises(DataError, match=r"notes.*ends or breaks.*Get it"):
+        with path.open("rb") as file, pytest.raises(DataError, match=r"(?s)notes.*ends or breaks.*Get it"):
             list(streams.open_lines(file, remedy="Get it."))

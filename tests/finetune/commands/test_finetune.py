@@ -238,8 +238,9 @@ def test_a_grid_is_chosen_by_dev_without_the_test_fold(
         return original(self, seed, selected)
 
     monkeypatch.setattr(Sealed, "open", counting)
-    more = ["--epochs", "1", "--grid.lr", "1e-12", "3e-3", "--grid.size", "8", "16"]
-    assert cli.run(argv(tiny_model, toy, out, *more)) == 0
+    grid = ["--epochs", "1", "--grid.lr", "1e-12", "3e-3", "--grid.size", "8", "16"]
+    paths = ["--model", str(tiny_model), "--data", str(toy), "--out", str(out)]
+    assert cli.run(["finetune", "--task", "ner", *paths, *grid]) == 0
     scores: dict[str, Any] = read_json(out / "scores.json")
     assert opened == [4]
     assert len(scores["grid"]) == 4

@@ -73,7 +73,7 @@ def test_sources_are_chosen_and_the_rest_counted(docs: Path, tmp_path: Path) -> 
         (("--lowercase",), ("bpe is always cased",)),
         (("--sample", "0"), ("share of the documents",)),
         (("--weights", '{"pmc": -1}'), ("0.001 or more",)),
-        (("--sources", "pmc", "--weights", '{"notes": 2}'), ("left out",)),
+        (("--sources", "pmc", "--weights", '{"pubmed": 2}'), ("left out",)),
         (("--kind", "gatortron", "--min_frequency", "3"), ("gatortron has no min_frequency",)),
         (("--kind", "wordpiece", "--vocab_size", "90000"), ("90000", "the text supports")),
         (("--kind", "wordpiece", "--vocab_size", "50"), ("50", "special tokens", "symbols")),
