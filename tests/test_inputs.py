@@ -48,8 +48,8 @@ NO_PATH = {  # words that name no file
     "select.date_from select.date_to",
     "tokenizer train": "sources weights",
     "tokenizer encode": "",
-    "pretrain": "mlm.pos mix.weights examples.sources",
-    "distill": "mlm.pos mix.weights examples.sources start_layers loss.kl loss.mlm loss.hidden loss.pooled "
+    "pretrain": "mlm.pos mix.weights examples.sources needs_init",
+    "distill": "mlm.pos mix.weights examples.sources needs_init start_layers loss.kl loss.mlm loss.hidden loss.pooled "
     "loss.embeddings loss.relations loss.layers",
     "distill cache": "mlm.pos mix.weights",
     "pretrain average": "",
@@ -123,6 +123,10 @@ class Library:
         path.mkdir()
         rows = "".join(f'{i},{i},Report,"The patient was seen on day {i} and felt well again."\n' for i in range(1, 9))
         (path / "NOTEEVENTS.csv").write_text("ROW_ID,SUBJECT_ID,CATEGORY,TEXT\n" + rows)
+
+    def make_salt(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        path.write_text("first-4f0c2b9e7d1a8365f0c2b9e7d1a83651")
 
     def make_text(self, path: Path) -> None:
         path.mkdir()
@@ -221,7 +225,14 @@ Change = Callable[[Path], None]
 CASES: list[tuple[str, str, str, dict[str, str], Change]] = [
     ("corpus build", "pubmed", "article", {}, other_text),
     ("corpus build", "pmc", "pmc", {}, other_text),
-    ("corpus build", "notes", "notes", {}, other_text),
+    ("corpus build", "notes", "notes", {"salt_file": "salt"}, other_text),
+    (
+        "corpus build",
+        "salt_file",
+        "salt",
+        {"notes": "notes"},
+        other_text,
+    ),  # stored as a fingerprint in the configuration
     ("corpus build", "text", "text", {}, other_text),
     ("corpus build", "select.decontaminate", "evaluation", {"text": "text"}, other_text),
     ("tokenizer train", "docs", "docs", {}, other_stage),
@@ -284,6 +295,8 @@ def test_other_content_at_a_path_is_another_input(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "spacy", make_spacy())
+    if verb == "corpus build":
+        monkeypatch.delenv("BIOMLM_SALT", raising=False)
     out = tmp_path / "out"
 
     def place(which: str) -> str:
@@ -291,7 +304,7 @@ def test_other_content_at_a_path_is_another_input(
         copy = tmp_path / which
         if which == name and not copy.exists():
             source = Path(library(which))
-            shutil.copytree(source, copy) if source.is_dir() else shutil.copyfile(source, copy)
+            shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
         return str(copy) if which == name else library(which)
 
     given = {**others, option: name}
@@ -304,7 +317,7 @@ def test_other_content_at_a_path_is_another_input(
     change(tmp_path / name)
     capsys.readouterr()
     assert cli.run(argv) == 2
-    assert "made with another input: " in capsys.readouterr().err
+    assert "made with another " + ("configuration" if option == "salt_file" else "input: ") in capsys.readouterr().err
     assert read_json(out / "manifest.json")["inputs"] == before
 
 
