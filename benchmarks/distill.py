@@ -26,7 +26,7 @@ from biomlm.core.files import read_json
 from biomlm.distill.config import LossConfig
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cached import CachedTeachers
-from biomlm.distill.teachers.teacher import Answerer, Teachers, Wanted
+from biomlm.distill.teachers.teacher import TeacherRequest, Teachers, TeacherSource
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.device import Device, choose
 from biomlm.model.encoder import MaskedLM
@@ -137,7 +137,7 @@ def main() -> None:
         compare(args, device, shards, small, teacher, cached, steps, per_token)
 
 
-def written(args: argparse.Namespace, teacher: MaskedLM, folder: Path, steps: int) -> tuple[Answerer, float]:
+def written(args: argparse.Namespace, teacher: MaskedLM, folder: Path, steps: int) -> tuple[TeacherSource, float]:
     """A cache of the teacher's answers, made by the command, and its bytes a corpus token."""
     from biomlm.convert.formats import native
     from biomlm.convert.formats.source_checkpoint import Parts
@@ -159,7 +159,7 @@ def compare(
     shards: Shards,
     small: EncoderConfig,
     teacher: MaskedLM,
-    cached: Answerer,
+    cached: TeacherSource,
     steps: int,
     per_token: float,
 ) -> None:
@@ -167,14 +167,14 @@ def compare(
     where = device.torch
     plain, cheap, full = (MaskedLM(small).to(where).train() for _ in range(3))
     from_cache = DistillObjective(cached, small, LossConfig(hidden=0), shards.vocab_size, steps, ["cache"])
-    present = Teachers([teacher], device, shards.vocab_size, 2.0)
-    together = DistillObjective(present, small, LossConfig(), shards.vocab_size, steps, ["teacher"]).to(where)
+    teachers = Teachers([teacher], device, shards.vocab_size, 2.0)
+    together = DistillObjective(teachers, small, LossConfig(), shards.vocab_size, steps, ["teacher"]).to(where)
     loop = PlainLoop(small, teacher.config).to(where).train()
     loop.teacher[0].to(where)
-    wanted = [Wanted(True, (teacher.config.num_hidden_layers,))]
+    wanted = [TeacherRequest(True, (teacher.config.num_hidden_layers,))]
 
     def forward(batch: Batch) -> Tensor:
-        return present(batch, wanted).views[0].hidden[wanted[0].layers[0]]
+        return teachers(batch, wanted).states[0].hidden[wanted[0].layers[0]]
 
     sides = {
         "plain MLM step": Side(*students_step(plain, PretrainObjective(ObjectiveConfig(), small).to(where)), device),

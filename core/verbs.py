@@ -127,7 +127,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "distill plan": Verb(
         "what such a cache would take",
-        "biomlm.distill.teachers.cache_config:AnswersConfig",
+        "biomlm.distill.teachers.cache_config:TeacherOutputsConfig",
         "biomlm.distill.commands.plan:plan",
         "biomlm distill plan --shards SHARDS --teacher RUN --steps 200",
         first=("shards", "teacher", "steps"),

@@ -15,7 +15,7 @@ from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
 
 NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
-TAUGHT = ("kl", "hidden", "pooled", "embeddings", "relations")  # parts that involve the teacher
+TEACHER_PARTS = ("kl", "hidden", "pooled", "embeddings", "relations")  # parts that involve the teacher
 OPTIONS = {  # of parts, without which they do nothing
     "temperature": ("kl",),
     "layers": ("hidden",),
@@ -87,13 +87,13 @@ class LossConfig:
     relation_layer: int = 0
 
     def __post_init__(self) -> None:
-        for part in (*TAUGHT, "mlm"):
+        for part in (*TEACHER_PARTS, "mlm"):
             if not all(0 <= weight_at(getattr(self, part), share) < math.inf for share in (0, 1)):
                 raise ConfigError(
                     f"loss.{part} is {getattr(self, part)}, and weights are numbers from 0",
                     remedy="Give 0 to leave the part out.",
                 )
-        if not any(map(self.uses, TAUGHT)):
+        if not any(map(self.uses, TEACHER_PARTS)):
             raise ConfigError(
                 "a part that involves the teacher needs a positive weight", remedy="Raise loss.kl or loss.hidden."
             )
@@ -169,7 +169,7 @@ class DistillConfig(PretrainConfig):
             check_map(self.start_layers, "start_layers")
         if self.cache and self.teacher_compile:
             raise ConfigError("a cache needs no compiled teacher", remedy="Leave out teacher_compile.")
-        beyond_words = self.cache or any(self.loss.uses(part) for part in TAUGHT if part != "hidden")
+        beyond_words = self.cache or any(self.loss.uses(part) for part in TEACHER_PARTS if part != "hidden")
         if self.vocabulary == "words" and beyond_words:
             raise ConfigError(
                 "a teacher with another vocabulary can be aligned on words by its hidden states only",

@@ -12,7 +12,7 @@ from biomlm.core.fleet import Before, Fleet
 from biomlm.distill.config import DistillConfig
 from biomlm.distill.losses.relations import PAIRS
 from biomlm.distill.objective import Alignment
-from biomlm.distill.teachers.cache_config import AnswersConfig, CacheConfig
+from biomlm.distill.teachers.cache_config import CacheConfig, TeacherOutputsConfig
 from biomlm.distill.teachers.cached import CachedTeachers
 from biomlm.model.config import EncoderConfig
 from biomlm.model.flops import step_flops
@@ -125,7 +125,7 @@ def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[st
     }
 
 
-def position_bytes(config: AnswersConfig, vocab_size: int) -> int:
+def position_bytes(config: TeacherOutputsConfig, vocab_size: int) -> int:
     """Bytes that a cache keeps of a masked position at most, before compression (see `biomlm.distill.teachers.cache_blocks`)."""
     if not config.k:
         return 0
@@ -136,7 +136,7 @@ def position_bytes(config: AnswersConfig, vocab_size: int) -> int:
     return config.k * (id_ + times) + 4  # all draws apart; their number and the entropy
 
 
-def _forward(config: DistillConfig | AnswersConfig, teacher: EncoderConfig, predicting: bool) -> float:
+def _forward(config: DistillConfig | TeacherOutputsConfig, teacher: EncoderConfig, predicting: bool) -> float:
     """Floating-point operations of a teacher for each token: a third of a training step's."""
     length = config.batch.max_length
     return step_flops(teacher, [length], round(config.mlm.mask_rate * length) if predicting else 0) / 3 / length

@@ -1,6 +1,6 @@
 """Distillation as an objective of pretrain's loop.
 
-The teachers read the same masked micro-batch (or read it when their cache was written). Nothing of them is trained or saved; the
+The teachers read the same masked micro-batch as the student, now or when their cache was written. They are neither trained nor saved; the
 projections between different widths are both.
 """
 
@@ -17,7 +17,7 @@ from biomlm.distill.losses.layer_maps import layer_map, require_no_deeper
 from biomlm.distill.losses.losses import Weighting, distance, prediction_losses, sequence_means
 from biomlm.distill.losses.relations import QKV, captured, relation_distance
 from biomlm.distill.teachers.cross_vocabulary import word_means
-from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource, TeacherStates
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
@@ -28,7 +28,7 @@ EMBEDDINGS = (0, 0)
 
 
 class Alignment(nn.Module):
-    """What a student's states are compared with in one teacher, and the projections that takes.
+    """The layers of a student and one teacher that are compared, and the projections between their widths.
 
     Args:
         student: Shape of the student.
@@ -49,10 +49,9 @@ class Alignment(nn.Module):
         self.pooled = [depths] if config.uses("pooled") else []
         embeddings = [EMBEDDINGS] if config.uses("embeddings") else []
         self.pairs = list(dict.fromkeys([*self.layers, *self.pooled, *embeddings]))
-        apart = student.hidden_size != teacher.hidden_size
         self.projections = nn.ModuleDict(
             {f"{a}_{b}": nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for a, b in self.pairs}
-            if apart
+            if student.hidden_size != teacher.hidden_size
             else {}
         )
         self.heads = config.relation_heads or student.num_attention_heads
@@ -61,31 +60,31 @@ class Alignment(nn.Module):
             self.relation_layer = config.relation_layer or teacher.num_hidden_layers
             _require_relations(self.relation_layer, self.heads, student, teacher, source)
 
-    def wanted(self, predictions: bool) -> Wanted:
-        """What the teacher is asked for."""
-        return Wanted(predictions, tuple(theirs for _, theirs in self.pairs), self.relation_layer)
+    def request(self, predictions: bool) -> TeacherRequest:
+        """List what the losses need of the teacher."""
+        return TeacherRequest(predictions, tuple(layer for _, layer in self.pairs), self.relation_layer)
 
-    def between(self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, kind: Distance) -> Tensor:
-        """The distance of one pair of layers, summed over the tokens."""
-        ours, theirs = pair
-        student_th, teacher_tu = hidden[ours], view.hidden[theirs]
-        if view.word_of_t is not None:  # each token stands for its word
-            words_t = view.word_of_t[view.word_of_t >= 0]
-            student_th = word_means(student_th, view.word_of_t, len(teacher_tu))[words_t]
+    def state_distance(
+        self, pair: tuple[int, int], hidden: Sequence[Tensor], teacher: TeacherStates, kind: Distance
+    ) -> Tensor:
+        """Sum the distance of one pair of layers over the tokens."""
+        student_th, teacher_tu = hidden[pair[0]], teacher.hidden[pair[1]]
+        if teacher.word_of_t is not None:  # each token stands for its word
+            words_t = teacher.word_of_t[teacher.word_of_t >= 0]
+            student_th = word_means(student_th, teacher.word_of_t, len(teacher_tu))[words_t]
             teacher_tu = teacher_tu[words_t]
         return distance(self._projected(pair, student_th), teacher_tu, kind).sum()
 
-    def between_means(
-        self, pair: tuple[int, int], hidden: Sequence[Tensor], view: View, packed: Packed, kind: Distance
+    def mean_distance(
+        self, pair: tuple[int, int], hidden: Sequence[Tensor], teacher: TeacherStates, packed: Packed, kind: Distance
     ) -> Tensor:
-        """The distance of the sequences' means of one pair of layers, each counted once for each of its tokens."""
-        ours, theirs = pair
+        """Sum the distance of the sequences' means of one pair of layers, each weighted by its number of tokens."""
         lengths_b = packed.cu_seqlens.diff()
-        student_bh, teacher_bu = (sequence_means(x, lengths_b) for x in (hidden[ours], view.hidden[theirs]))
+        student_bh, teacher_bu = (sequence_means(x, lengths_b) for x in (hidden[pair[0]], teacher.hidden[pair[1]]))
         return (lengths_b * distance(self._projected(pair, student_bh), teacher_bu, kind)).sum()
 
     def _projected(self, pair: tuple[int, int], states_xh: Tensor) -> Tensor:
-        """[x, u]."""
+        """Project states to the teacher's width, [x, u], where the widths differ."""
         name = "{}_{}".format(*pair)
         projected_xu: Tensor = self.projections[name](states_xh) if name in self.projections else states_xh
         return projected_xu
@@ -113,17 +112,17 @@ class DistillObjective(Objective):
     """Weighted sum of soft cross-entropy, masked-LM loss, alignment of hidden states, their means and embeddings, and attention relations.
 
     Args:
-        teachers: Answer for every micro-batch.
+        teachers: Give the teachers' outputs for every micro-batch.
         student: Shape of the student.
         config: Weights.
-        vocab_size: Pieces of the vocabulary; rows of the student behind it are silent and left out.
+        vocab_size: Pieces of the vocabulary; the student's rows behind it are masked and left out.
         steps: Optimiser steps of the run, over which weights change.
         sources: Where the teachers came from, for errors.
     """
 
     def __init__(
         self,
-        teachers: Answerer,
+        teachers: TeacherSource,
         student: EncoderConfig,
         config: LossConfig,
         vocab_size: int,
@@ -135,8 +134,8 @@ class DistillObjective(Objective):
         pairs = zip(teachers.configs, sources, strict=True)
         self.alignments = nn.ModuleList(Alignment(student, teacher, config, source) for teacher, source in pairs)
         self.predicts = config.uses("kl") or config.uses("mlm")
-        self.wanted = [alignment.wanted(config.uses("kl")) for alignment in self._aligned()]
-        teachers.require(self.wanted)
+        self.requests = [alignment.request(config.uses("kl")) for alignment in self._aligned()]
+        teachers.require(self.requests)
 
     def _aligned(self) -> list[Alignment]:
         return list(self.alignments)  # type: ignore[arg-type]
@@ -146,29 +145,29 @@ class DistillObjective(Objective):
 
         With teachers of other vocabularies, `aligned` is the share of tokens whose words have been compared.
         """
-        answers = self.teachers(batch, self.wanted)
+        outputs = self.teachers(batch, self.requests)
         with ExitStack() as stack:
-            kept: list[QKV] = []
+            captures: list[QKV] = []
             if self.config.uses("relations"):
-                kept = stack.enter_context(captured(model.encoder, model.config.num_hidden_layers))
+                captures = stack.enter_context(captured(model.encoder, model.config.num_hidden_layers))
             hidden = model.encoder(batch.packed)
-        share = batch.step / max(self.steps - 1, 1)
+        progress = batch.step / max(self.steps - 1, 1)
         terms: dict[str, Tensor] = {}
-        # Every parameter gets a gradient, if only of 0: DistributedDataParallel and a checkpoint's moments count on it.
+        # Every parameter gets a gradient, if only of 0: DistributedDataParallel and a checkpoint's optimizer state need it.
         loss = hidden[-1].sum() * 0 + sum(p.sum() * 0 for p in model.head.parameters())
         if self.predicts:
             logits_mv = model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size]
             weighting = Weighting(
-                weight_at(self.config.kl, share), weight_at(self.config.mlm, share), self.config.temperature
+                weight_at(self.config.kl, progress), weight_at(self.config.mlm, progress), self.config.temperature
             )
-            weighted, kl, mlm, right = prediction_losses(logits_mv, batch.labels_m, answers.targets, weighting)
+            weighted, kl, mlm, right = prediction_losses(logits_mv, batch.labels_m, outputs.targets, weighting)
             loss = loss + weighted / totals.masked
             terms |= {"mlm": mlm / totals.masked, "accuracy": right / totals.masked}
-            terms |= {"kl": kl / totals.masked} if answers.targets is not None else {}
-        for name, value in self._alignment(answers, hidden, kept, batch).items():
+            terms |= {"kl": kl / totals.masked} if outputs.targets is not None else {}
+        for name, value in self._alignment(outputs, hidden, captures, batch).items():
             terms[name] = value / (totals.tokens * len(self.alignments))
             if name != "aligned":
-                loss = loss + weight_at(getattr(self.config, name), share) * terms[name]
+                loss = loss + weight_at(getattr(self.config, name), progress) * terms[name]
         return {"loss": loss, **terms}
 
     def over(self, term: str) -> Collection[str]:
@@ -177,25 +176,25 @@ class DistillObjective(Objective):
         return ("masked",) if predicted else ("tokens",)
 
     def _alignment(
-        self, answers: Answers, hidden: Sequence[Tensor], kept: Sequence[QKV], batch: Batch
+        self, outputs: TeacherOutputs, hidden: Sequence[Tensor], captures: Sequence[QKV], batch: Batch
     ) -> dict[str, Tensor]:
-        """Hidden states (a mean over pairs of layers), their means, embeddings and relations, summed over tokens and teachers."""
+        """Sum over tokens and teachers: hidden states (a mean over pairs of layers), their means, embeddings and relations."""
         sums: dict[str, Tensor] = {}
         packed, kind = batch.packed, self.config.distance
 
         def add(name: str, value: Tensor) -> None:
             sums[name] = sums[name] + value if name in sums else value
 
-        for alignment, view in zip(self._aligned(), answers.views, strict=True):
+        for alignment, teacher in zip(self._aligned(), outputs.states, strict=True):
             for pair in alignment.layers:
-                add("hidden", alignment.between(pair, hidden, view, kind) / len(alignment.layers))
+                add("hidden", alignment.state_distance(pair, hidden, teacher, kind) / len(alignment.layers))
             for pair in alignment.pooled:
-                add("pooled", alignment.between_means(pair, hidden, view, packed, kind))
+                add("pooled", alignment.mean_distance(pair, hidden, teacher, packed, kind))
             if self.config.uses("embeddings"):
-                add("embeddings", alignment.between(EMBEDDINGS, hidden, view, kind))
-            if view.word_of_t is not None:
-                add("aligned", (view.word_of_t >= 0).sum())
-            if view.qkv is not None:
-                kinds = alignment.heads, self.config.relation
-                add("relations", relation_distance(kept[0], view.qkv, packed.lengths, *kinds))
+                add("embeddings", alignment.state_distance(EMBEDDINGS, hidden, teacher, kind))
+            if teacher.word_of_t is not None:
+                add("aligned", (teacher.word_of_t >= 0).sum())
+            if teacher.qkv is not None:
+                heads, relation = alignment.heads, self.config.relation
+                add("relations", relation_distance(captures[0], teacher.qkv, packed.lengths, heads, relation))
         return sums

@@ -25,8 +25,8 @@ from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.trainer import seed_weights
 
 Tensors = dict[str, Tensor]
-WORDS = "encoder.word_embeddings.weight"
-STUDENTS = (  # what the student has of its own; all else of the arithmetic is the teacher's
+WORD_EMBEDDINGS = "encoder.word_embeddings.weight"
+STUDENT_FIELDS = (  # what the student has of its own; all else of the arithmetic is the teacher's
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -51,7 +51,7 @@ def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> Mask
     """
     wanted = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
     _require_smaller(wanted, teacher)
-    student = replace(teacher.config, **{name: getattr(wanted, name) for name in STUDENTS})
+    student = replace(teacher.config, **{name: getattr(wanted, name) for name in STUDENT_FIELDS})
     layers = taken_layers(
         config.start_layers, student.num_hidden_layers, teacher.config.num_hidden_layers, str(teacher.source)
     )
@@ -60,7 +60,7 @@ def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> Mask
     seed_weights(config.seed)  # of rows behind the vocabulary
     model = MaskedLM(student)
     own = model.state_dict()
-    for name in (WORDS, "head.bias"):
+    for name in (WORD_EMBEDDINGS, "head.bias"):
         rows = own[name].clone()
         rows[: reader.vocab_size] = tensors[name][: reader.vocab_size]
         tensors[name] = rows
@@ -119,11 +119,11 @@ def _with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> Tensors:
     """Everything but the layers, and these layers in this order."""
     kept = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
     for i, layer in enumerate(layers):
-        front = f"encoder.layers.{layer - 1}."
+        prefix = f"encoder.layers.{layer - 1}."
         kept |= {
-            name.replace(front, f"encoder.layers.{i}."): tensor
+            name.replace(prefix, f"encoder.layers.{i}."): tensor
             for name, tensor in tensors.items()
-            if name.startswith(front)
+            if name.startswith(prefix)
         }
     return kept
 
@@ -143,15 +143,15 @@ def cut_width(tensors: Tensors, teacher: EncoderConfig, student: EncoderConfig, 
         if ".layers." not in name:
             cut[name] = _outside(name, tensor, r_hh)
     for i in range(student.num_hidden_layers):
-        front = f"encoder.layers.{i}."
-        layer = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
-        cut |= {front + name: tensor.contiguous() for name, tensor in _layer(layer, teacher, student, r_hh).items()}
+        prefix = f"encoder.layers.{i}."
+        layer = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        cut |= {prefix + name: tensor.contiguous() for name, tensor in _layer(layer, teacher, student, r_hh).items()}
     return cut
 
 
 def _residual(tensors: Tensors, width: int, how: str) -> Tensor:
     """R [h, H]."""
-    words_vh = tensors[WORDS].float()
+    words_vh = tensors[WORD_EMBEDDINGS].float()
     full = words_vh.shape[1]
     if width == full:
         return torch.eye(full)
@@ -165,14 +165,14 @@ def _residual(tensors: Tensors, width: int, how: str) -> Tensor:
             importance = importance + _unit(tensor.square().sum(0))
         elif name.endswith(("out.weight", "down.weight")):
             importance = importance + _unit(tensor.square().sum(1))
-    return torch.eye(full)[_most(importance, width)]
+    return torch.eye(full)[_largest(importance, width)]
 
 
 def _unit(x: Tensor) -> Tensor:
     return x / x.sum()
 
 
-def _most(importance: Tensor, count: int) -> Tensor:
+def _largest(importance: Tensor, count: int) -> Tensor:
     """Indices of the largest, ascending."""
     return importance.topk(count).indices.sort().values
 
@@ -220,10 +220,10 @@ def _attention_rows(layer: Tensors, teacher: EncoderConfig, student: EncoderConf
     n, d = teacher.num_attention_heads, teacher.head_size
     q, k, v = layer["attention.qkv.weight"].square().sum(1).view(3, n, d).unbind()
     out = layer["attention.out.weight"].square().sum(0).view(n, d)
-    heads = _most((v.sum(1) * out.sum(1)), student.num_attention_heads)
+    heads = _largest((v.sum(1) * out.sum(1)), student.num_attention_heads)
     rows = {}
     for name, importance in (("qk", q * k), ("v", v * out)):
-        kept = torch.stack([_most(importance[head], student.head_size) for head in heads])
+        kept = torch.stack([_largest(importance[head], student.head_size) for head in heads])
         rows[name] = (heads[:, None] * d + kept).flatten()
     return rows
 
@@ -231,4 +231,4 @@ def _attention_rows(layer: Tensors, teacher: EncoderConfig, student: EncoderConf
 def _neurons(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig) -> Tensor:
     up = layer["mlp.up.weight"].square().sum(1).view(-1, teacher.intermediate_size).sum(0)
     down = layer["mlp.down.weight"].square().sum(0)
-    return _most(up * down, student.intermediate_size)
+    return _largest(up * down, student.intermediate_size)

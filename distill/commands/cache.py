@@ -1,4 +1,4 @@
-"""`biomlm distill cache`: a teacher's answers for the micro-batches of a run, in files that several processes write side by side."""
+"""`biomlm distill cache`: write a teacher's outputs for the micro-batches of a run, in files that several processes write in parallel."""
 
 import math
 from collections import Counter
@@ -17,20 +17,20 @@ from biomlm.core.files import refuse_target, stage, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
 from biomlm.distill.losses.targets import Targets, Whole, sample, top
-from biomlm.distill.teachers.cache_blocks import encode, of_targets
-from biomlm.distill.teachers.cache_config import AnswersConfig, CacheConfig, key_of
+from biomlm.distill.teachers.cache_blocks import encode, encode_targets
+from biomlm.distill.teachers.cache_config import CacheConfig, TeacherOutputsConfig, key_of
 from biomlm.distill.teachers.cached import (
     NAME,
     STAGE,
     STEPS,
-    Answered,
-    check_of,
-    file_of,
+    EncodedOutputs,
+    batch_checksum,
+    block_file,
     hidden_name,
     read_index,
     write_blocks,
 )
-from biomlm.distill.teachers.teacher import Teachers, Wanted, load, teacher_inputs
+from biomlm.distill.teachers.teacher import TeacherRequest, Teachers, load, teacher_inputs
 from biomlm.model.device import choose
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum
@@ -40,14 +40,14 @@ from biomlm.tokenizer.workers import pool
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What became of some steps.
+class FileCounts:
+    """What one file of the cache holds.
 
     Args:
-        micro_batches: Of these steps.
+        micro_batches: Their number.
         tokens: Real tokens in them.
         masked: Predicted positions in them.
-        bytes: Of their blocks.
+        bytes: Size of the file.
     """
 
     micro_batches: int
@@ -56,17 +56,17 @@ class Asked:
     bytes: int
 
 
-class Asker:
-    """Asks teachers about steps of a run.
+class CacheBuilder:
+    """Runs teachers on the micro-batches of a run and encodes their outputs.
 
     Args:
-        config: What is asked.
+        config: The run's micro-batches, and which outputs are kept.
 
     Raises:
         UserError: The shards or a teacher cannot be read, or do not fit.
     """
 
-    def __init__(self, config: AnswersConfig):
+    def __init__(self, config: TeacherOutputsConfig):
         self.config = config
         self.shards = Shards(config.run.folders, "train")
         paths = list(config.teacher)
@@ -84,23 +84,23 @@ class Asker:
         self.device = choose(config.precision)
         models = [teacher.model for teacher in loaded]
         self.teachers = Teachers(models, self.device, self.shards.vocab_size, config.temperature)
-        self.wanted = [Wanted(config.k > 0, tuple(config.hidden))] * len(models)
+        self.requests = [TeacherRequest(config.k > 0, tuple(config.hidden))] * len(models)
         self.curriculum = Curriculum(self.shards, config.run, segments=False)
 
-    def answer(self, batch: Batch) -> bytes:
-        """The block of one micro-batch."""
-        answers = self.teachers(batch.to(self.device.torch), self.wanted)
-        arrays = {"check": np.array([check_of(batch)], np.uint32)}
-        if answers.targets is not None:
-            assert isinstance(answers.targets, Whole)
-            arrays |= of_targets(self.excerpt(answers.targets, batch), self.shards.vocab_size)
-        for i, view in enumerate(answers.views):
-            for layer, hidden_tu in view.hidden.items():
+    def encode_batch(self, batch: Batch) -> bytes:
+        """Run the teachers on one micro-batch; its block of the cache."""
+        outputs = self.teachers(batch.to(self.device.torch), self.requests)
+        arrays = {"check": np.array([batch_checksum(batch)], np.uint32)}
+        if outputs.targets is not None:
+            assert isinstance(outputs.targets, Whole)
+            arrays |= encode_targets(self.excerpt(outputs.targets, batch), self.shards.vocab_size)
+        for i, states in enumerate(outputs.states):
+            for layer, hidden_tu in states.hidden.items():
                 arrays[hidden_name(i, layer)] = hidden_tu.float().cpu().numpy().astype(np.float16)
         return encode(arrays)
 
     def excerpt(self, whole: Whole, batch: Batch) -> Targets:
-        """The k that are kept; draws are a function of the seed and the micro-batch."""
+        """Keep k entries of each distribution; random draws are a function of the seed and the micro-batch."""
         log_p_mv = whole.log_probabilities(slice(None))
         if self.config.kind == "top":
             return top(log_p_mv, min(self.config.k, log_p_mv.shape[1]))
@@ -109,14 +109,14 @@ class Asker:
         random = rng.uniform(key, np.arange(math.prod(shape), dtype=np.uint64)).reshape(shape)
         return sample(log_p_mv, self.config.k, torch.from_numpy(random).to(log_p_mv.device))
 
-    def write(self, folder: str, number: int) -> Asked:
-        """Answer for one file's steps and write it."""
+    def write(self, folder: str, number: int) -> FileCounts:
+        """Run the teachers on one file's steps and write it."""
         steps = range(number * STEPS, min((number + 1) * STEPS, self.config.steps))
         batches = [batch for step in steps for batch in self.curriculum.step(step)]
-        blocks = [Answered.to(batch, self.answer(batch)) for batch in batches]
-        path = file_of(folder, number)
+        blocks = [EncodedOutputs.of(batch, self.encode_batch(batch)) for batch in batches]
+        path = block_file(folder, number)
         write_blocks(path, blocks)
-        return Asked(
+        return FileCounts(
             len(batches),
             sum(len(batch.packed.input_ids_t) for batch in batches),
             sum(len(batch.labels_m) for batch in batches),
@@ -124,67 +124,69 @@ class Asker:
         )
 
 
-_asker: Asker | None = None  # of a worker process
+_builder: CacheBuilder | None = None  # of a worker process
 
 
-def _start(config: AnswersConfig) -> None:
-    global _asker  # noqa: PLW0603 a worker's only state
+def _start_worker(config: TeacherOutputsConfig) -> None:
+    global _builder  # noqa: PLW0603 a worker's only state
     torch.set_num_threads(1)
-    _asker = Asker(config)
+    _builder = CacheBuilder(config)
 
 
-def _write(folder: str, number: int) -> Asked:
-    assert _asker is not None
-    return _asker.write(folder, number)
+def _write(folder: str, number: int) -> FileCounts:
+    assert _builder is not None
+    return _builder.write(folder, number)
 
 
 def cache(config: CacheConfig) -> None:
     """Write a cache, or go on with writing it."""
     refuse_target(config.out, [*config.run.folders, *config.teacher], option="--out", ours=stage)
-    asker, out = Asker(config), Path(config.out)
-    key = key_of(config.run, asker.shards, asker.hashes)
+    builder, out = CacheBuilder(config), Path(config.out)
+    key = key_of(config.run, builder.shards, builder.hashes)
     earlier = manifest.read_manifest(out, STAGE, finished=False) if (out / manifest.NAME).exists() else None
-    record = manifest.begin(out, STAGE, config, asker.inputs, override=config.override, unrecorded=LATER)
-    before = None if earlier is None else {**{k: v for k, v in asker.inputs.items() if k in LATER}, **earlier.inputs}
-    if earlier is not None and (earlier.config_hash, before) != (record.config_hash, asker.inputs):
-        for path in (out / "answers").glob("*.bin"):  # to other questions, which --override lets pass
+    record = manifest.begin(out, STAGE, config, builder.inputs, override=config.override, unrecorded=LATER)
+    before = None if earlier is None else {**{k: v for k, v in builder.inputs.items() if k in LATER}, **earlier.inputs}
+    if earlier is not None and (earlier.config_hash, before) != (record.config_hash, builder.inputs):
+        for path in (out / "answers").glob("*.bin"):  # of another configuration, which --override allows
             path.unlink()
     files = -(-config.steps // STEPS)
     if record.status != "done":
         facts = {
             "key": key | {"temperature": config.temperature, "steps": config.steps},
-            "teachers": [asdict(shape) for shape in asker.teachers.configs],
-            "layers": [list(want.layers) for want in asker.wanted],
+            "teachers": [asdict(shape) for shape in builder.teachers.configs],
+            "layers": [list(request.layers) for request in builder.requests],
             "predictions": config.k > 0,
             "files": files,
         }
         write_json(out / NAME, facts)
-        counts = _fill(config, asker, out, files)
-        paths = [out / NAME, *(file_of(out, i) for i in range(files))]
+        counts = _fill(config, builder, out, files)
+        paths = [out / NAME, *(block_file(out, i) for i in range(files))]
         record.finish(out, paths, {"steps": config.steps, "files": files, **counts})
     _show(out, record)
 
 
-def _fill(config: CacheConfig, asker: Asker, out: Path, files: int) -> dict[str, int]:
-    """Write the files that are missing or damaged; counts over all of them."""
+def _fill(config: CacheConfig, builder: CacheBuilder, out: Path, files: int) -> dict[str, int]:
+    """Write the files that are missing or damaged; the counts are over all files."""
     counts: Counter[str] = Counter()
-    todo = []
+    missing = []
     for number in range(files):
         try:
-            index = read_index(file_of(out, number))
+            index = read_index(block_file(out, number))
         except DataError:
-            todo.append(number)
+            missing.append(number)
             continue
-        counts.update(micro_batches=len(index), bytes=file_of(out, number).stat().st_size)
-        counts.update(tokens=sum(b.tokens for b in index.values()), masked=sum(b.masked for b in index.values()))
+        counts.update(micro_batches=len(index), bytes=block_file(out, number).stat().st_size)
+        counts.update(tokens=sum(entry.tokens for entry in index.values()))
+        counts.update(masked=sum(entry.masked for entry in index.values()))
     with ExitStack() as stack:
-        bar = stack.enter_context(progress("biomlm distill cache", files, "files", files - len(todo)))
-        write: Callable[[str, int], Asked] = asker.write
-        made: Iterator[Asked] = map(partial(write, str(out)), todo)
+        bar = stack.enter_context(progress("biomlm distill cache", files, "files", files - len(missing)))
+        write: Callable[[str, int], FileCounts] = builder.write
+        written: Iterator[FileCounts] = map(partial(write, str(out)), missing)
         if config.workers > 1:
-            made = stack.enter_context(pool(config.workers, _start, config)).map(partial(_write, str(out)), todo)
-        for asked in made:
-            counts.update(asdict(asked))
+            workers = stack.enter_context(pool(config.workers, _start_worker, config))
+            written = workers.map(partial(_write, str(out)), missing)
+        for file_counts in written:
+            counts.update(asdict(file_counts))
             bar.advance(1, note=f"{counts['bytes'] / max(counts['tokens'], 1):.1f} B a token")
     return dict(counts)
 

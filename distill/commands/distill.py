@@ -9,8 +9,8 @@ from biomlm.distill.config import DistillConfig
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cache_config import key_of
 from biomlm.distill.teachers.cached import CachedTeachers
-from biomlm.distill.teachers.cross_vocabulary import WordTeachers
-from biomlm.distill.teachers.teacher import Answerer, Teachers, load, teacher_inputs
+from biomlm.distill.teachers.cross_vocabulary import WordAlignedTeachers
+from biomlm.distill.teachers.teacher import Teachers, TeacherSource, load, teacher_inputs
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
@@ -21,9 +21,9 @@ STAGE = "distill"
 
 
 def distill(config: DistillConfig) -> None:
-    """Distil, or go on with distilling, one student."""
-    read = [*config.folders, *config.teachers, config.cache, config.init or "", config.longer or ""]
-    refuse_target(config.out, read, option="--out", ours=stage)
+    """Distil one student, or go on with an interrupted run."""
+    sources = [*config.folders, *config.teachers, config.cache, config.init or "", config.longer or ""]
+    refuse_target(config.out, sources, option="--out", ours=stage)
     reader = Shards(config.folders, "train")
     same = config.vocabulary == "same"
     if same:
@@ -34,16 +34,17 @@ def distill(config: DistillConfig) -> None:
     student, origin = initial_student(config, loaded, reader)
     inputs |= origin
     if config.cache:
-        answerer: Answerer = (cached := CachedTeachers(config.cache))
+        cached = CachedTeachers(config.cache)
+        source: TeacherSource = cached
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
         inputs["cache"] = cached.manifest.fingerprint
         for teacher in loaded:  # evaluated at the end, where the student is
             teacher.model.to(choose(config.precision).torch)
     else:
-        answerer = present(config, loaded, reader)
-    seed_weights(config.seed + 1)  # the projections', drawn apart so that the student starts as it would alone
-    sources = config.teachers or [config.cache] * len(answerer.configs)
-    objective = DistillObjective(answerer, student.config, config.loss, reader.vocab_size, config.steps, sources)
+        source = running_teachers(config, loaded, reader)
+    seed_weights(config.seed + 1)  # of the projections: the student starts as it would without them
+    paths = config.teachers or [config.cache] * len(source.configs)
+    objective = DistillObjective(source, student.config, config.loss, reader.vocab_size, config.steps, paths)
     record = run_folder.start(config, STAGE, reader, student, inputs)
     if record.status == "done":
         run_folder.show(STAGE, Path(config.out))
@@ -52,17 +53,17 @@ def distill(config: DistillConfig) -> None:
     run_folder.train(config, record, reader, student, objective, loaded[0].model if comparable else None)
 
 
-def present(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> Answerer:
-    """Teachers that run beside the student."""
+def running_teachers(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> TeacherSource:
+    """Set up the teachers that run beside the student."""
     device = choose(config.precision)
     if config.vocabulary == "words":
-        return WordTeachers(loaded, device, reader.tokenizer)
+        return WordAlignedTeachers(loaded, device, reader.tokenizer)
     models = [teacher.model for teacher in loaded]
     return Teachers(models, device, reader.vocab_size, config.loss.temperature, config.teacher_compile)
 
 
 def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
-    """Random weights, those of `init`, or parts of the first teacher; and the input that they come from."""
+    """Make the student, of random weights, those of `init` or parts of the first teacher's; and name the input they come from."""
     if config.start == "teacher":
         return students.from_teacher(teachers[0], config, reader), {}
     return run_folder.initial_model(config, reader)

@@ -1,32 +1,32 @@
-"""`biomlm distill plan`: what a cache of a teacher's answers would take, before it is written."""
+"""`biomlm distill plan`: estimate the size and time of a cache of a teacher's outputs before it is written."""
 
 import time
 
 from biomlm.core.summary import summary
-from biomlm.distill.commands.cache import Asker
-from biomlm.distill.teachers.cache_config import AnswersConfig
+from biomlm.distill.commands.cache import CacheBuilder
+from biomlm.distill.teachers.cache_config import TeacherOutputsConfig
 
-STEPS = 4  # that are asked for the estimate
+STEPS = 4  # that are measured
 
 
-def plan(config: AnswersConfig) -> None:
-    """Ask about the first steps, and take their size and time for all."""
-    asker, size, tokens, masked, seconds = Asker(config), 0, 0, 0, 0.0
-    asked = range(min(config.steps, STEPS))
-    for step in asked:
-        for batch in asker.curriculum.step(step):
+def plan(config: TeacherOutputsConfig) -> None:
+    """Run the teachers on the first steps, and scale their size and time up to all."""
+    builder, size, tokens, masked, seconds = CacheBuilder(config), 0, 0, 0, 0.0
+    measured = range(min(config.steps, STEPS))
+    for step in measured:
+        for batch in builder.curriculum.step(step):
             start = time.perf_counter()
-            size += len(asker.answer(batch))
+            size += len(builder.encode_batch(batch))
             seconds += time.perf_counter() - start
             tokens, masked = tokens + len(batch.packed.input_ids_t), masked + len(batch.labels_m)
-    times = config.steps / len(asked)
+    scale = config.steps / len(measured)
     rows = {
         "steps": config.steps,
-        "steps asked for this estimate": len(asked),
-        "tokens": round(tokens * times),
-        "masked positions": round(masked * times),
-        "bytes": round(size * times),
+        "steps asked for this estimate": len(measured),
+        "tokens": round(tokens * scale),
+        "masked positions": round(masked * scale),
+        "bytes": round(size * scale),
         "bytes a token": size / max(tokens, 1),
-        "hours of one process": seconds * times / 3600,
+        "hours of one process": seconds * scale / 3600,
     }
     summary("biomlm distill plan", rows)

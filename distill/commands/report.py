@@ -11,7 +11,7 @@ from biomlm.core.manifest import read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.core.summary import summary
 from biomlm.distill.config import ReportConfig
-from biomlm.distill.reporting.held_out import ALL, Seen, alike, compare
+from biomlm.distill.reporting.held_out import ALL, ModelResults, compare, layer_similarity
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
 from biomlm.model.device import choose
@@ -39,20 +39,21 @@ def report(config: ReportConfig) -> None:
             "the run learnt from a cache, and its teacher is not named", file=config.run, remedy="Name it by --teacher."
         )
     named = {TEACHER: teachers[0]} if len(teachers) == 1 else {f"{TEACHER} {i}": t for i, t in enumerate(teachers, 1)}
-    several = list(named) if len(named) > 1 else []
+    ensemble = list(named) if len(named) > 1 else []
     paths = {**named, STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
     sizes = BatchConfig(**record.config["batch"])
     loaded = dict(zip(paths, load(list(paths.values()), reader, sizes.max_length, False), strict=True))
     evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
     models = {name: one.model for name, one in loaded.items()}
-    found = compare(models, evaluator, choose(config.precision), TEACHER, several)
+    found = compare(models, evaluator, choose(config.precision), TEACHER, ensemble)
     train = [record for record in read_metrics(config.run) if record["split"] == "train"]
     figures: dict[str, Any] = {
         "models": {
-            name: _figures([loaded[one] for one in ([name] if name in loaded else several)], seen)
+            name: _figures([loaded[one] for one in ([name] if name in loaded else ensemble)], seen)
             for name, seen in found.items()
         },
-        "similarity": {name: alike(found, STUDENT, name) for name in several} or alike(found, STUDENT, TEACHER),
+        "similarity": {name: layer_similarity(found, STUDENT, name) for name in ensemble}
+        or layer_similarity(found, STUDENT, TEACHER),
         "parts": _parts(train),
     }
     out = Path(config.out)
@@ -74,7 +75,7 @@ def _is_report(folder: Path) -> bool:
     return not names or (names <= {PAGE, FIGURES} and earlier(folder / FIGURES))
 
 
-def _figures(loaded: Sequence[Loaded], seen: Seen) -> dict[str, Any]:
+def _figures(loaded: Sequence[Loaded], seen: ModelResults) -> dict[str, Any]:
     """Of one model, or of several as one."""
     return {
         "parameters": sum(parameter_count(one.model) for one in loaded),

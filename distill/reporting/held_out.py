@@ -48,7 +48,7 @@ class Sums:
 
 
 @dataclass
-class Seen:
+class ModelResults:
     """What became of one model.
 
     Args:
@@ -69,8 +69,8 @@ class Seen:
 
 
 def compare(
-    models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, several: Sequence[str] = ()
-) -> dict[str, Seen]:
+    models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, ensemble: Sequence[str] = ()
+) -> dict[str, ModelResults]:
     """Run all models over the held-out split.
 
     Args:
@@ -80,7 +80,7 @@ def compare(
         teacher: The name of the model that the others are held against.
         several: Names of models the mean of whose probabilities is the teacher, as `biomlm distill` takes it, where it is not one of them.
     """
-    found = {name: Seen() for name in ([teacher] if several else []) + list(models)}
+    found = {name: ModelResults() for name in ([teacher] if ensemble else []) + list(models)}
     placed = [model.to(device.torch).eval() for model in models.values()]
     source_of = Sources(evaluator.shards)
     with torch.inference_mode():
@@ -88,15 +88,15 @@ def compare(
             moved, sources = batch.to(device.torch), source_of(batch)
             says = {}
             for name, model in zip(models, placed, strict=True):
-                says[name] = _look(model, moved, found[name], device, evaluator.shards.vocab_size)
-            if several:
-                says[teacher] = _mean([says[name] for name in several])
+                says[name] = _predict(model, moved, found[name], device, evaluator.shards.vocab_size)
+            if ensemble:
+                says[teacher] = _mean([says[name] for name in ensemble])
             for name, seen in found.items():
-                _add(seen, says[name], says[teacher], moved.labels_m, sources)
-    if several:
+                _add_sums(seen, says[name], says[teacher], moved.labels_m, sources)
+    if ensemble:
         found[teacher].tokens, found[teacher].seconds = (
-            found[several[0]].tokens,
-            sum(found[name].seconds for name in several),
+            found[ensemble[0]].tokens,
+            sum(found[name].seconds for name in ensemble),
         )
     return found
 
@@ -127,7 +127,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Says:
+class Predictions:
     """What a model says at masked positions.
 
     Args:
@@ -139,13 +139,13 @@ class Says:
     best_m: Tensor
 
 
-def _mean(of: Sequence[Says]) -> Says:
+def _mean(of: Sequence[Predictions]) -> Predictions:
     """The mean of several models' probabilities."""
     log_mv = torch.stack([one.log_mv for one in of]).logsumexp(0) - math.log(len(of))
-    return Says(log_mv, log_mv.argmax(-1))
+    return Predictions(log_mv, log_mv.argmax(-1))
 
 
-def _look(model: MaskedLM, batch: Batch, seen: Seen, device: Device, pieces: int) -> Says:
+def _predict(model: MaskedLM, batch: Batch, seen: ModelResults, device: Device, pieces: int) -> Predictions:
     """What it says, of the vocabulary's pieces, and what is kept of the rest."""
     start = time.perf_counter()
     with device.autocast():
@@ -158,10 +158,12 @@ def _look(model: MaskedLM, batch: Batch, seen: Seen, device: Device, pieces: int
     if seen.tokens < ALIKE_TOKENS:
         seen.states.append([x_th.float() for x_th in hidden])
     seen.tokens += len(batch.packed.input_ids_t)
-    return Says(log_mv[:, :pieces], logits_mv[:, :pieces].argmax(-1))
+    return Predictions(log_mv[:, :pieces], logits_mv[:, :pieces].argmax(-1))
 
 
-def _add(seen: Seen, ours: Says, teacher: Says, labels_m: Tensor, sources: npt.NDArray[np.str_]) -> None:
+def _add_sums(
+    seen: ModelResults, ours: Predictions, teacher: Predictions, labels_m: Tensor, sources: npt.NDArray[np.str_]
+) -> None:
     columns = {
         "loss": -ours.log_mv.gather(1, labels_m[:, None])[:, 0],
         "right": ours.best_m == labels_m,
@@ -177,6 +179,6 @@ def _add(seen: Seen, ours: Says, teacher: Says, labels_m: Tensor, sources: npt.N
             setattr(sums, name, getattr(sums, name) + value[here].sum().item())
 
 
-def alike(found: Mapping[str, Seen], student: str, teacher: str) -> list[list[float]]:
+def layer_similarity(found: Mapping[str, ModelResults], student: str, teacher: str) -> list[list[float]]:
     """CKA of the student's layers (rows) with the teacher's (columns)."""
     return layer_similarities(found[student].hidden(), found[teacher].hidden())

@@ -1,7 +1,7 @@
-"""The bytes that a cache keeps of a micro-batch: arrays of 16 bits or fewer, their bytes regrouped, compressed with zlib.
+"""Encode a micro-batch's outputs as the bytes that a cache holds: arrays of integers and float16, regrouped and compressed with zlib.
 
-Ids stand in rising order and as differences; the high bytes of an array come before its low ones. On the demo's teacher that makes
-137 bytes of a position at k = 64, where the plain arrays have 256 and 176 after compression (docs/log.md).
+Ids are sorted and stored as differences, and all first bytes of an array's values come before all second bytes. On the demo's
+teacher that makes 137 bytes of a position at k = 64, where the plain arrays have 256 and 176 after compression (docs/log.md).
 """
 
 import zlib
@@ -25,46 +25,45 @@ REMEDY = "Remove that file and run `biomlm distill cache` again: it goes on wher
 
 
 def encode(arrays: Arrays) -> bytes:
-    """Arrays by their names as one block."""
-    head = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
-    line = orjson.dumps(head)
+    """Encode named arrays as one block."""
+    header = orjson.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()])
     planes = [_planes(array) for array in arrays.values()]
-    return zlib.compress(b"".join([len(line).to_bytes(4, "little"), line, *planes]), LEVEL)
+    return zlib.compress(b"".join([len(header).to_bytes(4, "little"), header, *planes]), LEVEL)
 
 
 def _planes(array: npt.NDArray[Any]) -> bytes:
-    """All first bytes, then all second bytes."""
+    """Put all values' first bytes before all second bytes."""
     return np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
 
 
 def decode(block: bytes) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a block.
+    """Decode the arrays of a block.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The block is damaged.
     """
     try:
         raw = zlib.decompress(block)
-        at = 4 + int.from_bytes(raw[:4], "little")
-        found = {}
-        for name, number_type, shape in orjson.loads(raw[4:at]):
+        offset = 4 + int.from_bytes(raw[:4], "little")
+        arrays = {}
+        for name, number_type, shape in orjson.loads(raw[4:offset]):
             if number_type not in KINDS:
                 problem = f"a block of answers is damaged: it holds an array of kind {str(number_type)[:8]}"
                 raise DataError(problem, remedy=REMEDY)
             dtype = np.dtype(number_type)
             size = int(np.prod(shape)) * dtype.itemsize
-            planes = np.frombuffer(raw, np.uint8, size, at).reshape(dtype.itemsize, -1)
-            found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
-            at += size
+            planes = np.frombuffer(raw, np.uint8, size, offset).reshape(dtype.itemsize, -1)
+            arrays[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
+            offset += size
     except DataError:
         raise
     except (zlib.error, ValueError, TypeError) as error:
         raise DataError(f"a block of answers is damaged ({kind(error)})", remedy=REMEDY) from None
-    return found
+    return arrays
 
 
-def of_targets(targets: Targets, vocab_size: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that stand for predictions.
+def encode_targets(targets: Targets, vocab_size: int) -> dict[str, npt.NDArray[Any]]:
+    """Turn predictions into arrays.
 
     Args:
         targets: Of kind `Top` or `Sampled`.
@@ -86,17 +85,17 @@ def of_targets(targets: Targets, vocab_size: int) -> dict[str, npt.NDArray[Any]]
     }
 
 
-def to_targets(arrays: Arrays, device: torch.device) -> Targets:
-    """The predictions that some arrays stand for; 16-bit probabilities are made to add up to 1 again."""
+def decode_targets(arrays: Arrays, device: torch.device) -> Targets:
+    """Turn arrays back into predictions; 16-bit probabilities are scaled to sum to 1 again."""
     if "log_p" in arrays:
         ids_mk = np.cumsum(arrays["ids"], axis=1, dtype=np.int64)
         with_rest = torch.from_numpy(arrays["log_p"].astype(np.float32)).to(device).log_softmax(1)
         return Top(torch.from_numpy(ids_mk).to(device), with_rest[:, :-1], with_rest[:, -1])
     sizes_m = arrays["sizes"].astype(np.int64)
     m, widest = len(sizes_m), int(sizes_m.max(initial=1))
-    here_mk = np.arange(widest) < sizes_m[:, None]
+    drawn_mk = np.arange(widest) < sizes_m[:, None]
     ids_mk, times_mk = np.zeros((m, widest), np.int64), np.zeros((m, widest), np.float32)
-    ids_mk[here_mk], times_mk[here_mk] = arrays["drawn"], arrays["times"]
+    ids_mk[drawn_mk], times_mk[drawn_mk] = arrays["drawn"], arrays["times"]
     shares_mk = times_mk / np.maximum(times_mk.sum(1, keepdims=True), 1)
     parts = (ids_mk, shares_mk, arrays["entropy"].astype(np.float32))
     return Sampled(*(torch.from_numpy(part).to(device) for part in parts))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswersConfig:
-    """What a teacher is asked about the micro-batches of a run, which are fixed by the same options as in `biomlm distill`.
+class TeacherOutputsConfig:
+    """Which outputs of a teacher are kept for the micro-batches of a run, which are fixed by the same options as in `biomlm distill`.
 
     Args:
         shards: Folder that `biomlm tokenizer encode` wrote, or several of one tokenizer.
-        teacher: The model to ask, or several, whose predictions are averaged.
+        teacher: The model to run, or several, whose predictions are averaged.
         steps: Optimiser steps of the run.
         seed: Of the run.
         mlm: Of the run.
@@ -29,7 +29,7 @@ class AnswersConfig:
         curriculum: Of the run.
         mix: Of the run.
         kind: `sample` keeps k random draws from the teacher's distribution, with which the loss is right on average (arXiv 2503.16870);
-            `top` the k largest probabilities and what remains as one more class, which leaves the rest's order untold.
+            `top` the k largest probabilities and what remains as one more class, without their order.
         k: Draws or probabilities of a position; 0 keeps no predictions.
         temperature: What predictions are softened by: the run's `loss.temperature`.
         hidden: Layers of the teacher whose hidden states are kept, counted from 1, at all tokens in 16 bits; they take by far the
@@ -70,7 +70,7 @@ class AnswersConfig:
 
     @property
     def run(self) -> PretrainConfig:
-        """As much of the run's configuration as its micro-batches depend on."""
+        """The part of the run's configuration that its micro-batches depend on."""
         return PretrainConfig(
             shards=self.shards,
             out="",
@@ -84,12 +84,12 @@ class AnswersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig(AnswersConfig):
-    """Ask a teacher ahead of time, so that `biomlm distill --cache` needs no teacher.
+class CacheConfig(TeacherOutputsConfig):
+    """Compute a teacher's outputs ahead of time, so that `biomlm distill --cache` needs no teacher.
 
     Args:
         out: Folder to write.
-        workers: Processes that ask at the same time, each with a teacher of its own.
+        workers: Processes that run in parallel, each with a teacher of its own.
         override: Go on in the folder although the configuration or an input changed.
     """
 
@@ -104,12 +104,12 @@ class CacheConfig(AnswersConfig):
 
 
 def key_of(config: PretrainConfig, shards: "Shards", teachers: Sequence[str]) -> dict[str, Any]:
-    """What decides on a run's micro-batches and a teacher's answers.
+    """Collect what a run's micro-batches and a teacher's outputs depend on.
 
     Args:
         config: Of the run.
         shards: The training split.
-        teachers: Hash of each teacher's weights; empty if the run has none of its own.
+        teachers: Hash of each teacher's weights; empty if the run has no teacher beside its cache.
     """
     key: dict[str, Any] = {
         "vocabulary": shards.tokenizer.fingerprint,

@@ -1,13 +1,12 @@
-"""A teacher's answers for the micro-batches of a run, on disk: `biomlm distill cache` writes them, `biomlm distill --cache` reads them.
+"""Read and write a teacher's outputs for the micro-batches of a run: `biomlm distill cache` writes them, `biomlm distill --cache` reads.
 
     CACHE/manifest.json
     CACHE/cache.json            the key, the teachers' shapes, and what is kept
     CACHE/answers/00000.bin …   blocks of `STEPS` optimiser steps each, in order
 
 A file is 8 bytes of magic, 8 bytes with the index's length, the index as JSON, then the blocks. The index has `[epoch, micro-batch,
-offset, length, CRC-32, tokens, masked positions]` of each block. A block also knows the CRC-32 of the micro-batch's ids and positions, so
-that answers never meet a micro-batch that they were not given for. Files are written whole or not at all, which is what a
-killed run goes on from.
+offset, length, CRC-32, tokens, masked positions]` of each block. A block also holds the CRC-32 of its micro-batch's ids and positions, so
+that outputs are never used for another micro-batch. Files are written atomically, and a killed run goes on behind the last whole one.
 """
 
 import zlib
@@ -26,8 +25,8 @@ import torch
 from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import atomic_file, read_json, sha256
 from biomlm.core.manifest import flatten, read_manifest
-from biomlm.distill.teachers.cache_blocks import REMEDY, decode, to_targets
-from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.distill.teachers.cache_blocks import REMEDY, decode, decode_targets
+from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource, TeacherStates
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.data.batches import Batch
 
@@ -36,12 +35,12 @@ NAME = "cache.json"
 MAGIC = b"BIOLMANS"
 STEPS = 16  # optimiser steps of a file
 
-Place = tuple[int, int]  # epoch and index of a micro-batch
+BatchId = tuple[int, int]  # epoch and index of a micro-batch
 
 
 @dataclass(frozen=True)
-class Block:
-    """Where a micro-batch's answers stand.
+class BlockEntry:
+    """The position of a micro-batch's outputs in a file of the cache.
 
     Args:
         file: The file.
@@ -61,89 +60,91 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A micro-batch's answers, not yet on disk.
+class EncodedOutputs:
+    """A micro-batch's outputs, not yet on disk.
 
     Args:
-        place: Epoch and index.
+        batch_id: Epoch and index.
         tokens: Real tokens of the micro-batch.
         masked: Predicted positions in it.
-        block: The answers' bytes.
+        block: The outputs' bytes.
     """
 
-    place: Place
+    batch_id: BatchId
     tokens: int
     masked: int
     block: bytes
 
     @staticmethod
-    def to(batch: Batch, block: bytes) -> "Answered":
-        """The answers to a micro-batch."""
-        return Answered((batch.epoch, batch.index), len(batch.packed.input_ids_t), len(batch.labels_m), block)
+    def of(batch: Batch, block: bytes) -> "EncodedOutputs":
+        """Label a micro-batch's block with what the index lists of it."""
+        return EncodedOutputs((batch.epoch, batch.index), len(batch.packed.input_ids_t), len(batch.labels_m), block)
 
 
-def check_of(batch: Batch) -> int:
-    """CRC-32 of what a micro-batch shows and asks."""
+def batch_checksum(batch: Batch) -> int:
+    """Give the CRC-32 of a micro-batch's token ids and predicted positions."""
     ids, positions = batch.packed.input_ids_t.cpu().numpy(), batch.positions_m.cpu().numpy()
     return zlib.crc32(positions.tobytes(), zlib.crc32(ids.tobytes()))
 
 
 def hidden_name(teacher: int, layer: int) -> str:
-    """The name of an array of hidden states."""
+    """Name the array of a teacher's hidden states after a layer."""
     return f"hidden.{teacher}.{layer}"
 
 
-def file_of(folder: str | Path, number: int) -> Path:
-    """The file of a run of steps."""
+def block_file(folder: str | Path, number: int) -> Path:
+    """Give the path of the cache's `number`-th file, which holds `STEPS` optimiser steps."""
     return Path(folder) / "answers" / f"{number:05}.bin"
 
 
-def write_blocks(path: Path, answers: Sequence[Answered]) -> None:
-    """Write one file, atomically."""
+def write_blocks(path: Path, blocks: Sequence[EncodedOutputs]) -> None:
+    """Write one file of the cache, atomically."""
     offset, index = 0, []
-    for a in answers:
-        index.append([*a.place, offset, len(a.block), zlib.crc32(a.block), a.tokens, a.masked])
-        offset += len(a.block)
+    for outputs in blocks:
+        crc = zlib.crc32(outputs.block)
+        index.append([*outputs.batch_id, offset, len(outputs.block), crc, outputs.tokens, outputs.masked])
+        offset += len(outputs.block)
     line = orjson.dumps(index)
     with atomic_file(path) as tmp, tmp.open("wb") as file:
         file.write(MAGIC + len(line).to_bytes(8, "little") + line)
-        file.writelines(a.block for a in answers)
+        file.writelines(outputs.block for outputs in blocks)
 
 
-def read_index(path: Path) -> dict[Place, Block]:
-    """Where the blocks of one file stand.
+def read_index(path: Path) -> dict[BatchId, BlockEntry]:
+    """Read where the blocks of one file begin.
 
     Raises:
-        DataError: It is missing, truncated or something else.
+        DataError: The file is missing, truncated or no file of a cache.
     """
     if not path.is_file():
         raise DataError("a file of the cache is missing", file=path, remedy="Run `biomlm distill cache` again.")
-    size, front = path.stat().st_size, len(MAGIC) + 8
+    size, header_size = path.stat().st_size, len(MAGIC) + 8
     with path.open("rb") as file:
-        head = file.read(front)
-        wanted = int.from_bytes(head[len(MAGIC) :], "little")
-        line = file.read(min(wanted, size))
+        header = file.read(header_size)
+        index_size = int.from_bytes(header[len(MAGIC) :], "little")
+        line = file.read(min(index_size, size))
+    data_start = header_size + index_size
     try:
-        index = orjson.loads(line)
-        found = {(e, i): Block(path, front + wanted + offset, *rest) for e, i, offset, *rest in index}
-        end = max((block.offset + block.length for block in found.values()), default=front + wanted)
+        rows = orjson.loads(line)
+        entries = {(e, i): BlockEntry(path, data_start + offset, *rest) for e, i, offset, *rest in rows}
+        end = max((entry.offset + entry.length for entry in entries.values()), default=data_start)
     except (ValueError, TypeError):
         end = -1
-    if head[: len(MAGIC)] != MAGIC or end < 0:
+    if header[: len(MAGIC)] != MAGIC or end < 0:
         raise DataError(f"{size:,} bytes that are no index of answers", file=path, remedy=REMEDY)
     if size != end:
         raise DataError(f"the file has {size:,} bytes, its index says {end:,}", file=path, remedy=REMEDY)
-    return found
+    return entries
 
 
-class CachedTeachers(Answerer):
-    """Answers from a cache; the block after the one asked for is read and unpacked meanwhile by a thread.
+class CachedTeachers(TeacherSource):
+    """Teachers whose outputs are read from a cache; a thread reads and unpacks the next block while the step is computed.
 
     Args:
         folder: What `biomlm distill cache` wrote.
 
     Raises:
-        DataError: It is no finished cache, or files are missing or truncated.
+        DataError: The folder is no finished cache, or files are missing or truncated.
     """
 
     def __init__(self, folder: str | Path):
@@ -157,104 +158,104 @@ class CachedTeachers(Answerer):
         self.key: Mapping[str, Any] = facts["key"]
         self.layers: Sequence[Sequence[int]] = facts["layers"]
         self.predictions: bool = facts["predictions"]
-        files = [file_of(self.folder, i) for i in range(facts["files"])]
-        self.blocks = {place: block for file in files for place, block in read_index(file).items()}
-        order = list(self.blocks)
-        self.after = dict(pairwise(order))
+        files = [block_file(self.folder, i) for i in range(facts["files"])]
+        self.entries = {batch_id: entry for file in files for batch_id, entry in read_index(file).items()}
+        self.next_id = dict(pairwise(self.entries))
         self.reader = ThreadPoolExecutor(1)
-        self.ahead: tuple[Place, Future[dict[str, npt.NDArray[Any]]]] | None = None
+        self.prefetched: tuple[BatchId, Future[dict[str, npt.NDArray[Any]]]] | None = None
 
-    def require_key(self, wanted: Mapping[str, Any], steps: int) -> None:
-        """Refuse a run that is not the one the answers were given for.
+    def require_key(self, run_key: Mapping[str, Any], steps: int) -> None:
+        """Refuse a run other than the one that the cache was made for.
 
         Args:
-            wanted: The run's key (`key_of`), without teachers if it has none of its own.
+            run_key: The run's key (`key_of`), without teachers if it has none of its own.
             steps: The run's optimiser steps.
 
         Raises:
             MismatchError: Seed, masks, sizes, vocabulary, shards or teachers differ, or the run is longer.
         """
-        ours, theirs = flatten(dict(wanted)), flatten(dict(self.key))
-        for name, value in ours.items():
-            if theirs.get(name) != value:
+        cache_key = flatten(dict(self.key))
+        for name, value in flatten(dict(run_key)).items():
+            if cache_key.get(name) != value:
                 raise MismatchError(
-                    f"the cache was made with {name} {_short(theirs.get(name))}, this run has {_short(value)}",
+                    f"the cache was made with {name} {_short(cache_key.get(name))}, this run has {_short(value)}",
                     file=self.folder,
                     remedy="Give the run the cache's settings, or make another cache with `biomlm distill cache`.",
                 )
-        held = int(self.key["steps"])
-        if steps > held:
+        cached_steps = int(self.key["steps"])
+        if steps > cached_steps:
             raise MismatchError(
-                f"the cache holds {held:,} steps, this run has {steps:,}",
+                f"the cache holds {cached_steps:,} steps, this run has {steps:,}",
                 file=self.folder,
-                remedy=f"Give --steps {held}, or make a longer cache.",
+                remedy=f"Give --steps {cached_steps}, or make a longer cache.",
             )
 
-    def require(self, wanted: Sequence[Wanted]) -> None:
-        """See `Answerer`."""
-        for teacher, (want, held) in enumerate(zip(wanted, self.layers, strict=True)):
-            missing = [layer for layer in want.layers if layer not in held]
-            if missing or (want.predictions and not self.predictions):
+    def require(self, requests: Sequence[TeacherRequest]) -> None:
+        """See `TeacherSource`."""
+        for teacher, (request, cached_layers) in enumerate(zip(requests, self.layers, strict=True)):
+            missing = [layer for layer in request.layers if layer not in cached_layers]
+            if missing or (request.predictions and not self.predictions):
                 what = f"hidden states of layer {missing[0]}" if missing else "predictions"
-                kept = [f"layer {layer}" for layer in held] + ["predictions"] * self.predictions
+                kept = [f"layer {layer}" for layer in cached_layers] + ["predictions"] * self.predictions
                 raise MismatchError(
                     f"the loss asks for {what} of teacher {teacher + 1}, the cache keeps {', '.join(kept)}",
                     file=self.folder,
                     remedy="Make the cache with --hidden and that layer, or change the loss.",
                 )
 
-    def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
-        """See `Answerer`.
+    def __call__(self, batch: Batch, requests: Sequence[TeacherRequest]) -> TeacherOutputs:
+        """See `TeacherSource`.
 
         Raises:
             DataError: The block is damaged.
-            MismatchError: It was written for another micro-batch.
+            MismatchError: The block was written for another micro-batch.
         """
-        place = (batch.epoch, batch.index)
-        arrays = self._take(place)
-        if int(arrays["check"][0]) != check_of(batch):
+        batch_id = (batch.epoch, batch.index)
+        arrays = self._fetch(batch_id)
+        if int(arrays["check"][0]) != batch_checksum(batch):
             raise MismatchError(
                 f"the answers for micro-batch {batch.index} of epoch {batch.epoch} were given for other tokens or masks",
                 file=self.folder,
                 remedy="Make the cache again.",
             )
         device = batch.packed.input_ids_t.device
-        views = [
-            View({layer: _tensor(arrays[hidden_name(i, layer)], device) for layer in want.layers})
-            for i, want in enumerate(wanted)
+        states = [
+            TeacherStates({layer: _to_tensor(arrays[hidden_name(i, layer)], device) for layer in request.layers})
+            for i, request in enumerate(requests)
         ]
-        targets = to_targets(arrays, device) if wanted[0].predictions else None
-        return Answers(targets, views)
+        targets = decode_targets(arrays, device) if requests[0].predictions else None
+        return TeacherOutputs(targets, states)
 
-    def _take(self, place: Place) -> dict[str, npt.NDArray[Any]]:
-        ready = self.ahead is not None and self.ahead[0] == place
-        arrays = self.ahead[1].result() if self.ahead is not None and ready else self._read(place)
-        following = self.after.get(place)
-        self.ahead = None if following is None else (following, self.reader.submit(self._read, following))
+    def _fetch(self, batch_id: BatchId) -> dict[str, npt.NDArray[Any]]:
+        """Read a block, or take it from the thread, and let the thread begin with the next one."""
+        hit = self.prefetched is not None and self.prefetched[0] == batch_id
+        arrays = self.prefetched[1].result() if self.prefetched is not None and hit else self._read(batch_id)
+        following = self.next_id.get(batch_id)
+        self.prefetched = None if following is None else (following, self.reader.submit(self._read, following))
         return arrays
 
-    def _read(self, place: Place) -> dict[str, npt.NDArray[Any]]:
-        block = self.blocks.get(place)
-        if block is None:
+    def _read(self, batch_id: BatchId) -> dict[str, npt.NDArray[Any]]:
+        entry = self.entries.get(batch_id)
+        if entry is None:
             raise MismatchError(
-                f"the cache has no answers for micro-batch {place[1]} of epoch {place[0]}",
+                f"the cache has no answers for micro-batch {batch_id[1]} of epoch {batch_id[0]}",
                 file=self.folder,
                 remedy="Make it longer: a run that went back behind bad steps reads on behind its last one.",
             )
-        with block.file.open("rb") as file:
-            file.seek(block.offset)
-            data = file.read(block.length)
-        if zlib.crc32(data) != block.crc:
-            where = f"micro-batch {place[1]} of epoch {place[0]}"
-            raise DataError("its checksum differs", file=block.file, record=where, remedy=REMEDY)
-        return decode(data)
+        with entry.file.open("rb") as file:
+            file.seek(entry.offset)
+            block = file.read(entry.length)
+        if zlib.crc32(block) != entry.crc:
+            record = f"micro-batch {batch_id[1]} of epoch {batch_id[0]}"
+            raise DataError("its checksum differs", file=entry.file, record=record, remedy=REMEDY)
+        return decode(block)
 
 
-def _tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+def _to_tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32)).to(device, non_blocking=True)
 
 
 def _short(value: object) -> str:
-    """A value as an error shows it: of a hash, the beginning."""
+    """Shorten a hash for an error; other values are shown whole."""
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

@@ -1,10 +1,10 @@
-"""A teacher with another vocabulary: it reads the same text in its own pieces, and hidden states are compared word by word.
+"""Align a teacher with another vocabulary: it reads the same text in its own pieces, and hidden states are compared word by word.
 
-A word is what stands between two blanks, or a piece and its continuations in a WordPiece vocabulary. A token of the student is held against
-the mean of the teacher's states over the pieces of its word, and so are all tokens of that word, as their own mean. The teacher reads the
-text as it is, without the student's masks, which makes it say what a masked word is (as in data2vec, Baevski et al. 2022,
+A word is what stands between two blanks, or a piece and its continuations in a WordPiece vocabulary. The mean of the student's states over
+the tokens of a word is compared with the mean of the teacher's states over its pieces of that word. The teacher reads the
+text without the student's masks, so that its states show what a masked word is (as in data2vec, Baevski et al. 2022,
 arXiv 2202.03555). Words that the teacher has no piece or no position for are left out, and so are those that the student itself has no text
-of (its unknown piece, half a character); the share of tokens that take part is reported.
+of (its unknown piece, half a character); the share of tokens that are compared is reported.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from biomlm.convert.load import Loaded
 from biomlm.core.errors import MismatchError
-from biomlm.distill.teachers.teacher import Answerer, Answers, View, Wanted
+from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource, TeacherStates
 from biomlm.model.device import Device
 from biomlm.model.packed import Packed, pack
 from biomlm.pretrain.data.batches import Batch
@@ -30,118 +30,120 @@ REPLACEMENT = "\ufffd"  # what bytes that are no character are decoded to
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a teacher reads a micro-batch.
+class WordAlignment:
+    """A micro-batch in a teacher's pieces, aligned by words with the student's tokens.
 
     Args:
         packed: In the teacher's pieces.
-        word_of_theirs: The word of each of its tokens; -1 for special ones.
+        teacher_word_of_t: The word of each of the teacher's tokens; -1 for special ones.
         word_of_t: The word of each of the student's tokens; -1 for special ones and words that the teacher leaves out.
         words: How many words there are.
     """
 
     packed: Packed
-    word_of_theirs: Tensor
+    teacher_word_of_t: Tensor
     word_of_t: Tensor
     words: int
 
 
-class Reader:
+class WordAligner:
     """Spells the student's words in a teacher's pieces.
 
     Args:
-        ours: The student's tokenizer.
-        theirs: The teacher's.
-        most: Longest sequence of the teacher in tokens.
+        student: The student's tokenizer.
+        teacher: The teacher's.
+        max_length: Longest sequence of the teacher in tokens.
     """
 
-    def __init__(self, ours: Tokenizer, theirs: Tokenizer, most: int):
-        self.ours, self.theirs, self.most = ours, theirs, most
-        self.inside = ours.state["model"].get("continuing_subword_prefix") or ""
-        self.textless = {ours.ids.unk, ours.ids.pad, ours.ids.mask}
-        self.known: dict[tuple[int, ...], list[int]] = {}
+    def __init__(self, student: Tokenizer, teacher: Tokenizer, max_length: int):
+        self.student, self.teacher, self.max_length = student, teacher, max_length
+        self.continuation_prefix = student.state["model"].get("continuing_subword_prefix") or ""
+        self.textless = {student.ids.unk, student.ids.pad, student.ids.mask}
+        self.spellings: dict[tuple[int, ...], list[int]] = {}
 
-    def __call__(self, batch: Batch) -> Reading:
-        """Spell a micro-batch."""
+    def __call__(self, batch: Batch) -> WordAlignment:
+        """Spell a micro-batch in the teacher's pieces."""
         ids_t = batch.packed.input_ids_t.cpu().numpy().copy()
         ids_t[batch.positions_m.cpu().numpy()] = batch.labels_m.cpu().numpy()
-        word_of_t, theirs, word_of_theirs, words, start = np.full(len(ids_t), -1), [], [], 0, 0
+        sequences, teacher_word_of_t, word_of_t = [], [], np.full(len(ids_t), -1)
+        words = start = 0
         for length in batch.packed.lengths:
-            pieces, owners = [self.theirs.ids.bos], [-1]
+            pieces, word_of_piece = [self.teacher.ids.bos], [-1]
             for begin, end in self._words(ids_t[start : start + length]):
-                spelt = self._spell(tuple(ids_t[start + begin : start + end].tolist()))
-                if spelt and len(pieces) + len(spelt) < self.most:
+                spelling = self._spell(tuple(ids_t[start + begin : start + end].tolist()))
+                if spelling and len(pieces) + len(spelling) < self.max_length:
                     word_of_t[start + begin : start + end] = words
-                    pieces, owners = pieces + spelt, owners + [words] * len(spelt)
+                    pieces, word_of_piece = pieces + spelling, word_of_piece + [words] * len(spelling)
                     words += 1
-            theirs.append([*pieces, self.theirs.ids.eos])
-            word_of_theirs += [*owners, -1]
+            sequences.append([*pieces, self.teacher.ids.eos])
+            teacher_word_of_t += [*word_of_piece, -1]
             start += length
-        return Reading(pack(theirs), torch.tensor(word_of_theirs), torch.from_numpy(word_of_t), words)
+        return WordAlignment(pack(sequences), torch.tensor(teacher_word_of_t), torch.from_numpy(word_of_t), words)
 
     def _words(self, ids_t: I64) -> list[tuple[int, int]]:
-        """First token of each word of a sequence, and the one behind its last; special tokens are no words."""
-        special = np.isin(ids_t, (self.ours.ids.bos, self.ours.ids.eos))
-        first = self.ours.is_word_start[ids_t] | special
+        """Split a sequence into words: first token of each, and the one behind its last; special tokens belong to no word."""
+        special = np.isin(ids_t, (self.student.ids.bos, self.student.ids.eos))
+        first = self.student.is_word_start[ids_t] | special
         first[1:] |= special[:-1]
         begins = [*np.flatnonzero(first).tolist(), len(ids_t)]
         return [(a, b) for a, b in pairwise(begins) if not special[a]]
 
     def _spell(self, word: tuple[int, ...]) -> list[int]:
-        if word not in self.known:
+        if word not in self.spellings:
             text = self._text(word)
-            self.known[word] = self.theirs.encode(text) if text else []
-        return self.known[word]
+            self.spellings[word] = self.teacher.encode(text) if text else []
+        return self.spellings[word]
 
     def _text(self, word: tuple[int, ...]) -> str:
-        """A word with the blank in front of it, which only byte-level pieces keep; nothing if a piece has no text, or half a character."""
-        text = self.ours.decode(word).removeprefix(self.inside)
+        """Decode a word, with the blank before it, which only byte-level pieces keep; empty if a piece has no text or half a character."""
+        text = self.student.decode(word).removeprefix(self.continuation_prefix)
         if not self.textless.isdisjoint(word) or REPLACEMENT in text or not text.strip():
             return ""
-        return f" {text}" if self.ours.is_word_start[word[0]] and not text.startswith(" ") else text
+        return f" {text}" if self.student.is_word_start[word[0]] and not text.startswith(" ") else text
 
 
 def word_means(states_th: Tensor, word_of_t: Tensor, words: int) -> Tensor:
-    """Mean state of each word, [w, h], float32; -1 stands for no word."""
-    here = word_of_t >= 0
+    """Average the states of each word, [w, h], float32; -1 stands for no word."""
+    in_word_t = word_of_t >= 0
     sums_wh = states_th.new_zeros(words, states_th.shape[1], dtype=torch.float32)
-    sums_wh = sums_wh.index_add(0, word_of_t[here], states_th[here].float())
-    counts_w = torch.bincount(word_of_t[here], minlength=words)
+    sums_wh = sums_wh.index_add(0, word_of_t[in_word_t], states_th[in_word_t].float())
+    counts_w = torch.bincount(word_of_t[in_word_t], minlength=words)
     return sums_wh / counts_w.clamp(min=1)[:, None]
 
 
-class WordTeachers(Answerer):
-    """Teachers with vocabularies of their own; what they answer is word means.
+class WordAlignedTeachers(TeacherSource):
+    """Teachers with vocabularies of their own; their outputs are the mean states of words.
 
     Args:
         loaded: The teachers, each with its tokenizer beside it.
         device: Its precision is taken; the models follow the micro-batches.
-        ours: The student's tokenizer.
+        student: The student's tokenizer.
 
     Raises:
-        MismatchError: One has no tokenizer.
+        MismatchError: A teacher has no tokenizer.
     """
 
-    def __init__(self, loaded: Sequence[Loaded], device: Device, ours: Tokenizer):
+    def __init__(self, loaded: Sequence[Loaded], device: Device, student: Tokenizer):
         super().__init__([teacher.config for teacher in loaded])
         self.device = device
         self.models = [teacher.model.eval().requires_grad_(False) for teacher in loaded]
-        self.readers = [Reader(ours, _tokenizer(teacher), teacher.config.max_positions) for teacher in loaded]
+        self.aligners = [WordAligner(student, _tokenizer(teacher), teacher.config.max_positions) for teacher in loaded]
 
-    def require(self, wanted: Sequence[Wanted]) -> None:
-        """See `Answerer`: `DistillConfig` has refused all but hidden states."""
+    def require(self, requests: Sequence[TeacherRequest]) -> None:
+        """See `TeacherSource`: `DistillConfig` has refused all but hidden states."""
 
-    def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
-        """See `Answerer`."""
-        where = batch.packed.input_ids_t.device
-        views = []
-        for model, reader, want in zip(self.models, self.readers, wanted, strict=True):
-            reading = reader(batch)
+    def __call__(self, batch: Batch, requests: Sequence[TeacherRequest]) -> TeacherOutputs:
+        """See `TeacherSource`."""
+        device = batch.packed.input_ids_t.device
+        states = []
+        for model, aligner, request in zip(self.models, self.aligners, requests, strict=True):
+            alignment = aligner(batch)
             with torch.no_grad(), self.device.autocast():
-                hidden = model.to(where).encoder(reading.packed.to(where))
-            means = {n: word_means(hidden[n], reading.word_of_theirs.to(where), reading.words) for n in want.layers}
-            views.append(View(means, word_of_t=reading.word_of_t.to(where)))
-        return Answers(None, views)
+                hidden = model.to(device).encoder(alignment.packed.to(device))
+            word_of_piece = alignment.teacher_word_of_t.to(device)
+            means = {n: word_means(hidden[n], word_of_piece, alignment.words) for n in request.layers}
+            states.append(TeacherStates(means, word_of_t=alignment.word_of_t.to(device)))
+        return TeacherOutputs(None, states)
 
 
 def _tokenizer(teacher: Loaded) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Answer for a micro-batch: by models that run beside the student, or from a folder made ahead of time (`distill.teachers.cached`)."""
+"""Compute teachers' outputs for a micro-batch by models that run beside the student; `distill.teachers.cached` reads them from a folder."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TeacherRequest:
     """What the losses need of a teacher.
 
     Args:
@@ -39,8 +39,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class View:
-    """What one teacher sees in a micro-batch.
+class TeacherStates:
+    """One teacher's states for a micro-batch.
 
     Args:
         hidden: Layer → its hidden states [t, u]; or of each word [w, u], where the teacher has another vocabulary.
@@ -54,20 +54,22 @@ class View:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the teachers have to say of a micro-batch.
+class TeacherOutputs:
+    """The teachers' outputs for a micro-batch.
 
     Args:
-        targets: Their predictions, or None where not wanted.
-        views: One of each teacher.
+        targets: Their predictions, or None where not requested.
+        states: One entry for each teacher.
     """
 
     targets: Targets | None
-    views: Sequence[View]
+    states: Sequence[TeacherStates]
 
 
-class Answerer(ABC):
-    """Teachers, present or recorded. Not a module: an objective that holds it neither trains, moves nor saves it.
+class TeacherSource(ABC):
+    """Where the outputs of teachers come from: running models or a cache.
+
+    It is no `nn.Module`, so that an objective that holds it neither trains, moves nor saves the teachers.
 
     Args:
         configs: The shape of each teacher.
@@ -77,15 +79,15 @@ class Answerer(ABC):
         self.configs = list(configs)
 
     @abstractmethod
-    def require(self, wanted: Sequence[Wanted]) -> None:
-        """Refuse what cannot be answered; `wanted` has one entry for each teacher."""
+    def require(self, requests: Sequence[TeacherRequest]) -> None:
+        """Refuse requests that cannot be met; there is one for each teacher."""
 
     @abstractmethod
-    def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
-        """Answer for a micro-batch; `wanted` has one entry for each teacher."""
+    def __call__(self, batch: Batch, requests: Sequence[TeacherRequest]) -> TeacherOutputs:
+        """Give the outputs for a micro-batch; there is one request for each teacher."""
 
 
-class Teachers(Answerer):
+class Teachers(TeacherSource):
     """Frozen models that read the masked micro-batch in inference mode, with their heads on the masked positions only.
 
     Args:
@@ -96,7 +98,7 @@ class Teachers(Answerer):
         compiled: Whether to use torch.compile.
 
     Raises:
-        ConfigError: Nothing here can compile.
+        ConfigError: torch.compile does not work on this machine.
     """
 
     def __init__(
@@ -117,53 +119,52 @@ class Teachers(Answerer):
             for model in self.models:
                 model.encoder.compile_layers()
 
-    def require(self, wanted: Sequence[Wanted]) -> None:
-        """See `Answerer`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""
+    def require(self, requests: Sequence[TeacherRequest]) -> None:
+        """See `TeacherSource`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""
 
-    def __call__(self, batch: Batch, wanted: Sequence[Wanted]) -> Answers:
-        """See `Answerer`."""
+    def __call__(self, batch: Batch, requests: Sequence[TeacherRequest]) -> TeacherOutputs:
+        """See `TeacherSource`."""
         if self.at != batch.packed.input_ids_t.device:
             self.at = batch.packed.input_ids_t.device
             self.models = [model.to(self.at) for model in self.models]
         with torch.inference_mode(), torch.autocast(self.at.type, enabled=False):
-            seen = [self._look(i, batch, w) for i, w in enumerate(wanted)]
+            outputs = [self._forward(model, batch, r) for model, r in zip(self.models, requests, strict=True)]
         # An inference tensor may not be saved for a backward pass; hidden states are, and so are copied. Logits are not.
-        views = [
-            View({layer: x.clone() for layer, x in view.hidden.items()}, view.qkv and _copies(view.qkv))
-            for _, view in seen
+        states = [
+            TeacherStates({layer: x.clone() for layer, x in one.hidden.items()}, one.qkv and _cloned(one.qkv))
+            for _, one in outputs
         ]
-        logits = tuple(logits_mv for logits_mv, _ in seen if logits_mv is not None)
-        return Answers(Whole(logits, self.temperature) if logits else None, views)
+        logits = tuple(logits_mv for logits_mv, _ in outputs if logits_mv is not None)
+        return TeacherOutputs(Whole(logits, self.temperature) if logits else None, states)
 
-    def _look(self, i: int, batch: Batch, wanted: Wanted) -> tuple[Tensor | None, View]:
-        model = self.models[i]
+    def _forward(self, model: MaskedLM, batch: Batch, request: TeacherRequest) -> tuple[Tensor | None, TeacherStates]:
         with ExitStack() as stack:
-            kept: list[QKV] = []
-            if wanted.relation_layer is not None:
-                kept = stack.enter_context(captured(model.encoder, wanted.relation_layer))
+            captures: list[QKV] = []
+            if request.relation_layer is not None:
+                captures = stack.enter_context(captured(model.encoder, request.relation_layer))
             hidden = model.encoder(batch.packed)
-        view = View({layer: hidden[layer] for layer in wanted.layers}, kept[0] if kept else None)
-        if not wanted.predictions:
-            return None, view
-        return model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size], view
+        states = TeacherStates({n: hidden[n] for n in request.layers}, captures[0] if captures else None)
+        if not request.predictions:
+            return None, states
+        return model.logits(hidden[-1][batch.positions_m])[:, : self.vocab_size], states
 
 
-def _copies(qkv: QKV) -> QKV:
+def _cloned(qkv: QKV) -> QKV:
     q, k, v = qkv
     return q.clone(), k.clone(), v.clone()
 
 
 def load(paths: Sequence[str], reader: Shards, max_length: int, predictions: bool) -> list[Loaded]:
-    """Read the teachers, and refuse those that cannot answer for these shards.
+    """Read the teachers, and refuse those that do not fit these shards.
 
     Args:
         paths: Models of any kind.
         reader: The shards.
         max_length: Longest sequence in tokens.
-        predictions: Whether their predictions are wanted.
+        predictions: Whether their predictions are needed.
 
     Raises:
-        UserError: One cannot be read, has another vocabulary, too few positions, or no head where predictions are wanted.
+        UserError: One cannot be read, has another vocabulary, too few positions, or no head where predictions are needed.
     """
     loaded = [load_model(path) for path in paths]
     for path, teacher in zip(paths, loaded, strict=True):
@@ -176,26 +177,26 @@ def load(paths: Sequence[str], reader: Shards, max_length: int, predictions: boo
 
 
 def teacher_inputs(loaded: Sequence[Loaded]) -> dict[str, str]:
-    """What a manifest says of the teachers: the file of each one's weights, and all that was read of all of them."""
+    """Give a manifest's entries for the teachers: the hash of each one's weights, and one of all files that were read of them."""
     inputs = {f"teacher {i}" if i else "teacher": teacher.sha256 for i, teacher in enumerate(loaded)}
     return inputs | ({"teachers as read": digest([teacher.fingerprint for teacher in loaded])} if loaded else {})
 
 
 def _require_same_pieces(teacher: Loaded, reader: Shards) -> None:
-    """Refuse a vocabulary of another size or order, and name where the two part.
+    """Refuse a vocabulary of another size or order, and name the first difference.
 
     Raises:
-        MismatchError: It is one.
+        MismatchError: The teacher has one.
     """
     if teacher.tokenizer_dir is None:
         return
-    theirs, ours = tokenizer_folder.load(teacher.tokenizer_dir).pieces, reader.tokenizer.pieces
-    if theirs == ours:
+    shard_pieces, teacher_pieces = reader.tokenizer.pieces, tokenizer_folder.load(teacher.tokenizer_dir).pieces
+    if teacher_pieces == shard_pieces:
         return
-    problem = f"the shards have {len(ours)} pieces, this teacher {len(theirs)}"
-    if len(theirs) == len(ours):
-        i = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        problem = f"id {i} is {ours[i]!r} in the shards and {theirs[i]!r} in this teacher"
+    problem = f"the shards have {len(shard_pieces)} pieces, this teacher {len(teacher_pieces)}"
+    if len(teacher_pieces) == len(shard_pieces):
+        i = next(i for i, (a, b) in enumerate(zip(shard_pieces, teacher_pieces, strict=True)) if a != b)
+        problem = f"id {i} is {shard_pieces[i]!r} in the shards and {teacher_pieces[i]!r} in this teacher"
     raise MismatchError(
         problem,
         file=teacher.source,
@@ -207,7 +208,7 @@ def require_head(teacher: Loaded) -> None:
     """Refuse a teacher without a masked-LM head.
 
     Raises:
-        MismatchError: It has none.
+        MismatchError: The teacher has none.
     """
     if not teacher.has_head:
         raise MismatchError(

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biomlm.convert.config import ConvertConfig
 from biomlm.core.errors import MismatchError
 from biomlm.core.fleet import Before, find
-from biomlm.distill.commands.cache import Asker
+from biomlm.distill.commands.cache import CacheBuilder
 from biomlm.distill.config import DistillConfig, LossConfig
 from biomlm.distill.estimate import beside_of, estimate, estimate_cache, position_bytes, teachers_of
 from biomlm.distill.objective import DistillObjective
@@ -129,12 +129,12 @@ def test_a_caches_bytes_are_bounded(kind: str, k: int, teacher_run: Path, tiny_s
         precision="fp32",
         out="c",
     )
-    asker = Asker(config)
-    (batch,) = asker.curriculum.step(0)
+    builder = CacheBuilder(config)
+    (batch,) = builder.curriculum.step(0)
     tokens, masked = len(batch.packed.input_ids_t), len(batch.labels_m)
-    bound = masked * position_bytes(config, asker.shards.vocab_size) + tokens * 2 * 48
-    assert 0.3 * bound < len(asker.answer(batch)) < bound
-    rows = estimate_cache(config, find("a100-80gb"), Before(asker.shards.vocab_size))
+    bound = masked * position_bytes(config, builder.shards.vocab_size) + tokens * 2 * 48
+    assert 0.3 * bound < len(builder.encode_batch(batch)) < bound
+    rows = estimate_cache(config, find("a100-80gb"), Before(builder.shards.vocab_size))
     assert rows["tokens in all"] == 256
 
 

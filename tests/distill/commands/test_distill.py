@@ -18,7 +18,7 @@ from biomlm.distill.config import DistillConfig, LossConfig, weight_at
 from biomlm.distill.losses.relations import captured, relation_distance
 from biomlm.distill.losses.targets import Whole
 from biomlm.distill.objective import DistillObjective
-from biomlm.distill.teachers.teacher import Teachers, Wanted
+from biomlm.distill.teachers.teacher import TeacherRequest, Teachers
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
@@ -155,12 +155,12 @@ def test_a_layer_map_that_names_a_missing_layer_is_refused(make_model) -> None: 
 @pytest.mark.filterwarnings("ignore")  # torch.compile walks through all that is imported, deprecated functions too
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
 def test_a_compiled_teacher_says_the_same(make_model, batch) -> None:  # type: ignore[no-untyped-def]
-    wanted = [Wanted(True, (0, 1))]
+    wanted = [TeacherRequest(True, (0, 1))]
     plain, fused = (Teachers([make_model(16, layers=1)], CPU, 50, compiled=on)(batch, wanted) for on in (False, True))
     assert isinstance(plain.targets, Whole)
     assert isinstance(fused.targets, Whole)
     torch.testing.assert_close(fused.targets.logits[0], plain.targets.logits[0])
-    torch.testing.assert_close(fused.views[0].hidden, plain.views[0].hidden)
+    torch.testing.assert_close(fused.states[0].hidden, plain.states[0].hidden)
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:

@@ -19,7 +19,7 @@ from biomlm.core.files import read_json, sha256
 from biomlm.core.metrics import read_metrics
 from biomlm.distill.losses.targets import Sampled, Top, sample, top
 from biomlm.distill.teachers import cache_blocks
-from biomlm.distill.teachers.cached import Answered, CachedTeachers, file_of, read_index, write_blocks
+from biomlm.distill.teachers.cached import CachedTeachers, EncodedOutputs, block_file, read_index, write_blocks
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def test_several_processes_write_the_same_bytes(caches: Path, ask: list[str], tm
     words = [*ask, "--kind", "top", "--k", "16", "--workers", "2", "--out", str(tmp_path / "cache")]
     assert cli.run(words) == 0
     for number in range(2):
-        assert sha256(file_of(tmp_path / "cache", number)) == sha256(file_of(caches / "top", number))
+        assert sha256(block_file(tmp_path / "cache", number)) == sha256(block_file(caches / "top", number))
 
 
 def test_another_question_asked_in_the_same_folder_keeps_no_earlier_answer(ask: list[str], tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_another_question_asked_in_the_same_folder_keeps_no_earlier_answer(ask: 
     for folder, temperature in (("same", "1.0"), ("same", "3.0"), ("new", "3.0")):
         words = [*short, "--temperature", temperature, "--override", "--out", str(tmp_path / folder)]
         assert cli.run(words) == 0
-    assert sha256(file_of(tmp_path / "same", 0)) == sha256(file_of(tmp_path / "new", 0))
+    assert sha256(block_file(tmp_path / "same", 0)) == sha256(block_file(tmp_path / "new", 0))
 
 
 def test_a_killed_writer_goes_on(
@@ -116,19 +116,19 @@ def test_a_killed_writer_goes_on(
     code = f"from biomlm.core.cli import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     for _ in range(600):
-        if file_of(out, 0).exists() or process.poll() is not None:
+        if block_file(out, 0).exists() or process.poll() is not None:
             break
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert file_of(out, 0).exists()
-    written = file_of(out, 0).stat().st_mtime_ns
-    file_of(out, 1).unlink(missing_ok=True)
+    assert block_file(out, 0).exists()
+    written = block_file(out, 0).stat().st_mtime_ns
+    block_file(out, 1).unlink(missing_ok=True)
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
     capsys.readouterr()
     assert cli.run(words) == 0
-    assert file_of(out, 0).stat().st_mtime_ns == written
+    assert block_file(out, 0).stat().st_mtime_ns == written
     ours, theirs = read_json(manifest), read_json(caches / "top" / "manifest.json")
     assert (ours["outputs"], ours["counts"], ours["status"]) == (theirs["outputs"], theirs["counts"], "done")
     assert "bytes a token" in capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_a_cache_of_another_teacher_is_refused(
 
 
 def test_damage_is_found_and_named(caches: Path, tmp_path: Path) -> None:
-    whole = file_of(caches / "top", 0)
+    whole = block_file(caches / "top", 0)
     data = whole.read_bytes()
     cut = tmp_path / "00000.bin"
     cut.write_bytes(data[:-5])
@@ -195,12 +195,12 @@ def test_a_truncated_cache_is_refused_before_the_run(
     out = tmp_path / "cache"
     assert cli.run([*ask, "--k", "4", "--out", str(out)]) == 0
     learn = [*cached, "--cache", str(out), "--loss.hidden", "0", "--out", str(tmp_path / "run")]
-    data = file_of(out, 1).read_bytes()
-    file_of(out, 1).write_bytes(data[:-1])
+    data = block_file(out, 1).read_bytes()
+    block_file(out, 1).write_bytes(data[:-1])
     capsys.readouterr()
     assert cli.run(learn) == 2
     assert f"has {len(data) - 1:,} bytes, its index says {len(data):,}" in capsys.readouterr().err
-    file_of(out, 1).unlink()
+    block_file(out, 1).unlink()
     assert cli.run(learn) == 2
     assert "a file of the cache is missing" in capsys.readouterr().err
     facts = out / "cache.json"
@@ -209,7 +209,7 @@ def test_a_truncated_cache_is_refused_before_the_run(
     assert cli.run(learn) == 2
     assert "it is not what `biomlm distill cache` wrote" in capsys.readouterr().err
     facts.write_text(told)
-    file_of(out, 1).write_bytes(data[:-40] + bytes(40))
+    block_file(out, 1).write_bytes(data[:-40] + bytes(40))
     assert cli.run(learn) == 2
     assert "its checksum differs" in capsys.readouterr().err
     manifest = out / "manifest.json"
@@ -249,13 +249,17 @@ def test_predictions_survive_the_way_to_bytes_and_back(m: int, k: int, seed: int
     random = torch.Generator().manual_seed(seed)
     log_p = (3 * torch.randn(m, vocab, generator=random)).log_softmax(1)
     kept = top(log_p, k)
-    again = cache_blocks.to_targets(cache_blocks.decode(cache_blocks.encode(cache_blocks.of_targets(kept, vocab))), CPU)
+    again = cache_blocks.decode_targets(
+        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(kept, vocab))), CPU
+    )
     assert isinstance(again, Top)
     assert torch.equal(again.ids_mk, kept.ids_mk)
     torch.testing.assert_close(again.log_p_mk, kept.log_p_mk, rtol=1e-3, atol=5e-3)
     torch.testing.assert_close(again.log_p_mk.exp().sum(1) + again.log_rest_m.exp(), torch.ones(m))
     drawn = sample(log_p, k, torch.rand(m, k, dtype=torch.float64, generator=random))
-    back = cache_blocks.to_targets(cache_blocks.decode(cache_blocks.encode(cache_blocks.of_targets(drawn, vocab))), CPU)
+    back = cache_blocks.decode_targets(
+        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(drawn, vocab))), CPU
+    )
     assert isinstance(back, Sampled)
     dense = [torch.zeros(m, vocab).scatter_add_(1, t.ids_mk, t.shares_mk) for t in (drawn, back)]
     torch.testing.assert_close(dense[1], dense[0])
@@ -263,7 +267,7 @@ def test_predictions_survive_the_way_to_bytes_and_back(m: int, k: int, seed: int
 
 def test_a_file_is_an_index_and_its_blocks(tmp_path: Path) -> None:
     file = tmp_path / "00000.bin"
-    write_blocks(file, [Answered((0, 3), 10, 2, b"abc"), Answered((1, 0), 12, 1, b"defgh")])
+    write_blocks(file, [EncodedOutputs((0, 3), 10, 2, b"abc"), EncodedOutputs((1, 0), 12, 1, b"defgh")])
     index = read_index(file)
     assert [(place, b.length, b.tokens, b.masked) for place, b in index.items()] == [
         ((0, 3), 3, 10, 2),

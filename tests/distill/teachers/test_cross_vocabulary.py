@@ -9,7 +9,7 @@ from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.metrics import read_metrics
 from biomlm.distill.config import DistillConfig, LossConfig
-from biomlm.distill.teachers.cross_vocabulary import Reader, word_means
+from biomlm.distill.teachers.cross_vocabulary import WordAligner, word_means
 from biomlm.model.packed import pack
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
@@ -42,13 +42,13 @@ def test_every_word_is_spelt_in_the_teachers_pieces(tiny_shards: Path, other_tok
     """Whatever the masks show, both sides' pieces of each word decode to the same text."""
     shards, theirs = Shards([tiny_shards], "train"), folder.load(other_tokenizer)
     batch = Batches(shards, MlmConfig(mask_rate=0.4), BatchConfig(tokens=256, max_length=32), 1).step(0)[0]
-    reading = Reader(shards.tokenizer, theirs, 512)(batch)
+    reading = WordAligner(shards.tokenizer, theirs, 512)(batch)
     ids_t = batch.packed.input_ids_t.clone()
     ids_t[batch.positions_m] = batch.labels_m
     assert reading.words > 50
     for word in range(reading.words):
         ours = shards.tokenizer.decode(ids_t[reading.word_of_t == word].tolist())
-        assert theirs.decode(reading.packed.input_ids_t[reading.word_of_theirs == word].tolist()) == ours
+        assert theirs.decode(reading.packed.input_ids_t[reading.teacher_word_of_t == word].tolist()) == ours
     special = torch.isin(ids_t, torch.tensor([shards.ids.bos, shards.ids.eos]))
     assert torch.equal(reading.word_of_t < 0, special)
     assert len(reading.packed.lengths) == len(batch.packed.lengths)
@@ -59,7 +59,7 @@ def test_words_beyond_the_teachers_positions_are_left_out(tiny_shards: Path, oth
     ids = shards.tokenizer.encode("Treatment with aspirin often protects the heart of the patient.")
     packed = pack([[shards.ids.bos, *ids, shards.ids.eos]])
     nothing = torch.zeros(0, dtype=torch.int64)
-    reading = Reader(shards.tokenizer, theirs, 12)(Batch(packed, nothing, nothing))
+    reading = WordAligner(shards.tokenizer, theirs, 12)(Batch(packed, nothing, nothing))
     assert max(reading.packed.lengths) <= 12
     assert 0 < reading.words < 10
     assert (reading.word_of_t >= 0).any()
@@ -118,7 +118,7 @@ def test_a_teacher_reads_what_it_would_read_in_the_text(
     student, teacher = kinds[ours], kinds[theirs]
     ids = [student.ids.bos, *student.encode(text), student.ids.eos]
     nothing = torch.zeros(0, dtype=torch.int64)
-    reading = Reader(student, teacher, 512)(Batch(pack([ids]), nothing, nothing))
+    reading = WordAligner(student, teacher, 512)(Batch(pack([ids]), nothing, nothing))
     read = reading.packed.input_ids_t.tolist()
     assert read == [teacher.ids.bos, *teacher.encode(text), teacher.ids.eos]
     assert reading.words == len(text.split())
@@ -131,7 +131,7 @@ def test_a_word_that_opens_its_document_has_no_blank(theirs: str, kinds: dict[st
     student, teacher = kinds["bpe"], kinds[theirs]
     nothing = torch.zeros(0, dtype=torch.int64)
     ids = [student.ids.bos, *student.encode("heparin often relaxes"), student.ids.eos]
-    reading = Reader(student, teacher, 512)(Batch(pack([ids]), nothing, nothing))
+    reading = WordAligner(student, teacher, 512)(Batch(pack([ids]), nothing, nothing))
     assert reading.packed.input_ids_t.tolist()[1:-1] == teacher.encode("heparin often relaxes")
 
 
@@ -146,7 +146,7 @@ def test_what_has_no_text_is_not_spelt(ours: str, kinds: dict[str, folder.Tokeni
     packed = pack(
         [[student.ids.bos, *rest, *unknown, student.ids.eos]]
     )  # a sequence that opens in the middle of a word
-    reading = Reader(student, teacher, 512)(Batch(packed, nothing, nothing))
+    reading = WordAligner(student, teacher, 512)(Batch(packed, nothing, nothing))
     read = teacher.decode(reading.packed.input_ids_t.tolist())
     assert not any(odd in read.removeprefix("<s>").removesuffix("</s>") for odd in ("<", "[", "#", "\ufffd"))
     assert " often" in read
