@@ -28,7 +28,7 @@ RAMP = re.compile(rf"({NUMBER})\.\.({NUMBER})")
 
 
 def weight_at(weight: Weight, share: float) -> float:
-    """A weight after a share of the run's steps, from 0 to 1."""
+    """Evaluate a weight after a share of the run's steps, from 0 to 1."""
     if not isinstance(weight, str):
         return weight
     start, end = _ends(weight)
@@ -36,7 +36,7 @@ def weight_at(weight: Weight, share: float) -> float:
 
 
 def largest(weight: Weight) -> float:
-    """The most that a weight comes to."""
+    """Give the largest value of a weight over the run."""
     return max(weight_at(weight, 0), weight_at(weight, 1))
 
 
@@ -123,7 +123,7 @@ class DistillConfig(PretrainConfig):
     Args:
         teacher: The model to learn from (run folder, Hugging Face folder or fairseq checkpoint), or several, whose predictions are
             averaged. May be left out with a cache.
-        cache: A folder that `biomlm distill cache` wrote: the teacher's answers are read from it instead of computed.
+        cache: A folder that `biomlm distill cache` wrote: the teacher's outputs are read from it instead of computed.
         vocabulary: The teacher's must be the `same` as the shards'; or it has another one and only hidden states are learnt, averaged
             over each of the text's `words`.
         start: Initial weights, unless `init` names a model: from `scratch`, or the `teacher`'s, some of its layers and, where the student

@@ -1,4 +1,4 @@
-"""What a distillation would need on a fleet: pretraining's plan (`biomlm.pretrain.planning.estimate`) and, beside it, the teacher's share.
+"""Estimate what a distillation needs on a fleet: pretraining's plan (`biomlm.pretrain.planning.estimate`) and the teacher's share.
 
 Formulas, not measurements; docs/scaling.md says what they are checked against. Not counted are attention relations' products, which are
 those of one layer more, and reading a cache.
@@ -33,7 +33,7 @@ EXCERPT = {"sample": 24, "top": 12}
 
 
 def estimate(config: DistillConfig, fleet: Fleet, before: Before) -> dict[str, object]:
-    """The plan of one distillation on a fleet, as rows to print."""
+    """Plan one distillation on a fleet, as rows to print."""
     student, teachers = encoder_of(config, before), teachers_of(config, before)
     beside = beside_of(config, student, teachers)
     rows = rows_of(config, student, fleet, beside)
@@ -47,25 +47,25 @@ def estimate(config: DistillConfig, fleet: Fleet, before: Before) -> dict[str, o
 
 
 def teachers_of(config: DistillConfig, before: Before) -> list[EncoderConfig]:
-    """The teachers' shapes, by their paths or from the cache of their answers, which an earlier stage writes or which is there.
+    """Find the teachers' shapes, by their paths or from the cache of their outputs, which an earlier stage writes or which is there.
 
     Raises:
-        UserError: A teacher, or the cache, can not be read.
+        UserError: A teacher, or the cache, cannot be read.
     """
     if config.teachers:
         return [shape_of(path, before) for path in config.teachers]
-    made = before.maker(config.cache)
-    if isinstance(made, CacheConfig):
-        return [shape_of(path, before) for path in made.teacher]
+    maker = before.maker(config.cache)
+    if isinstance(maker, CacheConfig):
+        return [shape_of(path, before) for path in maker.teacher]
     return CachedTeachers(config.cache).configs
 
 
 def beside_of(config: DistillConfig, student: EncoderConfig, teachers: Sequence[EncoderConfig]) -> Beside:
-    """What the teachers and the losses take.
+    """Count what the teachers and the losses take.
 
     A teacher that runs has the run's precision; one with another vocabulary, which is taken to read as many pieces as the student, and
-    one that waits beside a cache to be evaluated have float32. A compared state is there as the teacher gave it, in float32 at length 1,
-    and beside the student's, projected, in float32. A relation keeps two float32 matrices of the longest sequence for each head.
+    one that is only evaluated, beside a cache, are in float32. A compared state takes three copies: as the teacher computed it, in float32
+    at length 1, and the student's, projected, in float32. A relation keeps two float32 matrices of the longest sequence for each head.
 
     Raises:
         UserError: Teacher and student cannot be compared.
@@ -84,21 +84,21 @@ def beside_of(config: DistillConfig, student: EncoderConfig, teachers: Sequence[
         if alignment.relation_layer is not None:
             kept += 3 * teacher.hidden_size * b
             kept += len(PAIRS[config.loss.relation]) * alignment.heads * config.batch.max_length * 8
-    asked = [] if config.cache else teachers
+    running = [] if config.cache else teachers
     predicting = config.loss.uses("kl")
     return Beside(
         trained=trained,
         frozen=of_teacher * sum(map(parameters, teachers)) if config.teachers else 0,
         kept=kept,
-        passing=max((_passing(teacher, of_teacher) for teacher in asked), default=0),
-        logit=_logit(config, b, len(asked) if predicting else 0),
-        flops=sum(_forward(config, teacher, predicting) for teacher in asked) + 6 * trained,
+        passing=max((_passing(teacher, of_teacher) for teacher in running), default=0),
+        logit=_logit(config, b, len(running) if predicting else 0),
+        flops=sum(_forward(config, teacher, predicting) for teacher in running) + 6 * trained,
         all_rows=True,
     )
 
 
 def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[str, object]:
-    """The plan of a cache on one GPU of a fleet, which all of its processes share, as rows to print."""
+    """Plan a cache on one GPU of a fleet, which all of its processes share, as rows to print."""
     teachers = [shape_of(path, before) for path in config.teacher]
     b = 2 if config.precision != "fp32" else 4
     tokens = config.steps * config.batch.tokens * config.batch.accumulation
@@ -126,7 +126,7 @@ def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[st
 
 
 def position_bytes(config: TeacherOutputsConfig, vocab_size: int) -> int:
-    """Bytes that a cache keeps of a masked position at most, before compression (see `biomlm.distill.teachers.cache_blocks`)."""
+    """Count the bytes that a cache keeps of a masked position at most, before compression (see `biomlm.distill.teachers.cache_blocks`)."""
     if not config.k:
         return 0
     id_ = 2 if vocab_size <= 1 << 16 else 4
@@ -137,19 +137,19 @@ def position_bytes(config: TeacherOutputsConfig, vocab_size: int) -> int:
 
 
 def _forward(config: DistillConfig | TeacherOutputsConfig, teacher: EncoderConfig, predicting: bool) -> float:
-    """Floating-point operations of a teacher for each token: a third of a training step's."""
+    """Count the floating-point operations of a teacher for each token: a third of a training step's."""
     length = config.batch.max_length
     return step_flops(teacher, [length], round(config.mlm.mask_rate * length) if predicting else 0) / 3 / length
 
 
 def _passing(teacher: EncoderConfig, b: int) -> float:
-    """Bytes of a running teacher for each token: the states after every layer, and the layer at work as if it were trained."""
+    """Count the bytes of a running teacher for each token: the states after every layer, and the current layer as if it were trained."""
     states = (teacher.num_hidden_layers + 1) * teacher.hidden_size * b
     return states + kept_per_token(teacher, half=b == 2, recompute=False)
 
 
 def _logit(config: DistillConfig, b: int, teachers: int) -> float:
-    """Bytes for each logit at the fuller of two moments: both sides' logits and the gradient, or the gradient and its way back."""
+    """Count the bytes for each logit at the peak: both sides' logits and the gradient, or the gradient's backward pass."""
     if not (config.loss.uses("kl") or config.loss.uses("mlm")):
         return 0
     gradient = 4 if config.precision == "fp16" else b

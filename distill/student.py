@@ -1,4 +1,4 @@
-"""A student's initial weights out of its teacher's: some of the layers, and where the student is narrower, a part of every width.
+"""Initialize a student from its teacher's weights: some of the layers, and where the student is narrower, a part of every width.
 
 The residual stream is cut by one matrix R [h, H] in all layers, so that what one layer writes the next still reads: every weight
 that reads the stream is multiplied by Rᵀ, every weight that writes it by R. R either picks coordinates, those with the largest weights
@@ -39,7 +39,7 @@ STUDENT_FIELDS = (  # what the student has of its own; all else of the arithmeti
 
 
 def from_teacher(teacher: Loaded, config: DistillConfig, reader: Shards) -> MaskedLM:
-    """A student made of parts of its teacher.
+    """Make a student of parts of its teacher.
 
     Args:
         teacher: Over the shards' vocabulary.
@@ -85,17 +85,17 @@ def _require_smaller(student: EncoderConfig, teacher: Loaded) -> None:
             remedy="Give the student heads of the same width by --model.num_attention_heads, or --start scratch.",
         )
     for name in ("hidden_size", "num_attention_heads", "head_size", "intermediate_size"):
-        ours, theirs = getattr(student, name), getattr(teacher.config, name)
-        if ours > theirs:
+        student_size, teacher_size = getattr(student, name), getattr(teacher.config, name)
+        if student_size > teacher_size:
             raise MismatchError(
-                f"the student's {name} is {ours}, this teacher's only {theirs}",
+                f"the student's {name} is {student_size}, this teacher's only {teacher_size}",
                 file=teacher.source,
                 remedy="Give a smaller student by the options of --model, or --start scratch.",
             )
 
 
 def taken_layers(text: str, student: int, teacher: int, source: str) -> list[int]:
-    """The teacher's layer, counted from 1, for each layer of the student.
+    """Choose the teacher's layer, counted from 1, for each layer of the student.
 
     Raises:
         MismatchError: A layer is missing, or a student's layer is left without one or given several.
@@ -104,19 +104,19 @@ def taken_layers(text: str, student: int, teacher: int, source: str) -> list[int
         return [(i * teacher) // student + 1 for i in range(student)]
     pairs = layer_map(text, student, teacher, "start_layers", source)
     for i in range(1, student + 1):
-        given = [theirs for ours, theirs in pairs if ours == i and theirs > 0]
-        if len(given) != 1:
+        sources = [b for a, b in pairs if a == i and b > 0]
+        if len(sources) != 1:
             raise MismatchError(
-                f"start_layers `{text}` gives the student's layer {i} of {student} {len(given) or 'no'} "
-                f"layer{'s' * (len(given) > 1)} of the teacher's {teacher}",
+                f"start_layers `{text}` gives the student's layer {i} of {student} {len(sources) or 'no'} "
+                f"layer{'s' * (len(sources) > 1)} of the teacher's {teacher}",
                 file=source,
                 remedy="Name one for every layer of the student, or `every` or `uniform`.",
             )
-    return [theirs for ours, theirs in pairs if ours > 0]
+    return [b for a, b in pairs if a > 0]
 
 
 def _with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> Tensors:
-    """Everything but the layers, and these layers in this order."""
+    """Keep everything but the layers, and of these the given ones in the given order."""
     kept = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
     for i, layer in enumerate(layers):
         prefix = f"encoder.layers.{layer - 1}."
@@ -129,7 +129,7 @@ def _with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> Tensors:
 
 
 def cut_width(tensors: Tensors, teacher: EncoderConfig, student: EncoderConfig, how: str) -> Tensors:
-    """The same layers at the student's widths; the tensors as they are where the widths are equal.
+    """Cut layers to the student's widths; where the widths are equal the tensors stay as they are.
 
     Args:
         tensors: A model of the teacher's widths and the student's layers.
@@ -150,11 +150,11 @@ def cut_width(tensors: Tensors, teacher: EncoderConfig, student: EncoderConfig, 
 
 
 def _residual(tensors: Tensors, width: int, how: str) -> Tensor:
-    """R [h, H]."""
+    """Choose R [h, H]."""
     words_vh = tensors[WORD_EMBEDDINGS].float()
-    full = words_vh.shape[1]
-    if width == full:
-        return torch.eye(full)
+    teacher_width = words_vh.shape[1]
+    if width == teacher_width:
+        return torch.eye(teacher_width)
     if how == "svd":
         values, vectors = torch.linalg.eigh(words_vh.T @ words_vh)  # right singular vectors, rising
         widest: Tensor = vectors[:, values.argsort(descending=True)[:width]].T
@@ -165,7 +165,7 @@ def _residual(tensors: Tensors, width: int, how: str) -> Tensor:
             importance = importance + _unit(tensor.square().sum(0))
         elif name.endswith(("out.weight", "down.weight")):
             importance = importance + _unit(tensor.square().sum(1))
-    return torch.eye(full)[_largest(importance, width)]
+    return torch.eye(teacher_width)[_largest(importance, width)]
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -173,17 +173,17 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _largest(importance: Tensor, count: int) -> Tensor:
-    """Indices of the largest, ascending."""
+    """Give the indices of the largest values, ascending."""
     return importance.topk(count).indices.sort().values
 
 
 def _norm_or_bias(tensor: Tensor, name: str, r_hh: Tensor) -> Tensor:
-    """A vector over the stream: what multiplies it (a norm's weight) keeps its diagonal, what is added is mapped."""
+    """Cut a vector over the stream: a norm's weight, which multiplies it, keeps its diagonal; a bias, which is added, is mapped by R."""
     return r_hh.square() @ tensor if name.endswith("norm.weight") else r_hh @ tensor
 
 
 def _outside(name: str, tensor: Tensor, r_hh: Tensor) -> Tensor:
-    """Embeddings, final norm and head."""
+    """Cut a tensor of the embeddings, the final norm or the head."""
     if name == "head.bias":
         return tensor
     if name == "head.dense.weight":
@@ -216,7 +216,7 @@ def _layer(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig, r_hh:
 
 
 def _attention_rows(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig) -> dict[str, Tensor]:
-    """Which rows of queries and keys, and of values, are kept: whole heads first, then coordinates inside each head."""
+    """Choose the rows of queries and keys, and of values, to keep: whole heads first, then coordinates inside each head."""
     n, d = teacher.num_attention_heads, teacher.head_size
     q, k, v = layer["attention.qkv.weight"].square().sum(1).view(3, n, d).unbind()
     out = layer["attention.out.weight"].square().sum(0).view(n, d)

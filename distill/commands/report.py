@@ -38,34 +38,36 @@ def report(config: ReportConfig) -> None:
         raise DataError(
             "the run learnt from a cache, and its teacher is not named", file=config.run, remedy="Name it by --teacher."
         )
-    named = {TEACHER: teachers[0]} if len(teachers) == 1 else {f"{TEACHER} {i}": t for i, t in enumerate(teachers, 1)}
-    ensemble = list(named) if len(named) > 1 else []
-    paths = {**named, STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
+    teacher_paths = (
+        {TEACHER: teachers[0]} if len(teachers) == 1 else {f"{TEACHER} {i}": t for i, t in enumerate(teachers, 1)}
+    )
+    ensemble = list(teacher_paths) if len(teacher_paths) > 1 else []
+    paths = {**teacher_paths, STUDENT: config.run} | ({ALONE: config.alone} if config.alone else {})
     sizes = BatchConfig(**record.config["batch"])
     loaded = dict(zip(paths, load(list(paths.values()), reader, sizes.max_length, False), strict=True))
     evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
     models = {name: one.model for name, one in loaded.items()}
-    found = compare(models, evaluator, choose(config.precision), TEACHER, ensemble)
+    results = compare(models, evaluator, choose(config.precision), TEACHER, ensemble)
     train = [record for record in read_metrics(config.run) if record["split"] == "train"]
     figures: dict[str, Any] = {
         "models": {
-            name: _figures([loaded[one] for one in ([name] if name in loaded else ensemble)], seen)
-            for name, seen in found.items()
+            name: _figures([loaded[one] for one in ([name] if name in loaded else ensemble)], result)
+            for name, result in results.items()
         },
-        "similarity": {name: layer_similarity(found, STUDENT, name) for name in ensemble}
-        or layer_similarity(found, STUDENT, TEACHER),
+        "similarity": {name: layer_similarity(results, STUDENT, name) for name in ensemble}
+        or layer_similarity(results, STUDENT, TEACHER),
         "parts": _parts(train),
     }
     out = Path(config.out)
     write_json(out / FIGURES, figures)
     write_text(out / PAGE, page(f"Distillation: {Path(config.run).name}", figures, train, TEACHER))
-    told = {
+    rows = {
         f"{name}: {what}": value
         for name, model in figures["models"].items()
         for what, value in model["sources"][ALL].items()
         if what != "masked" and value is not None
     }
-    summary(f"biomlm distill report → {out / PAGE}", told)
+    summary(f"biomlm distill report → {out / PAGE}", rows)
 
 
 def _is_report(folder: Path) -> bool:
@@ -75,18 +77,18 @@ def _is_report(folder: Path) -> bool:
     return not names or (names <= {PAGE, FIGURES} and earlier(folder / FIGURES))
 
 
-def _figures(loaded: Sequence[Loaded], seen: ModelResults) -> dict[str, Any]:
-    """Of one model, or of several as one."""
+def _figures(loaded: Sequence[Loaded], results: ModelResults) -> dict[str, Any]:
+    """Collect the figures of one model, or of several that predict together."""
     return {
         "parameters": sum(parameter_count(one.model) for one in loaded),
-        "tokens": seen.tokens,
-        "tokens_per_second": seen.tokens / max(seen.seconds, 1e-9),
+        "tokens": results.tokens,
+        "tokens_per_second": results.tokens / max(results.seconds, 1e-9),
         "has_head": all(one.has_head for one in loaded),
-        "sources": {source: sums.means() for source, sums in sorted(seen.sources.items())},
+        "sources": {source: sums.means() for source, sums in sorted(results.sources.items())},
     }
 
 
 def _parts(train: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """First and last recorded value of each part of the training loss."""
+    """Find the first and last recorded value of each part of the training loss."""
     values = {name: [record[name] for record in train if name in record] for name in PARTS}
-    return {name: {"first": found[0], "last": found[-1]} for name, found in values.items() if found}
+    return {name: {"first": recorded[0], "last": recorded[-1]} for name, recorded in values.items() if recorded}

@@ -1,4 +1,4 @@
-"""Which layer of the teacher a layer of the student looks at; layers are counted from 1, and 0 is the embeddings' output."""
+"""Map layers of the student to layers of the teacher; layers are counted from 1, and 0 is the embeddings' output."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ def check_map(text: str, option: str) -> None:
     """Refuse a text that is no layer map.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The text is none.
     """
     if text not in ("uniform", "last") and not CUSTOM.fullmatch(text):
         raise ConfigError(
@@ -22,7 +22,7 @@ def check_map(text: str, option: str) -> None:
 
 
 def layer_map(text: str, student: int, teacher: int, option: str, source: str | Path) -> list[tuple[int, int]]:
-    """Pairs of a student's and a teacher's layer, ascending.
+    """List the pairs of a student's and a teacher's layer, ascending.
 
     Args:
         text: `last`; `uniform`, student layer i with teacher layer i × teacher / student, rounded (TinyBERT, Jiao et al. 2020, arXiv
@@ -40,10 +40,10 @@ def layer_map(text: str, student: int, teacher: int, option: str, source: str | 
     if text == "uniform":
         return [(i, round(i * teacher / student)) for i in range(1, student + 1)]
     pairs = sorted((int(a), int(b)) for a, b in (pair.split(":") for pair in text.split(",")))
-    for ours, theirs in pairs:
-        if ours > student or theirs > teacher:
+    for student_layer, teacher_layer in pairs:
+        if student_layer > student or teacher_layer > teacher:
             raise MismatchError(
-                f"{option} pairs the student's layer {ours} with the teacher's layer {theirs}, "
+                f"{option} pairs the student's layer {student_layer} with the teacher's layer {teacher_layer}, "
                 f"but the student has {student} layers and the teacher {teacher}",
                 file=source,
                 remedy="Name layers that both have.",
@@ -55,7 +55,7 @@ def require_no_deeper(student: int, teacher: int, source: str | Path) -> None:
     """Refuse a student with more layers than its teacher.
 
     Raises:
-        MismatchError: It has more.
+        MismatchError: The student has more.
     """
     if student > teacher:
         raise MismatchError(

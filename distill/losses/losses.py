@@ -1,4 +1,4 @@
-"""Distillation losses of predictions and of hidden states.
+"""Compute the distillation losses of predictions and of hidden states.
 
 Shape suffixes: see `biomlm.model.packed`; u teacher width.
 """
@@ -19,7 +19,7 @@ BLOCK = 1 << 18  # logits worked on at a time: as float32 they fit a core's cach
 
 @dataclass(frozen=True)
 class Weighting:
-    """How the two losses of a prediction are weighted.
+    """Weights of the two losses of a prediction.
 
     Args:
         kl: Of the soft cross-entropy.
@@ -75,15 +75,15 @@ class _Predictions(torch.autograd.Function):
 def prediction_losses(
     logits_mv: Tensor, labels_m: Tensor, targets: Targets | None, weighting: Weighting
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The weighted sum of soft cross-entropy and masked-LM loss, and its parts.
+    """Compute the weighted sum of soft cross-entropy and masked-LM loss, and its parts.
 
-    Autograd's own way keeps several float32 matrices [m, v] of each loss and walks through main memory for each; here a block's
-    loss and gradient are done while it is in the cache (docs/log.md has the figures).
+    Autograd would keep several float32 matrices [m, v] of each loss and pass through main memory for each; here a block's
+    loss and gradient are computed while it is in the cache (docs/log.md has the figures).
 
     Args:
         logits_mv: The student's.
         labels_m: The masked tokens.
-        targets: The teacher's softened predictions; None where no soft cross-entropy is wanted.
+        targets: The teacher's softened predictions; None for no soft cross-entropy.
         weighting: Of the sum.
 
     Returns:
@@ -95,7 +95,7 @@ def prediction_losses(
 
 
 def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
-    """How far each token's hidden states are apart, [t].
+    """Measure the distance of each token's hidden states, [t].
 
     Args:
         student_tu: The student's states, projected to the teacher's width where they differ.
@@ -110,7 +110,7 @@ def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
 
 
 def sequence_means(states_th: Tensor, lengths_b: Tensor) -> Tensor:
-    """Mean state of each sequence, [b, h], float32: a sentence encoder's embedding (Reimers and Gurevych 2019, arXiv 1908.10084)."""
+    """Average each sequence's states, [b, h], float32: a sentence encoder's embedding (Reimers and Gurevych 2019, arXiv 1908.10084)."""
     means_bh: Tensor = torch.segment_reduce(
         states_th.float(), "mean", lengths=lengths_b, unsafe=True
     )  # unchecked: no wait for a GPU

@@ -1,4 +1,4 @@
-"""Relations between the tokens of a sequence, as attention forms them: MiniLM (Wang et al. 2020, arXiv 2002.10957) and MiniLMv2
+"""Compare the attention relations between the tokens of a sequence: MiniLM (Wang et al. 2020, arXiv 2002.10957) and MiniLMv2
 (Wang et al. 2021, arXiv 2012.15828).
 
 A relation is softmax(A Bᵀ / √d) of two of queries, keys and values, one for each head. MiniLM takes query-key (the attention itself) and
@@ -35,34 +35,34 @@ def captured(encoder: Encoder, layer: int) -> Iterator[list[QKV]]:
         layer: Counted from 1.
     """
     attention: Any = encoder.layers[layer - 1].attention
-    kept: list[QKV] = []
+    captures: list[QKV] = []
 
     def project(_: nn.Module, __: tuple[Any, ...], qkv_t3h: Tensor) -> None:
-        kept.append(qkv_t3h.chunk(3, dim=-1))  # type: ignore[arg-type]
+        captures.append(qkv_t3h.chunk(3, dim=-1))  # type: ignore[arg-type]
 
     def turn(_: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
         rotary = inputs[2]
         if rotary is not None:
-            q_th, k_th, v_th = kept.pop()
+            q_th, k_th, v_th = captures.pop()
             heads = (attention.heads, attention.head_size)
             q_th, k_th = (rotate(x.view(len(x), *heads), rotary).flatten(1) for x in (q_th, k_th))
-            kept.append((q_th, k_th, v_th))
+            captures.append((q_th, k_th, v_th))
 
     def cut(_: nn.Module, inputs: tuple[Any, ...], __: list[Tensor]) -> None:
         tokens = len(inputs[0].input_ids_t)  # behind them the encoder has put filler
-        kept[:] = [(q_th[:tokens], k_th[:tokens], v_th[:tokens]) for q_th, k_th, v_th in kept]
+        captures[:] = [(q_th[:tokens], k_th[:tokens], v_th[:tokens]) for q_th, k_th, v_th in captures]
 
     hooks = [attention.qkv.register_forward_hook(project), attention.register_forward_hook(turn)]
     hooks.append(encoder.register_forward_hook(cut))
     try:
-        yield kept
+        yield captures
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, kind: Kind) -> Tensor:
-    """Σ KL(teacher's relation ‖ student's), over the pairs of `kind` and all tokens, as a mean over heads.
+    """Compute Σ KL(teacher's relation ‖ student's), over the pairs of `kind` and all tokens, as a mean over heads.
 
     Args:
         student: Queries, keys and values [t, h].
@@ -72,22 +72,24 @@ def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], head
         kind: Which relations.
     """
     total = student[0].new_zeros((), dtype=torch.float32)
-    ours, theirs = (_per_sequence(side, lengths, heads) for side in (student, teacher))
-    for own, other in zip(ours, theirs, strict=True):
+    student_seqs, teacher_seqs = (_per_sequence(side, lengths, heads) for side in (student, teacher))
+    for student_seq, teacher_seq in zip(student_seqs, teacher_seqs, strict=True):
         for a, b in PAIRS[kind]:
             with torch.no_grad():
-                wanted_rll = _log_relation(other[a], other[b])
-            total = total + F.kl_div(_log_relation(own[a], own[b]), wanted_rll, reduction="sum", log_target=True)
+                target_rll = _log_relation(teacher_seq[a], teacher_seq[b])
+            total = total + F.kl_div(
+                _log_relation(student_seq[a], student_seq[b]), target_rll, reduction="sum", log_target=True
+            )
     return total / heads
 
 
 def _per_sequence(side: QKV, lengths: tuple[int, ...], heads: int) -> Iterator[tuple[Tensor, ...]]:
-    """Queries, keys and values [r, l, e] of each sequence."""
-    cut = [torch.split(x.view(len(x), heads, -1).transpose(0, 1), list(lengths), dim=1) for x in side]
-    return zip(*cut, strict=True)
+    """Split queries, keys and values by sequence and head, [r, l, e]."""
+    parts = [torch.split(x.view(len(x), heads, -1).transpose(0, 1), list(lengths), dim=1) for x in side]
+    return zip(*parts, strict=True)
 
 
 def _log_relation(a_rle: Tensor, b_rle: Tensor) -> Tensor:
-    """[r, l, l]."""
+    """Compute a relation's log-probabilities [r, l, l]."""
     scores_rll = a_rle @ b_rle.transpose(1, 2) / a_rle.shape[-1] ** 0.5
     return F.log_softmax(scores_rll.float(), dim=-1)

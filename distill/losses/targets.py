@@ -1,6 +1,6 @@
-"""What a teacher says of the masked positions, whole or in excerpts, and the loss of a student's prediction against each.
+"""Hold a teacher's predictions at the masked positions, whole or in excerpts, with the loss of a student's prediction against each.
 
-With q the student's softened distribution and z its logits over the temperature, every loss has a gradient in z that is written down
+With q the student's softened distribution and z its logits over the temperature, the gradient of every loss in z is written out
 here, so that a step computes it block by block, in the cache, without autograd's copies of [m, v] matrices.
 
 Shape suffixes: see `biomlm.model.packed`; k entries kept of a distribution.
@@ -22,7 +22,7 @@ class Targets(ABC):
 
     @abstractmethod
     def divergence(self, rows: slice, log_q_mv: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over some rows of KL(teacher ‖ student), or of an estimate of it, and its gradient in z.
+        """Sum KL(teacher ‖ student), or an estimate of it, over some rows, and give its gradient in z.
 
         Args:
             rows: Which positions.
@@ -46,7 +46,7 @@ class Whole(Targets):
     temperature: float
 
     def log_probabilities(self, rows: slice) -> Tensor:
-        """The mean teacher's softened log-probabilities [m, v], float32."""
+        """Average the teachers' softened probabilities; log-probabilities [m, v], float32."""
         each = [F.log_softmax(logits_mv[rows].float() / self.temperature, dim=-1) for logits_mv in self.logits]
         return each[0] if len(each) == 1 else reduce(torch.logaddexp, each) - torch.tensor(float(len(each))).log()
 
@@ -97,7 +97,7 @@ class Sampled(Targets):
 
     Args:
         ids_mk: Distinct pieces drawn, int64; what is left of a row has share 0.
-        shares_mk: The share of draws that fell on each, float32; a row adds up to 1.
+        shares_mk: The share of draws that fell on each, float32; a row sums to 1.
         entropy_m: Of the teacher's whole distribution (nats), so that the value is a KL and not a cross-entropy.
     """
 
@@ -113,7 +113,7 @@ class Sampled(Targets):
 
 
 def top(log_p_mv: Tensor, k: int) -> Top:
-    """The k largest entries of each row, by rising id."""
+    """Keep the k largest entries of each row, by rising id."""
     ids_mk = log_p_mv.topk(k, dim=-1).indices.sort(1).values
     log_p_mk = log_p_mv.gather(1, ids_mk)
     rest_m = log_p_mv.exp().scatter(1, ids_mk, 0.0).sum(1)
@@ -122,12 +122,12 @@ def top(log_p_mv: Tensor, k: int) -> Top:
 
 
 def sample(log_p_mv: Tensor, k: int, uniform_mk: Tensor) -> Sampled:
-    """k draws with replacement from each row; equal ones are put together.
+    """Draw k pieces of each row with replacement; equal draws are counted together.
 
     Args:
         log_p_mv: The distributions.
         k: Draws of a row.
-        uniform_mk: A random number in [0, 1) for each draw, float64; of these the draws are a function.
+        uniform_mk: A random number in [0, 1) for each draw, float64, which determines the draws.
     """
     p_mv = log_p_mv.exp()
     reached_mv = p_mv.double().cumsum(1)

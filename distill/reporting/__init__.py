@@ -1,1 +1,1 @@
-"""What a student kept of its teacher, as figures and as a page."""
+"""The report on a student: figures that compare it with its teacher, and a page."""

@@ -1,4 +1,4 @@
-"""Teacher, student and the student alone on the same held-out tokens and masks: loss, accuracy, agreement, speed, layer by layer."""
+"""Compare teacher, student and the student alone on the same held-out tokens and masks: loss, accuracy, agreement, speed, layers."""
 
 import math
 import time
@@ -19,13 +19,13 @@ from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.evaluate import Evaluator, evaluated
 
-ALIKE_TOKENS = 2048  # that layers are compared on
+CKA_TOKENS = 2048  # that layers are compared on
 ALL = "all"
 
 
 @dataclass
 class Sums:
-    """What adds up over masked positions of one source.
+    """Sums over the masked positions of one source.
 
     Args:
         masked: Positions.
@@ -42,14 +42,14 @@ class Sums:
     agree: int = 0
 
     def means(self) -> dict[str, float | None]:
-        """Each as a mean, None over nothing, and how many."""
+        """Divide each sum by the number of positions (None where there are none), and give that number too."""
         sums = {name: value for name, value in vars(self).items() if name != "masked"}
         return {"masked": self.masked, **{name: v / self.masked if self.masked else None for name, v in sums.items()}}
 
 
 @dataclass
 class ModelResults:
-    """What became of one model.
+    """The results of one model on the held-out split.
 
     Args:
         sources: Source of the text → sums; `all` for all of it.
@@ -64,45 +64,43 @@ class ModelResults:
     states: list[list[Tensor]] = field(default_factory=list)
 
     def hidden(self) -> list[Tensor]:
-        """States [t, h] of each layer."""
-        return [torch.cat(parts)[:ALIKE_TOKENS] for parts in zip(*self.states, strict=True)]
+        """Concatenate the states of each layer, [t, h]."""
+        return [torch.cat(parts)[:CKA_TOKENS] for parts in zip(*self.states, strict=True)]
 
 
 def compare(
     models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, ensemble: Sequence[str] = ()
 ) -> dict[str, ModelResults]:
-    """Run all models over the held-out split.
+    """Run all models on the held-out split.
 
     Args:
         models: Name → model over the shards' vocabulary.
-        evaluator: Gives the split, its masks and how much of it.
+        evaluator: Gives the split, its masks and how many tokens to read.
         device: Where to run.
-        teacher: The name of the model that the others are held against.
-        several: Names of models the mean of whose probabilities is the teacher, as `biomlm distill` takes it, where it is not one of them.
+        teacher: The name of the model that the others are compared with.
+        ensemble: Names of models whose mean probabilities are the teacher's, as in `biomlm distill`, where `teacher` is not one of them.
     """
-    found = {name: ModelResults() for name in ([teacher] if ensemble else []) + list(models)}
+    results = {name: ModelResults() for name in ([teacher] if ensemble else []) + list(models)}
     placed = [model.to(device.torch).eval() for model in models.values()]
     source_of = Sources(evaluator.shards)
     with torch.inference_mode():
         for batch in micro_batches(evaluator):
-            moved, sources = batch.to(device.torch), source_of(batch)
-            says = {}
+            on_device, sources = batch.to(device.torch), source_of(batch)
+            predictions = {}
             for name, model in zip(models, placed, strict=True):
-                says[name] = _predict(model, moved, found[name], device, evaluator.shards.vocab_size)
+                predictions[name] = _predict(model, on_device, results[name], device, evaluator.shards.vocab_size)
             if ensemble:
-                says[teacher] = _mean([says[name] for name in ensemble])
-            for name, seen in found.items():
-                _add_sums(seen, says[name], says[teacher], moved.labels_m, sources)
+                predictions[teacher] = _mean([predictions[name] for name in ensemble])
+            for name, result in results.items():
+                _add_sums(result, predictions[name], predictions[teacher], on_device.labels_m, sources)
     if ensemble:
-        found[teacher].tokens, found[teacher].seconds = (
-            found[ensemble[0]].tokens,
-            sum(found[name].seconds for name in ensemble),
-        )
-    return found
+        results[teacher].tokens = results[ensemble[0]].tokens
+        results[teacher].seconds = sum(results[name].seconds for name in ensemble)
+    return results
 
 
 def micro_batches(evaluator: Evaluator) -> Iterator[Batch]:
-    """The held-out micro-batches, as many as the evaluator reads."""
+    """Yield the held-out micro-batches, as many as the evaluator reads."""
     for part in evaluated(evaluator.batches, evaluator.max_tokens):
         batch = evaluator.batches.micro_batch(0, part.index, part.sequences)
         assert batch is not None, "empty micro-batches are not evaluated"
@@ -110,7 +108,7 @@ def micro_batches(evaluator: Evaluator) -> Iterator[Batch]:
 
 
 class Sources:
-    """The source (pubmed, pmc, notes, text) of every masked token of a micro-batch.
+    """Looks up the source (pubmed, pmc, notes, text) of every masked token of a micro-batch.
 
     Args:
         shards: The split.
@@ -121,32 +119,32 @@ class Sources:
         self.names = np.array([str(document["source"]) for document in shards.documents()])
 
     def __call__(self, batch: Batch) -> npt.NDArray[np.str_]:
-        """[m]."""
+        """Look up the sources, [m]."""
         assert batch.places_m is not None
         return self.names[np.searchsorted(self.starts, batch.places_m, side="right") - 1]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says at masked positions.
+    """A model's predictions at masked positions.
 
     Args:
         log_mv: Log-probabilities.
-        best_m: The piece that it predicts.
+        best_m: The most likely piece.
     """
 
     log_mv: Tensor
     best_m: Tensor
 
 
-def _mean(of: Sequence[Predictions]) -> Predictions:
-    """The mean of several models' probabilities."""
-    log_mv = torch.stack([one.log_mv for one in of]).logsumexp(0) - math.log(len(of))
+def _mean(each: Sequence[Predictions]) -> Predictions:
+    """Average several models' probabilities."""
+    log_mv = torch.stack([one.log_mv for one in each]).logsumexp(0) - math.log(len(each))
     return Predictions(log_mv, log_mv.argmax(-1))
 
 
-def _predict(model: MaskedLM, batch: Batch, seen: ModelResults, device: Device, pieces: int) -> Predictions:
-    """What it says, of the vocabulary's pieces, and what is kept of the rest."""
+def _predict(model: MaskedLM, batch: Batch, results: ModelResults, device: Device, vocab_size: int) -> Predictions:
+    """Predict the masked pieces; time, tokens and hidden states are added to the results."""
     start = time.perf_counter()
     with device.autocast():
         hidden = model.encoder(batch.packed)
@@ -154,31 +152,31 @@ def _predict(model: MaskedLM, batch: Batch, seen: ModelResults, device: Device, 
     log_mv = F.log_softmax(logits_mv.float(), dim=-1)
     if device.torch.type == "cuda":
         torch.cuda.synchronize()
-    seen.seconds += time.perf_counter() - start
-    if seen.tokens < ALIKE_TOKENS:
-        seen.states.append([x_th.float() for x_th in hidden])
-    seen.tokens += len(batch.packed.input_ids_t)
-    return Predictions(log_mv[:, :pieces], logits_mv[:, :pieces].argmax(-1))
+    results.seconds += time.perf_counter() - start
+    if results.tokens < CKA_TOKENS:
+        results.states.append([x_th.float() for x_th in hidden])
+    results.tokens += len(batch.packed.input_ids_t)
+    return Predictions(log_mv[:, :vocab_size], logits_mv[:, :vocab_size].argmax(-1))
 
 
 def _add_sums(
-    seen: ModelResults, ours: Predictions, teacher: Predictions, labels_m: Tensor, sources: npt.NDArray[np.str_]
+    results: ModelResults, model: Predictions, teacher: Predictions, labels_m: Tensor, sources: npt.NDArray[np.str_]
 ) -> None:
     columns = {
-        "loss": -ours.log_mv.gather(1, labels_m[:, None])[:, 0],
-        "right": ours.best_m == labels_m,
-        "kl": (teacher.log_mv.exp() * (teacher.log_mv - ours.log_mv)).sum(1),
-        "agree": ours.best_m == teacher.best_m,
+        "loss": -model.log_mv.gather(1, labels_m[:, None])[:, 0],
+        "right": model.best_m == labels_m,
+        "kl": (teacher.log_mv.exp() * (teacher.log_mv - model.log_mv)).sum(1),
+        "agree": model.best_m == teacher.best_m,
     }
     values = {name: column.cpu().numpy() for name, column in columns.items()}
     for source in (ALL, *np.unique(sources)):
-        here = np.ones(len(sources), bool) if source == ALL else sources == source
-        sums = seen.sources[str(source)]
-        sums.masked += int(here.sum())
+        of_source = np.ones(len(sources), bool) if source == ALL else sources == source
+        sums = results.sources[str(source)]
+        sums.masked += int(of_source.sum())
         for name, value in values.items():
-            setattr(sums, name, getattr(sums, name) + value[here].sum().item())
+            setattr(sums, name, getattr(sums, name) + value[of_source].sum().item())
 
 
-def layer_similarity(found: Mapping[str, ModelResults], student: str, teacher: str) -> list[list[float]]:
-    """CKA of the student's layers (rows) with the teacher's (columns)."""
-    return layer_similarities(found[student].hidden(), found[teacher].hidden())
+def layer_similarity(results: Mapping[str, ModelResults], student: str, teacher: str) -> list[list[float]]:
+    """Give the CKA of the student's layers (rows) with the teacher's (columns)."""
+    return layer_similarities(results[student].hidden(), results[teacher].hidden())

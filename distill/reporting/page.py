@@ -1,4 +1,4 @@
-"""The report as one HTML page: size and speed, held-out figures by source, the loss by part, and how alike the layers are."""
+"""Render the report as one HTML page: size and speed, held-out figures by source, the loss by part, and the layers' similarity."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ DARK = 0.55  # a similarity above this stands in the page's colour on its cell
 
 
 def page(title: str, figures: Mapping[str, Any], train: Sequence[Mapping[str, Any]], teacher: str) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         title: Its heading.
         figures: What `report.json` holds.
         train: The run's metrics of training.
-        teacher: The name of the model that the others are held against.
+        teacher: The name of the model that the others are compared with.
     """
     masked = figures["models"][teacher]["sources"][ALL]["masked"]
     same = "Forward passes with the head on masked positions, the models taking turns on the same micro-batches."
@@ -73,26 +73,26 @@ def _sources(models: Mapping[str, Any], teacher: str) -> Markup:
     return table(heads, rows, text=2)
 
 
-def _similarities(found: Any) -> Markup:
-    """With one teacher, or with each of several."""
-    if not isinstance(found, dict):
-        return heat_map(found)
-    return join(*(join(tag("h3", name), heat_map(rows)) for name, rows in found.items()))
+def _similarities(similarity: Any) -> Markup:
+    """Draw the similarity with one teacher, or with each of several."""
+    if not isinstance(similarity, dict):
+        return heat_map(similarity)
+    return join(*(join(tag("h3", name), heat_map(rows)) for name, rows in similarity.items()))
 
 
 def heat_map(rows: Sequence[Sequence[float]]) -> Markup:
-    """Similarities from 0 to 1 as the strength of a colour: the student's layers down, the teacher's across, the embeddings as layer 0."""
-    across = len(rows[0])
-    parts = [_text(LEFT + CELL * j + CELL / 2, TOP - 8, str(j)) for j in range(across)]
+    """Draw similarities from 0 to 1 as the strength of a colour: the student's layers down, the teacher's across, 0 the embeddings."""
+    columns = len(rows[0])
+    parts = [_text(LEFT + CELL * j + CELL / 2, TOP - 8, str(j)) for j in range(columns)]
     for i, row in enumerate(rows):
         parts.append(_text(LEFT / 2, TOP + CELL * i + 21, f"layer {i}"))
         for j, value in enumerate(row):
             x, y = LEFT + CELL * j, TOP + CELL * i
-            told = tag("title", f"student layer {i}, teacher layer {j}: {value:.3f}")
-            place = {"x": x, "y": y, "width": CELL, "height": CELL}
-            parts.append(tag("rect", told, **place, fill_opacity=f"{value:.3f}", style="fill: var(--accent)"))
+            tooltip = tag("title", f"student layer {i}, teacher layer {j}: {value:.3f}")
+            position = {"x": x, "y": y, "width": CELL, "height": CELL}
+            parts.append(tag("rect", tooltip, **position, fill_opacity=f"{value:.3f}", style="fill: var(--accent)"))
             parts.append(_text(x + CELL / 2, y + 21, f"{value:.2f}", "fill: var(--page)" if value > DARK else None))
-    width, height = LEFT + CELL * across, TOP + CELL * len(rows)
+    width, height = LEFT + CELL * columns, TOP + CELL * len(rows)
     size = {"viewBox": f"0 0 {width} {height}", "style": f"max-width: {width}px"}
     return tag(
         "svg", tag("title", "similarity of layers"), parts, role="img", xmlns="http://www.w3.org/2000/svg", **size
@@ -100,12 +100,14 @@ def heat_map(rows: Sequence[Sequence[float]]) -> Markup:
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
-    """Each part of the training loss over the steps, unweighted, as a share of its own largest value."""
+    """Draw each part of the training loss over the steps, unweighted, as a share of its own largest value."""
     lines = []
     for n, name in enumerate(names):
         points = [(r["step"], r[name]) for r in metrics if name in r]
-        most = max(value for _, value in points) or 1
-        lines.append(Line(f"{name}, up to {most:.3g}", [(step, value / most) for step, value in points], n % COLOURS))
+        largest = max(value for _, value in points) or 1
+        lines.append(
+            Line(f"{name}, up to {largest:.3g}", [(step, value / largest) for step, value in points], n % COLOURS)
+        )
     return line_chart("loss by part", lines, x_label="step", y_label="share of its largest value", zero=True)
 
 
