@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors and JSON in `checkpoints/step_N/`, never a pickle.
+"""Read and write the checkpoints of a run: safetensors and JSON in `checkpoints/step_N/`, never a pickle.
 
 A checkpoint is written beside its place, flushed, hashed and renamed, so it is whole or absent. Reading verifies the hashes and
 falls back to the one before, with a word, when the newest is damaged. A group of tensors is one file, or one for every rank that wrote
@@ -56,7 +56,7 @@ def path_of(run: str | Path, step: int) -> Path:
 
 
 class Rows(Mapping[str, Tensor]):
-    """The tensors of one or more safetensors files; one whose rows lie in several is put together when it is asked for.
+    """The tensors of one or more safetensors files; one whose rows lie in several is concatenated when it is asked for.
 
     Args:
         files: By rank.
@@ -81,7 +81,7 @@ class Rows(Mapping[str, Tensor]):
 
 
 def save(run: str | Path, checkpoint: Checkpoint, keep: int, every: int = 0) -> Path:
-    """Write a checkpoint and remove all but the last `keep` and those of every `every` steps; its folder."""
+    """Write a checkpoint, remove all but the last `keep` and those of every `every` steps, and return its folder."""
     path = path_of(run, checkpoint.step)
     with atomic_dir(path) as tmp:
         write_state(tmp, checkpoint, write_groups(tmp, checkpoint.tensors))
@@ -90,7 +90,7 @@ def save(run: str | Path, checkpoint: Checkpoint, keep: int, every: int = 0) -> 
 
 
 def write_groups(folder: Path, tensors: Groups, rank: int = 0, ranks: int = 1) -> dict[str, str]:
-    """Write tensors, or a rank's rows of them; file → SHA-256."""
+    """Write tensors, or a rank's rows of them, and return file → SHA-256."""
     hashes = {}
     for group, named in tensors.items():
         file = folder / (f"{group}-{rank + 1:05}-of-{ranks:05}.safetensors" if ranks > 1 else f"{group}.safetensors")

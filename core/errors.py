@@ -1,10 +1,10 @@
-"""What a user can get wrong, as exceptions, whose messages name the file, the record where there is one, and the remedy; and how faults of
-ours are told.
+"""Exceptions for the mistakes of a user, whose messages name the file, the record where there is one, and the remedy; and the tracebacks
+of our own faults without quoted values.
 
-`biomlm.core.cli` prints the first in one or two lines and exits with 2; any other exception is our own fault and keeps its traceback.
+`biomlm.core.cli` prints the former in one or two lines and exits with 2; any other exception is our own fault and keeps its traceback.
 No message may contain the text of a document: name it by file, position and id. `KeyError`, `UnicodeDecodeError`, `int('…')` and the errors
-of many parsers quote what they stumbled over, which may be a line of a note: so an exception is `told` by its frames and its kind, and its
-message only where it is of a kind that quotes no values.
+of many parsers quote the value that they failed on, which may be a line of a note: so `told` prints an exception's frames and its kind, and
+its message only where that kind quotes no values.
 """
 
 import re
@@ -41,7 +41,7 @@ class UserError(ValueError):
         return _again, (type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
 
     def anew(self) -> "UserError":
-        """The same error without the traceback and the causes of this one."""
+        """Make the same error without the traceback and the causes of this one."""
         return _again(type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
 
 
@@ -85,7 +85,7 @@ class ConversionError(UserError):
 
 
 class TaskError(RuntimeError):
-    """A fault inside a worker, as `told` there: it can be passed on and printed."""
+    """A fault inside a worker, in the words of `told`: it can be passed on and printed."""
 
 
 QUIET: tuple[type[BaseException], ...] = (
@@ -101,7 +101,7 @@ QUIET: tuple[type[BaseException], ...] = (
 
 
 def told(error: BaseException) -> str:
-    """An exception and its causes, oldest first, as Python prints them but without quoted values."""
+    """Format an exception and its causes, oldest first, as Python prints them but without quoted values."""
     parts = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
@@ -111,7 +111,7 @@ def told(error: BaseException) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """The kind of an exception, with its message if that can be shown."""
+    """Name the kind of an exception, with its message if that can be shown."""
     name = type(error).__qualname__
     if name == "_RemoteTraceback":  # concurrent.futures': the text of a worker's traceback, its message included
         return "\n".join([name, *FRAME.findall(str(error))])
@@ -123,7 +123,7 @@ def _line(error: BaseException) -> str:
 
 
 def kind(error: BaseException) -> str:
-    """What a parser of a library says, as far as it quotes nothing: its exception's name and the line and column it names."""
+    """Describe the exception of a library's parser without its message: its name, and the line and column it gives."""
     place = PLACE.search(str(error))
     return type(error).__qualname__ + (f" at {place[0]}" if place else "")
 

@@ -1,7 +1,7 @@
-"""Files that are either whole or not there: write beside, flush to disk, rename.
+"""Write files that are either whole or not there: write beside, flush to disk, rename.
 
-A reader therefore never sees half a file, and a run that is killed or meets a full disk leaves what was there before. And where a command
-may write: never over, around or into what it reads, and never over what it did not write itself (`refuse_target`).
+A reader therefore never sees half a file, and a run that is killed or meets a full disk leaves what was there before. `refuse_target`
+decides where a command may write: never over, around or into what it reads, and never over what it did not write itself.
 """
 
 import hashlib
@@ -77,11 +77,11 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 def sweep(folder: str | Path) -> None:
     """Remove what killed writers left under a folder; a folder that was just being replaced gets its old content back."""
     for old in Path(folder).rglob(".*.old"):
-        place = old.with_name(old.name[1:].rsplit(".", 2)[0])
-        if place.exists():
+        target = old.with_name(old.name[1:].rsplit(".", 2)[0])
+        if target.exists():
             shutil.rmtree(old)
         else:
-            old.rename(place)
+            old.rename(target)
     for tmp in Path(folder).rglob(".*.tmp"):
         shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink()
 
@@ -118,7 +118,7 @@ def read_json(path: str | Path, remedy: str = "Make it again with the command th
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(HASH_BLOCK):
@@ -129,7 +129,7 @@ def sha256(path: str | Path) -> str:
 def refuse_target(
     target: str | Path, inputs: Iterable[str | Path], *, option: str, ours: Ours, inside: bool = False
 ) -> None:
-    """Refuse to write where it would cost something that stands there; links are followed, so that none hides an input.
+    """Refuse a target whose writing would destroy something; links are followed, so that none hides an input.
 
     Args:
         target: The file or folder to write; an empty name writes nothing.
@@ -162,28 +162,28 @@ def refuse_target(
 
 
 def nothing(place: Path) -> bool:
-    """For what is never replaced: only an empty folder gives way."""
+    """Accept an empty folder only: for targets that are never replaced."""
     return place.is_dir() and not any(place.iterdir())
 
 
 def stage(place: Path) -> bool:
-    """An empty folder or one with a manifest; `manifest.begin` then says whether it is this stage's."""
+    """Accept an empty folder or one with a manifest; `manifest.begin` then checks whether it is this stage's."""
     return place.is_dir() and ((place / MANIFEST).is_file() or all(path.name == lock.NAME for path in place.iterdir()))
 
 
 def matching(pattern: str) -> Ours:
-    """A file with such bytes in it, as the verb's pages have them."""
+    """Accept a file with bytes that match a pattern, as the verb's pages have."""
     return lambda place: place.is_file() and re.search(pattern.encode(), place.read_bytes()) is not None
 
 
 def with_keys(*keys: Set[str]) -> Ours:
-    """A JSON object with exactly one of these sets of keys."""
+    """Accept a JSON object with exactly one of these sets of keys."""
 
-    def found(place: Path) -> bool:
+    def has_keys(place: Path) -> bool:
         try:
             value = orjson.loads(place.read_bytes())
         except (OSError, orjson.JSONDecodeError):
             return False
         return isinstance(value, dict) and value.keys() in keys
 
-    return found
+    return has_keys

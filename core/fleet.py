@@ -1,4 +1,4 @@
-"""What a plan knows: fleets of GPUs by name, the options that suit them, and what earlier stages of a recipe will have made.
+"""Describe what a plan is made for: fleets of GPUs by name, the options that suit them, and the outputs of a recipe's earlier stages.
 
 Rates are NVIDIA's datasheets' for dense 16-bit products; bandwidths are what a collective can use of NVLink within a node and of the usual
 network between nodes (100 Gb/s Ethernet or InfiniBand a node for V100, 8 × 200 for A100, 8 × 400 for H100), in GB/s each way.
@@ -48,19 +48,19 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Before:
-    """What is known of a stage's inputs before anything has been run.
+    """A stage's inputs, as far as they are known before anything has been run.
 
     Args:
         vocab_size: Pieces of the vocabulary.
-        made: Folder → configuration of the earlier stage that makes it.
+        makers: Folder → configuration of the earlier stage that makes it.
     """
 
     vocab_size: int
-    made: Mapping[Path, Any] = field(default_factory=dict)
+    makers: Mapping[Path, Any] = field(default_factory=dict)
 
     def maker(self, path: str | Path) -> Any:
-        """Configuration of the earlier stage that makes a path or the folder that it lies in; None if none does."""
-        return next((self.made[p] for p in (Path(path), *Path(path).parents) if p in self.made), None)
+        """Find the configuration of the earlier stage that makes a path or the folder that it lies in; None if none does."""
+        return next((self.makers[p] for p in (Path(path), *Path(path).parents) if p in self.makers), None)
 
 
 # A V100 has no bf16 and no kernel for packed attention; 16 GB want the layers computed twice.
@@ -85,15 +85,15 @@ FLEETS = {
 
 
 def find(name: str) -> Fleet:
-    """A fleet by its name; `4 x a100-80gb` is four nodes of it.
+    """Find a fleet by its name; `4 x a100-80gb` is four nodes of it.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no fleet of that name.
     """
     count, _, kind = name.rpartition("x ") if "x " in name else ("", "", name)
-    known = FLEETS.get(kind.strip())
-    if known is None or (count.strip() and not count.strip().isdigit()):
+    fleet = FLEETS.get(kind.strip())
+    if fleet is None or (count.strip() and not count.strip().isdigit()):
         names = ", ".join(FLEETS)
         raise ConfigError(f"there is no fleet {name}", remedy=f"Choose one of {names}; `4 x v100-32gb` is four nodes.")
     nodes = int(count) if count.strip() else 1
-    return Fleet(**{**vars(known), "nodes": nodes})
+    return Fleet(**{**vars(fleet), "nodes": nodes})

@@ -1,8 +1,8 @@
-"""One command at a time in an output folder: `.lock` in it says who is at work there.
+"""Let one command at a time write to an output folder: `.lock` in it names the process that is running there.
 
 The lock is the kernel's, so it ends with its process, however that ends, and no child inherits it. It reaches other machines where the file
-system passes locks on (NFS, Lustre, GPFS). A machine that goes down may leave its lock standing there for a while: a SLURM job that is back
-from the queue knows its own earlier life by it and takes over.
+system passes locks on (NFS, Lustre, GPFS). A machine that goes down may leave its lock there for a while: a SLURM job that was requeued
+recognizes the lock of its own earlier run and takes over.
 """
 
 import errno
@@ -24,14 +24,14 @@ os.register_at_fork(after_in_child=_held.clear)
 
 
 def hold(folder: str | Path, *, wait: bool = False) -> None:
-    """Hold a folder until `release`, or the end of this process; it may hold it already.
+    """Lock a folder until `release`, or the end of this process; it may be locked by this process already.
 
     Args:
-        folder: It exists.
+        folder: An existing folder.
         wait: Wait for another process instead of giving up.
 
     Raises:
-        MismatchError: Another process holds it.
+        MismatchError: Another process has locked it.
     """
     folder = Path(folder).resolve()
     if folder in _held:
@@ -50,7 +50,7 @@ def hold(folder: str | Path, *, wait: bool = False) -> None:
                 )
                 break
             holder = _read(file)
-            if not _is_past(holder):
+            if not _is_own_earlier_run(holder):
                 raise _refusal(folder, holder) from None
             path.unlink(missing_ok=True)
         os.close(file)
@@ -60,11 +60,11 @@ def hold(folder: str | Path, *, wait: bool = False) -> None:
 
 
 def release(folder: str | Path | None = None) -> None:
-    """Let go of a folder, or of all that this process holds."""
-    for held in [f for f in _held if folder is None or f == Path(folder).resolve()]:
-        file = _held.pop(held)
-        if _is_in_place(file, held / NAME):
-            (held / NAME).unlink()
+    """Unlock a folder, or all that this process has locked."""
+    for locked in [f for f in _held if folder is None or f == Path(folder).resolve()]:
+        file = _held.pop(locked)
+        if _is_in_place(file, locked / NAME):
+            (locked / NAME).unlink()
         os.close(file)
 
 
@@ -87,14 +87,14 @@ def _self() -> dict[str, object]:
 
 
 def _read(file: int) -> dict[str, object]:
-    """Who holds a file; nothing if that is just being written."""
+    """Read who holds a file; nothing if that is just being written."""
     try:
         return dict(orjson.loads(os.pread(file, 4096, 0)))
     except (orjson.JSONDecodeError, TypeError, ValueError):
         return {}
 
 
-def _is_past(holder: dict[str, object]) -> bool:
+def _is_own_earlier_run(holder: dict[str, object]) -> bool:
     """Whether the holder is this very job before SLURM put it back into the queue, which it does when all of it has ended."""
     own = _self()
     return bool(own["job"]) and holder.get("job") == own["job"] and holder.get("lives") != own["lives"]

@@ -1,4 +1,4 @@
-"""`manifest.json`: what made a folder, from what, and what is in it.
+"""Read and write `manifest.json`: what made a folder, from what, and what is in it.
 
 Every stage writes one beside its output; the next stage reads it and refuses what does not belong together. A folder whose
 manifest says `running` was interrupted: the same command goes on with it, another configuration is refused.
@@ -31,7 +31,7 @@ class Manifest:
         config: The resolved configuration.
         config_hash: SHA-256 of the part of the configuration that the output depends on.
         inputs: Name of each input → SHA-256 of a file, or the fingerprint of a folder's manifest.
-        counts: Numbers that add up, as the stage's summary shows them.
+        counts: The numbers of the stage's summary.
         outputs: Relative path → SHA-256.
         status: `running`, `done`, or `stopped` by a signal with all saved.
     """
@@ -58,17 +58,17 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """What a later stage stores as the hash of this folder: equal exactly when configuration and output are equal."""
+        """The hash that later stages store for this folder: equal exactly when configuration and output are equal."""
         return digest({"stage": self.stage, "config_hash": self.config_hash, "outputs": self.outputs})
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a value's canonical JSON."""
+    """Compute the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
 
 
 def config_hash(config: Any) -> str:
-    """Hash what of a configuration decides the output (`core.config.decisive`)."""
+    """Hash the part of a configuration that the output depends on (`core.config.decisive`)."""
     return digest(decisive(config))
 
 
@@ -128,7 +128,7 @@ def begin(
 
     Raises:
         MismatchError: The folder holds the output of another configuration, of other inputs or of another stage, or another process
-            is at work in it, or what it holds is no longer what was written.
+            is running in it, or what it holds is no longer what was written.
     """
     folder = Path(folder)
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
@@ -155,7 +155,7 @@ def begin(
             print(f"{folder / wrong}: {problem}; --override makes it again", file=sys.stderr)
         elif same:
             lock.hold(folder)
-            earlier = read_manifest(folder, stage, finished=False)  # whoever held it may have finished
+            earlier = read_manifest(folder, stage, finished=False)  # the process that held the lock may have finished
             earlier.inputs |= missing
             if earlier.status == "stopped":
                 earlier.status = "running"
@@ -209,14 +209,14 @@ def _is_bare(folder: Path) -> bool:
 
 
 def note_stop() -> None:
-    """Write into the folders that this process works in that it was asked to stop and has saved what it had."""
+    """Mark the manifests of the folders that this process has locked as `stopped`: it was asked to stop and has saved its work."""
     for folder in lock.held():
         if (folder / NAME).exists() and read_json(folder / NAME).get("status") == "running":
             write_json(folder / NAME, read_json(folder / NAME) | {"status": "stopped"})
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optim": {"lr": 1}}` → `{"optim.lr": 1}`."""
+    """Flatten nested dictionaries: `{"optim": {"lr": 1}}` → `{"optim.lr": 1}`."""
     flat: dict[str, Any] = {}
     for name, item in value.items():
         if isinstance(item, dict):

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` and TensorBoard: one record per measured step.
+"""Write `metrics.jsonl` and TensorBoard: one record per measured step.
 
 After a resume, records past the checkpoint are cut off, so that the file of an interrupted run equals that of an uninterrupted one
 (but for wall-clock figures).
@@ -20,7 +20,7 @@ NAME = "metrics.jsonl"
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """Every record of a run folder, oldest first; a half-written last line (a killed run) is left out."""
+    """Read every record of a run folder, oldest first; a half-written last line (a killed run) is left out."""
     path = Path(run) / NAME
     if not path.exists():
         return []
@@ -52,7 +52,7 @@ class MetricsWriter:
                 self._board(split).add_scalar(name, value, step)
 
     def _board(self, split: str) -> "SummaryWriter":
-        """TensorBoard draws what has one name in several folders as lines of one plot."""
+        """Open a split's folder: TensorBoard draws values of one name in several folders as lines of one plot."""
         if split not in self.boards:
             # seconds to import, which those who only read metrics need not wait for
             from torch.utils.tensorboard import SummaryWriter

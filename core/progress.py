@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, a line every few seconds in a log file.
+"""Show progress with rate and time left: a bar on a terminal, a line every few seconds in a log file.
 
 All of it goes to standard error, so that a verb's standard output stays its result.
 """
@@ -19,14 +19,14 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Bar(Protocol):
-    """What the body of `progress` moves forward."""
+    """The bar that the body of `progress` advances."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count `amount` more units; `note` (a loss, a file's name) is shown beside the bar."""
 
 
 def human(amount: float) -> str:
-    """1,234,567 → `1.23M`."""
+    """Format an amount: 1,234,567 → `1.23M`."""
     for size, letter in UNITS:
         if abs(amount) >= size:
             return f"{amount / size:.3g}{letter}"
@@ -34,7 +34,7 @@ def human(amount: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """75 → `1:15`; 3700 → `1:01:40`."""
+    """Format a time: 75 → `1:15`; 3700 → `1:01:40`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -63,18 +63,18 @@ class _LogBar:
         self.what, self.total, self.unit, self.now = what, total, unit, now
         self.first = self.done = done
         self.note, self.start = "", now()
-        self.said = self.start
+        self.last_printed = self.start
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """See `Bar`."""
         self.done += amount
         self.note = note or self.note
-        if self.now() - self.said >= LOG_EVERY:
-            self.said = self.now()
-            self.say()
+        if self.now() - self.last_printed >= LOG_EVERY:
+            self.last_printed = self.now()
+            self.print_line()
 
-    def say(self) -> None:
-        """Print where things stand."""
+    def print_line(self) -> None:
+        """Print progress, rate and time left."""
         seconds = max(self.now() - self.start, 1e-9)
         rate = (self.done - self.first) / seconds
         left = f"{clock((self.total - self.done) / rate)} left" if rate else "? left"
@@ -97,7 +97,7 @@ def progress(what: str, total: float, unit: str, done: float = 0) -> Iterator[Ba
         bar = _LogBar(what, total, unit, done)
         yield bar
         if bar.now() - bar.start > 2:
-            bar.say()
+            bar.print_line()
         return
     columns = (
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of (seed, stream, counter): nothing to save, nothing to restore.
+"""Compute random numbers as pure functions of (seed, stream, counter): nothing to save, nothing to restore.
 
 A generator with state must be replayed to resume a run, and gives other numbers on another number of processes. Here the i-th
 number is a hash of its counter, so masks, packing and order can be recomputed for any step, anywhere. The hash is the finaliser of
@@ -34,7 +34,7 @@ def key(seed: int, *parts: int | str) -> int:
 
 
 def bits(key: int, counters: npt.NDArray[np.integer]) -> U64:
-    """64 random bits for every counter.
+    """Compute 64 random bits for every counter.
 
     Args:
         key: From `key(...)`.
@@ -45,15 +45,15 @@ def bits(key: int, counters: npt.NDArray[np.integer]) -> U64:
 
 
 def uniform(key: int, counters: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1) with 53 random bits, one for every counter."""
+    """Compute uniform numbers in [0, 1) with 53 random bits, one for every counter."""
     return (bits(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integers(key: int, counters: npt.NDArray[np.integer], low: int, high: int) -> npt.NDArray[np.int64]:
-    """Integers in [low, high), one for every counter; the bias is below (high - low) / 2^53."""
+    """Compute integers in [low, high), one for every counter; the bias is below (high - low) / 2^53."""
     return low + np.floor(uniform(key, counters) * (high - low)).astype(np.int64)
 
 
 def permutation(key: int, n: int) -> npt.NDArray[np.int64]:
-    """A random order of 0 … n-1: the argsort of n hashed counters (ties, about n²/2^65 likely, fall to the smaller index)."""
+    """Compute a random order of 0 … n-1: the argsort of n hashed counters (ties, about n²/2^65 likely, fall to the smaller index)."""
     return np.argsort(bits(key, np.arange(n, dtype=np.uint64)), kind="stable").astype(np.int64)

@@ -1,7 +1,7 @@
-"""Checkpoints written by a thread while the training goes on.
+"""Write checkpoints by a thread while the training goes on.
 
-The loop waits only until its tensors are copied to the host's memory (and for the save before, if that is still under way). On several
-ranks each may write its own rows: they meet in one folder, by files alone, and rank 0 renames it when every part is there.
+The loop waits only until its tensors are copied to the host's memory (and for the save before, if that is still running). On several
+ranks each may write its own rows into one folder, coordinated by files alone, and rank 0 renames it when every part is there.
 """
 
 import threading
@@ -28,7 +28,7 @@ class Saver:
         every: Keep those of every so many steps too; 0 for none.
         rank: Whose rows are written here.
         ranks: How many ranks write rows; 1 if rank 0 writes whole tensors.
-        token: The same word on all ranks and another in every run of the program: names the folder that they meet in.
+        token: The same word on all ranks and another in every run of the program: part of the name of the folder that they share.
         patience: Seconds that rank 0 waits for the others' parts.
     """
 
@@ -62,13 +62,13 @@ class Saver:
         self.stalled += time.perf_counter() - start
 
     def check(self) -> None:
-        """Raise what the thread met, once."""
+        """Raise the thread's error, once."""
         if self.error is not None:
             error, self.error = self.error, None
             raise error
 
     def finish(self) -> None:
-        """Wait for the save that is under way, and raise what it met."""
+        """Wait for the save that is running, and raise its error."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None

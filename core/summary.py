@@ -1,4 +1,4 @@
-"""The closing summary of a verb: a small table whose counts add up."""
+"""Print the closing summary of a verb: a small table whose counts add up."""
 
 import sys
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
 
 
 def shown(value: object) -> str:
-    """A value as a table shows it."""
+    """Format a value for a table."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"

@@ -1,4 +1,4 @@
-"""The verbs of `biomlm`: what each does, where its configuration and its function stand, and a command that works.
+"""List the verbs of `biomlm`: what each does, where its configuration and its function are, and a command that works.
 
 Rooms are named here as text and imported when their verb is called, so that `core` depends on no room and `--help` imports no torch.
 """
@@ -50,7 +50,7 @@ class Verb:
 
     @property
     def estimate(self) -> Callable[[Any, Fleet, Before], dict[str, object]] | None:
-        """Ask what a run would need, as rows to print."""
+        """The function that estimates what a run needs, as rows to print."""
         return _load(self.estimate_at) if self.estimate_at else None
 
 

@@ -9,5 +9,5 @@ SCRIPT = Path(__file__).with_suffix(".sh")
 
 
 def main() -> NoReturn:
-    """Become the shell script, which takes virtualenv from this Python."""
+    """Replace this process by the shell script, which takes virtualenv from this Python."""
     os.execvpe("sh", ["sh", str(SCRIPT), *sys.argv[1:]], os.environ | {"PYTHON": sys.executable})

@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, disk, GPUs, packages. Facts only; `launch.commands.doctor` judges them.
+"""Probe this machine: processor, memory, disk, GPUs, packages. Facts only; `launch.commands.doctor` judges them.
 
 Packages that can be absent or broken are imported in a process of their own: one built for another torch can end the process
 that imports it.
@@ -49,7 +49,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Package:
-    """What became of importing a package.
+    """The result of importing a package.
 
     Args:
         version: Empty if it is not installed.
@@ -67,7 +67,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Torch:
-    """What torch sees.
+    """What torch finds on this machine.
 
     Args:
         version: With its build, such as `2.13.0+cpu`; empty if it cannot be imported.
@@ -103,11 +103,11 @@ class Machine:
         compiler: Whether a C++ compiler is on the PATH.
         ninja: Whether ninja is.
         versions: Required package → version, empty if absent.
-        optional: Optional package → what became of its import.
+        optional: Optional package → the result of its import.
         apex: `nvidia`, `nvidia, python only`, `another package` (PyPI's web toolkit) or empty.
         fairseq: The environment of `biomlm-fairseq-env`.
         fairseq_dir: Where it was looked for.
-        torch: What torch sees.
+        torch: What torch finds.
     """
 
     python: str
@@ -130,7 +130,7 @@ class Machine:
 
 
 def probe() -> Machine:
-    """Look at everything; optional packages are imported side by side."""
+    """Collect all facts; optional packages are imported in parallel."""
     env = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
     with ThreadPoolExecutor(len(OPTIONAL) + 2) as pool:
         optional = {name: pool.submit(try_import, name) for name in OPTIONAL}
@@ -168,20 +168,20 @@ def try_import(name: str, python: str = sys.executable) -> Package:
     if python == sys.executable and importlib.util.find_spec(name) is None:
         return Package()
     code = f"import {name}; print('version', getattr({name}, '__version__', '?'))"
-    ended, out, problem = _python(python, code)
+    succeeded, out, problem = _python(python, code)
     version = next((line.split()[1] for line in out.splitlines() if line.startswith("version ")), "")
-    return Package(version or _version(name) or "?", "" if ended else problem)
+    return Package(version or _version(name) or "?", "" if succeeded else problem)
 
 
 def _python(python: str, code: str) -> tuple[bool, str, str]:
-    """Whether it ran, its output, and its last line of error."""
+    """Run code in another Python: whether it succeeded, its output, and its last line of error."""
     try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        result = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, "", type(error).__name__
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    problem = lines[-1].strip() if lines else f"it ended with exit code {done.returncode}"
-    return done.returncode == 0, done.stdout, problem
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    problem = lines[-1].strip() if lines else f"it ended with exit code {result.returncode}"
+    return result.returncode == 0, result.stdout, problem
 
 
 def _version(name: str) -> str:
@@ -192,7 +192,7 @@ def _version(name: str) -> str:
 
 
 def _apex() -> str:
-    """NVIDIA's apex has optimizers and, where it was compiled, amp_C; the `apex` on PyPI is a web toolkit with neither."""
+    """Tell the packages named apex apart: NVIDIA's has optimizers and, if compiled, amp_C; PyPI's is a web toolkit with neither."""
     spec = importlib.util.find_spec("apex")
     if spec is None:
         return ""
@@ -223,13 +223,13 @@ def _cpu() -> tuple[tuple[str, ...] | None, str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None, platform.processor() or platform.machine()
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    words = told.get("flags", told.get("Features", "")).split()
-    return tuple(flag for flag in CPU_FLAGS if flag in words), told.get("model name", platform.machine())
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    words = fields.get("flags", fields.get("Features", "")).split()
+    return tuple(flag for flag in CPU_FLAGS if flag in words), fields.get("model name", platform.machine())
 
 
 def _memory() -> tuple[int, int]:
-    """Total and available bytes; a container's limit counts where it is lower."""
+    """Read total and available bytes; a container's limit counts where it is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = total
     try:
@@ -249,9 +249,9 @@ def _torch() -> Torch:
         return Torch(problem=str(error).splitlines()[0] if str(error) else type(error).__name__)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        there = torch.cuda.is_available()
-        gpus = tuple(_gpu(torch, i) for i in range(torch.cuda.device_count())) if there else ()
-    problem = str(caught[-1].message).splitlines()[0] if caught and not there else ""
+        has_cuda = torch.cuda.is_available()
+        gpus = tuple(_gpu(torch, i) for i in range(torch.cuda.device_count())) if has_cuda else ()
+    problem = str(caught[-1].message).splitlines()[0] if caught and not has_cuda else ""
     device = "cuda" if gpus and gpus[0].supported else "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -266,9 +266,11 @@ def _torch() -> Torch:
 
 
 def _gpu(torch: Any, index: int) -> Gpu:
-    found = torch.cuda.get_device_properties(index)
-    capability = (int(found.major), int(found.minor))
-    return Gpu(found.name, capability, found.total_memory, has_kernels(capability, torch.cuda.get_arch_list()))
+    properties = torch.cuda.get_device_properties(index)
+    capability = (int(properties.major), int(properties.minor))
+    return Gpu(
+        properties.name, capability, properties.total_memory, has_kernels(capability, torch.cuda.get_arch_list())
+    )
 
 
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
@@ -285,7 +287,7 @@ def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bo
 
 
 def _gflops(torch: Any, device: str) -> dict[str, float]:
-    """Speed of n × n × n matrix products, the best of a few."""
+    """Measure n × n × n matrix products in GFLOP/s, the best of a few."""
     n = 4096 if device == "cuda" else 1024
     speeds = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -301,7 +303,7 @@ def _gflops(torch: Any, device: str) -> dict[str, float]:
 
 
 def _best(work: Callable[[], None], rounds: int = 6) -> float:
-    """Seconds of the quickest round, the only one where it is slow; 0 if the work fails here."""
+    """Time the quickest round, in seconds, with one round only where it is slow; 0 if the work fails."""
     times: list[float] = []
     while len(times) < rounds and sum(times) < SLOW:
         start = time.perf_counter()
@@ -314,7 +316,7 @@ def _best(work: Callable[[], None], rounds: int = 6) -> float:
 
 
 def _attention(torch: Any, device: str) -> dict[str, bool]:
-    """Try each kernel of torch's on 2 heads of 8 positions."""
+    """Try each of torch's attention kernels on 2 heads of 8 positions."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     dtype = torch.float16 if device == "cuda" else torch.float32
@@ -337,7 +339,7 @@ def _attention(torch: Any, device: str) -> dict[str, bool]:
 
 
 def _varlen(torch: Any, device: str) -> bool:
-    """torch's own attention over packed sequences."""
+    """Try torch's attention over packed sequences."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -1,8 +1,8 @@
-"""`OUT/launch.json`: which stages of a recipe are done, from what, and how long they took.
+"""`OUT/launch.json`: which stages of a recipe are done, what they were made from, and how long they took.
 
 A stage that is run again although nothing changed finds that out by itself (`core.manifest`), but only after some seconds of
-imports. So the launcher remembers a key for every finished stage, made of its command and of what stands in the paths that it
-reads: while the key holds and the outputs stand, the stage is not even started.
+imports. So the launcher stores a key for every finished stage, a hash of its command and of the contents of the paths that it
+reads: while the key is the same and the outputs are there, the stage is not even started.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ NAME = "launch.json"
 
 @dataclass
 class Record:
-    """What is known of one stage.
+    """The state of one stage.
 
     Args:
         name: The stage.
@@ -42,12 +42,12 @@ class Record:
 
 @dataclass
 class State:
-    """The launch's folder between two runs.
+    """The state of a launch's folder between two commands.
 
     Args:
         recipe: The recipe's name.
         scale: `full` or `smoke`.
-        description: What the recipe says of itself.
+        description: The recipe's description of itself.
         stages: One record for every stage, in the recipe's order.
     """
 
@@ -79,7 +79,7 @@ def read_state(out: Path) -> State:
 
 
 def open_state(out: Path, recipe: Recipe, scale: str) -> State:
-    """The state of an earlier launch in `out`, brought into the recipe's order, or a new one.
+    """Read the state of an earlier launch in `out`, in the recipe's order, or begin a new one.
 
     Raises:
         MismatchError: The folder is of another recipe or scale, or holds something that no launch wrote.
@@ -106,14 +106,14 @@ def open_state(out: Path, recipe: Recipe, scale: str) -> State:
 
 @contextmanager
 def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder: two launches in one would write the same files.
+    """Lock the folder: two launches in one would write the same files.
 
     Args:
         out: The folder.
         wait: Wait for another launch instead of giving up.
 
     Raises:
-        MismatchError: Another launch holds it, or it is a file.
+        MismatchError: Another launch has locked it, or it is a file.
     """
     if out.exists() and not out.is_dir():
         raise MismatchError("this is a file", file=out, remedy="Give a folder to --out.")
@@ -126,18 +126,18 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def stage_key(stage: Stage) -> str:
-    """Hash of a stage's command and of what stands in the paths that it reads."""
-    own = {str(path) for path in stage.outputs}
-    read = {word: _contents(word) for word in strings(stage.args) if word not in own}
+    """Hash a stage's command and the contents of the paths that it reads."""
+    outputs = {str(path) for path in stage.outputs}
+    read = {word: _contents(word) for word in strings(stage.args) if word not in outputs}
     return manifest.digest({"words": stage.words, "read": read})
 
 
 def is_done(stage: Stage, record: Record) -> bool:
-    """Whether a stage's key still holds and its outputs stand."""
-    return record.key == stage_key(stage) and all(_stands(path) for path in stage.outputs)
+    """Whether a stage's key still holds and its outputs are there."""
+    return record.key == stage_key(stage) and all(_is_output_there(path) for path in stage.outputs)
 
 
-def _stands(path: Path) -> bool:
+def _is_output_there(path: Path) -> bool:
     if (path / manifest.NAME).exists():
         return read_json(path / manifest.NAME).get("status") == "done"
     return path.exists()
@@ -151,7 +151,7 @@ def was_stopped(stage: Stage, code: int) -> bool:
 
 
 def _contents(word: str) -> Any:
-    """What a path, a glob or any other string stands for: a manifest's hash, else sizes and times of files; None for a mere string."""
+    """Describe the contents of a path or a glob: a manifest's hash, else sizes and times of files; None for any other string."""
     path = Path(word)
     try:
         if path.is_file():
@@ -171,5 +171,5 @@ def _contents(word: str) -> Any:
 
 
 def _stat(file: Path) -> list[int]:
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns]
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]

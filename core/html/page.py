@@ -1,4 +1,4 @@
-"""HTML and SVG as nested calls: `tag("p", "a < b")` escapes; only what `tag` made is taken as markup."""
+"""Write HTML and SVG as nested calls: `tag("p", "a < b")` escapes; only what `tag` made is taken as markup."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -18,31 +18,31 @@ Child = str | int | float | None | Iterable["Child"]
 
 
 def join(*children: Child) -> Markup:
-    """Children one after the other: strings and numbers are escaped, None is nothing."""
+    """Concatenate children: strings and numbers are escaped, None is nothing."""
     return Markup("".join(_html(child) for child in children))
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
-    """An element.
+    """Build an element.
 
     Args:
         name: Its tag.
         children: Text (escaped), `Markup`, numbers, None, or lists of them.
         attributes: `class_` is class, other underscores become hyphens; None and False leave the attribute out.
     """
-    words = [name]
+    parts = [name]
     for key, value in attributes.items():
         if value is None or value is False:
             continue
-        shown = number(value) if isinstance(value, float) else str(value)
-        words.append(f'{key.rstrip("_").replace("_", "-")}="{escape(shown, quote=True)}"')
+        text = number(value) if isinstance(value, float) else str(value)
+        parts.append(f'{key.rstrip("_").replace("_", "-")}="{escape(text, quote=True)}"')
     if name in VOID and not children:
-        return Markup(f"<{' '.join(words)}/>")
-    return Markup(f"<{' '.join(words)}>{join(*children)}</{name}>")
+        return Markup(f"<{' '.join(parts)}/>")
+    return Markup(f"<{' '.join(parts)}>{join(*children)}</{name}>")
 
 
 def document(title: str, body: Markup) -> str:
-    """A whole page with its style sheet in it, so that it can be mailed as one file."""
+    """Build a whole page with its style sheet in it, so that it can be mailed as one file."""
     head = join(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -53,7 +53,7 @@ def document(title: str, body: Markup) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text: int) -> Markup:
-    """A table whose first `text` columns are words and the others numbers."""
+    """Build a table whose first `text` columns are words and the others numbers."""
 
     def kind(i: int) -> str | None:
         return "num" if i >= text else None
@@ -64,7 +64,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text: int) -
 
 
 def number(value: float) -> str:
-    """A coordinate: two decimals at most."""
+    """Format a coordinate with two decimals at most."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, horizontal bars and a row of boxes. Colours are classes that the page's style sheet fills in.
+"""Draw charts as inline SVG: lines, horizontal bars and a row of boxes. Colours are classes that the page's style sheet fills in.
 
 Every chart is drawn in its `viewBox` and scales with the page. A value that is not finite is left out: a line breaks there.
 """
@@ -59,18 +59,18 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value stands."""
-        low, high, at = (
+        """Map a value."""
+        low, high, position = (
             (math.log10(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         )
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+        return self.start + (position - low) / (high - low) * (self.end - self.start)
 
 
-RESOLUTION = 1e-9  # of a scale: closer values are too near a double's own limits to be told apart by ticks
+RESOLUTION = 1e-9  # of a scale: values closer than this are too near a double's precision to have ticks of their own
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers within [low, high], at most `most` + 1 of them, 1, 2 or 5 times a power of ten apart."""
+    """Choose round numbers within [low, high], at most `most` + 1 of them, 1, 2 or 5 times a power of ten apart."""
     if not high - low > max(RESOLUTION * max(abs(low), abs(high)), 1 / HUGE):
         return [low]
     raw = (high - low) / most
@@ -81,7 +81,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten in [low, high]; only the powers where that were too many."""
+    """Choose 1, 2 and 5 times the powers of ten in [low, high]; only the powers where these would be too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
     return fine if len(fine) <= 8 else [tick for tick in fine if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
@@ -99,7 +99,7 @@ def line_chart(
     width: int = 960,
     height: int = 380,
 ) -> Markup:
-    """Lines over a common x, with a legend above and the last value at the end of each strong line.
+    """Draw lines over a common x, with a legend above and the last value at the end of each strong line.
 
     Args:
         title: For readers that do not see the picture.
@@ -130,7 +130,7 @@ def _drawable(point: Point, log_x: bool) -> bool:
 
 
 def _padded(low: float, high: float, log: bool = False) -> tuple[float, float]:
-    """The same range, made wider where it is too narrow to be drawn."""
+    """Widen a range that is too narrow to be drawn."""
     size = max(abs(low), abs(high))
     if high - low > size * 1e-9:
         return low, high
@@ -138,7 +138,7 @@ def _padded(low: float, high: float, log: bool = False) -> tuple[float, float]:
 
 
 def _spread(low: float, high: float, zero: bool) -> tuple[float, float]:
-    """A range with some air above, and below unless it starts at zero."""
+    """Add a margin above a range, and below unless it starts at zero."""
     low, high = _padded(low, high)
     margin = (high - low) * 0.06
     return (low if zero else low - margin), high + margin
@@ -161,7 +161,7 @@ def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
 
 
 def figure(value: float) -> str:
-    """A figure on a chart: 1.5M, 300, 0.02."""
+    """Format a figure on a chart: 1.5M, 300, 0.02."""
     return human(value) if abs(value) >= 0.001 or not value else f"{value:.2g}"
 
 
@@ -174,26 +174,28 @@ def _level(level: Level, x: Scale, y: Scale) -> Markup:
 
 
 def _line(line: Line, x: Scale, y: Scale, log_x: bool) -> Markup:
-    """A path with a break at every point that cannot be drawn; strong lines get dots with their values."""
-    words, pen = [], "M"
+    """Draw a path with a break at every point that cannot be drawn; strong lines get dots with their values."""
+    commands, pen = [], "M"
     for point in line.points:
         if not _drawable(point, log_x):
             pen = "M"
             continue
-        words.append(f"{pen}{number(x(point[0]))} {number(y(point[1]))}")
+        commands.append(f"{pen}{number(x(point[0]))} {number(y(point[1]))}")
         pen = "L"
     colour = f"s{line.colour % COLOURS}"
-    parts = [tag("path", d=" ".join(words), class_=f"line {colour}{' faint' if line.faint else ''}")] if words else []
+    parts = (
+        [tag("path", d=" ".join(commands), class_=f"line {colour}{' faint' if line.faint else ''}")] if commands else []
+    )
     if not line.faint and len(line.points) <= DOTS:
         for px, py in line.points:
             if _drawable((px, py), log_x):
-                told = tag("title", f"{line.name}: {py:.4g} at {figure(px)}")
-                parts.append(tag("circle", told, cx=x(px), cy=y(py), r=2.5, class_=f"dot {colour}"))
+                tooltip = tag("title", f"{line.name}: {py:.4g} at {figure(px)}")
+                parts.append(tag("circle", tooltip, cx=x(px), cy=y(py), r=2.5, class_=f"dot {colour}"))
     return join(parts)
 
 
 def _ends(lines: Sequence[Line], x: Scale, y: Scale, log_x: bool) -> Markup:
-    """The last value beside each line's end, pushed apart where they would touch."""
+    """Write the last value beside each line's end, pushed apart where they would touch."""
     ends = [(line, [p for p in line.points if _drawable(p, log_x)]) for line in lines]
     last = sorted(((y(p[-1][1]), line, p[-1]) for line, p in ends if p), key=lambda end: end[0])
     parts, floor = [], -math.inf
@@ -214,7 +216,7 @@ def _legend(lines: Sequence[Line]) -> Markup:
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], *, colour: int = 0, width: int = 440) -> Markup:
-    """Horizontal bars with their names on the left and their values at the ends.
+    """Draw horizontal bars with their names on the left and their values at the ends.
 
     Args:
         title: For readers that do not see the picture.
@@ -226,16 +228,16 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float]], *, colour: int = 0,
     if not bars:
         return tag("p", "none", class_="missing")
     left = min(max(len(name) for name, _ in bars), 28) * LETTER + 20
-    most = max(value for _, value in bars) or 1.0
+    largest = max(value for _, value in bars) or 1.0
     parts = []
     for i, (name, value) in enumerate(bars):
         top = 24.0 * i + 4
-        long = value / most * (width - left - 84)
+        length = value / largest * (width - left - 84)
         parts.append(tag("text", _cut(name, 28), x=left - 8, y=top + 13, text_anchor="end"))
         parts.append(
-            tag("rect", x=left, y=top, width=max(long, 1.0), height=16.0, rx=2.0, class_=f"bar s{colour % COLOURS}")
+            tag("rect", x=left, y=top, width=max(length, 1.0), height=16.0, rx=2.0, class_=f"bar s{colour % COLOURS}")
         )
-        parts.append(tag("text", f"{value:,.0f}", x=left + long + 6, y=top + 13, class_="label"))
+        parts.append(tag("text", f"{value:,.0f}", x=left + length + 6, y=top + 13, class_="label"))
     return _svg(title, width, 24 * len(bars) + 4, *parts)
 
 
@@ -257,7 +259,7 @@ class Box:
 
 
 def flow_chart(title: str, boxes: Sequence[Box], *, width: int = 960) -> Markup:
-    """Boxes in columns, joined from left to right.
+    """Draw boxes in columns, joined from left to right.
 
     Args:
         title: For readers that do not see the picture.

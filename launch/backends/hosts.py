@@ -1,6 +1,6 @@
-"""Training on the machines of a host file: the same command on each through ssh, as torchrun's nodes.
+"""Train on the machines of a host file: the same command on each through ssh, as torchrun's nodes.
 
-The machines must share the folders that the recipe names, and have biomlm's environment at the same path. What a machine says goes to a log
+The machines must share the folders that the recipe names, and have biomlm's environment at the same path. A machine's output goes to a log
 of its own beside the stage's; the first one's is shown too.
 """
 
@@ -42,46 +42,46 @@ def read(path: Path) -> list[Host]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"cannot read it ({error.strerror})", file=path, remedy="Give a host file.") from None
-    found: dict[str, Host] = {}
+    hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = LINE.fullmatch(line.strip())
-        if match is None or match[1] in found or match[1].startswith("-"):
+        if match is None or match[1] in hosts or match[1].startswith("-"):
             raise ConfigError(
                 "this is no host, or stands twice", file=path, record=f"line {number}", remedy="Write `name slots=8`."
             )
-        found[match[1]] = Host(match[1], int(match[2] or 1))
-    if not found:
+        hosts[match[1]] = Host(match[1], int(match[2] or 1))
+    if not hosts:
         raise ConfigError("it names no host", file=path, remedy="Write `name slots=8` a line.")
-    return list(found.values())
+    return list(hosts.values())
 
 
 def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standalone",)) -> list[str]:
-    """The command that starts a verb's processes on one machine.
+    """Build the command that starts a verb's processes on one machine.
 
     Args:
         words: The command line behind `biomlm`.
         slots: Processes.
-        node: What tells torchrun of the other machines.
+        node: torchrun's options about the other machines.
     """
     start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
     return [*start, "-m", "biomlm.core", *words]
 
 
 def commands(words: Sequence[str], hosts: Sequence[Host]) -> list[list[str]]:
-    """The ssh command of every machine."""
-    found = []
+    """Build the ssh command of every machine."""
+    ssh_commands = []
     for rank, host in enumerate(hosts):
         node = ["--nnodes", str(len(hosts)), "--node-rank", str(rank)]
         node += ["--master-addr", hosts[0].name, "--master-port", str(PORT)]
-        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(torchrun(words, host.slots, node))}"
-        found.append([*SSH, host.name, there])
-    return found
+        remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(torchrun(words, host.slots, node))}"
+        ssh_commands.append([*SSH, host.name, remote])
+    return ssh_commands
 
 
 def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host]) -> int:
-    """Run one training stage on all machines; the exit code of the first one that failed, and then the others are ended.
+    """Run one training stage on all machines; when one fails, the others are ended, and its exit code is returned.
 
     Args:
         words: The command line behind `biomlm`.
@@ -123,12 +123,12 @@ def _follow(child: "subprocess.Popen[str]", file: IO[str], shown: bool) -> None:
 
 
 def _wait(running: "Sequence[subprocess.Popen[str]]") -> int:
-    """Wait until all have ended well or one has not."""
+    """Wait until all have succeeded or one has failed; its exit code."""
     while True:
         codes = [child.poll() for child in running]
-        bad = next((code for code in codes if code), None)
-        if bad is not None:
-            return bad if bad > 0 else 128 - bad
+        failed = next((code for code in codes if code), None)
+        if failed is not None:
+            return failed if failed > 0 else 128 - failed
         if None not in codes:
             return 0
         time.sleep(POLL)

@@ -16,12 +16,12 @@ PATIENCE = 20  # seconds that a stage has to end after it was asked to
 
 
 def shown(words: Sequence[str]) -> str:
-    """A stage's command as it can be typed."""
+    """Format a stage's command as it can be typed."""
     return shlex.join(["biomlm", *words])
 
 
 def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> int:
-    """Run one command; its exit code, 128 + the signal's number for one that was killed.
+    """Run one command and return its exit code; 128 + the signal's number for one that was killed.
 
     On a terminal the command writes its progress there itself, so that its bars stay live, and the log keeps its results. Elsewhere
     all of its output passes through here, to standard error and to the log.
@@ -34,7 +34,7 @@ def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> i
     log.parent.mkdir(parents=True, exist_ok=True)
     live = sys.stderr.isatty()
     with (
-        log.open("a", encoding="utf-8") as kept,
+        log.open("a", encoding="utf-8") as log_file,
         subprocess.Popen(
             command or [sys.executable, "-c", START, *words],
             stdin=subprocess.DEVNULL,
@@ -43,26 +43,26 @@ def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> i
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
         ) as child,
     ):
-        kept.write(f"$ {shown(words)}\n")
+        log_file.write(f"$ {shown(words)}\n")
         assert child.stdout is not None
         try:
             for raw in child.stdout:
                 line = raw.decode("utf-8", "replace")
                 sys.stderr.write(line)
                 sys.stderr.flush()
-                kept.write(line)
-                kept.flush()
+                log_file.write(line)
+                log_file.flush()
             code = child.wait()
         except BaseException as error:
             _stop(child, asked=isinstance(error, KeyboardInterrupt))
             raise
         code = code if code >= 0 else 128 - code
-        kept.write(f"exit code {code}\n")
+        log_file.write(f"exit code {code}\n")
     return code
 
 
 def _stop(child: subprocess.Popen[bytes], *, asked: bool) -> None:
-    """End a stage. Ctrl-C in a terminal has already reached it: then it is given time before it is asked again."""
+    """End a stage. One that Ctrl-C in a terminal has already reached is given time before it is terminated."""
     steps = [child.terminate, child.kill]
     try:
         for step in [child.poll, *steps] if asked else steps:

@@ -40,7 +40,7 @@ class Capability:
     Args:
         name: The thing.
         verdict: Whether it can.
-        found: What was seen.
+        found: What was found.
         remedy: What to do if it matters to you; empty where all is well.
     """
 
@@ -55,8 +55,8 @@ def run(config: DoctorConfig) -> None:
     machine = probe()
     verdicts = list(judge(machine))
     if config.json:
-        found = {"machine": asdict(machine), "capabilities": [asdict(verdict) for verdict in verdicts]}
-        sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
+        report = {"machine": asdict(machine), "capabilities": [asdict(verdict) for verdict in verdicts]}
+        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     summary("this machine", _facts(machine))
     table = Table("", "can", "found", "what to do", box=None, pad_edge=False, header_style="dim")
@@ -85,7 +85,7 @@ def _facts(machine: Machine) -> dict[str, object]:
 
 
 def judge(machine: Machine) -> Iterator[Capability]:
-    """Every verdict, from the facts alone."""
+    """Yield every verdict, from the facts alone."""
     yield _disk(machine)
     yield _gpu(machine)
     if machine.torch.version:
@@ -153,8 +153,8 @@ def _bf16(machine: Machine) -> Capability:
             "Train in fp32, which --precision auto takes here.",
         )
     gain = _gain(machine, "bf16")
-    has = [flag for flag in machine.flags or () if flag in ("amx_bf16", "avx512_bf16")]
-    found = f"{gain:.1f} × fp32 in matrix products" + (f" ({', '.join(has)})" if has else "")
+    extensions = [flag for flag in machine.flags or () if flag in ("amx_bf16", "avx512_bf16")]
+    found = f"{gain:.1f} × fp32 in matrix products" + (f" ({', '.join(extensions)})" if extensions else "")
     if gain >= WORTH:
         return Capability(name, "yes", found)
     return Capability(name, "no", found, "Give --precision fp32.")
@@ -182,11 +182,11 @@ def _gain(machine: Machine, precision: str) -> float:
 
 
 def _attention(machine: Machine) -> Capability:
-    works = [name for name, good in machine.torch.attention.items() if good]
-    found = f"torch's own: {', '.join(works) or 'none'}"
+    working = [name for name, works in machine.torch.attention.items() if works]
+    found = f"torch's own: {', '.join(working) or 'none'}"
     if not machine.torch.gpus:
         return Capability("attention kernels", "yes", f"{found}; biomlm's blocks on a CPU")
-    if "flash" in works:
+    if "flash" in working:
         return Capability("attention kernels", "yes", found)
     return Capability(
         "attention kernels", "partly", found, "Flash attention needs capability 8.0; packed sequences run slower here."
@@ -205,13 +205,16 @@ def _flash_attn(machine: Machine) -> Capability:
 
 def _deepspeed(machine: Machine) -> Capability:
     package = machine.optional.get("deepspeed", Package())
-    found = _optional("DeepSpeed", package, "pip install 'biomlm[deepspeed]', for models that do not fit one GPU.")
-    lacks = [what for what, there in (("a C++ compiler", machine.compiler), ("ninja", machine.ninja)) if not there]
-    if found.verdict != "yes" or not lacks:
-        return found
-    lacking = " and ".join(lacks)
+    capability = _optional("DeepSpeed", package, "pip install 'biomlm[deepspeed]', for models that do not fit one GPU.")
+    tools = (("a C++ compiler", machine.compiler), ("ninja", machine.ninja))
+    lacking = " and ".join(name for name, present in tools if not present)
+    if capability.verdict != "yes" or not lacking:
+        return capability
     return Capability(
-        "DeepSpeed", "partly", f"{found.found}, without {lacking}", f"Install {lacking}: it compiles parts of itself."
+        "DeepSpeed",
+        "partly",
+        f"{capability.found}, without {lacking}",
+        f"Install {lacking}: it compiles parts of itself.",
     )
 
 

@@ -18,7 +18,7 @@ from biomlm.launch.backends.local import START, run_stage, shown, stop_on_sigter
 from biomlm.launch.backends.slurm import SlurmConfig
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import TRAINING, Recipe, Stage, read
-from biomlm.launch.reporting.run_folders import closing, collect
+from biomlm.launch.reporting.run_folders import collect, summary_rows
 from biomlm.launch.state import Record, State, is_done, locked, open_state, stage_key, was_stopped
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
@@ -78,7 +78,7 @@ def run(config: LaunchConfig) -> None:
     recipe = read(config.recipe, config.out, config.scale, config.var, find(config.fleet) if config.fleet else None)
     out = recipe.out
     if config.record:
-        _note(recipe, config)
+        _mark_done(recipe, config)
         return
     plan.check_inputs(recipe)
     if config.on == "slurm":
@@ -87,7 +87,7 @@ def run(config: LaunchConfig) -> None:
         plan.check(recipe)
         for stage in recipe.stages:
             print(
-                slurm.script(stage, recipe, config.slurm, _again(config))
+                slurm.script(stage, recipe, config.slurm, _launch_words(config))
                 if config.on == "slurm"
                 else shown(stage.words)
             )
@@ -97,33 +97,33 @@ def run(config: LaunchConfig) -> None:
         state.write(out)  # a launch that is killed in its first stage leaves a folder that it can go on in
         if any(not record.key for record in state.stages):
             _say(f"checking the options of {len(recipe.stages)} stages")
-            _check_apart(config)
+            _check_in_subprocess(config)
         stop_on_sigterm()
         if config.on == "slurm":
             _submit(recipe, state, config)
             return
         _run_stages(recipe, state, out, config)
-    summary(f"launch {recipe.name} → {out}", closing(collect([out])))
+    summary(f"launch {recipe.name} → {out}", summary_rows(collect([out])))
 
 
-def _again(config: LaunchConfig) -> list[str]:
-    """The words after `biomlm` that name this launch."""
+def _launch_words(config: LaunchConfig) -> list[str]:
+    """Give the command line behind `biomlm` that starts this launch."""
     words = ["launch", config.recipe, "--out", config.out, "--scale", config.scale]
     words += ["--var", *config.var] if config.var else []
     return [*words, "--fleet", config.fleet] if config.fleet else words
 
 
 def _submit(recipe: Recipe, state: State, config: LaunchConfig) -> None:
-    """Hand all stages that are not done to SLURM."""
-    to_do = [s for s, r in zip(recipe.stages, state.stages, strict=True) if not is_done(s, r)]
-    jobs = slurm.submit(recipe, to_do, config.slurm, _again(config))
+    """Submit all stages that are not done to SLURM."""
+    remaining = [s for s, r in zip(recipe.stages, state.stages, strict=True) if not is_done(s, r)]
+    jobs = slurm.submit(recipe, remaining, config.slurm, _launch_words(config))
     summary(f"launch {recipe.name} → {recipe.out}", {f"job of {name}": job for name, job in jobs.items()})
     if jobs:
         _say(f"`squeue` shows them, {recipe.out / 'logs'} what they say; the same command again submits what is left.")
 
 
-def _note(recipe: Recipe, config: LaunchConfig) -> None:
-    """Note a stage as done, after others that do so at the same time; else end as it did, or with 75 if it was only stopped."""
+def _mark_done(recipe: Recipe, config: LaunchConfig) -> None:
+    """Record a stage as done, waiting for other jobs that do so; if it failed, exit with its code, or with 75 if it was only stopped."""
     if config.code:
         stage = next((stage for stage in recipe.stages if stage.name == config.record), None)
         stopped = stage is not None and was_stopped(stage, config.code)
@@ -136,57 +136,57 @@ def _note(recipe: Recipe, config: LaunchConfig) -> None:
         state.write(recipe.out)
 
 
-def _check_apart(config: LaunchConfig) -> None:
-    """Check all options in a process of its own: it imports every verb's module, which this one need not hold for hours."""
-    words = ["launch", "plan", *_again(config)[1:]]
+def _check_in_subprocess(config: LaunchConfig) -> None:
+    """Check all options in a process of its own, whose imports of every verb's module this one need not hold for hours."""
+    words = ["launch", "plan", *_launch_words(config)[1:]]
     code = subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=False).returncode
     if code:
         raise SystemExit(code)
 
 
 def _run_stages(recipe: Recipe, state: State, out: Path, config: LaunchConfig) -> None:
-    started, number = time.monotonic(), len(recipe.stages)
-    worked: list[tuple[float, float]] = []  # of every stage run now: minutes planned, seconds taken
+    launch_start, number = time.monotonic(), len(recipe.stages)
+    timings: list[tuple[float, float]] = []  # of every stage run now: minutes planned, seconds taken
     for i, (stage, record) in enumerate(zip(recipe.stages, state.stages, strict=True)):
-        head = f"stage {i + 1} of {number} · {stage.name} ({stage.verb})"
+        title = f"stage {i + 1} of {number} · {stage.name} ({stage.verb})"
         if is_done(stage, record):
-            _say(f"{head} · already done")
+            _say(f"{title} · already done")
             continue
-        to_do = [s for s, r in zip(recipe.stages[i:], state.stages[i:], strict=True) if not is_done(s, r)]
-        left = time_left(worked, sum(s.minutes for s in to_do)) if config.scale == "full" else None
-        gone = clock(time.monotonic() - started)
-        _say(f"{head} · {gone} gone" + ("" if left is None else f" · about {clock(left)} left"))
-        begun = time.monotonic()
+        remaining = [s for s, r in zip(recipe.stages[i:], state.stages[i:], strict=True) if not is_done(s, r)]
+        left = time_left(timings, sum(s.minutes for s in remaining)) if config.scale == "full" else None
+        elapsed = clock(time.monotonic() - launch_start)
+        _say(f"{title} · {elapsed} gone" + ("" if left is None else f" · about {clock(left)} left"))
+        stage_start = time.monotonic()
         code = _run_one(stage, record, state, out, config)
-        worked.append((stage.minutes, time.monotonic() - begun))
+        timings.append((stage.minutes, time.monotonic() - stage_start))
         if code:
             log = out / "logs" / f"{stage.name}.log"
-            first = "Mend that, then run" if code == MISTAKE else "Run"
+            remedy = "Mend that, then run" if code == MISTAKE else "Run"
             _say(
                 f"biomlm launch: stage {stage.name} ended with exit code {code} (log: {log}).\n"
-                f"{first} the same command again: it goes on where it was."
+                f"{remedy} the same command again: it goes on where it was."
             )
             raise SystemExit(code)
-    _say(f"all {number} stages done · {clock(time.monotonic() - started)} gone")
+    _say(f"all {number} stages done · {clock(time.monotonic() - launch_start)} gone")
 
 
 def _run_one(stage: Stage, record: Record, state: State, out: Path, config: LaunchConfig) -> int:
-    """Run one stage and keep its time, however it ends; its exit code."""
+    """Run one stage, record its time however it ends, and return its exit code."""
     changed = config.override and any((path / MANIFEST).exists() for path in stage.outputs)
     words = [*stage.words, "--override"] if changed and plan.takes_override(stage) else stage.words
-    before = 0.0 if record.key else record.seconds
-    key, begun, code = stage_key(stage), time.monotonic(), 1
+    earlier_seconds = 0.0 if record.key else record.seconds
+    key, stage_start, code = stage_key(stage), time.monotonic(), 1
     try:
         code = _start(stage, words, out / "logs" / f"{stage.name}.log", config)
     finally:
         record.key = "" if code else key
-        record.seconds = round(before + time.monotonic() - begun, 1)
+        record.seconds = round(earlier_seconds + time.monotonic() - stage_start, 1)
         state.write(out)
     return code
 
 
 def _start(stage: Stage, words: list[str], log: Path, config: LaunchConfig) -> int:
-    """Run a stage's command where it belongs; its exit code."""
+    """Run a stage's command on this machine or the hosts, and return its exit code."""
     if stage.verb in TRAINING and config.on == "hosts":
         return hosts.run_stage(words, log, hosts.read(Path(config.hostfile)))
     if stage.verb in TRAINING and config.processes > 1:
@@ -194,16 +194,16 @@ def _start(stage: Stage, words: list[str], log: Path, config: LaunchConfig) -> i
     return run_stage(words, log)
 
 
-def time_left(worked: list[tuple[float, float]], minutes_left: float) -> float:
-    """Seconds left: the minutes planned, times how much slower than planned it has gone so far.
+def time_left(timings: list[tuple[float, float]], minutes_left: float) -> float:
+    """Estimate the seconds left: the minutes planned, scaled by the pace so far.
 
-    The plan for what is left is counted as if it had come true, so that one quick first stage does not promise a quick end.
+    The pace counts the minutes left as if they went as planned, so that one quick first stage does not promise a quick end.
 
     Args:
-        worked: Of every stage that was run: minutes planned and seconds taken.
+        timings: Of every stage that was run: minutes planned and seconds taken.
         minutes_left: Minutes planned for the others.
     """
-    planned, taken = sum(minutes for minutes, _ in worked), sum(seconds for _, seconds in worked)
+    planned, taken = sum(minutes for minutes, _ in timings), sum(seconds for _, seconds in timings)
     pace = (taken + 60 * minutes_left) / (60 * (planned + minutes_left))
     return 60 * minutes_left * pace
 

@@ -82,7 +82,7 @@ def check_inputs(recipe: Recipe) -> None:
 
 
 def table(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """Number and name, command, and what it waits for, of every stage."""
+    """Yield number and name, command, and what it waits for, of every stage."""
     for number, stage in enumerate(recipe.stages, 1):
         yield f"{number} {stage.name}", shown(stage.words), ", ".join(stage.reads) or "–"
 
@@ -95,19 +95,21 @@ def run(config: PlanConfig) -> None:
     width = None if sys.stdout.isatty() else 160
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
     console.print(f"{recipe.name} ({config.scale}): {recipe.description}\n")
-    view = Table("stage", "command", "after", "minutes", box=None, pad_edge=False, header_style="dim")
+    stages = Table("stage", "command", "after", "minutes", box=None, pad_edge=False, header_style="dim")
     for (name, command, after), stage in zip(table(recipe), recipe.stages, strict=True):
-        view.add_row(name, command, after, f"{stage.minutes:g}")
-    console.print(view)
+        stages.add_row(name, command, after, f"{stage.minutes:g}")
+    console.print(stages)
     if fleet is not None:
         _estimate(recipe, fleet, config.vocab_size)
 
 
 def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
-    """Print what each stage needs whose verb can tell, or why it cannot."""
-    learnt = [s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args]
-    made: dict[Path, Any] = {}
-    before = Before(learnt[-1] if learnt else vocab_size, made)
+    """Print what each stage needs whose verb has an estimate, or why there is none."""
+    vocab_sizes = [
+        s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args
+    ]
+    makers: dict[Path, Any] = {}
+    before = Before(vocab_sizes[-1] if vocab_sizes else vocab_size, makers)
     for stage in recipe.stages:
         verb = VERBS[stage.verb]
         parsed = _parsed(stage, verb)
@@ -117,10 +119,10 @@ def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
             except UserError as error:  # of a model from outside that is elsewhere, say
                 rows = {"no estimate": error}
             summary(f"{stage.name} ({stage.verb})", rows)
-        made |= dict.fromkeys(stage.outputs, parsed)
+        makers |= dict.fromkeys(stage.outputs, parsed)
 
 
 def _parsed(stage: Stage, verb: Verb) -> Any:
-    """A stage's configuration."""
+    """Parse a stage's configuration."""
     words = stage.words[len(stage.verb.split()) :]
     return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)

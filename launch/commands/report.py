@@ -12,7 +12,7 @@ from biomlm.core.html.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
 from biomlm.core.summary import summary
 from biomlm.launch.reporting import sections
-from biomlm.launch.reporting.run_folders import Found, collect, tokens, total
+from biomlm.launch.reporting.run_folders import ReportData, collect, tokens, total
 
 
 @dataclass(frozen=True)
@@ -33,47 +33,47 @@ class ReportConfig:
 
 
 def run(config: ReportConfig) -> None:
-    """Write the page and say what is on it."""
+    """Write the page and summarize what is on it."""
     refuse_target(config.out, config.runs, option="--out", ours=matching(r"<footer>Made by \w+ report, "), inside=True)
-    found = collect(config.runs)
-    page = render(found, config.title, log_x=config.log_x)
+    data = collect(config.runs)
+    page = render(data, config.title, log_x=config.log_x)
     write_text(config.out, page)
     rows: dict[str, object] = {
-        "folders": len(found.folders),
-        "models": ", ".join(model.name for model in found.runs) or "none",
-        "conversions": ", ".join(found.conversions) or "none",
+        "folders": len(data.folders),
+        "models": ", ".join(model.name for model in data.runs) or "none",
+        "conversions": ", ".join(data.conversions) or "none",
         "bytes": len(page.encode()),
     }
-    summary(f"report → {config.out}", rows | {f"missing {i}": line for i, line in enumerate(found.missing, 1)})
+    summary(f"report → {config.out}", rows | {f"missing {i}": line for i, line in enumerate(data.missing, 1)})
 
 
-def render(found: Found, title: str, *, log_x: bool = False) -> str:
-    """The page.
+def render(data: ReportData, title: str, *, log_x: bool = False) -> str:
+    """Render the page.
 
     Args:
-        found: From `collect`.
+        data: From `collect`.
         title: Its title.
         log_x: Draw losses over a logarithmic count of tokens.
     """
-    description = found.launch.description if found.launch else ""
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    description = data.launch.description if data.launch else ""
+    time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = [
-        ("Pipeline", sections.pipeline(found)),
-        ("Documents", sections.documents(found)),
-        ("Loss", sections.losses(found, log_x)),
-        ("Models", sections.models(found)),
-        ("Learning rate and speed", sections.speed(found)),
-        ("Conversions", sections.conversions(found)),
-        ("Filled-in masks", sections.fills(found)),
-        ("Configurations", sections.configurations(found)),
-        ("Provenance", sections.provenance(found)),
+        ("Pipeline", sections.pipeline(data)),
+        ("Documents", sections.documents(data)),
+        ("Loss", sections.losses(data, log_x)),
+        ("Models", sections.models(data)),
+        ("Learning rate and speed", sections.speed(data)),
+        ("Conversions", sections.conversions(data)),
+        ("Filled-in masks", sections.fills(data)),
+        ("Configurations", sections.configurations(data)),
+        ("Provenance", sections.provenance(data)),
     ]
     body = join(
         tag("header", tag("h1", title), tag("p", description, class_="lead") if description else None),
-        tag("div", [_headline(name, figure) for name, figure in _headlines(found)], class_="headline"),
-        [tag("p", f"Missing: {line}", class_="missing") for line in found.missing],
+        tag("div", [_headline(name, figure) for name, figure in _headlines(data)], class_="headline"),
+        [tag("p", f"Missing: {line}", class_="missing") for line in data.missing],
         [tag("section", tag("h2", name), section) for name, section in content if section],
-        tag("footer", f"Made by biomlm report, {made}. No text of any document is on this page."),
+        tag("footer", f"Made by biomlm report, {time}. No text of any document is on this page."),
     )
     return document(title, body)
 
@@ -82,15 +82,15 @@ def _headline(name: str, figure: str) -> Markup:
     return tag("div", tag("b", figure), tag("span", name), class_="figure")
 
 
-def _headlines(found: Found) -> Iterator[tuple[str, str]]:
-    """The figures on top, largest things first."""
-    kept = sum(total(corpus, "kept") for corpus in found.corpora)
+def _headlines(data: ReportData) -> Iterator[tuple[str, str]]:
+    """Yield the figures on top of the page, name and value."""
+    kept = sum(total(corpus, "kept") for corpus in data.corpora)
     if kept:
         yield "documents", f"{kept:,}"
-    if found.shards:
-        yield "training tokens", human(sum(tokens(s).get("train", 0) for s in found.shards))
-    for model in found.runs[:3]:
+    if data.shards:
+        yield "training tokens", human(sum(tokens(s).get("train", 0) for s in data.shards))
+    for model in data.runs[:3]:
         if model.valid:
             yield f"{model.name}: masked accuracy", sections.percent(model.valid.get("accuracy"))
-    if found.launch:
-        yield "wall time of all stages", clock(sum(record.seconds for record in found.launch.stages))
+    if data.launch:
+        yield "wall time of all stages", clock(sum(record.seconds for record in data.launch.stages))

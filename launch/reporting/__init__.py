@@ -1,1 +1,1 @@
-"""What the report shows, and where it finds it."""
+"""The report on a launch: reading its folders, and the sections of the page."""

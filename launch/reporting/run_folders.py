@@ -1,4 +1,4 @@
-"""What the folders of a launch hold, read from their manifests, metrics and results.
+"""Collect what the folders of a launch hold from their manifests, metrics and results.
 
 The reader is tolerant: a file that is missing or damaged becomes a line in `missing`, and all else is still shown.
 """
@@ -56,7 +56,7 @@ class Folder:
 
     @property
     def fingerprint(self) -> str:
-        """What later stages know it by."""
+        """The hash by which later stages refer to it."""
         return Manifest(self.stage, {}, self.config_hash, outputs=mapping(self.manifest.get("outputs"))).fingerprint
 
 
@@ -78,7 +78,7 @@ class Run(Folder):
         return mapping(self.result.get("valid"))
 
     def curve(self, split: str, *names: str) -> list[tuple[float, float]]:
-        """(tokens read, value) of every record of a split, by the first of `names` that the record has.
+        """Give (tokens read, value) of every record of a split; the value is that of the first of `names` that the record has.
 
         A held-out record counts its own tokens, so it is placed by its step, among the training records or in proportion.
         """
@@ -101,11 +101,11 @@ class Run(Folder):
 
 
 @dataclass
-class Found:
-    """All that was found, in the order of the folders given.
+class ReportData:
+    """All that a report shows, in the order of the folders given.
 
     Args:
-        launch: What `launch.json` says, if there is one.
+        launch: The state in `launch.json`, if there is one.
         corpora: Folders of documents.
         tokenizers: Tokenizer folders.
         shards: Folders of token shards.
@@ -133,43 +133,43 @@ class Found:
 
 
 def mapping(value: object) -> dict[str, Any]:
-    """The value if it is a mapping, else an empty one."""
+    """Return the value if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def finite(value: object) -> float:
-    """The value as a float; NaN for anything that is no finite number."""
+    """Return the value as a float; NaN for anything that is no finite number."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else math.nan  # type: ignore[arg-type]
 
 
 def largest(value: object) -> float:
-    """The largest number of a list, or the number itself; NaN without one."""
+    """Return the largest number of a list, or the number itself; NaN without one."""
     return max((finite(v) for v in value), default=math.nan) if isinstance(value, list) else finite(value)
 
 
-def collect(paths: Sequence[str | Path]) -> Found:
+def collect(paths: Sequence[str | Path]) -> ReportData:
     """Read stage folders, or folders of stage folders such as a launch's.
 
     Raises:
         DataError: One of the paths is no folder, or nothing in it was written by biomlm.
     """
-    found = Found()
+    data = ReportData()
     for path in map(Path, paths):
         if not path.is_dir():
             raise DataError(
                 "there is no such folder", file=path, remedy="Give run folders, or a launch's output folder."
             )
-        before = len(found.folders) + len(found.conversions) + len(found.missing)
-        for folder in _inside(path, found):
-            _add(folder, found)
-        if len(found.folders) + len(found.conversions) + len(found.missing) == before:
+        before = len(data.folders) + len(data.conversions) + len(data.missing)
+        for folder in _stage_folders(path, data):
+            _add(folder, data)
+        if len(data.folders) + len(data.conversions) + len(data.missing) == before:
             raise DataError("nothing in it was written by biomlm", file=path, remedy="Give run folders, or a launch's.")
-    return found
+    return data
 
 
-def _inside(path: Path, found: Found) -> Iterator[Path]:
-    """The folder itself if a stage wrote it, else the stage folders in it, a launch's in the recipe's order."""
+def _stage_folders(path: Path, data: ReportData) -> Iterator[Path]:
+    """Yield the folder itself if a stage wrote it, else the stage folders in it, a launch's in the recipe's order."""
     if (path / MANIFEST).exists() or (path / CONVERSION).exists():
         yield path
         return
@@ -178,74 +178,74 @@ def _inside(path: Path, found: Found) -> Iterator[Path]:
         try:
             state = read_state(path)
         except DataError as error:
-            found.missing.append(f"{LAUNCH}: {error.problem}")
+            data.missing.append(f"{LAUNCH}: {error.problem}")
         else:
-            found.launch = found.launch or state
+            data.launch = data.launch or state
             order = [output for record in state.stages for output in record.outputs]
     children = [child for child in path.iterdir() if not child.name.startswith(".")]
     for child in sorted(children, key=lambda c: (order.index(c.name) if c.name in order else len(order), c.name)):
         if (child / MANIFEST).exists() or (child / CONVERSION).exists():
             yield child
-        elif child.name.startswith("fill") and child.suffix == ".json" and (fill := _read(child, found)):
-            found.fills[child.stem] = fill
+        elif child.name.startswith("fill") and child.suffix == ".json" and (fill := _read(child, data)):
+            data.fills[child.stem] = fill
 
 
-def _add(path: Path, found: Found) -> None:
-    manifest = _read(path / MANIFEST, found) if (path / MANIFEST).exists() else {}
+def _add(path: Path, data: ReportData) -> None:
+    manifest = _read(path / MANIFEST, data) if (path / MANIFEST).exists() else {}
     stage, name = str(manifest.get("stage", "")), path.name or str(path.resolve().name)
     if (path / CONVERSION).exists():
-        found.conversions[name] = _read(path / CONVERSION, found)
+        data.conversions[name] = _read(path / CONVERSION, data)
         return
     if stage in RUN_STAGES:
-        found.runs.append(_run(name, path, manifest, found))
+        data.runs.append(_run(name, path, manifest, data))
         return
-    kinds = {"corpus build": found.corpora, "tokenizer train": found.tokenizers, "tokenizer encode": found.shards}
-    kinds.get(stage, found.others).append(Folder(name, path, manifest))
+    kinds = {"corpus build": data.corpora, "tokenizer train": data.tokenizers, "tokenizer encode": data.shards}
+    kinds.get(stage, data.others).append(Folder(name, path, manifest))
     if manifest.get("status") != "done":
-        found.missing.append(f"{name}: `{stage}` has not finished")
+        data.missing.append(f"{name}: `{stage}` has not finished")
 
 
-def _run(name: str, path: Path, manifest: dict[str, Any], found: Found) -> Run:
+def _run(name: str, path: Path, manifest: dict[str, Any], data: ReportData) -> Run:
     result: dict[str, Any] = {}
     if (path / RESULT).exists():
-        result = _read(path / RESULT, found)
+        result = _read(path / RESULT, data)
     else:
-        found.missing.append(f"{name}: no {RESULT} yet, the run has not finished")
+        data.missing.append(f"{name}: no {RESULT} yet, the run has not finished")
     try:
         metrics = read_metrics(path)
     except ValueError:
         metrics = []
-        found.missing.append(f"{name}: metrics.jsonl is damaged")
+        data.missing.append(f"{name}: metrics.jsonl is damaged")
     return Run(name, path, manifest, metrics, result)
 
 
-def _read(path: Path, found: Found) -> dict[str, Any]:
+def _read(path: Path, data: ReportData) -> dict[str, Any]:
     try:
         return read_json(path)
     except DataError as error:
-        found.missing.append(f"{path.parent.name}/{path.name}: {error.problem}")
+        data.missing.append(f"{path.parent.name}/{path.name}: {error.problem}")
         return {}
 
 
 def by_source(corpus: Folder) -> dict[str, dict[str, Any]]:
-    """Source → its counts: `records`, `kept`, `dropped` by reason, `splits`; the sources with the most records first."""
+    """Sort the sources: name → its counts `records`, `kept`, `dropped` by reason, `splits`; the sources with the most records first."""
     sources = {name: mapping(counts) for name, counts in mapping(corpus.counts.get("sources")).items()}
     return dict(sorted(sources.items(), key=lambda item: -number(item[1], "records")))
 
 
 def number(counts: dict[str, Any], name: str) -> int:
-    """A count; 0 where there is none."""
+    """Return a count; 0 where there is none."""
     value = counts.get(name, 0)
     return value if isinstance(value, int) else 0
 
 
 def total(corpus: Folder, name: str) -> int:
-    """`records` or `kept`, over all sources."""
+    """Sum `records` or `kept` over all sources."""
     return sum(number(counts, name) for counts in by_source(corpus).values())
 
 
 def dropped(corpus: Folder) -> dict[str, int]:
-    """Reason → documents dropped for it, over all sources, the most frequent first."""
+    """Count dropped documents by reason, over all sources, the most frequent first."""
     reasons: Counter[str] = Counter()
     for counts in by_source(corpus).values():
         reasons.update(mapping(counts.get("dropped")))
@@ -253,32 +253,32 @@ def dropped(corpus: Folder) -> dict[str, int]:
 
 
 def tokens(shards: Folder) -> dict[str, int]:
-    """Split → tokens."""
+    """Return the tokens of each split."""
     return {split: number(mapping(c), "tokens") for split, c in shards.counts.items() if "tokens" in mapping(c)}
 
 
-def closing(found: Found) -> dict[str, object]:
-    """The rows of `biomlm launch`'s summary: what went in, what came out, how well, how long."""
+def summary_rows(data: ReportData) -> dict[str, object]:
+    """Give the rows of `biomlm launch`'s summary: what went in, what came out, how well, how long."""
     rows: dict[str, object] = {}
-    for corpus in found.corpora:
+    for corpus in data.corpora:
         rows["records in"] = total(corpus, "records")
         rows["documents kept"] = total(corpus, "kept")
         rows |= {f"  dropped: {reason}": n for reason, n in dropped(corpus).items()}
-    for shards in found.shards:
+    for shards in data.shards:
         rows |= {f"tokens, {split}": n for split, n in tokens(shards).items()}
-    for run in found.runs:
-        rows |= _ends(run)
-    for entropy in [finite(run.result.get("unigram_entropy")) for run in found.runs if run.result][:1]:
+    for run in data.runs:
+        rows |= _run_rows(run)
+    for entropy in [finite(run.result.get("unigram_entropy")) for run in data.runs if run.result][:1]:
         rows["held-out unigram entropy (nats)"] = entropy
-    for name, check in found.conversions.items():
+    for name, check in data.conversions.items():
         rows[f"{name}: largest difference of logits"] = f"{finite(check.get('max_difference_logits')):.2g}"
-    if found.launch:
-        rows |= {f"time, {record.name}": clock(record.seconds) for record in found.launch.stages}
-        rows["time, all stages"] = clock(sum(record.seconds for record in found.launch.stages))
-    return rows | {f"missing {i}": line for i, line in enumerate(found.missing, 1)}
+    if data.launch:
+        rows |= {f"time, {record.name}": clock(record.seconds) for record in data.launch.stages}
+        rows["time, all stages"] = clock(sum(record.seconds for record in data.launch.stages))
+    return rows | {f"missing {i}": line for i, line in enumerate(data.missing, 1)}
 
 
-def _ends(run: Run) -> dict[str, object]:
+def _run_rows(run: Run) -> dict[str, object]:
     train = [loss for _, loss in run.curve("train", "mlm", "loss")]
     rows: dict[str, object] = {}
     if train:
@@ -290,7 +290,7 @@ def _ends(run: Run) -> dict[str, object]:
 
 
 def columns(names: Iterable[str], reads: dict[str, list[str]]) -> dict[str, int]:
-    """Stage → its column in a drawing: one right of the last stage that it reads from."""
+    """Place stages in the columns of a drawing: one right of the last stage that each reads from."""
     column: dict[str, int] = {}
     for name in names:
         column[name] = 1 + max((column[before] for before in reads.get(name, []) if before in column), default=-1)

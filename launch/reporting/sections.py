@@ -1,4 +1,4 @@
-"""The sections of the report: each takes what was found and gives its part of the page, or None where there is nothing to show."""
+"""Render the sections of the report: each function gives a part of the page, or None where there is nothing to show."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.core.progress import clock, human
 from biomlm.launch.reporting.run_folders import (
     Folder,
-    Found,
+    ReportData,
     Run,
     by_source,
     columns,
@@ -29,32 +29,32 @@ FEW = 4  # inputs that are listed by name
 ASIDE = ("report", "convert fill")  # stages that look at models and make none
 
 
-def pipeline(found: Found) -> Markup:
-    """The stages with their counts: as the launch recorded them, or as far as the folders tell."""
-    folders = {folder.path.name: folder for folder in found.folders}
-    stages = found.launch.stages if found.launch else []
+def pipeline(data: ReportData) -> Markup:
+    """Draw the stages with their counts: as the launch recorded them, or as far as the folders show."""
+    folders = {folder.path.name: folder for folder in data.folders}
+    stages = data.launch.stages if data.launch else []
     records = [(r.name, r.reads, r.outputs, r.seconds) for r in stages if r.verb not in ASIDE]
     if not records:
-        kinds = (found.corpora, found.tokenizers, found.shards, found.runs)
+        kinds = (data.corpora, data.tokenizers, data.shards, data.runs)
         order = [[folder.path.name for folder in kind] for kind in kinds if kind]
-        before = [[], *order]
-        records = [(n, b, [n], math.nan) for names, b in zip(order, before, strict=False) for n in names]
+        earlier = [[], *order]
+        records = [(n, reads, [n], math.nan) for names, reads in zip(order, earlier, strict=False) for n in names]
     names = [name for name, *_ in records]
     column = columns(names, {name: reads for name, reads, *_ in records})
     boxes = []
     for name, reads, outputs, seconds in records:
         folder = next((folders[o] for o in outputs if o in folders), None)
-        check = next((found.conversions[o] for o in outputs if o in found.conversions), {})
+        check = next((data.conversions[o] for o in outputs if o in data.conversions), {})
         figures = [*_box_figures(folder, check), *([f"took {clock(seconds)}"] if math.isfinite(seconds) else [])]
         boxes.append(Box(name, figures, column[name], [names.index(r) for r in _nearest(reads, column)]))
     return tag("figure", flow_chart("the stages and their counts", boxes))
 
 
 def _nearest(reads: list[str], column: dict[str, int]) -> list[str]:
-    """The latest of the stages that one reads from: the others lead to it through these."""
-    known = [name for name in reads if name in column]
-    latest = max((column[name] for name in known), default=0)
-    return [name for name in known if column[name] == latest]
+    """Keep the latest of the stages that one reads from: the others lead to it through these."""
+    drawn = [name for name in reads if name in column]
+    latest = max((column[name] for name in drawn), default=0)
+    return [name for name in drawn if column[name] == latest]
 
 
 def _box_figures(folder: Folder | None, check: dict[str, Any]) -> list[str]:
@@ -74,20 +74,20 @@ def _box_figures(folder: Folder | None, check: dict[str, Any]) -> list[str]:
     return [f"{human(n)} {name}" for name, n in sorted(numbers, key=lambda item: len(item[0]))[:2]]
 
 
-def documents(found: Found) -> Markup | None:
-    """Every record accounted for: kept or dropped, by source and by reason."""
+def documents(data: ReportData) -> Markup | None:
+    """Account for every record: kept or dropped, by source and by reason."""
     parts: list[Child] = []
-    for corpus in found.corpora:
-        records, kept, lost = total(corpus, "records"), total(corpus, "kept"), dropped(corpus)
-        balance = f"{records:,} records = {kept:,} kept + {sum(lost.values()):,} dropped."
+    for corpus in data.corpora:
+        records, kept, by_reason = total(corpus, "records"), total(corpus, "kept"), dropped(corpus)
+        balance = f"{records:,} records = {kept:,} kept + {sum(by_reason.values()):,} dropped."
         sources = [(source, float(number(counts, "kept"))) for source, counts in by_source(corpus).items()]
-        reasons = [(reason, float(n)) for reason, n in lost.items()]
+        reasons = [(reason, float(n)) for reason, n in by_reason.items()]
         kept_chart = tag("figure", tag("h3", "Kept, by source"), bar_chart("documents kept by source", sources))
-        lost_chart = bar_chart("records dropped by reason", reasons, colour=1)
+        dropped_chart = bar_chart("records dropped by reason", reasons, colour=1)
         parts += [
-            tag("h3", corpus.name) if len(found.corpora) > 1 else None,
+            tag("h3", corpus.name) if len(data.corpora) > 1 else None,
             tag("p", balance),
-            tag("div", kept_chart, tag("figure", tag("h3", "Dropped, by reason"), lost_chart), class_="pair"),
+            tag("div", kept_chart, tag("figure", tag("h3", "Dropped, by reason"), dropped_chart), class_="pair"),
             _sources(corpus),
         ]
     return join(parts) if parts else None
@@ -107,15 +107,15 @@ def _sources(corpus: Folder) -> Markup:
     return table(("source", "split", "documents", "words", "sentences", "sections"), rows, text=2) if rows else join()
 
 
-def losses(found: Found, log_x: bool) -> Markup | None:
-    """All losses on one plot, beside what counting tokens alone achieves."""
-    if not found.runs:
+def losses(data: ReportData, log_x: bool) -> Markup | None:
+    """Plot all losses, with the entropy of a unigram model beside them."""
+    if not data.runs:
         return None
     lines = []
-    for i, model in enumerate(found.runs):
+    for i, model in enumerate(data.runs):
         lines.append(Line(model.name, model.curve("train", "mlm", "loss"), i, faint=True))
         lines.append(Line(model.name, model.curve("valid", "loss"), i))
-    entropy = next((e for m in found.runs if math.isfinite(e := finite(m.result.get("unigram_entropy")))), math.nan)
+    entropy = next((e for m in data.runs if math.isfinite(e := finite(m.result.get("unigram_entropy")))), math.nan)
     chart = line_chart(
         "masked-LM loss by tokens read",
         lines,
@@ -124,16 +124,16 @@ def losses(found: Found, log_x: bool) -> Markup | None:
         levels=[Level("unigram entropy of the held-out text", entropy)],
         log_x=log_x,
     )
-    told = "Cross-entropy at masked positions: thin lines in training, thick ones on held-out text."
-    told += " A model below the dashed line has learnt more than how frequent each token is."
-    if any(model.stage == "distill" for model in found.runs):
-        told += " Of a distilled model's training loss, the masked-LM part is shown."
-    return tag("figure", chart, tag("figcaption", told))
+    caption = "Cross-entropy at masked positions: thin lines in training, thick ones on held-out text."
+    caption += " A model below the dashed line has learnt more than how frequent each token is."
+    if any(model.stage == "distill" for model in data.runs):
+        caption += " Of a distilled model's training loss, the masked-LM part is shown."
+    return tag("figure", chart, tag("figcaption", caption))
 
 
-def models(found: Found) -> Markup | None:
-    """One row for every run."""
-    if not found.runs:
+def models(data: ReportData) -> Markup | None:
+    """Tabulate the runs, one row each."""
+    if not data.runs:
         return None
     heads = (
         "model",
@@ -147,7 +147,7 @@ def models(found: Found) -> Markup | None:
         "time",
     )
     rows: list[list[Child]] = []
-    for i, model in enumerate(found.runs):
+    for i, model in enumerate(data.runs):
         loss, entropy = finite(model.valid.get("loss")), finite(model.result.get("unigram_entropy"))
         name = join(tag("span", class_=f"key s{i % COLOURS}"), model.name)
         seconds = finite(model.result.get("seconds"))
@@ -161,20 +161,20 @@ def models(found: Found) -> Markup | None:
             clock(seconds) if math.isfinite(seconds) else NO_FIGURE,
         ]
         rows.append([name, model.stage, *cells])
-    masked = {_count(model.valid.get("masked_tokens")) for model in found.runs if model.valid}
-    told = "Losses in nats, on the same held-out tokens and masks for every model" + (
+    masked = {_count(model.valid.get("masked_tokens")) for model in data.runs if model.valid}
+    note = "Losses in nats, on the same held-out tokens and masks for every model" + (
         f" ({masked.pop()} masked tokens)." if len(masked) == 1 else "."
     )
-    return join(table(heads, rows, text=2), tag("p", told, class_="note"))
+    return join(table(heads, rows, text=2), tag("p", note, class_="note"))
 
 
-def speed(found: Found) -> Markup | None:
-    """Learning rate and tokens per second of every run."""
-    if not any(model.metrics for model in found.runs):
+def speed(data: ReportData) -> Markup | None:
+    """Plot learning rate and tokens per second of every run."""
+    if not any(model.metrics for model in data.runs):
         return None
 
     def chart(title: str, key: str, unit: str) -> Markup:
-        lines = [Line(m.name, _thinned(m.curve("train", key)), i) for i, m in enumerate(found.runs)]
+        lines = [Line(m.name, _thin_out(m.curve("train", key)), i) for i, m in enumerate(data.runs)]
         drawn = line_chart(title, lines, x_label="tokens read", y_label=unit, zero=True, width=460, height=250)
         return tag("figure", tag("h3", title), drawn)
 
@@ -182,24 +182,24 @@ def speed(found: Found) -> Markup | None:
     return tag("div", rate, speed, class_="pair")
 
 
-def _thinned(points: list[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
-    """At most about `most` of the points, the last one among them."""
+def _thin_out(points: list[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """Keep about `most` of the points at most, the last one among them."""
     every = max(len(points) // most, 1)
     return points[::-every][::-1]
 
 
-def conversions(found: Found) -> Markup | None:
-    """The numerical check of every converted model."""
+def conversions(data: ReportData) -> Markup | None:
+    """Tabulate the numerical check of every converted model."""
     rows: list[list[Child]] = []
-    for name, check in found.conversions.items():
+    for name, check in data.conversions.items():
         logits, tolerance = finite(check.get("max_difference_logits")), finite(check.get("tolerance"))
-        good = logits <= tolerance
-        verdict = tag("span", "equal" if good else "differs", class_="good" if good else "bad")
+        within = logits <= tolerance
+        verdict = tag("span", "equal" if within else "differs", class_="good" if within else "bad")
         kinds = f"{check.get('source_kind', '?')} → {check.get('target_kind', '?')}"
-        figures = [_tiny(v) for v in (logits, largest(check.get("max_difference_hidden")), tolerance)]
+        figures = [_scientific(v) for v in (logits, largest(check.get("max_difference_hidden")), tolerance)]
         agreement = mapping(check.get("tokenizer_agreement"))
-        agrees = f"{_count(agreement.get('equal'))} of {_count(agreement.get('sentences'))}"
-        rows.append([name, kinds, verdict, *figures, _count(check.get("texts")), agrees])
+        equal_of = f"{_count(agreement.get('equal'))} of {_count(agreement.get('sentences'))}"
+        rows.append([name, kinds, verdict, *figures, _count(check.get("texts")), equal_of])
     heads = (
         "model",
         "conversion",
@@ -210,14 +210,14 @@ def conversions(found: Found) -> Markup | None:
         "texts",
         "tokenizers agree on",
     )
-    told = "Source and target are run on the same texts, each from its own files; the largest absolute difference is shown."
-    return join(table(heads, rows, text=3), tag("p", told, class_="note")) if rows else None
+    note = "Source and target are run on the same texts, each from its own files; the largest absolute difference is shown."
+    return join(table(heads, rows, text=3), tag("p", note, class_="note")) if rows else None
 
 
-def fills(found: Found) -> Markup | None:
-    """The given sentences and the models' words for their masks."""
+def fills(data: ReportData) -> Markup | None:
+    """List the given sentences and the models' words for their masks."""
     parts = []
-    for name, fill in found.fills.items():
+    for name, fill in data.fills.items():
         entries = [mapping(entry) for entry in fill.get("sentences", [])]
         rows: list[list[Child]] = [[_sentence(str(e.get("text", ""))), _guesses(e.get("fills", []))] for e in entries]
         if rows:
@@ -239,33 +239,33 @@ def _guesses(guesses: list[Any]) -> Markup:
     return join([join(", " if i else None, word) for i, word in enumerate(words)])
 
 
-def configurations(found: Found) -> Markup | None:
-    """Every stage's configuration, folded."""
+def configurations(data: ReportData) -> Markup | None:
+    """Show every stage's configuration, folded."""
     parts = []
-    for folder in found.folders:
-        told = yaml.safe_dump(mapping(folder.manifest.get("config")), sort_keys=False, allow_unicode=True)
-        parts.append(tag("details", tag("summary", folder.name, tag("span", f" · {folder.stage}")), tag("pre", told)))
+    for folder in data.folders:
+        config = yaml.safe_dump(mapping(folder.manifest.get("config")), sort_keys=False, allow_unicode=True)
+        parts.append(tag("details", tag("summary", folder.name, tag("span", f" · {folder.stage}")), tag("pre", config)))
     return join(parts) if parts else None
 
 
-def provenance(found: Found) -> Markup | None:
-    """What was made from what, by hashes."""
+def provenance(data: ReportData) -> Markup | None:
+    """Tabulate what each folder was made from, by hashes."""
     rows: list[list[Child]] = []
-    for folder in found.folders:
+    for folder in data.folders:
         names = list(mapping(folder.manifest.get("inputs")))
         inputs = (", ".join(names) or NO_FIGURE) if len(names) <= FEW else f"{len(names)} files"
         hashes = [tag("code", digits[:16]) for digits in (folder.config_hash, folder.fingerprint)]
         rows.append([folder.name, folder.stage, str(folder.manifest.get("status", "?")), inputs, *hashes])
     heads = ("folder", "stage", "status", "read from", "configuration", "fingerprint")
-    told = f"The first 16 digits of SHA-256; the whole ones stand in each folder's {MANIFEST}."
-    return join(table(heads, rows, text=6), tag("p", told, class_="note")) if rows else None
+    note = f"The first 16 digits of SHA-256; the whole ones stand in each folder's {MANIFEST}."
+    return join(table(heads, rows, text=6), tag("p", note, class_="note")) if rows else None
 
 
 def _count(value: object) -> str:
     return f"{finite(value):,.0f}" if math.isfinite(finite(value)) else NO_FIGURE
 
 
-def _tiny(value: float) -> str:
+def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else NO_FIGURE
 
 
@@ -274,5 +274,5 @@ def _decimal(value: object) -> str:
 
 
 def percent(value: object) -> str:
-    """0.314 → `31.4%`."""
+    """Format a share: 0.314 → `31.4%`."""
     return f"{finite(value):.1%}" if math.isfinite(finite(value)) else NO_FIGURE

@@ -14,7 +14,7 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import read_json, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.launch.commands.report import render
-from biomlm.launch.reporting.run_folders import closing, collect, finite
+from biomlm.launch.reporting.run_folders import collect, finite, summary_rows
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -164,7 +164,7 @@ def test_the_verb_writes_the_page(launched: Path, capsys: pytest.CaptureFixture[
 
 
 def test_closing_rows_add_up(launched: Path) -> None:
-    rows = closing(collect([launched]))
+    rows = summary_rows(collect([launched]))
     lost = sum(n for name, n in rows.items() if name.startswith("  dropped: ") and isinstance(n, int))
     assert rows["records in"] == 1910
     assert rows["documents kept"] == 1910 - lost
