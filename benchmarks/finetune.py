@@ -26,14 +26,14 @@ from biomlm.convert.formats import native
 from biomlm.convert.formats.source_checkpoint import Parts
 from biomlm.core import cli
 from biomlm.core.files import read_json
-from biomlm.finetune.commands.predict import QUICKEST
+from biomlm.finetune.commands.predict import BATCH_TOKENS
 from biomlm.finetune.data.iob_tags import entities, tag_type
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.splits import find
 from biomlm.finetune.metrics.entities import EntityScorer
 from biomlm.finetune.tasks.token_classification import labels_of
 from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.finetune.training.inference import outputs, use_onednn
 from biomlm.model.config import ModelConfig, Precision
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
@@ -196,11 +196,11 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path, seconds: list[
 def predict_ours(run: Path, data: Path, precision: Precision, seconds: list[Timed]) -> None:
     """The test sentences as texts, words cut and tokens made."""
     task, model = checkpoint.read(str(run))
-    model = quickened(model, choose(precision))
+    model = use_onednn(model, choose(precision))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
     with timed(seconds):
         records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]
-        for rows in outputs(model, task.examples(records), QUICKEST["cpu"], choose(precision)):
+        for rows in outputs(model, task.examples(records), BATCH_TOKENS["cpu"], choose(precision)):
             task.decode(rows)
 
 

@@ -18,7 +18,7 @@ from biomlm.core.manifest import digest, read_manifest
 from biomlm.core.summary import summary
 from biomlm.finetune.comparison import errors
 from biomlm.finetune.comparison.page import page
-from biomlm.finetune.comparison.runs import Contest, Run, other_settings
+from biomlm.finetune.comparison.runs import Comparison, Run, other_settings
 from biomlm.finetune.comparison.tables import show
 from biomlm.finetune.config import CompareConfig, FinetuneConfig
 from biomlm.finetune.data import dataset
@@ -37,16 +37,16 @@ def run(config: CompareConfig) -> None:
     """
     refuse_target(config.out, config.runs, option="--out", ours=with_keys({"tasks"}), inside=True)
     refuse_target(config.page, config.runs, option="--page", ours=matching(FOOTER), inside=True)
-    contests = [contest(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
-    if all(len(found.runs) == 1 for found in contests):
+    comparisons = [compare_runs(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
+    if all(len(found.runs) == 1 for found in comparisons):
         problem = "no two of the runs are of one task on the same data with the same labels"
         raise MismatchError(problem, file=config.runs[-1], remedy="Give runs of several models on the same data.")
-    show(contests)
+    show(comparisons)
     if config.out:
-        write_json(config.out, {"tasks": [found.as_json() for found in contests]})
+        write_json(config.out, {"tasks": [found.as_json() for found in comparisons]})
     if config.page:
-        write_text(config.page, page(contests))
-        summary(f"biomlm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(contests)})
+        write_text(config.page, page(comparisons))
+        summary(f"biomlm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(comparisons)})
 
 
 def load(name: str) -> Run:
@@ -90,7 +90,7 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def contest(runs: list[Run], words: int) -> Contest:
+def compare_runs(runs: list[Run], words: int) -> Comparison:
     """Compare runs on one task.
 
     Args:
@@ -109,7 +109,7 @@ def contest(runs: list[Run], words: int) -> Contest:
             raise MismatchError(problem, file=first.config.data, remedy="Leave --words out, or put the files back.")
         worst = errors.hardest([lines for one in runs for lines in one.lines], words)
         shown = [(mistake, errors.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
-    return Contest(scorer.metric, runs, [against(scorer, first, other) for other in runs], shown)
+    return Comparison(scorer.metric, runs, [against(scorer, first, other) for other in runs], shown)
 
 
 def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from biomlm.finetune.tasks import registry
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.training import checkpoint as saved_model
 from biomlm.finetune.training import grid_search, protocol
-from biomlm.finetune.training.protocol import Folds, Sealed
+from biomlm.finetune.training.protocol import Folds, SealedTest
 from biomlm.model.device import choose
 
 STAGE = "finetune"
@@ -38,8 +38,8 @@ def run(config: FinetuneConfig) -> None:
     refuse_target(out, [config.model, config.data, config.groups], option="--out", ours=stage)
     loaded = load_model(config.model)
     data = dataset.read(config)
-    shared = dataset.shared(data, config.max_shared)
-    task = registry.make(config, loaded, data.folds["train"], data.unseen)
+    shared = dataset.count_shared(data, config.max_shared)
+    task = registry.make_task(config, loaded, data.folds["train"], data.unseen)
     inputs = {"model": loaded.sha256, protocol.READ: loaded.fingerprint, **data.hashes()}
     record = manifest.begin(out, STAGE, config, inputs, override=config.override, unrecorded=[protocol.READ])
     if record.status != "done":
@@ -66,8 +66,8 @@ def _run_seeds(
     record: Manifest,
 ) -> None:
     device = choose(config.precision)
-    folds = Folds(data.folds["train"], data.folds["dev"], Sealed(data.folds["test"]))
-    config, points = grid_search.chosen(
+    folds = Folds(data.folds["train"], data.folds["dev"], SealedTest(data.folds["test"]))
+    config, points = grid_search.search(
         out, task, lambda: load_model(config.model), folds.train, folds.dev, config, device
     )
     seeds = range(config.seed, config.seed + config.seeds)
@@ -82,7 +82,7 @@ def _run_seeds(
         saved_model.write(out, loaded, state.tensors["best"], task.labels, facts)
     scores = {
         "task": config.task,
-        **protocol.combined(out, task, results),
+        **protocol.combine_seeds(out, task, results),
         "model_seed": best,
         "counts": counts,
         "precision": device.precision,

@@ -21,17 +21,17 @@ from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.finetune.training.inference import outputs, use_onednn
 from biomlm.inputs.streams import bare_name, open_lines
 from biomlm.model.device import choose
 
 CHUNK = 1000  # texts read before the model runs
-QUICKEST = {
+BATCH_TOKENS = {
     "cuda": 16384,
     "cpu": 2048,
 }  # tokens; on one core 300 sentences took 1.33 s at 512, 1.20 at 2048, 1.93 at 16384
 ENDINGS = (".jsonl", ".txt")
-OLD = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
+CUTTING_UNKNOWN = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
 
 
 def run(config: PredictConfig) -> None:
@@ -47,10 +47,10 @@ def run(config: PredictConfig) -> None:
     refuse_target(config.out, [config.model, config.file], option="--out", ours=never)
     task, model = checkpoint.read(config.model)
     if isinstance(task, Tagger) and task.cutting is None:
-        print(f"biomlm finetune predict: {OLD}", file=sys.stderr)
+        print(f"biomlm finetune predict: {CUTTING_UNKNOWN}", file=sys.stderr)
     device = choose(config.precision)
-    model = quickened(model.to(device.torch), device)
-    tokens = config.tokens or QUICKEST[device.torch.type]
+    model = use_onednn(model.to(device.torch), device)
+    tokens = config.tokens or BATCH_TOKENS[device.torch.type]
     done = 0
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
@@ -93,7 +93,7 @@ def _put(sink: BinaryIO, line: bytes) -> None:
 
 
 def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
-    line = {"id": record.id, "line": record.line, **task.written(record, labels)}
+    line = {"id": record.id, "line": record.line, **task.json_fields(record, labels)}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 

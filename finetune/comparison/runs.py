@@ -61,7 +61,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """Runs of one task on the same data.
 
     Args:
@@ -104,21 +104,21 @@ class Contest:
         }
 
 
-def labels(contests: Sequence[Contest]) -> dict[str, str]:
+def labels(comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Run → what its row is called: its model's name, or its folder where two runs of one task or two models share that."""
-    weights = {(run.model, run.weights) for contest in contests for run in contest.runs}
+    weights = {(run.model, run.weights) for comparison in comparisons for run in comparison.runs}
     shared = len({name for name, _ in weights}) < len(weights)
-    for contest in contests:
-        if shared or len({run.model for run in contest.runs}) < len(contest.runs):
-            return {run.name: run.name for other in contests for run in other.runs}
-    return {run.name: run.model for contest in contests for run in contest.runs}
+    for comparison in comparisons:
+        if shared or len({run.model for run in comparison.runs}) < len(comparison.runs):
+            return {run.name: run.name for other in comparisons for run in other.runs}
+    return {run.name: run.model for comparison in comparisons for run in comparison.runs}
 
 
-def matrix(contests: Sequence[Contest]) -> dict[str, list[dict[str, Any] | None]]:
+def matrix(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any] | None]]:
     """Row's name → what was compared on each task, None where there is no run."""
-    names = labels(contests)
-    rows = list(dict.fromkeys(names[run.name] for contest in contests for run in contest.runs))
-    found = [{names[row["run"]]: row for row in contest.compared} for contest in contests]
+    names = labels(comparisons)
+    rows = list(dict.fromkeys(names[run.name] for comparison in comparisons for run in comparison.runs))
+    found = [{names[row["run"]]: row for row in comparison.compared} for comparison in comparisons]
     return {name: [row.get(name) for row in found] for name in rows}
 
 

@@ -7,33 +7,35 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.finetune.comparison.errors import KINDS
-from biomlm.finetune.comparison.runs import Contest, labels, matrix, settings_of, span_of
+from biomlm.finetune.comparison.runs import Comparison, labels, matrix, settings_of, span_of
 
 WIDTH = 160
 
 
-def show(contests: Sequence[Contest]) -> None:
+def show(comparisons: Sequence[Comparison]) -> None:
     """Print models × tasks where there are several tasks, then each task."""
     console = Console(highlight=False, markup=False, width=WIDTH)
-    names = labels(contests)
-    if len(contests) > 1:
-        table = _table("model", *(contest.name for contest in contests))
-        for name, cells in matrix(contests).items():
-            table.add_row(name, *(_cell(contest.metric, cell) for contest, cell in zip(contests, cells, strict=True)))
+    names = labels(comparisons)
+    if len(comparisons) > 1:
+        table = _table("model", *(comparison.name for comparison in comparisons))
+        for name, cells in matrix(comparisons).items():
+            table.add_row(
+                name, *(_cell(comparison.metric, cell) for comparison, cell in zip(comparisons, cells, strict=True))
+            )
         console.print(table)
-    for contest in contests:
-        console.print(f"\n{contest.name}" if len(contests) > 1 else contest.name, style="bold")
-        console.print(_scores(contest, names))
-        for row in contest.compared:
+    for comparison in comparisons:
+        console.print(f"\n{comparison.name}" if len(comparisons) > 1 else comparison.name, style="bold")
+        console.print(_scores(comparison, names))
+        for row in comparison.compared:
             if row["settings"]:
                 console.print(f"{names[row['run']]} differs from the first run in {settings_of(row)}")
-        kinds = list(contest.compared[0]["types"])
+        kinds = list(comparison.compared[0]["types"])
         if len(kinds) > 1:
-            console.print("\nF1 by type", _by_type(kinds, contest, names))
-        if contest.compared[0]["mistakes"]:
-            console.print("\nMistakes by type, a seed", _mistakes(contest, names))
-        if contest.words:
-            console.print("\nWhat most runs and seeds get wrong", _words(contest))
+            console.print("\nF1 by type", _by_type(kinds, comparison, names))
+        if comparison.compared[0]["mistakes"]:
+            console.print("\nMistakes by type, a seed", _mistakes(comparison, names))
+        if comparison.words:
+            console.print("\nWhat most runs and seeds get wrong", _words(comparison))
 
 
 def _cell(metric: str, row: dict[str, Any] | None) -> str:
@@ -51,13 +53,13 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _scores(contest: Contest, names: dict[str, str]) -> Table:
-    columns = (f"test {contest.metric}", "± sd", "95% interval", "difference", "95% interval", "p", "seeds")
+def _scores(comparison: Comparison, names: dict[str, str]) -> Table:
+    columns = (f"test {comparison.metric}", "± sd", "95% interval", "difference", "95% interval", "p", "seeds")
     table = _table("run", *columns)
-    for i, row in enumerate(contest.compared):
+    for i, row in enumerate(comparison.compared):
         cells = [
             names[row["run"]],
-            f"{row[contest.metric]:.4f}",
+            f"{row[comparison.metric]:.4f}",
             _deviation(row).removeprefix(" ± "),
             span_of(row["interval"]),
         ]
@@ -66,39 +68,39 @@ def _scores(contest: Contest, names: dict[str, str]) -> Table:
     return table
 
 
-def _by_type(kinds: list[str], contest: Contest, names: dict[str, str]) -> Table:
+def _by_type(kinds: list[str], comparison: Comparison, names: dict[str, str]) -> Table:
     """Types × runs, the types that differ most between runs first."""
-    table = _table("type", *(names[row["run"]] for row in contest.compared))
-    values = {kind: [row["types"].get(kind, 0.0) for row in contest.compared] for kind in kinds}
+    table = _table("type", *(names[row["run"]] for row in comparison.compared))
+    values = {kind: [row["types"].get(kind, 0.0) for row in comparison.compared] for kind in kinds}
     for kind in sorted(kinds, key=lambda kind: min(values[kind]) - max(values[kind])):
         table.add_row(kind, *(f"{value:.4f}" for value in values[kind]))
     return table
 
 
-def _mistakes(contest: Contest, names: dict[str, str]) -> Table:
+def _mistakes(comparison: Comparison, names: dict[str, str]) -> Table:
     """Types and runs × what became of them."""
-    columns = columns_of(contest)
+    columns = columns_of(comparison)
     table = _table("type", "run", *columns)
-    for kind, run, counts in rows_of(contest, names):
+    for kind, run, counts in rows_of(comparison, names):
         table.add_row(kind, run, *(f"{counts.get(column, 0):.1f}" for column in columns))
     return table
 
 
-def columns_of(contest: Contest) -> list[str]:
+def columns_of(comparison: Comparison) -> list[str]:
     """What may become of an entity, or the labels that may be predicted."""
-    said = dict.fromkeys(name for row in contest.compared for counts in row["mistakes"].values() for name in counts)
+    said = dict.fromkeys(name for row in comparison.compared for counts in row["mistakes"].values() for name in counts)
     return [kind for kind in KINDS if kind in said] if set(said) <= set(KINDS) else sorted(said)
 
 
-def rows_of(contest: Contest, names: dict[str, str]) -> list[tuple[str, str, dict[str, float]]]:
+def rows_of(comparison: Comparison, names: dict[str, str]) -> list[tuple[str, str, dict[str, float]]]:
     """For each type and run its counts."""
-    types = sorted({kind for row in contest.compared for kind in row["mistakes"]})
-    return [(kind, names[row["run"]], row["mistakes"].get(kind, {})) for kind in types for row in contest.compared]
+    types = sorted({kind for row in comparison.compared for kind in row["mistakes"]})
+    return [(kind, names[row["run"]], row["mistakes"].get(kind, {})) for kind in types for row in comparison.compared]
 
 
-def _words(contest: Contest) -> Table:
+def _words(comparison: Comparison) -> Table:
     table = _table("words", "gold", "said instead", "wrong in")
-    for mistake, (before, inside, after) in contest.words:
+    for mistake, (before, inside, after) in comparison.words:
         shown = f"{before}[{inside}]{after}" if mistake.span else inside
         table.add_row(
             " ".join(shown.split()), mistake.gold or "nothing", ", ".join(mistake.said), f"{mistake.share:.0%}"

@@ -82,7 +82,7 @@ def read(config: FinetuneConfig) -> DataSet:
 
 def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet | None:
     """The folds of a published layout; a tenth of the training documents selects where it has no development fold."""
-    layout = published.of(folder, config.task, types) if config.columns == Columns() else None
+    layout = published.detect(folder, config.task, types) if config.columns == Columns() else None
     if layout is None:
         return None
     files, reader = layout
@@ -219,7 +219,7 @@ def _check_choices(data: DataSet) -> None:
                 raise data.error(fold, record, problem, remedy)
 
 
-def shared(data: DataSet, most: float) -> dict[str, dict[str, int]]:
+def count_shared(data: DataSet, most: float) -> dict[str, dict[str, int]]:
     """How many records of a fold have a text or an id that is in a fold before it: dev in train, test in train and in dev.
 
     Texts are the same whatever their case and white space.

@@ -9,25 +9,25 @@ class Dropped:
 
     Args:
         overlapping: Entities inside or across a longer one.
-        pieces: Entities in several pieces.
+        discontinuous: Entities in several pieces.
         types: Entities of a type that the map of types leaves out.
-        apart: Relations whose two ends are not in one sentence.
-        absent: Listed documents that the corpus lacks.
+        across_sentences: Relations whose two ends are not in one sentence.
+        missing_documents: Listed documents that the corpus lacks.
     """
 
     overlapping: int = 0
-    pieces: int = 0
+    discontinuous: int = 0
     types: int = 0
-    apart: int = 0
-    absent: int = 0
+    across_sentences: int = 0
+    missing_documents: int = 0
 
     def notes(self) -> dict[str, int]:
         """Reason → number, of those that occurred."""
         reasons = {
             "overlapping": "overlapping entities left out",
-            "pieces": "entities in pieces left out",
+            "discontinuous": "entities in pieces left out",
             "types": "entities of other types left out",
-            "apart": "relations across sentences left out",
-            "absent": "listed documents not in the corpus",
+            "across_sentences": "relations across sentences left out",
+            "missing_documents": "listed documents not in the corpus",
         }
         return {reasons[f.name]: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}

@@ -22,7 +22,7 @@ def sentences(text: str, entities: Sequence[Span]) -> Iterator[tuple[int, int]]:
         yield from pairwise([0, *cuts, len(text)])
 
 
-def marked(text: str, ends: tuple[Span, Span], both: str) -> str:
+def mark_entities(text: str, ends: tuple[Span, Span], both: str) -> str:
     """A sentence with its two entities replaced.
 
     Args:
@@ -37,6 +37,6 @@ def marked(text: str, ends: tuple[Span, Span], both: str) -> str:
     return f"{text[: first.start]}@{first.type}${middle}@{last.type}${text[last.stop :]}"
 
 
-def shifted(span: Span, start: int) -> Span:
+def shift_span(span: Span, start: int) -> Span:
     """An entity of a text in characters of its sentence, which begins at `start`."""
     return Span(span.start - start, span.stop - start, span.type)

@@ -63,7 +63,7 @@ LAYOUTS = (
 )
 
 
-def of(
+def detect(
     folder: Path, task: str, types: Types
 ) -> tuple[Files, Callable[[Sequence[Path], str, Dropped], Sequence[Any]]] | None:
     """The files of a folder's folds and what reads them, if it is in a published layout of the task.

@@ -47,7 +47,7 @@ class Cutting:
         return found
 
 
-def learn(records: Sequence[Tagged]) -> Cutting:
+def learn_cutting(records: Sequence[Tagged]) -> Cutting:
     """The rule by which a training fold's words are cut."""
     apart, counts = True, Counter[tuple[str, str]]()
     words = Counter[str]()

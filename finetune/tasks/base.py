@@ -1,4 +1,4 @@
-"""What the loop and the protocol need to know of a task; a task's file (`ner.py`, …) implements it."""
+"""What the loop and the protocol need to know of a task; a task's file (`token_classification.py`, …) implements it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -25,7 +25,7 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 G = TypeVar("G")
 Text = str | Sequence[str]  # running text, or words that are cut already
-UNSAID = -100  # the target where only another fold than the training one has the label; it never enters a loss
+NO_TARGET = -100  # the target where only another fold than the training one has the label; it never enters a loss
 
 
 class Task(Protocol[R, G]):
@@ -65,7 +65,7 @@ class Task(Protocol[R, G]):
     def units(self, records: Sequence[R], values: Sequence[G]) -> Sequence[G]:
         """What is scored: the values of the records, or of the documents that records are sentences of."""
 
-    def written(self, record: R, labels: G) -> Mapping[str, Any]:
+    def json_fields(self, record: R, labels: G) -> Mapping[str, Any]:
         """A record's gold or prediction as JSON, without its text."""
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> R:
@@ -75,7 +75,7 @@ class Task(Protocol[R, G]):
         """What a fold holds, for the summary."""
 
 
-def of_unseen(labels: Iterable[str], unseen: Sequence[str]) -> dict[str, int]:
+def count_unseen(labels: Iterable[str], unseen: Sequence[str]) -> dict[str, int]:
     """How many gold labels of a fold training lacks, for `Task.counts`; nothing where there are none."""
     number = sum(label in unseen for label in labels)
     return {"of labels unseen in training": number} if number else {}

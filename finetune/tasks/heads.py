@@ -18,7 +18,7 @@ class Classifier(nn.Module):
     Args:
         lm: The pretrained model; its masked-LM head is kept, untrained, so that the result is still a whole model.
         classifier: The outputs' layers.
-        pooler: What comes before dropout; None for nothing. Pretrained where the source has one (see `loop.build`).
+        pooler: What comes before dropout; None for nothing. Pretrained where the source has one (see `training.trainer.build_model`).
     """
 
     def __init__(self, lm: MaskedLM, classifier: nn.Module, pooler: nn.Module | None = None):
@@ -50,7 +50,7 @@ class TokenClassifier(Classifier):
     """
 
     def __init__(self, lm: MaskedLM, labels: int):
-        super().__init__(lm, _drawn(lm, nn.Linear(lm.config.hidden_size, labels)))
+        super().__init__(lm, _initialize(lm, nn.Linear(lm.config.hidden_size, labels)))
 
 
 def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
@@ -65,13 +65,13 @@ def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
     width = lm.config.hidden_size
     dense = OrderedDict[str, nn.Module](dense=nn.Linear(width, width), activation=nn.Tanh())
     if lm.config.shape in ("bert", "megatron-bert"):
-        pooler = _drawn(lm, nn.Sequential(dense))
-        return Classifier(lm, _drawn(lm, nn.Linear(width, labels)), pooler)
+        pooler = _initialize(lm, nn.Sequential(dense))
+        return Classifier(lm, _initialize(lm, nn.Linear(width, labels)), pooler)
     dense |= OrderedDict(dropout=nn.Dropout(lm.config.hidden_dropout), out_proj=nn.Linear(width, labels))
-    return Classifier(lm, _drawn(lm, nn.Sequential(dense)))
+    return Classifier(lm, _initialize(lm, nn.Sequential(dense)))
 
 
-def _drawn(lm: MaskedLM, head: M) -> M:
+def _initialize(lm: MaskedLM, head: M) -> M:
     """The head with initial weights as the model's own are drawn."""
     for layer in head.modules():
         if isinstance(layer, nn.Linear):

@@ -10,20 +10,20 @@ from biomlm.finetune.tasks.windows import windows
 from biomlm.tokenizer.formats.folder import SpecialIds
 
 
-def single(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
+def text_windows(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
     """The windows of one text."""
     cuts = windows(len(ids), max_length - 2, overlap)
     return [[special.bos, *ids[w.start : w.stop], special.eos] for w in cuts]
 
 
-def pair(
+def pair_windows(
     a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int, *, segments: bool
 ) -> list[list[int]]:
     """The windows of a pair: each of `a` with each of `b`. A text that fits half of the room is never cut."""
     between = [special.eos] if segments else [special.eos, special.eos]
     room = max_length - 2 - len(between)
     size_a = min(len(a), max(room // 2, room - len(b)))
-    cuts_a, cuts_b = _parts(a, size_a, overlap), _parts(b, room - size_a, overlap)
+    cuts_a, cuts_b = _cut(a, size_a, overlap), _cut(b, room - size_a, overlap)
     return [[special.bos, *part_a, *between, *part_b, special.eos] for part_a in cuts_a for part_b in cuts_b]
 
 
@@ -33,6 +33,6 @@ def segment_ids(ids: Sequence[int], eos: int) -> list[int]:
     return [0] * first + [1] * (len(ids) - first)
 
 
-def _parts(ids: Sequence[int], size: int, overlap: int) -> list[Sequence[int]]:
+def _cut(ids: Sequence[int], size: int, overlap: int) -> list[Sequence[int]]:
     size = max(size, 1)
     return [ids[w.start : w.stop] for w in windows(len(ids), size, min(overlap, size // 4))]

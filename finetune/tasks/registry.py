@@ -10,7 +10,7 @@ from biomlm.core.errors import ConfigError, DataError, MismatchError
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data.readers.columns import letters_of
 from biomlm.finetune.data.schema import TAGGING
-from biomlm.finetune.data.words import Cutting, learn
+from biomlm.finetune.data.words import Cutting, learn_cutting
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.tasks.text_classification import Choice, Classification, MultiLabel, Similarity
 from biomlm.finetune.tasks.token_classification import Ner, Pico, labels_of
@@ -23,7 +23,9 @@ CUTTING = "cutting"
 SHORTEST = 16  # a window with room for a pair's special tokens and some text
 
 
-def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: tuple[str, ...] = ()) -> Task[Any, Any]:
+def make_task(
+    config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: tuple[str, ...] = ()
+) -> Task[Any, Any]:
     """The task of a run.
 
     Args:
@@ -53,7 +55,7 @@ def make(config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: t
     tagging = config.task in TAGGING
     extra: dict[str, Any] = {"unseen": unseen}
     if tagging:
-        extra |= {"crf": config.crf, "cutting": learn(train)}
+        extra |= {"crf": config.crf, "cutting": learn_cutting(train)}
     else:
         extra |= {"segments": loaded.config.type_vocab_size > 1, "texts": len(train[0].texts)}
     if config.task == "relation":
@@ -82,14 +84,14 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
 
 
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
-    """What `restore` needs: the name on the command line and the sizes."""
+    """What `restore_task` needs: the name on the command line and the sizes."""
     found = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
     found |= {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
     cutting = getattr(task, "cutting", None)
     return found | ({CUTTING: asdict(cutting)} if cutting else {})
 
 
-def restore(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
+def restore_task(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
     """The task of a fine-tuned model, from its `facts`."""
     extra = {key: saved[key] for key in EXTRA if key in saved}
     if CUTTING in saved:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from biomlm.core.errors import ConfigError
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.metrics.labels import Labels, LabelScorer, PearsonScorer
-from biomlm.finetune.tasks.base import UNSAID, G, Text, of_unseen
+from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import sequence_classifier
-from biomlm.finetune.tasks.inputs import pair, segment_ids, single
+from biomlm.finetune.tasks.inputs import pair_windows, segment_ids, text_windows
 from biomlm.model.encoder import MaskedLM
 from biomlm.tokenizer.formats.folder import Tokenizer
 
@@ -51,7 +51,7 @@ class TextTask(ABC):
     def counts(self, records: Sequence[Labelled]) -> dict[str, int]:
         """See `Task`."""
         every = [label for record in records for label in record.labels]
-        return {"records": len(records), **dict(sorted(Counter(every).items())), **of_unseen(every, self.unseen)}
+        return {"records": len(records), **dict(sorted(Counter(every).items())), **count_unseen(every, self.unseen)}
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
         """One example a window; each has the record's target."""
@@ -68,14 +68,14 @@ class TextTask(ABC):
         """The windows of a text or a pair."""
         ids = [self.tokenizer.encode(text) for text in texts]
         if len(ids) == 1:
-            return single(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
-        return pair(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
+            return text_windows(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
+        return pair_windows(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
 
     def units(self, records: Sequence[Labelled], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
         """Every record is scored by itself."""
         return values
 
-    def written(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  what is said of a whole text needs no offsets
+    def json_fields(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  what is said of a whole text needs no offsets
         """See `Task`."""
         return self.as_json(labels)
 
@@ -122,7 +122,7 @@ class Classification(TextTask):
 
     def target(self, record: Labelled) -> int:
         """The label's number."""
-        return self.labels.index(record.labels[0]) if record.labels[0] in self.labels else UNSAID
+        return self.labels.index(record.labels[0]) if record.labels[0] in self.labels else NO_TARGET
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
         """Cross-entropy, weighted and summed."""

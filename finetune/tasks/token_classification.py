@@ -14,7 +14,7 @@ from biomlm.finetune.data.readers.iob import sentence
 from biomlm.finetune.data.records import Tagged
 from biomlm.finetune.data.words import Cutting
 from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
-from biomlm.finetune.tasks.base import UNSAID, G, Text, of_unseen
+from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
 from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import TokenClassifier
@@ -65,7 +65,7 @@ class Tagger:
         pieces = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
         index = {label: i for i, label in enumerate(self.labels)}
         return [
-            self._windows([pieces[word] for word in row], [index.get(tag, UNSAID) for tag in record.tags])
+            self._windows([pieces[word] for word in row], [index.get(tag, NO_TARGET) for tag in record.tags])
             for row, record in zip(words, records, strict=True)
         ]
 
@@ -122,7 +122,7 @@ class Tagger:
             "records": len(records),
             "words": sum(len(record.words) for record in records),
             "entities": len(spans),
-            **of_unseen([span.type for span in spans], self.unseen),
+            **count_unseen([span.type for span in spans], self.unseen),
         }
 
     def units(self, records: Sequence[Tagged], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
@@ -147,7 +147,7 @@ class Ner(Tagger):
         """Entities of the likeliest tags, in words."""
         return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
 
-    def written(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
+    def json_fields(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
         """Entities with offsets in characters of the record's text."""
         return {"entities": [span._asdict() for span in record.characters(labels)]}
 
@@ -169,7 +169,7 @@ class Pico(Tagger):
         """Each word's likeliest type."""
         return [tag_type(self.labels[i]) for i in outputs_mk.argmax(-1).tolist()]
 
-    def written(self, record: Tagged, labels: list[str]) -> dict[str, Any]:
+    def json_fields(self, record: Tagged, labels: list[str]) -> dict[str, Any]:
         """Runs of words of one type, with offsets in characters of the record's text."""
         runs = entities(["O" if kind == "" else f"I-{kind}" for kind in labels])
         return {"entities": [span._asdict() for span in record.characters(runs)]}

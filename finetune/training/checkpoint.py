@@ -16,7 +16,7 @@ from biomlm.convert.load import Loaded, load_model
 from biomlm.core.checkpoint import FOLDER
 from biomlm.core.errors import DataError
 from biomlm.finetune.tasks.base import Task
-from biomlm.finetune.tasks.registry import load_tokenizer, restore
+from biomlm.finetune.tasks.registry import load_tokenizer, restore_task
 from biomlm.model.config import NAME as ENCODER
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -81,7 +81,7 @@ def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
     if not isinstance(facts, dict):
         problem = "this model was not fine-tuned by `biomlm finetune`"
         raise DataError(problem, file=folder, remedy="Give a run folder of that command.")
-    task = restore(facts, load_tokenizer(loaded))
+    task = restore_task(facts, load_tokenizer(loaded))
     model = task.head(loaded.model)
     head = {name.removeprefix(HEAD): tensor for name, tensor in loaded.rest.items() if name.startswith((HEAD, POOLER))}
     model.load_state_dict({**{LM + name: t for name, t in loaded.model.state_dict().items()}, **head}, assign=True)

@@ -14,13 +14,13 @@ from biomlm.convert.load import Loaded
 from biomlm.core.files import read_json, write_json
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.tasks.base import G, R, Task
-from biomlm.finetune.training.trainer import Trainer, build
+from biomlm.finetune.training.trainer import Trainer, build_model
 from biomlm.model.device import Device
 
 FOLDER = "grid"
 
 
-def chosen(
+def search(
     out: Path,
     task: Task[R, G],
     load: Callable[[], Loaded],
@@ -42,22 +42,22 @@ def chosen(
     """
     points = list(product(config.grid.lr or [config.optim.lr], config.grid.size or [config.batch.size]))
     if len(points) == 1:
-        return at(config, *points[0]), []
+        return at_point(config, *points[0]), []
     metric = task.scorer.metric
     table: list[dict[str, Any]] = []
     for lr, size in points:
         file = out / FOLDER / f"lr_{lr:g}_size_{size}.json"
         if not file.exists():
-            folder, here = file.with_suffix(""), at(config, lr, size)
-            model = build(task, load(), here)
+            folder, here = file.with_suffix(""), at_point(config, lr, size)
+            model = build_model(task, load(), here)
             selected = Trainer(folder, task, model, train, dev, here, config.seed, device).train()
             write_json(file, {"lr": lr, "size": size, "epoch": selected.epoch, f"dev {metric}": selected.value})
             shutil.rmtree(folder)
         table.append(read_json(file))
     best = max(table, key=lambda point: point[f"dev {metric}"])
-    return at(config, best["lr"], best["size"]), table
+    return at_point(config, best["lr"], best["size"]), table
 
 
-def at(config: FinetuneConfig, lr: float, size: int) -> FinetuneConfig:
+def at_point(config: FinetuneConfig, lr: float, size: int) -> FinetuneConfig:
     """The configuration at one point."""
     return replace(config, optim=replace(config.optim, lr=lr), batch=replace(config.batch, size=size))

@@ -27,7 +27,7 @@ class OneDnnLinear(nn.Module):
         return torch.ops.aten.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()  # type: ignore[no-any-return]
 
 
-def quickened(model: nn.Module, device: Device) -> nn.Module:
+def use_onednn(model: nn.Module, device: Device) -> nn.Module:
     """The model for prediction alone: on a CPU in fp32 its matrix products go through oneDNN, with the weights laid out for it once.
 
     torch multiplies fp32 by MKL, which reached 88 GFLOP/s on one core of an AMD EPYC where oneDNN reached 166 (2048 × 1024 × 256).

@@ -1,6 +1,6 @@
 """Who may see what, and when: dev selects, test is scored once for every seed, and several seeds give mean and deviation.
 
-The test fold is sealed: it can be had only in exchange for a `Selected`, which only the development fold makes, and only once for a
+The test fold is sealed: it can be had only in exchange for a `BestEpoch`, which only the development fold makes, and only once for a
 seed. A seed whose `result.json` stands is done and is not scored again.
 """
 
@@ -23,7 +23,7 @@ from biomlm.finetune.metrics.entities import F64
 from biomlm.finetune.tasks.base import G, R, Task
 from biomlm.finetune.training.grid_search import FOLDER as GRID
 from biomlm.finetune.training.inference import outputs
-from biomlm.finetune.training.trainer import Selected, Trainer, build, score_rows
+from biomlm.finetune.training.trainer import BestEpoch, Trainer, build_model, score_rows
 from biomlm.model.device import Device
 
 RESULT = "result.json"
@@ -33,16 +33,16 @@ READ = "model as read"  # a manifest's input: all of the model's files, its shap
 PREDICTIONS = "predictions.jsonl"
 
 
-class Sealed(Generic[R]):
+class SealedTest(Generic[R]):
     """The test fold, given out once a seed to what the development fold selected."""
 
     def __init__(self, records: Sequence[R]):
         self._records = records
         self._opened: set[int] = set()
 
-    def open(self, seed: int, selected: Selected) -> Sequence[R]:
+    def open(self, seed: int, selected: BestEpoch) -> Sequence[R]:
         """The records, for the one scoring of this seed's selected model."""
-        assert isinstance(selected, Selected), "only a selected model is scored on the test fold"
+        assert isinstance(selected, BestEpoch), "only a selected model is scored on the test fold"
         assert seed not in self._opened, "the test fold was already scored for this seed"
         self._opened.add(seed)
         return self._records
@@ -54,7 +54,7 @@ class Folds(Generic[R]):
 
     train: Sequence[R]
     dev: Sequence[R]
-    test: Sealed[R]
+    test: SealedTest[R]
 
 
 def folder_of(out: Path, seed: int) -> Path:
@@ -72,7 +72,7 @@ def run_seed(
     folder = folder_of(out, seed)
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
-    model = build(task, loaded, config, seed)
+    model = build_model(task, loaded, config, seed)
     trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
     selected = trainer.train()
     model.load_state_dict(selected.tensors)
@@ -119,8 +119,8 @@ def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predic
         {
             "id": record.id,
             "line": record.line,
-            **task.written(record, guess),
-            "gold": task.written(record, task.gold(record)),
+            **task.json_fields(record, guess),
+            "gold": task.json_fields(record, task.gold(record)),
         }
         for record, guess in zip(records, predicted, strict=True)
     ]
@@ -128,7 +128,7 @@ def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predic
         tmp.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
 
 
-def combined(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def combine_seeds(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`scores.json`: the mean over seeds of every score, the main one's deviation and interval, and each seed's own."""
     metric = task.scorer.metric
     rows: list[F64] = [np.load(folder_of(out, result["seed"]) / ROWS) for result in results]

@@ -31,7 +31,7 @@ from biomlm.model.optim.optimizer import Optimizer, freeze
 
 
 @dataclass(frozen=True)
-class Selected:
+class BestEpoch:
     """The epoch that the development fold chose.
 
     Args:
@@ -47,7 +47,7 @@ class Selected:
     history: list[dict[str, Any]]
 
 
-def build(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
+def build_model(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
     """The task's model with a head drawn from the seed, layers frozen and drawn anew as the configuration says.
 
     Args:
@@ -76,7 +76,7 @@ class Trainer(Generic[R, G]):
     Args:
         folder: The seed's folder.
         task: What is learnt.
-        model: From `build`; a checkpoint's weights replace its own.
+        model: From `build_model`; a checkpoint's weights replace its own.
         train: The training fold.
         dev: The development fold.
         config: Epochs, sizes and rates.
@@ -107,7 +107,7 @@ class Trainer(Generic[R, G]):
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
 
-    def train(self) -> Selected:
+    def train(self) -> BestEpoch:
         """Run the epochs that are left."""
         self._resume()
         self.model.train()
@@ -127,10 +127,10 @@ class Trainer(Generic[R, G]):
                         metrics.write(self.step, "train", {"loss": step_loss, "learning_rate": rate})
                 dev = self._evaluate()
                 metrics.write(self.step, "valid", {k: v for k, v in dev.items() if isinstance(v, float)})
-                self._note({"loss": loss / self.per_epoch, "dev": dev, "seconds": time.monotonic() - started})
+                self._record_epoch({"loss": loss / self.per_epoch, "dev": dev, "seconds": time.monotonic() - started})
                 checkpoint.save(self.folder, self._checkpoint(), keep=1)
         best = self.history[self.best_epoch - 1]
-        return Selected(self.best_epoch, best["dev"][self.task.scorer.metric], self.best, self.history)
+        return BestEpoch(self.best_epoch, best["dev"][self.task.scorer.metric], self.best, self.history)
 
     @property
     def best_epoch(self) -> int:
@@ -173,7 +173,7 @@ class Trainer(Generic[R, G]):
         predicted = [self.task.decode(row) for row in rows]
         return self.task.scorer.report(score_rows(self.task, self.dev, predicted).sum(0))
 
-    def _note(self, entry: dict[str, Any]) -> None:
+    def _record_epoch(self, entry: dict[str, Any]) -> None:
         """Record an epoch, and keep its weights if it is the best so far."""
         self.history.append({"epoch": len(self.history) + 1, **entry})
         if self.best_epoch == len(self.history):

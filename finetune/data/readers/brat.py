@@ -9,7 +9,7 @@ from pathlib import Path
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
+from biomlm.finetune.data.readers.pubtator import tag_words, without_overlap
 from biomlm.finetune.data.records import Tagged
 from biomlm.inputs.streams import read_text
 
@@ -45,7 +45,7 @@ def _document(folder: Path, name: str, dropped: Dropped) -> Tagged:
             spans += _entity(annotations, number, line.rstrip("\r"), text, dropped)
     flat = without_overlap(spans)
     dropped.overlapping += len(spans) - len(flat)
-    return tagged(name, text, flat, 1)
+    return tag_words(name, text, flat, 1)
 
 
 def _entity(path: Path, number: int, line: str, text: str, dropped: Dropped) -> list[Span]:
@@ -55,7 +55,7 @@ def _entity(path: Path, number: int, line: str, text: str, dropped: Dropped) -> 
             "an entity is `T1<TAB>Type start stop<TAB>mention`", file=path, record=f"line {number}", remedy=REMEDY
         )
     if ";" in match["offsets"]:
-        dropped.pieces += 1
+        dropped.discontinuous += 1
         return []
     start, stop = map(int, match["offsets"].split())
     found = text[start:stop]

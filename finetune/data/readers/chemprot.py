@@ -10,7 +10,7 @@ from pathlib import Path
 
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.entity_markers import marked, sentences, shifted
+from biomlm.finetune.data.entity_markers import mark_entities, sentences, shift_span
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.records import Labelled
 from biomlm.inputs.streams import read_text
@@ -56,7 +56,7 @@ def read(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]: 
         for name, (line, text) in texts.items()
         for record in _candidates(name, text, line, entities[name], relations)
     ]
-    dropped.apart += len(relations) - sum(r.labels != (NONE,) for r in records)
+    dropped.across_sentences += len(relations) - sum(r.labels != (NONE,) for r in records)
     return records
 
 
@@ -87,7 +87,7 @@ def _candidates(
         chemicals = [n for n, span in inside.items() if span.type == "CHEMICAL"]
         for chemical in chemicals:
             for gene in (n for n in inside if n not in chemicals):
-                ends = (shifted(inside[chemical], start), shifted(inside[gene], start))
+                ends = (shift_span(inside[chemical], start), shift_span(inside[gene], start))
                 label = relations.get((name, chemical, gene), relations.get((name, gene, chemical), NONE))
-                shown = marked(text[start:stop], ends, both="CHEM-GENE").strip()
+                shown = mark_entities(text[start:stop], ends, both="CHEM-GENE").strip()
                 yield Labelled(f"{name}.{chemical}.{gene}", (shown,), (label,), line=line, document=name)

@@ -13,7 +13,7 @@ from lxml import etree
 from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.entity_markers import marked
+from biomlm.finetune.data.entity_markers import mark_entities
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.records import Labelled
 from biomlm.inputs.xml import read_xml
@@ -47,7 +47,7 @@ def _pairs(path: Path, sentence: etree._Element) -> Iterator[Labelled]:
         if kind is None or not drugs.keys() >= set(ends):
             problem = "a pair names a drug that its sentence lacks, or an interaction of no kind"
             raise DataError(problem, file=path, record=name, remedy=REMEDY)
-        shown = marked(text, (drugs[ends[0]], drugs[ends[1]]), both="DRUG-DRUG")
+        shown = mark_entities(text, (drugs[ends[0]], drugs[ends[1]]), both="DRUG-DRUG")
         yield Labelled(name, (shown,), (f"DDI-{kind}",), document=document)
 
 

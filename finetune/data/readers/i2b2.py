@@ -14,9 +14,9 @@ from lxml import etree
 from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.entity_markers import marked, shifted
+from biomlm.finetune.data.entity_markers import mark_entities, shift_span
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.pubtator import tagged, without_overlap
+from biomlm.finetune.data.readers.pubtator import tag_words, without_overlap
 from biomlm.finetune.data.records import Labelled, Tagged
 from biomlm.inputs.streams import read_text
 from biomlm.inputs.xml import read_xml
@@ -69,7 +69,7 @@ def read_concepts(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Ta
         spans = [span for _, span in _concepts(path, text)]
         flat = without_overlap(spans)
         dropped.overlapping += len(spans) - len(flat)
-        records.append(tagged(path.stem, text, flat, 1))
+        records.append(tag_words(path.stem, text, flat, 1))
     return records
 
 
@@ -84,7 +84,7 @@ def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[L
     for path, text in _notes(paths, ".con"):
         related = _relations(files[path.stem]) if path.stem in files else {}
         found = list(_pairs(path, text, related))
-        dropped.apart += len(related) - sum(r.labels != (NONE,) for r in found)
+        dropped.across_sentences += len(related) - sum(r.labels != (NONE,) for r in found)
         records += found
     return records
 
@@ -149,8 +149,8 @@ def _pairs(path: Path, text: str, related: dict[frozenset[tuple[int, ...]], str]
         starts[number] = sum(len(line) + 1 for line in lines[: number - 1])
     for (here, one), (there, two) in combinations(sorted(concepts), 2):
         if here[0] == there[0] and {one.type, two.type} in RELATED:
-            ends = (shifted(one, starts[here[0]]), shifted(two, starts[here[0]]))
-            shown = marked(lines[here[0] - 1], ends, both=f"{one.type}-{two.type}").strip()
+            ends = (shift_span(one, starts[here[0]]), shift_span(two, starts[here[0]]))
+            shown = mark_entities(lines[here[0] - 1], ends, both=f"{one.type}-{two.type}").strip()
             name = f"{path.stem}:{here[0]}:{here[1]}-{here[3]}:{there[1]}-{there[3]}"
             label = related.get(frozenset((here, there)), NONE)
             yield Labelled(name, (shown,), (label,), line=here[0], document=path.stem)
@@ -171,7 +171,7 @@ def read_markup(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagg
         spans = [_tag(path, text, tag) for tag in root.iterfind("TAGS/*[@start]") if tag.tag not in ASIDE]
         flat = without_overlap(spans)
         dropped.overlapping += len(spans) - len(flat)
-        records.append(tagged(path.stem, text, flat, 1))
+        records.append(tag_words(path.stem, text, flat, 1))
     return records
 
 

@@ -71,7 +71,7 @@ def read(paths: Sequence[Path], fold: str, dropped: Dropped, types: Mapping[str,
         raise DataError(
             f"none of its ids is in {corpus.name}", file=listed, remedy="Use the lists of the same release."
         )
-    dropped.absent += len(ids) - len(records)
+    dropped.missing_documents += len(ids) - len(records)
     return records
 
 

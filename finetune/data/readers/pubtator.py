@@ -71,7 +71,7 @@ def _document(path: Path, lines: Lines, dropped: Dropped, types: Mapping[str, st
         spans = kept
     flat = without_overlap(spans)
     dropped.overlapping += len(spans) - len(flat)
-    return tagged(name, text, flat, first)
+    return tag_words(name, text, flat, first)
 
 
 def _annotation(path: Path, number: int, line: str, name: str, text: str) -> Span:
@@ -99,7 +99,7 @@ def without_overlap(spans: Sequence[Span]) -> list[Span]:
     return sorted(kept)
 
 
-def tagged(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
+def tag_words(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
     """A text with entities in characters → words and IOB2 tags; words are cut at the entities' ends."""
     borders = sorted({end for span in spans for end in span[:2]})
     words: list[tuple[int, int]] = []

@@ -16,8 +16,8 @@ from biomlm.finetune.config import FinetuneConfig, OptimConfig
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.tasks.token_classification import Ner
 from biomlm.finetune.training import trainer
-from biomlm.finetune.training.protocol import Sealed
-from biomlm.finetune.training.trainer import Selected, build
+from biomlm.finetune.training.protocol import SealedTest
+from biomlm.finetune.training.trainer import BestEpoch, build_model
 from biomlm.model.optim.optimizer import Optimizer, depth, schedule
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -101,7 +101,7 @@ def test_the_run_folder_is_a_model(whole: Path, tiny_model: Path) -> None:
 def test_a_second_call_scores_nothing_again(
     whole: Path, tiny_model: Path, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Sealed, "open", lambda *_: pytest.fail("the test fold was opened again"))
+    monkeypatch.setattr(SealedTest, "open", lambda *_: pytest.fail("the test fold was opened again"))
     assert cli.run(argv(tiny_model, toy, whole, "--epochs", "6", "--seeds", "2")) == 0
     assert "test f1" in capsys.readouterr().out
 
@@ -127,7 +127,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
 
 
 def test_the_test_fold_opens_once_a_seed_and_only_for_a_selected_model() -> None:
-    sealed, selected = Sealed(["record"]), Selected(1, 0.5, {}, [])
+    sealed, selected = SealedTest(["record"]), BestEpoch(1, 0.5, {}, [])
     assert sealed.open(1, selected) == ["record"]
     assert sealed.open(2, selected) == ["record"]
     with pytest.raises(AssertionError, match="already scored"):
@@ -231,13 +231,13 @@ def test_a_missing_fold_and_a_model_without_a_tokenizer(tiny_model: Path, toy: P
 def test_a_grid_is_chosen_by_dev_without_the_test_fold(
     tiny_model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, opened, original = tmp_path / "grid", [], Sealed.open
+    out, opened, original = tmp_path / "grid", [], SealedTest.open
 
-    def counting(self: Sealed[Any], seed: int, selected: Selected) -> Any:
+    def counting(self: SealedTest[Any], seed: int, selected: BestEpoch) -> Any:
         opened.append(len(list((out / "grid").glob("*.json"))))
         return original(self, seed, selected)
 
-    monkeypatch.setattr(Sealed, "open", counting)
+    monkeypatch.setattr(SealedTest, "open", counting)
     grid = ["--epochs", "1", "--grid.lr", "1e-12", "3e-3", "--grid.size", "8", "16"]
     paths = ["--model", str(tiny_model), "--data", str(toy), "--out", str(out)]
     assert cli.run(["finetune", "--task", "ner", *paths, *grid]) == 0
@@ -255,7 +255,7 @@ def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
     task: Any = Ner(tokenizer_folder.load(tiny_model / "tokenizer"), ("O", "B", "I"), 32, 8)
     config = FinetuneConfig(**paths, freeze_layers=1, reinit_layers=1)  # type: ignore[arg-type]
     before = load_model(tiny_model).model.state_dict()
-    model = build(task, load_model(tiny_model), config)
+    model = build_model(task, load_model(tiny_model), config)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[3] for name in trained if ".layers." in name} == {"1"}
     assert not any("embedding" in name for name in trained)
@@ -263,7 +263,7 @@ def test_layers_are_frozen_and_drawn_anew(tiny_model: Path) -> None:
     name = "encoder.layers.{}.mlp.up.weight"
     assert torch.equal(after[f"lm.{name.format(0)}"], before[name.format(0)])
     assert not torch.equal(after[f"lm.{name.format(1)}"], before[name.format(1)])
-    again = build(task, load_model(tiny_model), config).state_dict()
+    again = build_model(task, load_model(tiny_model), config).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
 
 

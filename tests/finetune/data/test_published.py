@@ -13,7 +13,7 @@ from biomlm.core.errors import DataError, UnsafeFileError
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.data.dataset import DataSet
-from biomlm.finetune.data.entity_markers import marked, sentences
+from biomlm.finetune.data.entity_markers import mark_entities, sentences
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.readers import medmentions
 from biomlm.finetune.data.readers.blurb import HALLMARKS
@@ -421,8 +421,11 @@ def test_sentences_are_not_cut_in_entities_or_behind_shortened_words() -> None:
 def test_marks_stand_in_the_order_of_the_text() -> None:
     text = "COX-1 is blocked by aspirin."
     ends = (Span(20, 27, "CHEMICAL"), Span(0, 5, "GENE"))
-    assert marked(text, ends, "CHEM-GENE") == "@GENE$ is blocked by @CHEMICAL$."
-    assert marked(text, (Span(0, 5, "GENE"), Span(3, 10, "CHEMICAL")), "CHEM-GENE") == "@CHEM-GENE$locked by aspirin."
+    assert mark_entities(text, ends, "CHEM-GENE") == "@GENE$ is blocked by @CHEMICAL$."
+    assert (
+        mark_entities(text, (Span(0, 5, "GENE"), Span(3, 10, "CHEMICAL")), "CHEM-GENE")
+        == "@CHEM-GENE$locked by aspirin."
+    )
 
 
 def test_documents_are_held_out_whole() -> None:
@@ -438,6 +441,6 @@ def test_records_in_two_folds_are_found_by_text_and_by_id() -> None:
     test = [Labelled("9", ("a",), ("x",)), Labelled("2", ("c",), ("x",)), Labelled("8", ("d",), ("x",))]
     data = DataSet([], {"train": train, "dev": [], "test": test}, dict.fromkeys(FOLDS, Path("test.tsv")))
     counts = {"dev": {"also in train": 0}, "test": {"also in train": 2, "also in dev": 0}}
-    assert dataset.shared(data, 1.0) == counts
+    assert dataset.count_shared(data, 1.0) == counts
     with pytest.raises(DataError, match=r"test\.tsv: 2 of 3 records are in the training fold, too, by text or id"):
-        dataset.shared(data, 0.5)
+        dataset.count_shared(data, 0.5)

@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
 
 from biomlm.core import cli
 from biomlm.finetune.data.readers.iob import read_iob, sentence
-from biomlm.finetune.data.readers.pubtator import tagged
-from biomlm.finetune.data.words import Cutting, learn
+from biomlm.finetune.data.readers.pubtator import tag_words
+from biomlm.finetune.data.words import Cutting, learn_cutting
 from biomlm.finetune.tasks.token_classification import Ner
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -43,14 +43,14 @@ def test_the_cut_is_learnt_from_words_alone(name: str, abstracts: list[str]) -> 
     cut, half = CUTTERS[name], len(abstracts) // 2
     assert half > 50
     given = [sentence(str(i), cut(text), ["O"] * len(cut(text)), i) for i, text in enumerate(abstracts[:half])]
-    cutting = learn(given)
+    cutting = learn_cutting(given)
     assert cutting.apart
     wanted = [cut(text) for text in abstracts[half:]]
     found = [[text[a:b] for a, b in cutting.words(text)] for text in abstracts[half:]]
     words = {(i, w) for i, row in enumerate(wanted) for w in with_places(row)}
     same = len(words & {(i, w) for i, row in enumerate(found) for w in with_places(row)}) / len(words)
     assert same == 1 if name == "every mark" else same > 0.99, same
-    assert learn([tagged("x", text, (), 1) for text in abstracts[:half]]) == Cutting()
+    assert learn_cutting([tag_words("x", text, (), 1) for text in abstracts[:half]]) == Cutting()
 
 
 def with_places(words: list[str]) -> set[tuple[int, str]]:
@@ -78,7 +78,7 @@ def test_no_cut_loses_or_doubles_a_letter(text: str, marks: set[str], apart: boo
 def test_a_text_gives_the_ids_that_its_words_gave_in_training(tiny_tokenizer: Path) -> None:
     words = ["Heparin", ",", "aspirin", "(", "IL-2", ")", "protects", "the", "liver", "."]
     record = sentence("train:1", words, ["O"] * len(words), 1)
-    task = Ner(tokenizer_folder.load(tiny_tokenizer), ("O", "B-X", "I-X"), 64, 8, cutting=learn([record]))
+    task = Ner(tokenizer_folder.load(tiny_tokenizer), ("O", "B-X", "I-X"), 64, 8, cutting=learn_cutting([record]))
     served = task.unlabelled("a", ["Heparin, aspirin (IL-2) protects the liver."], 1)
     assert [served.text[a:b] for a, b in served.words] == words
     (trained,), (said,), (listed,) = task.examples([record, served, task.unlabelled("b", [words], 1)])

@@ -17,10 +17,10 @@ from biomlm.core import cli
 from biomlm.core.files import read_json
 from biomlm.finetune.metrics.labels import LabelScorer, PearsonScorer
 from biomlm.finetune.tasks.examples import collate
-from biomlm.finetune.tasks.inputs import pair, segment_ids, single
+from biomlm.finetune.tasks.inputs import pair_windows, segment_ids, text_windows
 from biomlm.finetune.tasks.text_classification import Choice, Classification
 from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, quickened
+from biomlm.finetune.training.inference import outputs, use_onednn
 from biomlm.model.config import EncoderConfig
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
@@ -154,7 +154,7 @@ def test_a_quickened_model_says_the_same(made: Path) -> None:
     record = task.unlabelled("1", ["often aspirin"], 1)
     device = choose("fp32")
     before = outputs(model, task.examples([record]), 2048, device)[0]
-    quick = quickened(model, device)
+    quick = use_onednn(model, device)
     assert not any(type(module) is torch.nn.Linear for module in quick.lm.encoder.modules())  # type: ignore[union-attr]
     assert torch.allclose(outputs(quick, task.examples([record]), 2048, device)[0], before, atol=1e-6)
 
@@ -194,7 +194,7 @@ def test_options_that_do_not_apply_are_refused(
 def test_pairs_keep_every_token(a: int, b: int, max_length: int, data: st.DataObject) -> None:
     first, second = list(range(100, 100 + a)), list(range(1000, 1000 + b))
     segments = data.draw(st.booleans())
-    found = pair(first, second, SPECIAL, max_length, max_length // 4, segments=segments)
+    found = pair_windows(first, second, SPECIAL, max_length, max_length // 4, segments=segments)
     seen = {token for ids in found for token in ids}
     assert seen >= {*first, *second}
     assert all(len(ids) <= max_length for ids in found)
@@ -203,7 +203,7 @@ def test_pairs_keep_every_token(a: int, b: int, max_length: int, data: st.DataOb
     for ids in found:
         kinds = zip(segment_ids(ids, 2), ids, strict=True)
         assert all(kind == int(token >= 1000) for kind, token in kinds if token >= 100)
-    cut = single(first, SPECIAL, max_length, max_length // 4)
+    cut = text_windows(first, SPECIAL, max_length, max_length // 4)
     assert {token for ids in cut for token in ids} >= set(first)
     assert all(len(ids) <= max_length for ids in cut)
 

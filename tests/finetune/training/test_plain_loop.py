@@ -60,8 +60,8 @@ def test_losses_and_weights_equal_a_plain_loop(without_dropout: Path, toy: Path,
     )
     loaded = load_model(str(without_dropout))
     data = dataset.read(config)
-    task: Any = registry.make(config, loaded, data.folds["train"], data.unseen)
-    ours = trainer.build(task, loaded, config)
+    task: Any = registry.make_task(config, loaded, data.folds["train"], data.unseen)
+    ours = trainer.build_model(task, loaded, config)
     run = trainer.Trainer(
         tmp_path / "seed", task, ours, data.folds["train"], [], config, config.seed, device.choose("fp32")
     )

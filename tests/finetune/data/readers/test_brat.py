@@ -13,7 +13,7 @@ from biomlm.core.files import read_json
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.readers.brat import pubtator_lines, read_brat, write_brat
-from biomlm.finetune.data.readers.pubtator import read_pubtator, tagged
+from biomlm.finetune.data.readers.pubtator import read_pubtator, tag_words
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
 
@@ -89,7 +89,7 @@ def test_formats_of_entities_are_refused_where_they_mean_nothing(run: Path, tmp_
 def test_a_document_reads_back_as_it_was_written(tmp_path: Path) -> None:
     text = "β-blocker\r\n5 mg 💊 daily\nend"
     start = text.index("5 mg")
-    record = tagged("a/b", text, [Span(0, 9, "Drug"), Span(start, start + 6, "Strength")], 1)
+    record = tag_words("a/b", text, [Span(0, 9, "Drug"), Span(start, start + 6, "Strength")], 1)
     write_brat(tmp_path, record, record.characters(record.spans), 1)
     (again,) = read_brat(tmp_path, Dropped())
     assert (again.text, again.characters(again.spans)) == (record.text, record.characters(record.spans))
@@ -125,7 +125,7 @@ def test_entities_in_pieces_and_overlapping_ones_are_counted(tmp_path: Path) -> 
     dropped = Dropped()
     (record,) = read_brat(tmp_path, dropped)
     assert record.characters(record.spans) == [Span(12, 25, "Drug")]
-    assert dropped == Dropped(overlapping=1, pieces=1)
+    assert dropped == Dropped(overlapping=1, discontinuous=1)
 
 
 def test_nothing_that_stood_there_is_lost(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from biomlm.finetune.data.readers import qa
 from biomlm.finetune.data.readers.columns import read_table
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.readers.medmentions import semantic_groups
-from biomlm.finetune.data.readers.pubtator import read_pubtator, tagged, without_overlap
+from biomlm.finetune.data.readers.pubtator import read_pubtator, tag_words, without_overlap
 from biomlm.finetune.data.schema import Columns
 from biomlm.finetune.data.splits import find, hold_out
 
@@ -53,7 +53,7 @@ def test_words_cover_the_text_and_spans_survive(text: str, data: st.DataObject) 
     drawn = data.draw(st.lists(st.tuples(ends, ends), max_size=6))
     spans = without_overlap([Span(min(p), max(p), "X") for p in drawn if text[min(p) : max(p)].strip()])
     trimmed = [s for s in spans if text[s.start : s.stop] == text[s.start : s.stop].strip()]
-    record = tagged("x", text, trimmed, 1)
+    record = tag_words("x", text, trimmed, 1)
     assert record.characters(record.spans) == trimmed
     assert "".join(text[a:b] for a, b in record.words) == "".join(text.split())
 
