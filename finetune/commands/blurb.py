@@ -79,8 +79,8 @@ def run(config: BlurbConfig) -> None:
         DataError: A run is not finished, or is of another task than BLURB's for that data set.
     """
     folders = [folder for _, _, folder in (pair.partition("=") for pair in config.runs)]
-    ours = with_keys({"data sets", "types", "missing", "blurb"})
-    refuse_target(config.out, folders, option="--out", ours=ours, inside=True)
+    is_ours = with_keys({"data sets", "types", "missing", "blurb"})
+    refuse_target(config.out, folders, option="--out", ours=is_ours, inside=True)
     scores = {name: score_of(name, Path(folder)) for name, _, folder in (pair.partition("=") for pair in config.runs)}
     result = blurb(scores)
     if config.out:

@@ -38,12 +38,12 @@ def run(config: CompareConfig) -> None:
     refuse_target(config.out, config.runs, option="--out", ours=with_keys({"tasks"}), inside=True)
     refuse_target(config.page, config.runs, option="--page", ours=matching(FOOTER), inside=True)
     comparisons = [compare_runs(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
-    if all(len(found.runs) == 1 for found in comparisons):
+    if all(len(comparison.runs) == 1 for comparison in comparisons):
         problem = "no two of the runs are of one task on the same data with the same labels"
         raise MismatchError(problem, file=config.runs[-1], remedy="Give runs of several models on the same data.")
     show(comparisons)
     if config.out:
-        write_json(config.out, {"tasks": [found.as_json() for found in comparisons]})
+        write_json(config.out, {"tasks": [comparison.as_json() for comparison in comparisons]})
     if config.page:
         write_text(config.page, page(comparisons))
         summary(f"biomlm finetune compare → {config.page}", {"runs": len(config.runs), "tasks": len(comparisons)})
@@ -82,12 +82,12 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
 
     The gold of one file is another with --one_type, --groups or other --columns, and F1 is another without another --negative.
     """
-    found: dict[tuple[object, ...], list[Run]] = {}
+    groups: dict[tuple[object, ...], list[Run]] = {}
     for one in runs:
         gold = [[line["id"], line["gold"]] for line in one.lines[0]]
         key = (one.config.task, one.config.negative, digest(gold), *sorted(one.data.items()))
-        found.setdefault(key, []).append(one)
-    return list(found.values())
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
 
 
 def compare_runs(runs: list[Run], words: int) -> Comparison:
@@ -101,15 +101,15 @@ def compare_runs(runs: list[Run], words: int) -> Comparison:
         MismatchError: The data, which words would be taken from, have changed since.
     """
     scorer, first = checkpoint.read(runs[0].name)[0].scorer, runs[0]
-    shown = []
+    mistakes = []
     if words:
         data = dataset.read(first.config)
         if data.hashes() != first.data:
             problem = "the data are no longer those that the run was scored on"
             raise MismatchError(problem, file=first.config.data, remedy="Leave --words out, or put the files back.")
         worst = errors.hardest([lines for one in runs for lines in one.lines], words)
-        shown = [(mistake, errors.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
-    return Comparison(scorer.metric, runs, [against(scorer, first, other) for other in runs], shown)
+        mistakes = [(mistake, errors.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
+    return Comparison(scorer.metric, runs, [against(scorer, first, other) for other in runs], mistakes)
 
 
 def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def run(config: PredictConfig) -> None:
     path = Path(config.file)
     if not bare_name(path.name).endswith(ENDINGS):
         raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
-    never = nothing if config.to == "brat" else lambda _: False
-    refuse_target(config.out, [config.model, config.file], option="--out", ours=never)
+    is_ours = nothing if config.to == "brat" else lambda _: False
+    refuse_target(config.out, [config.model, config.file], option="--out", ours=is_ours)
     task, model = checkpoint.read(config.model)
     if isinstance(task, Tagger) and task.cutting is None:
         print(f"biomlm finetune predict: {CUTTING_UNKNOWN}", file=sys.stderr)
@@ -54,7 +54,7 @@ def run(config: PredictConfig) -> None:
     done = 0
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
-        put = _writer(config, task, stack)
+        write = _writer(config, task, stack)
         bar = stack.enter_context(progress("biomlm finetune predict", path.stat().st_size, "B"))
         records = _records(raw, config, task)
         position = 0
@@ -62,7 +62,7 @@ def run(config: PredictConfig) -> None:
             rows = outputs(model, task.examples(chunk), tokens, device)
             for record, row in zip(chunk, rows, strict=True):
                 done += 1
-                put(record, task.decode(row), done)
+                write(record, task.decode(row), done)
             bar.advance(raw.tell() - position, note=f"{done:,} texts")
             position = raw.tell()
     if config.out:

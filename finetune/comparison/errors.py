@@ -52,10 +52,10 @@ def by_type(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for lines in runs:
         for line in lines:
-            gold, found = spans(line["gold"]["entities"]), spans(line["entities"])
+            gold, predicted = spans(line["gold"]["entities"]), spans(line["entities"])
             for span in gold:
-                counts[span.type][_kind(span, found)] += 1
-            for span in found:
+                counts[span.type][_kind(span, predicted)] += 1
+            for span in predicted:
                 if not any(_overlap(span, other) for other in gold):
                     counts[span.type]["spurious"] += 1
     return {name: {kind: counts[name][kind] / len(runs) for kind in KINDS} for name in sorted(counts)}
@@ -67,7 +67,7 @@ def confusions(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
     for lines in runs:
         for line in lines:
             counts[_label(line["gold"])][_label(line)] += 1
-    return {gold: {said: n / len(runs) for said, n in counts[gold].most_common()} for gold in sorted(counts)}
+    return {gold: {predicted: n / len(runs) for predicted, n in counts[gold].most_common()} for gold in sorted(counts)}
 
 
 def hardest(runs: Sequence[Sequence[Line]], most: int) -> list[Mistake]:
@@ -77,24 +77,24 @@ def hardest(runs: Sequence[Sequence[Line]], most: int) -> list[Mistake]:
         runs: The lines of each seed of each run.
         most: How many.
     """
-    found: list[Mistake] = []
+    mistakes: list[Mistake] = []
     for record, lines in enumerate(zip(*runs, strict=True)):
-        found += _entities(record, lines) if "entities" in lines[0] else _labels(record, lines)
-    return sorted(found, key=lambda mistake: -mistake.share)[:most]
+        mistakes += _entities(record, lines) if "entities" in lines[0] else _labels(record, lines)
+    return sorted(mistakes, key=lambda mistake: -mistake.share)[:most]
 
 
 def _entities(record: int, lines: Sequence[Line]) -> list[Mistake]:
     gold = spans(lines[0]["gold"]["entities"])
-    said = [spans(line["entities"]) for line in lines]
-    found = []
+    predicted = [spans(line["entities"]) for line in lines]
+    mistakes = []
     for span in gold:
-        wrong = [row for row in said if span not in row]
+        wrong = [row for row in predicted if span not in row]
         instead = Counter(_seen(span, row) for row in wrong)
         if wrong:
-            found.append(_mistake(record, span[:2], span.type, len(wrong) / len(lines), instead))
-    spurious = Counter(s for row in said for s in row if not any(_overlap(s, other) for other in gold))
-    found += [_mistake(record, s[:2], "", n / len(lines), Counter({s.type: n})) for s, n in spurious.items()]
-    return found
+            mistakes.append(_mistake(record, span[:2], span.type, len(wrong) / len(lines), instead))
+    spurious = Counter(s for row in predicted for s in row if not any(_overlap(s, other) for other in gold))
+    mistakes += [_mistake(record, s[:2], "", n / len(lines), Counter({s.type: n})) for s, n in spurious.items()]
+    return mistakes
 
 
 def _labels(record: int, lines: Sequence[Line]) -> list[Mistake]:
@@ -103,8 +103,8 @@ def _labels(record: int, lines: Sequence[Line]) -> list[Mistake]:
     return [_mistake(record, None, gold, wrong.total() / len(lines), wrong)] if wrong else []
 
 
-def _mistake(record: int, span: Any, gold: str, share: float, said: Counter[str]) -> Mistake:
-    return Mistake(record, span, gold, share, tuple(name for name, _ in said.most_common(3)))
+def _mistake(record: int, span: Any, gold: str, share: float, answers: Counter[str]) -> Mistake:
+    return Mistake(record, span, gold, share, tuple(name for name, _ in answers.most_common(3)))
 
 
 def context(record: Tagged | Labelled, mistake: Mistake) -> tuple[str, str, str]:
@@ -121,22 +121,22 @@ def context(record: Tagged | Labelled, mistake: Mistake) -> tuple[str, str, str]
     )
 
 
-def _label(said: Mapping[str, Any]) -> str:
-    return ", ".join(said["labels"]) if "labels" in said else str(said["label"])
+def _label(answer: Mapping[str, Any]) -> str:
+    return ", ".join(answer["labels"]) if "labels" in answer else str(answer["label"])
 
 
-def _kind(span: Span, found: Sequence[Span]) -> str:
-    if span in found:
+def _kind(span: Span, predicted: Sequence[Span]) -> str:
+    if span in predicted:
         return "right"
-    if any(other[:2] == span[:2] for other in found):
+    if any(other[:2] == span[:2] for other in predicted):
         return "other type"
-    return "other borders" if any(_overlap(span, other) for other in found) else "missed"
+    return "other borders" if any(_overlap(span, other) for other in predicted) else "missed"
 
 
-def _seen(span: Span, found: Sequence[Span]) -> str:
+def _seen(span: Span, predicted: Sequence[Span]) -> str:
     """What stands where an entity should."""
-    kind = _kind(span, found)
-    return kind if kind == "missed" else next(other.type for other in found if _overlap(span, other)) + f" ({kind})"
+    kind = _kind(span, predicted)
+    return kind if kind == "missed" else next(other.type for other in predicted if _overlap(span, other)) + f" ({kind})"
 
 
 def _overlap(one: Span, two: Span) -> bool:

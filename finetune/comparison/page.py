@@ -18,14 +18,14 @@ def page(comparisons: Sequence[Comparison]) -> str:
     """The page."""
     names = labels(comparisons)
     colour = {name: i % COLOURS for i, name in enumerate(matrix(comparisons))}
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     words = any(comparison.words for comparison in comparisons)
-    told = "Words of the test folds are on this page." if words else "No text of any document is on this page."
+    notice = "Words of the test folds are on this page." if words else "No text of any document is on this page."
     body = join(
         tag("header", tag("h1", TITLE)),
         tag("section", tag("h2", "Scores"), _grid(comparisons, colour)),
         [tag("section", tag("h2", comparison.name), _section(comparison, names, colour)) for comparison in comparisons],
-        tag("footer", f"Made by {TITLE}, {made}. {told}"),
+        tag("footer", f"Made by {TITLE}, {date}. {notice}"),
     )
     return document(TITLE, body)
 
@@ -34,11 +34,11 @@ def _grid(comparisons: Sequence[Comparison], colour: dict[str, int]) -> Markup:
     """Models × tasks; each cell has score, deviation over seeds, interval, and the difference from the task's first run."""
     rows: list[list[Child]] = []
     for name, cells in matrix(comparisons).items():
-        found = [_cell(comparison, cell) for comparison, cell in zip(comparisons, cells, strict=True)]
-        rows.append([join(tag("span", class_=f"key s{colour[name]}"), name), *found])
-    told = "Mean of the seeds ± standard deviation; 95% bootstrap interval over test records; difference from the first model and its p."
+        row = [_cell(comparison, cell) for comparison, cell in zip(comparisons, cells, strict=True)]
+        rows.append([join(tag("span", class_=f"key s{colour[name]}"), name), *row])
+    legend = "Mean of the seeds ± standard deviation; 95% bootstrap interval over test records; difference from the first model and its p."
     return join(
-        table(["model", *(f"{c.name}, {c.metric}" for c in comparisons)], rows, text=1), tag("p", told, class_="note")
+        table(["model", *(f"{c.name}, {c.metric}" for c in comparisons)], rows, text=1), tag("p", legend, class_="note")
     )
 
 
@@ -55,13 +55,13 @@ def _cell(comparison: Comparison, row: dict[str, Any] | None) -> Child:
 
 
 def _section(comparison: Comparison, names: dict[str, str], colour: dict[str, int]) -> Markup:
-    differ = [
+    differences = [
         f"{names[row['run']]} differs from the first run in {settings_of(row)}."
         for row in comparison.compared
         if row["settings"]
     ]
     return join(
-        [tag("p", told, class_="note") for told in differ],
+        [tag("p", difference, class_="note") for difference in differences],
         tag("figure", tag("h3", "Learning curves"), _curves(comparison, names, colour)),
         _types(comparison, names),
         _mistakes(comparison, names),
@@ -97,9 +97,9 @@ def _types(comparison: Comparison, names: dict[str, str]) -> Markup | None:
 
 
 def _mistakes(comparison: Comparison, names: dict[str, str]) -> Markup | None:
-    columns, found = columns_of(comparison), rows_of(comparison, names)
+    columns, counted = columns_of(comparison), rows_of(comparison, names)
     rows: list[list[Child]] = [
-        [kind, run, *(f"{counts.get(c, 0):.1f}" for c in columns)] for kind, run, counts in found
+        [kind, run, *(f"{counts.get(c, 0):.1f}" for c in columns)] for kind, run, counts in counted
     ]
     if not rows:
         return None

@@ -49,8 +49,8 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What it was told, by dotted names, but for places and the name of what is compared; and the precision that it took."""
-        told = flatten(asdict(self.config))
-        return {k: v for k, v in told.items() if k not in PLACES} | {"precision": self.scores["precision"]}
+        options = flatten(asdict(self.config))
+        return {k: v for k, v in options.items() if k not in PLACES} | {"precision": self.scores["precision"]}
 
     @cached_property
     def mistakes(self) -> dict[str, dict[str, float]]:
@@ -80,8 +80,8 @@ class Comparison:
     def name(self) -> str:
         """The data set, the task and what decides about its labels."""
         run = self.runs[0]
-        told = [f"{k} {run.settings[k]}" for k in DECIDING if run.settings[k] not in ("", False, "label")]
-        return f"{Path(run.config.data).name} ({', '.join([run.config.task, *told])})"
+        options = [f"{k} {run.settings[k]}" for k in DECIDING if run.settings[k] not in ("", False, "label")]
+        return f"{Path(run.config.data).name} ({', '.join([run.config.task, *options])})"
 
     def as_json(self) -> dict[str, Any]:
         """All of it; of mistakes the words only if they were asked for."""
@@ -118,8 +118,8 @@ def matrix(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any] |
     """Row's name → what was compared on each task, None where there is no run."""
     names = labels(comparisons)
     rows = list(dict.fromkeys(names[run.name] for comparison in comparisons for run in comparison.runs))
-    found = [{names[row["run"]]: row for row in comparison.compared} for comparison in comparisons]
-    return {name: [row.get(name) for row in found] for name in rows}
+    cells = [{names[row["run"]]: row for row in comparison.compared} for comparison in comparisons]
+    return {name: [row.get(name) for row in cells] for name in rows}
 
 
 def other_settings(first: Run, other: Run) -> dict[str, list[Any]]:
@@ -130,7 +130,7 @@ def other_settings(first: Run, other: Run) -> dict[str, list[Any]]:
 
 def settings_of(row: dict[str, Any]) -> str:
     """What `other_settings` found, as text."""
-    return ", ".join(f"{key} {theirs} ({ours})" for key, (ours, theirs) in row["settings"].items())
+    return ", ".join(f"{key} {other} ({first})" for key, (first, other) in row["settings"].items())
 
 
 def span_of(ends: Sequence[float]) -> str:

@@ -88,8 +88,10 @@ def _mistakes(comparison: Comparison, names: dict[str, str]) -> Table:
 
 def columns_of(comparison: Comparison) -> list[str]:
     """What may become of an entity, or the labels that may be predicted."""
-    said = dict.fromkeys(name for row in comparison.compared for counts in row["mistakes"].values() for name in counts)
-    return [kind for kind in KINDS if kind in said] if set(said) <= set(KINDS) else sorted(said)
+    outcomes = dict.fromkeys(
+        name for row in comparison.compared for counts in row["mistakes"].values() for name in counts
+    )
+    return [kind for kind in KINDS if kind in outcomes] if set(outcomes) <= set(KINDS) else sorted(outcomes)
 
 
 def rows_of(comparison: Comparison, names: dict[str, str]) -> list[tuple[str, str, dict[str, float]]]:

@@ -87,12 +87,12 @@ def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, st
         return None
     files, reader = layout
     dropped = {fold: Dropped() for fold in files}
-    found = {fold: list(reader(paths, fold, dropped[fold])) for fold, paths in files.items()}
-    if "dev" not in found:
-        found["train"], found["dev"] = splits.hold_out(found["train"])
+    folds = {fold: list(reader(paths, fold, dropped[fold])) for fold, paths in files.items()}
+    if "dev" not in folds:
+        folds["train"], folds["dev"] = splits.hold_out(folds["train"])
     origin = {fold: _place(files.get(fold, files["train"]), folder) for fold in splits.NAMES}
-    every = list(dict.fromkeys(path for paths in files.values() for path in paths))
-    return DataSet(every, {fold: found[fold] for fold in splits.NAMES}, origin, _notes(dropped))
+    paths_read = list(dict.fromkeys(path for paths in files.values() for path in paths))
+    return DataSet(paths_read, {fold: folds[fold] for fold in splits.NAMES}, origin, _notes(dropped))
 
 
 def _place(paths: Sequence[Path], folder: Path) -> Path:
@@ -127,23 +127,23 @@ def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | 
     named = "" if config.columns == Columns() else config.columns.label
     if named and not all(_ends(path, WORDS) for path in origin.values()):
         raise ConfigError("--columns.label names a set of tags in JSON files of words", remedy="Leave it out.")
-    found: dict[str, Any] = {}
+    folds: dict[str, Any] = {}
     dropped = {fold: Dropped() for fold in origin}
     for fold, path in origin.items():
         if brat:
-            found[fold] = read_brat(path, dropped[fold])
+            folds[fold] = read_brat(path, dropped[fold])
         elif _ends(path, PUBTATOR):
-            found[fold] = read_pubtator(path, dropped[fold], types)
+            folds[fold] = read_pubtator(path, dropped[fold], types)
         elif _ends(path, WORDS):
-            found[fold] = read_words(path, fold, named)
+            folds[fold] = read_words(path, fold, named)
         else:
-            found[fold] = read_iob(path, fold, repair=config.repair_tags)
+            folds[fold] = read_iob(path, fold, repair=config.repair_tags)
     files = [p for path in origin.values() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return DataSet(files, found, origin, _notes(dropped))
+    return DataSet(files, folds, origin, _notes(dropped))
 
 
 def _notes(dropped: Mapping[str, Dropped]) -> dict[str, dict[str, int]]:
-    return {fold: here.notes() for fold, here in dropped.items() if here.notes()}
+    return {fold: counts.notes() for fold, counts in dropped.items() if counts.notes()}
 
 
 def _ends(path: Path, endings: tuple[str, ...]) -> bool:
@@ -152,20 +152,22 @@ def _ends(path: Path, endings: tuple[str, ...]) -> bool:
 
 def _brat_folders(folder: Path) -> dict[str, Path] | None:
     """The folder of each fold, if all three are there with `.ann` files in them."""
-    found = {}
+    of_fold = {}
     for fold, names in splits.NAMES.items():
-        here = [folder / name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.ann"))]
-        if len(here) == 1:
-            found[fold] = here[0]
-    return found if len(found) == len(splits.NAMES) else None
+        candidates = [
+            folder / name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.ann"))
+        ]
+        if len(candidates) == 1:
+            of_fold[fold] = candidates[0]
+    return of_fold if len(of_fold) == len(splits.NAMES) else None
 
 
 def _read_labelled(folder: Path, config: FinetuneConfig) -> DataSet:
     if data := _read_published(folder, config, None):
         return data
     files = splits.find(folder, TABLES)
-    found = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
-    return DataSet(list(files.values()), found, files)
+    folds = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
+    return DataSet(list(files.values()), folds, files)
 
 
 def labels_in(record: Tagged | Labelled) -> set[str]:
@@ -180,21 +182,21 @@ def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
             if any(len(label) > LONGEST_LABEL or not label.isprintable() for label in labels_in(record)):
                 problem = f"a label has over {LONGEST_LABEL} characters or a line end, as texts have and names have not"
                 raise data.error(fold, record, problem, "Name the column of the labels with --columns.label.")
-    known = {label for record in data.folds["train"] for label in labels_in(record)}
-    if not known and task != "similarity":
+    in_training = {label for record in data.folds["train"] for label in labels_in(record)}
+    if not in_training and task != "similarity":
         problem = "no word carries an entity's tag" if task in TAGGING else "no record has a label"
         raise DataError(problem, file=data.origin["train"], remedy="Check the tags, or the column of the labels.")
-    found: set[str] = set()
+    missing: set[str] = set()
     for fold in ("dev", "test"):
         for record in data.folds[fold]:
-            unseen = labels_in(record) - known
+            unseen = labels_in(record) - in_training
             if unseen and refuse:
                 name = min(unseen).replace(UNTYPED, "without a name")
                 problem = f"the label {name} does not occur in the training fold"
                 remedy = "Use folds of one data set, or say --unseen_labels count to score such labels as missed."
                 raise data.error(fold, record, problem, remedy)
-            found |= unseen
-    return tuple(sorted(found))
+            missing |= unseen
+    return tuple(sorted(missing))
 
 
 def _check_numbers(data: DataSet, task: str) -> None:
@@ -212,9 +214,9 @@ def _check_choices(data: DataSet) -> None:
     choices = len(data.folds["train"][0].texts) - 1
     for fold, records in data.folds.items():
         for record in records:
-            here = len(record.texts) - 1
-            if here != choices or not 2 <= here <= len(letters_of(here)):
-                problem = f"{here} choices" + (f", {choices} before" if here != choices else "")
+            number = len(record.texts) - 1
+            if number != choices or not 2 <= number <= len(letters_of(number)):
+                problem = f"{number} choices" + (f", {choices} before" if number != choices else "")
                 remedy = "Every question needs as many choices, from 2 to 26; name them with --columns.choices."
                 raise data.error(fold, record, problem, remedy)
 
@@ -234,9 +236,9 @@ def count_shared(data: DataSet, most: float) -> dict[str, dict[str, int]]:
     texts = {fold: [_squeezed(record.text) for record in records] for fold, records in data.folds.items()}
     counts: dict[str, dict[str, int]] = {"dev": {}, "test": {}}
     for fold, before in (("dev", "train"), ("test", "train"), ("test", "dev")):
-        known, ids = set(texts[before]), {record.id for record in data.folds[before]}
+        seen_texts, seen_ids = set(texts[before]), {record.id for record in data.folds[before]}
         records = data.folds[fold]
-        same = [text in known or record.id in ids for text, record in zip(texts[fold], records, strict=True)]
+        same = [text in seen_texts or record.id in seen_ids for text, record in zip(texts[fold], records, strict=True)]
         counts[fold][f"also in {before}"] = sum(same)
         if sum(same) > most * len(records):
             name = {"train": "training", "dev": "development"}[before]

@@ -31,28 +31,28 @@ def tag_type(tag: str) -> str:
 
 def entities(tags: Sequence[str]) -> list[Span]:
     """The entities of a row of tags, in words, ascending."""
-    found: list[Span] = []
+    spans: list[Span] = []
     start = 0
     for i, tag in enumerate([*tags, "O"]):
         before = tags[i - 1] if i else "O"
         begins = tag[0] == "B" or tag_type(tag) != tag_type(before)
         if begins and before != "O":
-            found.append(Span(start, i, tag_type(before)))
+            spans.append(Span(start, i, tag_type(before)))
         if begins:
             start = i
-    return found
+    return spans
 
 
 def iob(tags: Sequence[str]) -> list[str]:
     """Tags of any scheme with the letters of IOB alone: the same entities."""
-    found = []
+    letters = []
     for before, tag in zip(["O", *tags], tags, strict=False):
         goes_on = before[0] in "BI" and tag_type(before) == tag_type(tag)
         letter = tag[0]
         if letter in "SU" or (letter in "EL" and not goes_on) or (letter == "I" and before[0] in "ESLU"):
             letter = "B"
-        found.append(("I" if letter in "EL" else letter) + tag[1:])
-    return found
+        letters.append(("I" if letter in "EL" else letter) + tag[1:])
+    return letters
 
 
 def iob2(tags: Sequence[str]) -> list[str]:

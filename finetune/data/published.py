@@ -73,8 +73,8 @@ def detect(
         task: Of the run.
         types: For MedMentions: type in the file → type of the entity.
     """
-    known = Layout(TAGGING, medmentions.find, partial(medmentions.read, types=types))
-    for layout in (known, *LAYOUTS):
+    with_types = Layout(TAGGING, medmentions.find, partial(medmentions.read, types=types))
+    for layout in (with_types, *LAYOUTS):
         if task in layout.tasks and (files := layout.find(folder)):
             return files, layout.read
     return None

@@ -18,7 +18,7 @@ def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         DataError: One of the three is missing, or not alone.
     """
-    found = {}
+    file_of = {}
     for fold, names in NAMES.items():
         wanted = [name + ending for name in names for ending in endings]
         beside = [path for path in sorted(folder.iterdir()) if path.is_file() and bare_name(path.name) in wanted]
@@ -28,14 +28,14 @@ def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
             problem = "there are several" if files else "there is no"
             tried = " or ".join(file.name for file in files) or f"{names[0]} file ({', '.join(endings)}, also in gzip)"
             raise DataError(f"{problem} {tried}", file=folder, remedy="Put one file for each fold there.")
-        found[fold] = files[0]
-    return found
+        file_of[fold] = files[0]
+    return file_of
 
 
 def named(folder: Path, names: Mapping[str, str]) -> dict[str, list[Path]] | None:
     """The file of each fold by its published name; None unless all three are there."""
-    found = {fold: [folder / name] for fold, name in names.items()}
-    return found if all(path.is_file() for (path,) in found.values()) else None
+    files_of = {fold: [folder / name] for fold, name in names.items()}
+    return files_of if all(path.is_file() for (path,) in files_of.values()) else None
 
 
 def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dict[str, list[Path]] | None:
@@ -46,14 +46,14 @@ def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dic
         more: Published names of folds' folders, beside the usual ones; case does not matter.
         pattern: Of the files' names.
     """
-    found: dict[str, list[Path]] = {}
+    files_of: dict[str, list[Path]] = {}
     for fold, names in NAMES.items():
         wanted = {*names, *more.get(fold, ())}
         roots = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in wanted]
         files = [file for root in roots for file in sorted(root.rglob(pattern))]
         if files:
-            found[fold] = files
-    return found if {"train", "test"} <= found.keys() else None
+            files_of[fold] = files
+    return files_of if {"train", "test"} <= files_of.keys() else None
 
 
 def hold_out(

@@ -34,17 +34,17 @@ class Cutting:
 
     def words(self, text: str) -> list[tuple[int, int]]:
         """The words of a text: (first character, the one behind the last), ascending."""
-        found: list[tuple[int, int]] = []
+        places: list[tuple[int, int]] = []
         for chunk in CHUNK.finditer(text):
             stuck = False  # whether the piece before holds on to the next one
             for start, stop, place in _pieces(chunk[0]):
                 holds = not place or chunk[0][start] in getattr(self, place, "")
                 if stuck and holds:
-                    found[-1] = (found[-1][0], chunk.start() + stop)
+                    places[-1] = (places[-1][0], chunk.start() + stop)
                 else:
-                    found.append((chunk.start() + start, chunk.start() + stop))
+                    places.append((chunk.start() + start, chunk.start() + stop))
                 stuck = holds
-        return found
+        return places
 
 
 def learn_cutting(records: Sequence[Tagged]) -> Cutting:

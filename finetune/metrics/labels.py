@@ -46,9 +46,9 @@ class LabelScorer:
     def report(self, sums: F64) -> dict[str, Any]:
         """Accuracy where every record has one label, micro and macro scores, and those of each label."""
         scored = self._scored(sums)
-        found: dict[str, Any] = {"accuracy": float(self.value(sums))} if self.metric == "accuracy" else {}
+        accuracy: dict[str, Any] = {"accuracy": float(self.value(sums))} if self.metric == "accuracy" else {}
         return {
-            **found,
+            **accuracy,
             **counted(scored.sum(0)),
             **missed(self.labels, self.unseen, sums),
             "macro_f1": float(precision_recall_f1(scored)["f1"].mean()),

@@ -62,12 +62,12 @@ def max_marginals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int])
     """The score of the best row of labels that has label j at a word: [m, j]. The best of each word together are the Viterbi row."""
     logits_blk, real_bl = _padded(logits_mk, lengths)
     rest_blk = _backward(logits_blk, real_bl, transitions_kk, torch.amax)
-    done_bk = logits_blk[:, 0]
-    found = [done_bk]
+    prefix_bk = logits_blk[:, 0]
+    prefixes = [prefix_bk]
     for logits_bk in logits_blk.unbind(1)[1:]:
-        done_bk = logits_bk + (done_bk[:, :, None] + transitions_kk).amax(1)
-        found.append(done_bk)
-    return (torch.stack(found, dim=1) + rest_blk)[real_bl]
+        prefix_bk = logits_bk + (prefix_bk[:, :, None] + transitions_kk).amax(1)
+        prefixes.append(prefix_bk)
+    return (torch.stack(prefixes, dim=1) + rest_blk)[real_bl]
 
 
 def negative_log_likelihood(conditionals_mkk: Tensor, labels_m: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ def _padded(logits_mk: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
 def _backward(logits_blk: Tensor, real_bl: Tensor, transitions_kk: Tensor, combine: Combine) -> Tensor:
     """What comes behind each word, combined over all its labels: [b, l, k], 0 behind a window's last word."""
     rest_bk = torch.zeros_like(logits_blk[:, 0])
-    found = [rest_bk]
+    suffixes = [rest_bk]
     for logits_bk, real_b in zip(reversed(logits_blk.unbind(1)), reversed(real_bl.unbind(1)), strict=True):
         behind_bk = combine(transitions_kk + (logits_bk + rest_bk)[:, None, :], -1)
         rest_bk = torch.where(real_b[:, None], behind_bk, 0.0)
-        found.append(rest_bk)
-    return torch.stack(found[-2::-1], dim=1)
+        suffixes.append(rest_bk)
+    return torch.stack(suffixes[-2::-1], dim=1)

@@ -85,10 +85,10 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
 
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
     """What `restore_task` needs: the name on the command line and the sizes."""
-    found = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
-    found |= {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
+    stated = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
+    stated |= {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
     cutting = getattr(task, "cutting", None)
-    return found | ({CUTTING: asdict(cutting)} if cutting else {})
+    return stated | ({CUTTING: asdict(cutting)} if cutting else {})
 
 
 def restore_task(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:

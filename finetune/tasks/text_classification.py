@@ -50,8 +50,8 @@ class TextTask(ABC):
 
     def counts(self, records: Sequence[Labelled]) -> dict[str, int]:
         """See `Task`."""
-        every = [label for record in records for label in record.labels]
-        return {"records": len(records), **dict(sorted(Counter(every).items())), **count_unseen(every, self.unseen)}
+        labels = [label for record in records for label in record.labels]
+        return {"records": len(records), **dict(sorted(Counter(labels).items())), **count_unseen(labels, self.unseen)}
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
         """One example a window; each has the record's target."""
@@ -157,11 +157,11 @@ class MultiLabel(TextTask):
 
     def units(self, records: Sequence[Labelled], values: Sequence[Any]) -> Sequence[Any]:
         """The labels of each document, or of each record that names none."""
-        found: dict[str, Labels] = {}
+        of_document: dict[str, Labels] = {}
         for record, labels in zip(records, values, strict=True):
             name = record.document or record.id
-            found[name] = found.get(name, frozenset()) | labels
-        return list(found.values())
+            of_document[name] = of_document.get(name, frozenset()) | labels
+        return list(of_document.values())
 
     def loss(self, outputs_mk: Tensor, targets_mk: Tensor) -> Tensor:
         """Binary cross-entropy, summed over records and averaged over labels."""
@@ -237,13 +237,13 @@ class Choice(TextTask):
         # choices of unlike length leave the question unlike room: windows are matched up, the last one of the shorter list repeats
         cut = [self.sequences((question, choice)) for choice in choices]
         right = self.target(record)
-        found = []
+        examples = []
         for i in range(max(map(len, cut))):
             sequences = [windows[min(i, len(windows) - 1)] for windows in cut]
             starts = [sum(len(ids) for ids in sequences[:n]) for n in range(len(sequences))]
             targets = [int(n == right) for n in range(len(sequences))]
-            found.append(Example(sequences, starts, targets, self.segments_of(sequences)))
-        return found
+            examples.append(Example(sequences, starts, targets, self.segments_of(sequences)))
+        return examples
 
     def loss(self, outputs_m1: Tensor, targets_m: Tensor) -> Tensor:
         """Cross-entropy over the choices of each question, summed; every sequence counts, so that it is an average over questions."""

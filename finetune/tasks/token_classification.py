@@ -77,16 +77,16 @@ class Tagger:
             firsts.append(len(ids))
             ids += word or [self.tokenizer.ids.unk]  # a word that the tokenizer drops is labelled all the same
         special = self.tokenizer.ids
-        found = []
+        examples = []
         for start, stop, own_start, own_stop in windows(len(ids), self.max_length - 2, self.overlap):
             own = [i for i, first in enumerate(firsts) if own_start <= first < own_stop]
             if own:
                 positions = [firsts[i] - start + 1 for i in own]
-                found.append(
+                examples.append(
                     Example([[special.bos, *ids[start:stop], special.eos]], positions, [targets[i] for i in own])
                 )
-        assert sum(len(example.targets) for example in found) == len(words), "a word lost its label"
-        return found
+        assert sum(len(example.targets) for example in examples) == len(words), "a word lost its label"
+        return examples
 
     def head(self, lm: MaskedLM) -> TokenClassifier:
         """See `Task`."""

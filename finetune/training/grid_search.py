@@ -48,10 +48,10 @@ def search(
     for lr, size in points:
         file = out / FOLDER / f"lr_{lr:g}_size_{size}.json"
         if not file.exists():
-            folder, here = file.with_suffix(""), at_point(config, lr, size)
-            model = build_model(task, load(), here)
-            selected = Trainer(folder, task, model, train, dev, here, config.seed, device).train()
-            write_json(file, {"lr": lr, "size": size, "epoch": selected.epoch, f"dev {metric}": selected.value})
+            folder, at_this_point = file.with_suffix(""), at_point(config, lr, size)
+            model = build_model(task, load(), at_this_point)
+            best_epoch = Trainer(folder, task, model, train, dev, at_this_point, config.seed, device).train()
+            write_json(file, {"lr": lr, "size": size, "epoch": best_epoch.epoch, f"dev {metric}": best_epoch.value})
             shutil.rmtree(folder)
         table.append(read_json(file))
     best = max(table, key=lambda point: point[f"dev {metric}"])

@@ -60,19 +60,19 @@ def outputs(
     training = model.training
     model.eval()
     flat = [example for record in examples for example in record]
-    found: dict[int, Tensor] = {}
+    rows_of: dict[int, Tensor] = {}
     for group in by_length(flat, range(len(flat)), tokens):
         batch = collate([flat[i] for i in group]).to(device.torch)
         with device.autocast():
             logits = model(batch.packed, batch.positions_m)
         rows = logits.float().cpu().split([len(flat[i].positions) for i in group])
-        found.update(zip(group, rows, strict=True))
+        rows_of.update(zip(group, rows, strict=True))
         if bar is not None:
             bar.advance(len(batch.packed.input_ids_t))
     model.train(training)
     in_order, at = [], 0
     for record in examples:
-        parts = [found[i] for i in range(at, at + len(record))]
+        parts = [rows_of[i] for i in range(at, at + len(record))]
         in_order.append(torch.cat(parts) if parts else torch.empty(0, 1))
         at += len(record)
     return in_order

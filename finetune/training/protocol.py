@@ -74,9 +74,9 @@ def run_seed(
         return read_json(folder / RESULT)
     model = build_model(task, loaded, config, seed)
     trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
-    selected = trainer.train()
-    model.load_state_dict(selected.tensors)
-    test = folds.test.open(seed, selected)
+    best = trainer.train()
+    model.load_state_dict(best.tensors)
+    test = folds.test.open(seed, best)
     rows = outputs(model, task.examples(test), config.batch.tokens, device)
     predicted = [task.decode(row) for row in rows]
     counts = score_rows(task, test, predicted)
@@ -85,11 +85,11 @@ def run_seed(
         np.save(file, counts)
     result = {
         "seed": seed,
-        "epoch": selected.epoch,
+        "epoch": best.epoch,
         "steps": trainer.step,
-        "seconds": sum(entry["seconds"] for entry in selected.history),
-        "history": selected.history,
-        "dev": selected.history[selected.epoch - 1]["dev"],
+        "seconds": sum(entry["seconds"] for entry in best.history),
+        "history": best.history,
+        "dev": best.history[best.epoch - 1]["dev"],
         "test": {
             **task.scorer.report(counts.sum(0)),
             f"{task.scorer.metric}_interval": interval(task.scorer.value(resampled(counts))),
@@ -138,24 +138,24 @@ def combine_seeds(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]
         folds[fold] = mean([result[fold] for result in results])
         folds[fold][f"{metric}_sd"] = stdev(values) if len(values) > 1 else None
     folds["test"][f"{metric}_interval"] = mean_interval(task.scorer, rows)
-    shown = ("seed", "epoch", "steps", "seconds", "dev", "test")
+    columns = ("seed", "epoch", "steps", "seconds", "dev", "test")
     return {
         "metric": metric,
         "seeds": [result["seed"] for result in results],
         **folds,
-        "runs": [{name: result[name] for name in shown} for result in results],
+        "runs": [{name: result[name] for name in columns} for result in results],
     }
 
 
 def mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean of every number, inside nested objects too; lists (intervals) are left out."""
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name, first in scores[0].items():
         if isinstance(first, dict):
-            found[name] = mean([score[name] for score in scores])
+            means[name] = mean([score[name] for score in scores])
         elif isinstance(first, (int, float)):
-            found[name] = fmean(score[name] for score in scores)
-    return found
+            means[name] = fmean(score[name] for score in scores)
+    return means
 
 
 def best_seed(results: Sequence[dict[str, Any]], metric: str) -> int:

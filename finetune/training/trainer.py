@@ -150,10 +150,10 @@ class Trainer(Generic[R, G]):
         labelled = sum(len(batch.targets_m) for batch in batches)
         total = 0.0
         for batch in batches:
-            here = batch.to(self.device.torch)
+            on_device = batch.to(self.device.torch)
             with self.device.autocast():
-                rows = self.model(here.packed, here.positions_m)
-            loss = self.task.loss(rows, here.targets_m) / labelled
+                rows = self.model(on_device.packed, on_device.positions_m)
+            loss = self.task.loss(rows, on_device.targets_m) / labelled
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -184,17 +184,17 @@ class Trainer(Generic[R, G]):
         return Checkpoint(self.step, tensors, {"history": self.history})
 
     def _resume(self) -> None:
-        found = checkpoint.load_latest(self.folder)
-        if found is None:
+        saved = checkpoint.load_latest(self.folder)
+        if saved is None:
             return
         try:
-            self.model.load_state_dict(dict(found.tensors["model"]))
+            self.model.load_state_dict(dict(saved.tensors["model"]))
         except (RuntimeError, KeyError) as error:
             problem = f"the checkpoint is of another model ({str(error).splitlines()[0]})"
             raise CheckpointError(problem, file=self.folder, remedy="Give another --out.") from None
-        self.optimizer.load(found.tensors["optimizer"], found.step)
-        self.best, self.step = dict(found.tensors["best"]), found.step
-        self.history = found.state["history"]
+        self.optimizer.load(saved.tensors["optimizer"], saved.step)
+        self.best, self.step = dict(saved.tensors["best"]), saved.step
+        self.history = saved.state["history"]
 
 
 def score_rows(task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> F64:

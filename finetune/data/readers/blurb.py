@@ -47,12 +47,12 @@ NO_HEAD = {3: re.compile(r"CPR:\d+|DDI-\w+|false"), 4: re.compile("yes|no")}  # 
 
 def find_tables(folder: Path) -> dict[str, list[Path]] | None:
     """The three tables, if the first line of the training fold is that of one of BLURB's."""
-    found = splits.named(folder, {fold: f"{fold}.tsv" for fold in splits.NAMES})
-    if found is None:
+    files = splits.named(folder, {fold: f"{fold}.tsv" for fold in splits.NAMES})
+    if files is None:
         return None
-    with found["train"][0].open(encoding="utf-8", errors="replace") as file:
+    with files["train"][0].open(encoding="utf-8", errors="replace") as file:
         fields = file.readline().rstrip("\r\n").split("\t")
-    return found if _reader(fields) else None
+    return files if _reader(fields) else None
 
 
 def _reader(first: Sequence[str]) -> Callable[[Path, Row], Labelled] | None:
@@ -120,15 +120,15 @@ def _named(path: Path, line: int, flags: Sequence[Any]) -> tuple[str, ...]:
 
 def find_lines(folder: Path) -> dict[str, list[Path]] | None:
     """LinkBERT's `train.json`, `dev.json` and `test.json`, if each holds one object a line."""
-    found = splits.named(folder, {fold: f"{fold}.json" for fold in splits.NAMES})
-    if found is None:
+    files = splits.named(folder, {fold: f"{fold}.json" for fold in splits.NAMES})
+    if files is None:
         return None
     try:
-        with found["train"][0].open("rb") as file:
+        with files["train"][0].open("rb") as file:
             first = orjson.loads(file.readline())
     except orjson.JSONDecodeError:
         return None
-    return found if isinstance(first, dict) and first.keys() & {"tokens", "sentence", "sentence1", "sent1"} else None
+    return files if isinstance(first, dict) and first.keys() & {"tokens", "sentence", "sentence1", "sent1"} else None
 
 
 def read_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001

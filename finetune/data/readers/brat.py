@@ -58,11 +58,11 @@ def _entity(path: Path, number: int, line: str, text: str, dropped: Dropped) -> 
         dropped.discontinuous += 1
         return []
     start, stop = map(int, match["offsets"].split())
-    found = text[start:stop]
-    if not found.strip() or " ".join(found.split()) != " ".join(match["mention"].split()):
+    mention = text[start:stop]
+    if not mention.strip() or " ".join(mention.split()) != " ".join(match["mention"].split()):
         raise DataError("the offsets do not point at the mention", file=path, record=f"line {number}", remedy=REMEDY)
-    start += len(found) - len(found.lstrip())
-    return [Span(start, start + len(found.strip()), match["type"])]
+    start += len(mention) - len(mention.lstrip())
+    return [Span(start, start + len(mention.strip()), match["type"])]
 
 
 def write_brat(folder: Path, record: Tagged, spans: list[Span], number: int) -> None:

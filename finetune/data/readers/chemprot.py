@@ -24,14 +24,14 @@ Entities = dict[str, Span]
 
 def find(folder: Path) -> dict[str, list[Path]] | None:
     """Abstracts, entities and relations of each fold, if the folder has them anywhere below."""
-    found = {}
+    files_of = {}
     for fold, name in FOLDS.items():
         kinds = [
             sorted(folder.rglob(f"chemprot_{name}_{kind}*.tsv")) for kind in ("abstracts", "entities", "relations")
         ]
         if all(len(files) == 1 for files in kinds):
-            found[fold] = [file for files in kinds for file in files]
-    return found if {"train", "test"} <= found.keys() else None
+            files_of[fold] = [file for files in kinds for file in files]
+    return files_of if {"train", "test"} <= files_of.keys() else None
 
 
 def read(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
@@ -89,5 +89,5 @@ def _candidates(
             for gene in (n for n in inside if n not in chemicals):
                 ends = (shift_span(inside[chemical], start), shift_span(inside[gene], start))
                 label = relations.get((name, chemical, gene), relations.get((name, gene, chemical), NONE))
-                shown = mark_entities(text[start:stop], ends, both="CHEM-GENE").strip()
-                yield Labelled(f"{name}.{chemical}.{gene}", (shown,), (label,), line=line, document=name)
+                marked = mark_entities(text[start:stop], ends, both="CHEM-GENE").strip()
+                yield Labelled(f"{name}.{chemical}.{gene}", (marked,), (label,), line=line, document=name)

@@ -47,8 +47,8 @@ def _pairs(path: Path, sentence: etree._Element) -> Iterator[Labelled]:
         if kind is None or not drugs.keys() >= set(ends):
             problem = "a pair names a drug that its sentence lacks, or an interaction of no kind"
             raise DataError(problem, file=path, record=name, remedy=REMEDY)
-        shown = mark_entities(text, (drugs[ends[0]], drugs[ends[1]]), both="DRUG-DRUG")
-        yield Labelled(name, (shown,), (f"DDI-{kind}",), document=document)
+        marked = mark_entities(text, (drugs[ends[0]], drugs[ends[1]]), both="DRUG-DRUG")
+        yield Labelled(name, (marked,), (f"DDI-{kind}",), document=document)
 
 
 def _span(path: Path, entity: etree._Element, text: str) -> Span:

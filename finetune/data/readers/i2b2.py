@@ -83,9 +83,9 @@ def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[L
     records: list[Labelled] = []
     for path, text in _notes(paths, ".con"):
         related = _relations(files[path.stem]) if path.stem in files else {}
-        found = list(_pairs(path, text, related))
-        dropped.across_sentences += len(related) - sum(r.labels != (NONE,) for r in found)
-        records += found
+        pairs = list(_pairs(path, text, related))
+        dropped.across_sentences += len(related) - sum(r.labels != (NONE,) for r in pairs)
+        records += pairs
     return records
 
 
@@ -101,13 +101,13 @@ def _notes(paths: Sequence[Path], ending: str) -> Iterator[tuple[Path, str]]:
 
 def _places(text: str) -> Places:
     """(line, word) → its characters."""
-    found: Places = {}
+    places: Places = {}
     at = 0
     for number, line in enumerate(text.split("\n"), start=1):
         for word, match in enumerate(re.finditer(r"\S+", line)):
-            found[number, word] = (at + match.start(), at + match.end())
+            places[number, word] = (at + match.start(), at + match.end())
         at += len(line) + 1
-    return found
+    return places
 
 
 def _concepts(path: Path, text: str) -> Iterator[tuple[tuple[int, ...], Span]]:
@@ -128,7 +128,7 @@ def _concepts(path: Path, text: str) -> Iterator[tuple[tuple[int, ...], Span]]:
 
 
 def _relations(path: Path) -> dict[frozenset[tuple[int, ...]], str]:
-    found = {}
+    relations = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = RELATION.fullmatch(line.strip())
         if match is None and line.strip():
@@ -137,8 +137,8 @@ def _relations(path: Path) -> dict[frozenset[tuple[int, ...]], str]:
             )
         if match is not None:
             ends = (tuple(map(int, match.groups()[:4])), tuple(map(int, match.groups()[5:])))
-            found[frozenset(ends)] = match[5]
-    return found
+            relations[frozenset(ends)] = match[5]
+    return relations
 
 
 def _pairs(path: Path, text: str, related: dict[frozenset[tuple[int, ...]], str]) -> Iterator[Labelled]:
@@ -147,13 +147,13 @@ def _pairs(path: Path, text: str, related: dict[frozenset[tuple[int, ...]], str]
     starts = {}
     for number in {where[0] for where, _ in concepts}:
         starts[number] = sum(len(line) + 1 for line in lines[: number - 1])
-    for (here, one), (there, two) in combinations(sorted(concepts), 2):
-        if here[0] == there[0] and {one.type, two.type} in RELATED:
-            ends = (shift_span(one, starts[here[0]]), shift_span(two, starts[here[0]]))
-            shown = mark_entities(lines[here[0] - 1], ends, both=f"{one.type}-{two.type}").strip()
-            name = f"{path.stem}:{here[0]}:{here[1]}-{here[3]}:{there[1]}-{there[3]}"
-            label = related.get(frozenset((here, there)), NONE)
-            yield Labelled(name, (shown,), (label,), line=here[0], document=path.stem)
+    for (first, one), (second, two) in combinations(sorted(concepts), 2):
+        if first[0] == second[0] and {one.type, two.type} in RELATED:
+            ends = (shift_span(one, starts[first[0]]), shift_span(two, starts[first[0]]))
+            sentence = mark_entities(lines[first[0] - 1], ends, both=f"{one.type}-{two.type}").strip()
+            name = f"{path.stem}:{first[0]}:{first[1]}-{first[3]}:{second[1]}-{second[3]}"
+            label = related.get(frozenset((first, second)), NONE)
+            yield Labelled(name, (sentence,), (label,), line=first[0], document=path.stem)
 
 
 def read_markup(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001

@@ -47,20 +47,20 @@ def read_words(path: Path, fold: str, name: str = "") -> list[Tagged]:
 
 def _tags(path: Path, line: int, row: Mapping[str, Any], name: str) -> list[Any]:
     """The set of tags of that name, or the only one."""
-    found: dict[str, list[Any]] = {}
+    sets: dict[str, list[Any]] = {}
     for key, value in row.items():
         if isinstance(value, list) and (key in TAGS or key == name):
-            found[key] = value
+            sets[key] = value
         elif key in TAGS and isinstance(value, dict):
-            found |= {inner: tags for inner, tags in value.items() if isinstance(tags, list)}
-    if name in found:
-        return found[name]
-    names = ", ".join(found) or "none"
+            sets |= {inner: tags for inner, tags in value.items() if isinstance(tags, list)}
+    if name in sets:
+        return sets[name]
+    names = ", ".join(sets) or "none"
     if name:
         raise _wrong(path, line, f"there is no set of tags {name}", f"Name one of these by --columns.label: {names}.")
-    if len(found) > 1:
+    if len(sets) > 1:
         raise _wrong(path, line, "there are several sets of tags", f"Name one of these by --columns.label: {names}.")
-    return next(iter(found.values()), [])
+    return next(iter(sets.values()), [])
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -104,10 +104,10 @@ def st21pv(path: Path | None) -> dict[str, str]:
 def _semantic(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         raise DataError("there is no such file", file=path, remedy="Give UMLS's SemGroups.txt.")
-    found = {}
+    types = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split("|")
         if len(fields) != 4:
             raise DataError("four fields were expected", file=path, record=f"line {number}", remedy="Give UMLS's file.")
-        found[fields[2]] = (fields[0], fields[3])
-    return found
+        types[fields[2]] = (fields[0], fields[3])
+    return types

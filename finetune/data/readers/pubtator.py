@@ -34,13 +34,13 @@ def read_pubtator(
     Raises:
         DataError: A malformed line, or offsets that do not point at their mention.
     """
-    found: dict[str, Tagged] = {}
+    documents: dict[str, Tagged] = {}
     for lines in _documents(path):
         if only is not None and lines[0][1].partition("|")[0] not in only:
             continue
         record = _document(path, lines, dropped, types)
-        found.setdefault(record.id, record)
-    return list(found.values())
+        documents.setdefault(record.id, record)
+    return list(documents.values())
 
 
 def _documents(path: Path) -> Iterator[Lines]:

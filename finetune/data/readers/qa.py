@@ -26,9 +26,9 @@ MMLU = {"train": "val", "dev": "dev", "test": "test"}
 
 def find_pubmedqa(folder: Path) -> dict[str, list[Path]] | None:
     """The labelled set and the official test ids, if the folder has them."""
-    found = [folder / name for name in PUBMEDQA if (folder / name).is_file()]
+    questions = [folder / name for name in PUBMEDQA if (folder / name).is_file()]
     ids = folder / PUBMEDQA_TEST
-    return {fold: [found[0], ids] for fold in ("train", "test")} if found and ids.is_file() else None
+    return {fold: [questions[0], ids] for fold in ("train", "test")} if questions and ids.is_file() else None
 
 
 def read_pubmedqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
@@ -122,8 +122,8 @@ def _question(path: Path, name: str, entry: Any) -> Labelled:
 
 def find_mmlu(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each fold, if the folder has subjects of MMLU (`<subject>_{dev,val,test}.csv`): val trains, dev selects."""
-    found = {fold: sorted(folder.glob(f"*_{name}.csv")) for fold, name in MMLU.items()}
-    return found if all(found.values()) else None
+    subjects = {fold: sorted(folder.glob(f"*_{name}.csv")) for fold, name in MMLU.items()}
+    return subjects if all(subjects.values()) else None
 
 
 def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
