@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told."""
+"""The configurations of the verbs of fine-tuning."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -56,7 +56,7 @@ class BlurbConfig:
 
 
 def blurb(scores: Mapping[str, float]) -> dict[str, Any]:
-    """Means of the types that are complete, and the score if all are.
+    """Compute the means of the types that are complete, and the score if all are.
 
     Args:
         scores: Data set → score, from 0 to 1 (or to 100, as the result then is).
@@ -92,7 +92,7 @@ def run(config: BlurbConfig) -> None:
 
 
 def score_of(name: str, folder: Path) -> float:
-    """A finished run's test score in the metric that BLURB takes for the data set."""
+    """Read a finished run's test score in the metric that BLURB takes for the data set."""
     read_manifest(folder, "finetune")
     scores: Any = read_json(folder / "scores.json")
     task = next(TASKS[kind] for kind, names in TYPES.items() if name in names)

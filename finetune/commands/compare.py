@@ -78,7 +78,7 @@ def load(name: str) -> Run:
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs of one task on the same data with the same gold, in the order given.
+    """Group runs of one task on the same data with the same gold, in the order given.
 
     The gold of one file is another with --one_type, --groups or other --columns, and F1 is another without another --negative.
     """
@@ -113,7 +113,7 @@ def compare_runs(runs: list[Run], words: int) -> Comparison:
 
 
 def against(scorer: Scorer[Any], first: Run, other: Run) -> dict[str, Any]:
-    """A run's score, and its difference from the first one's with interval and p-value.
+    """Compute a run's score, and its difference from the first one's with interval and p-value.
 
     The p-value is two-sided: twice the share of resamples in which the difference has the other sign (ties count), at most 1.
     """

@@ -70,7 +70,7 @@ def run(config: PredictConfig) -> None:
 
 
 def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Callable[[Any, Any, int], None]:
-    """What puts one record's prediction into the output, which takes its place when all is written.
+    """Open the output, which takes its place when all is written; return the function that writes one record's prediction.
 
     Raises:
         ConfigError: Another format than JSON lines for a task that finds no entities.

@@ -39,12 +39,12 @@ class Mistake:
 
 
 def spans(entities: Iterable[Mapping[str, Any]]) -> list[Span]:
-    """Entities of a line of predictions."""
+    """Return the entities of a line of predictions."""
     return [Span(entity["start"], entity["stop"], entity["type"]) for entity in entities]
 
 
 def by_type(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
-    """Type → kind of mistake → how many, as a mean over seeds; spurious ones count by the predicted type.
+    """Count by type and kind of mistake, as a mean over seeds; spurious entities count by the predicted type.
 
     Args:
         runs: The lines of each seed's predictions.
@@ -62,7 +62,7 @@ def by_type(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
 
 
 def confusions(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
-    """Label → predicted label → how many, as a mean over seeds."""
+    """Count by gold label and predicted label, as a mean over seeds."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for lines in runs:
         for line in lines:
@@ -71,7 +71,7 @@ def confusions(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
 
 
 def hardest(runs: Sequence[Sequence[Line]], most: int) -> list[Mistake]:
-    """The mistakes that the largest share of runs and seeds makes, in the order of the test fold where it is the same.
+    """Find the mistakes that the largest share of runs and seeds makes, in the order of the test fold where it is the same.
 
     Args:
         runs: The lines of each seed of each run.
@@ -108,7 +108,7 @@ def _mistake(record: int, span: Any, gold: str, share: float, answers: Counter[s
 
 
 def context(record: Tagged | Labelled, mistake: Mistake) -> tuple[str, str, str]:
-    """The words before, of and after a mistake; of a labelled text its begin."""
+    """Return the words before, of and after a mistake; of a labelled text its beginning."""
     if mistake.span is None:
         text = " ".join(record.text.split())
         return "", text[:LONGEST] + ("…" if len(text) > LONGEST else ""), ""
@@ -134,7 +134,7 @@ def _kind(span: Span, predicted: Sequence[Span]) -> str:
 
 
 def _seen(span: Span, predicted: Sequence[Span]) -> str:
-    """What stands where an entity should."""
+    """Describe what was predicted where an entity should be."""
     kind = _kind(span, predicted)
     return kind if kind == "missed" else next(other.type for other in predicted if _overlap(span, other)) + f" ({kind})"
 

@@ -15,7 +15,7 @@ SURE = 0.05  # p below which a difference is coloured
 
 
 def page(comparisons: Sequence[Comparison]) -> str:
-    """The page."""
+    """Render the page."""
     names = labels(comparisons)
     colour = {name: i % COLOURS for i, name in enumerate(matrix(comparisons))}
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -31,7 +31,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
 
 
 def _grid(comparisons: Sequence[Comparison], colour: dict[str, int]) -> Markup:
-    """Models × tasks; each cell has score, deviation over seeds, interval, and the difference from the task's first run."""
+    """Tabulate models × tasks; each cell has score, deviation over seeds, interval, and the difference from the task's first run."""
     rows: list[list[Child]] = []
     for name, cells in matrix(comparisons).items():
         row = [_cell(comparison, cell) for comparison, cell in zip(comparisons, cells, strict=True)]
@@ -70,7 +70,7 @@ def _section(comparison: Comparison, names: dict[str, str], colour: dict[str, in
 
 
 def _curves(comparison: Comparison, names: dict[str, str], colour: dict[str, int]) -> Markup:
-    """The development score after each epoch: each seed thin, their mean as far as all seeds go."""
+    """Draw the development score after each epoch: each seed thin, their mean as far as all seeds go."""
     lines = []
     for run in comparison.runs:
         name = names[run.name]

@@ -23,7 +23,7 @@ class Run:
 
     Args:
         name: Its folder, as given.
-        config: What it was told.
+        config: Its configuration.
         scores: `scores.json`.
         rows: Each seed's counts of every test record.
         weights: Hash of the model that it began with.
@@ -48,13 +48,13 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What it was told, by dotted names, but for places and the name of what is compared; and the precision that it took."""
+        """Its options by dotted names, except places and the name of what is compared; and the precision that it took."""
         options = flatten(asdict(self.config))
         return {k: v for k, v in options.items() if k not in PLACES} | {"precision": self.scores["precision"]}
 
     @cached_property
     def mistakes(self) -> dict[str, dict[str, float]]:
-        """By type of entity or by label; nothing for numbers."""
+        """How many of each kind, by type of entity or by label; empty for numbers."""
         if self.config.task in TAGGING:
             return errors.by_type(self.lines)
         return {} if self.config.task == "similarity" else errors.confusions(self.lines)
@@ -78,13 +78,13 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """The data set, the task and what decides about its labels."""
+        """The data set, the task and the options that decide about its labels."""
         run = self.runs[0]
         options = [f"{k} {run.settings[k]}" for k in DECIDING if run.settings[k] not in ("", False, "label")]
         return f"{Path(run.config.data).name} ({', '.join([run.config.task, *options])})"
 
     def as_json(self) -> dict[str, Any]:
-        """All of it; of mistakes the words only if they were asked for."""
+        """Return all of it as JSON; of mistakes the words only if they were asked for."""
         hardest = [
             {
                 "id": self.runs[0].lines[0][m.record]["id"],
@@ -105,7 +105,7 @@ class Comparison:
 
 
 def labels(comparisons: Sequence[Comparison]) -> dict[str, str]:
-    """Run → what its row is called: its model's name, or its folder where two runs of one task or two models share that."""
+    """Name each run's row: by its model, or by its folder where two runs of one task or two models share that."""
     weights = {(run.model, run.weights) for comparison in comparisons for run in comparison.runs}
     shared = len({name for name, _ in weights}) < len(weights)
     for comparison in comparisons:
@@ -115,7 +115,7 @@ def labels(comparisons: Sequence[Comparison]) -> dict[str, str]:
 
 
 def matrix(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any] | None]]:
-    """Row's name → what was compared on each task, None where there is no run."""
+    """Map a row's name to what was compared on each task, None where there is no run."""
     names = labels(comparisons)
     rows = list(dict.fromkeys(names[run.name] for comparison in comparisons for run in comparison.runs))
     cells = [{names[row["run"]]: row for row in comparison.compared} for comparison in comparisons]
@@ -123,16 +123,16 @@ def matrix(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any] |
 
 
 def other_settings(first: Run, other: Run) -> dict[str, list[Any]]:
-    """In what two runs were told otherwise: option → the first's value and the other's."""
+    """Find the options in which two runs differ: option → the first's value and the other's."""
     keys = [key for key in first.settings if first.settings[key] != other.settings.get(key)]
     return {key: [first.settings[key], other.settings.get(key)] for key in keys}
 
 
 def settings_of(row: dict[str, Any]) -> str:
-    """What `other_settings` found, as text."""
+    """Write what `other_settings` found as text."""
     return ", ".join(f"{key} {other} ({first})" for key, (first, other) in row["settings"].items())
 
 
 def span_of(ends: Sequence[float]) -> str:
-    """An interval."""
+    """Format an interval."""
     return f"{ends[0]:.4f} – {ends[1]:.4f}"

@@ -69,7 +69,7 @@ def _scores(comparison: Comparison, names: dict[str, str]) -> Table:
 
 
 def _by_type(kinds: list[str], comparison: Comparison, names: dict[str, str]) -> Table:
-    """Types × runs, the types that differ most between runs first."""
+    """Tabulate types × runs, the types that differ most between runs first."""
     table = _table("type", *(names[row["run"]] for row in comparison.compared))
     values = {kind: [row["types"].get(kind, 0.0) for row in comparison.compared] for kind in kinds}
     for kind in sorted(kinds, key=lambda kind: min(values[kind]) - max(values[kind])):
@@ -78,7 +78,7 @@ def _by_type(kinds: list[str], comparison: Comparison, names: dict[str, str]) ->
 
 
 def _mistakes(comparison: Comparison, names: dict[str, str]) -> Table:
-    """Types and runs × what became of them."""
+    """Tabulate types and runs × kinds of mistakes."""
     columns = columns_of(comparison)
     table = _table("type", "run", *columns)
     for kind, run, counts in rows_of(comparison, names):
@@ -87,7 +87,7 @@ def _mistakes(comparison: Comparison, names: dict[str, str]) -> Table:
 
 
 def columns_of(comparison: Comparison) -> list[str]:
-    """What may become of an entity, or the labels that may be predicted."""
+    """List the kinds of mistakes that occur, or the labels that are predicted."""
     outcomes = dict.fromkeys(
         name for row in comparison.compared for counts in row["mistakes"].values() for name in counts
     )
@@ -95,7 +95,7 @@ def columns_of(comparison: Comparison) -> list[str]:
 
 
 def rows_of(comparison: Comparison, names: dict[str, str]) -> list[tuple[str, str, dict[str, float]]]:
-    """For each type and run its counts."""
+    """List the counts of each type and run."""
     types = sorted({kind for row in comparison.compared for kind in row["mistakes"]})
     return [(kind, names[row["run"]], row["mistakes"].get(kind, {})) for kind in types for row in comparison.compared]
 

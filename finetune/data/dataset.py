@@ -47,11 +47,11 @@ class DataSet:
     unseen: tuple[str, ...] = ()
 
     def hashes(self) -> dict[str, str]:
-        """Of every file, for the manifest."""
+        """Hash every file, for the manifest."""
         return {f"{path.parent.name}/{path.name}": sha256(path) for path in self.files}
 
     def error(self, fold: str, record: Tagged | Labelled, problem: str, remedy: str) -> DataError:
-        """That a record cannot be used; where a fold has several files, the record's id says which."""
+        """Build the error for a record that cannot be used; where a fold has several files, the record's id says which."""
         where = f"line {record.line}" if record.line and self.origin[fold].is_file() else record.id
         return DataError(problem, file=self.origin[fold], record=where, remedy=remedy)
 
@@ -81,7 +81,7 @@ def read(config: FinetuneConfig) -> DataSet:
 
 
 def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet | None:
-    """The folds of a published layout; a tenth of the training documents selects where it has no development fold."""
+    """Read the folds of a published layout; a tenth of the training documents selects where it has no development fold."""
     layout = published.detect(folder, config.task, types) if config.columns == Columns() else None
     if layout is None:
         return None
@@ -96,12 +96,12 @@ def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, st
 
 
 def _place(paths: Sequence[Path], folder: Path) -> Path:
-    """What to name in a message: the file, or the folder of several."""
+    """Return the path to name in a message: the file, or the folder of several."""
     return paths[0] if len(paths) == 1 else folder
 
 
 def _types(config: FinetuneConfig) -> Mapping[str, str] | None:
-    """The map of types that --groups and --st21pv ask for."""
+    """Return the map of types that --groups and --st21pv ask for."""
     groups = Path(config.groups) if config.groups else None
     if config.st21pv:
         return medmentions.st21pv(groups)
@@ -119,7 +119,7 @@ def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
 
 
 def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
-    """IOB files, PubTator's, words as JSON, or folders of brat's."""
+    """Read IOB files, PubTator's, words as JSON, or folders of brat's."""
     brat = _brat_folders(folder)
     origin = brat or splits.find(folder, IOB + PUBTATOR + WORDS)
     if types is not None and not all(_ends(path, PUBTATOR) for path in origin.values()):
@@ -151,7 +151,7 @@ def _ends(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def _brat_folders(folder: Path) -> dict[str, Path] | None:
-    """The folder of each fold, if all three are there with `.ann` files in them."""
+    """Find the folder of each fold, if all three are there with `.ann` files in them."""
     of_fold = {}
     for fold, names in splits.NAMES.items():
         candidates = [
@@ -171,12 +171,12 @@ def _read_labelled(folder: Path, config: FinetuneConfig) -> DataSet:
 
 
 def labels_in(record: Tagged | Labelled) -> set[str]:
-    """Entity types or labels of a record."""
+    """Return the entity types or labels of a record."""
     return {tag_type(tag) for tag in record.tags} - {""} if isinstance(record, Tagged) else set(record.labels)
 
 
 def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
-    """Labels that no training record has: no model could get them right, and most could not even say them."""
+    """Find labels that no training record has: no model could get them right, and most could not even predict them."""
     for fold, records in data.folds.items():
         for record in records:
             if any(len(label) > LONGEST_LABEL or not label.isprintable() for label in labels_in(record)):
@@ -222,7 +222,7 @@ def _check_choices(data: DataSet) -> None:
 
 
 def count_shared(data: DataSet, most: float) -> dict[str, dict[str, int]]:
-    """How many records of a fold have a text or an id that is in a fold before it: dev in train, test in train and in dev.
+    """Count the records of a fold whose text or id is in a fold before it: dev in train, test in train and in dev.
 
     Texts are the same whatever their case and white space.
 

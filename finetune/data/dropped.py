@@ -22,7 +22,7 @@ class Dropped:
     missing_documents: int = 0
 
     def notes(self) -> dict[str, int]:
-        """Reason → number, of those that occurred."""
+        """Return reason → number, of those that occurred."""
         reasons = {
             "overlapping": "overlapping entities left out",
             "discontinuous": "entities in pieces left out",

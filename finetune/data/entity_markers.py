@@ -23,7 +23,7 @@ def sentences(text: str, entities: Sequence[Span]) -> Iterator[tuple[int, int]]:
 
 
 def mark_entities(text: str, ends: tuple[Span, Span], both: str) -> str:
-    """A sentence with its two entities replaced.
+    """Replace the two entities of a sentence by marks.
 
     Args:
         text: The sentence.
@@ -38,5 +38,5 @@ def mark_entities(text: str, ends: tuple[Span, Span], both: str) -> str:
 
 
 def shift_span(span: Span, start: int) -> Span:
-    """An entity of a text in characters of its sentence, which begins at `start`."""
+    """Express an entity of a text in characters of its sentence, which begins at `start`."""
     return Span(span.start - start, span.stop - start, span.type)

@@ -25,12 +25,12 @@ class Span(NamedTuple):
 
 
 def tag_type(tag: str) -> str:
-    """`B-Disease` → `Disease`; a bare `B` → `_`; `O` → nothing."""
+    """Return a tag's type: `B-Disease` → `Disease`; a bare `B` → `_`; `O` → nothing."""
     return "" if tag == "O" else tag[2:] or UNTYPED
 
 
 def entities(tags: Sequence[str]) -> list[Span]:
-    """The entities of a row of tags, in words, ascending."""
+    """Find the entities in a row of tags, in words, ascending."""
     spans: list[Span] = []
     start = 0
     for i, tag in enumerate([*tags, "O"]):
@@ -44,7 +44,7 @@ def entities(tags: Sequence[str]) -> list[Span]:
 
 
 def iob(tags: Sequence[str]) -> list[str]:
-    """Tags of any scheme with the letters of IOB alone: the same entities."""
+    """Rewrite tags of any scheme with the letters of IOB alone: the same entities."""
     letters = []
     for before, tag in zip(["O", *tags], tags, strict=False):
         goes_on = before[0] in "BI" and tag_type(before) == tag_type(tag)
@@ -56,7 +56,7 @@ def iob(tags: Sequence[str]) -> list[str]:
 
 
 def iob2(tags: Sequence[str]) -> list[str]:
-    """The same entities with `B-` before each."""
+    """Rewrite IOB tags with `B-` before each entity."""
     written = ["O"] * len(tags)
     for start, stop, kind in entities(tags):
         suffix = "" if kind == UNTYPED else f"-{kind}"

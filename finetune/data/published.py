@@ -1,4 +1,4 @@
-"""The ways in which data sets are published, told apart by the names of a folder's files; what is none of them is tables or tags."""
+"""The ways in which data sets are published, recognized by the names of a folder's files; a folder in none of them holds tables or tags."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Layout:
 
 
 def _named(pattern: str) -> Callable[[Path], Files | None]:
-    """Finds a set that is published as one file a fold, of such names."""
+    """Build a finder of sets that are published as one file a fold, of such names."""
     return partial(splits.named, names={fold: pattern.format(fold) for fold in splits.NAMES})
 
 
@@ -66,7 +66,7 @@ LAYOUTS = (
 def detect(
     folder: Path, task: str, types: Types
 ) -> tuple[Files, Callable[[Sequence[Path], str, Dropped], Sequence[Any]]] | None:
-    """The files of a folder's folds and what reads them, if it is in a published layout of the task.
+    """Return the files of a folder's folds and their reader, if the folder is in a published layout of the task.
 
     Args:
         folder: The data set's.

@@ -33,17 +33,17 @@ class Tagged:
         return entities(self.tags)
 
     def with_type(self, kind: str) -> "Tagged":
-        """The same with all entities of one type."""
+        """Return the same record with all entities of one type."""
         return replace(self, tags=tuple(tag if tag == "O" else f"{tag[0]}-{kind}" for tag in self.tags))
 
     def characters(self, spans: list[Span]) -> list[Span]:
-        """Entities in words → the same in characters of the text."""
+        """Convert entities in words to characters of the text."""
         return [Span(self.words[start][0], self.words[stop - 1][1], kind) for start, stop, kind in spans]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text, a pair of texts, or a question and its choices, with what is to be said of it.
+    """A text, a pair of texts, or a question and its choices, with its labels.
 
     Args:
         id: Name within the data set.
@@ -63,5 +63,5 @@ class Labelled:
 
     @property
     def text(self) -> str:
-        """All of it, to find the same record in two folds."""
+        """All of it, by which the same record is found in two folds."""
         return "\n".join(self.texts)

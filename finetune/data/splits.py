@@ -13,7 +13,7 @@ DEV_SHARE = 10  # PubMedQA's own script holds a tenth of what is not test out
 
 
 def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each fold: `train.tsv`, or the one file in `train/`; `.gz` or `.xz` may follow.
+    """Find the file of each fold: `train.tsv`, or the one file in `train/`; `.gz` or `.xz` may follow.
 
     Raises:
         DataError: One of the three is missing, or not alone.
@@ -33,13 +33,13 @@ def find(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
 
 
 def named(folder: Path, names: Mapping[str, str]) -> dict[str, list[Path]] | None:
-    """The file of each fold by its published name; None unless all three are there."""
+    """Find the file of each fold by its published name; None unless all three are there."""
     files_of = {fold: [folder / name] for fold, name in names.items()}
     return files_of if all(path.is_file() for (path,) in files_of.values()) else None
 
 
 def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dict[str, list[Path]] | None:
-    """Files below the folder of each fold, at any depth; None unless train and test have some.
+    """Find files below the folder of each fold, at any depth; None unless train and test have some.
 
     Args:
         folder: The data set's.
@@ -59,7 +59,7 @@ def folders(folder: Path, more: dict[str, tuple[str, ...]], pattern: str) -> dic
 def hold_out(
     records: Sequence[Tagged] | Sequence[Labelled],
 ) -> tuple[list[Tagged | Labelled], list[Tagged | Labelled]]:
-    """What stays for training, and a tenth of the documents, drawn by a fixed seed, to select by; no document is in both."""
+    """Split off a tenth of the documents, drawn by a fixed seed, to select by; no document is in both parts."""
     documents = sorted({_document(record) for record in records})
     order = rng.permutation(rng.key(0, "dev"), len(documents)).tolist()
     held = {documents[i] for i in order[: -(-len(documents) // DEV_SHARE)]}

@@ -33,7 +33,7 @@ class Cutting:
     end: str = ""
 
     def words(self, text: str) -> list[tuple[int, int]]:
-        """The words of a text: (first character, the one behind the last), ascending."""
+        """Cut a text into words: (first character, the one behind the last), ascending."""
         places: list[tuple[int, int]] = []
         for chunk in CHUNK.finditer(text):
             stuck = False  # whether the piece before holds on to the next one
@@ -48,7 +48,7 @@ class Cutting:
 
 
 def learn_cutting(records: Sequence[Tagged]) -> Cutting:
-    """The rule by which a training fold's words are cut."""
+    """Learn the rule by which a training fold's words are cut."""
     apart, counts = True, Counter[tuple[str, str]]()
     words = Counter[str]()
     for record in records:
@@ -66,7 +66,7 @@ def learn_cutting(records: Sequence[Tagged]) -> Cutting:
 
 
 def _pieces(chunk: str) -> list[tuple[int, int, str]]:
-    """Pieces of what stands between blanks: start, stop, and for a mark its place: inside, front, end or alone."""
+    """Cut what stands between blanks: start, stop, and for a mark its place: inside, front, end or alone."""
     spans = [match.span() for match in PIECE.finditer(chunk)]
     plain = [chunk[start].isalnum() for start, _ in spans]
     if True not in plain:

@@ -17,7 +17,7 @@ SEED = 20_200_101  # not the run's seed: runs are compared on the same resamples
 
 
 def resampled(sums: F64, samples: int = RESAMPLES) -> F64:
-    """Sums of resampled records: [records, …] → [samples, …]; the same records are drawn for every array of one length."""
+    """Sum resampled records: [records, …] → [samples, …]; the same records are drawn for every array of one length."""
     records = len(sums)
     drawn = rng.integers(rng.key(SEED, "bootstrap"), np.arange(samples * records), 0, records).reshape(samples, records)
     weights = np.stack([np.bincount(row, minlength=records) for row in drawn])  # how often each record was drawn
@@ -25,11 +25,11 @@ def resampled(sums: F64, samples: int = RESAMPLES) -> F64:
 
 
 def interval(values: F64, level: float = LEVEL) -> tuple[float, float]:
-    """The central share `level` of bootstrap values."""
+    """Return the central share `level` of bootstrap values."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def mean_interval(scorer: Scorer[Any], runs: list[F64]) -> tuple[float, float]:
-    """The interval of the mean score of several seeds on the same records, each seed's rows given."""
+    """Compute the interval of the mean score of several seeds on the same records, each seed's rows given."""
     return interval(np.mean([scorer.value(resampled(sums)) for sums in runs], axis=0))

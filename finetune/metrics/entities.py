@@ -25,22 +25,22 @@ class Scorer(Protocol[G_contra]):
         """The main score's name: it selects the epoch and heads the report."""
 
     def sums(self, gold: Sequence[G_contra], predicted: Sequence[G_contra]) -> F64:
-        """One row of counts a record: [records, …]."""
+        """Count for each record: [records, …]."""
 
     def value(self, sums: F64) -> F64:
-        """The main score, from 0 to 1, of summed rows; leading dimensions are kept: [b, …] → [b]."""
+        """Compute the main score, from 0 to 1, of summed rows; leading dimensions are kept: [b, …] → [b]."""
 
     def report(self, sums: F64) -> dict[str, Any]:
-        """All scores of the sum of all rows, as JSON."""
+        """Return all scores of the sum of all rows, as JSON."""
 
 
 def ratio(above: F64, below: F64) -> F64:
-    """Quotients; 0 where nothing is below the line."""
+    """Divide; 0 where nothing is below the line."""
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.greater(below, 0))
 
 
 def precision_recall_f1(counts: F64) -> dict[str, F64]:
-    """Scores from [..., (correct, predicted, gold)]."""
+    """Compute the scores of [..., (correct, predicted, gold)]."""
     correct, predicted, gold = counts[..., 0], counts[..., 1], counts[..., 2]
     return {
         "precision": ratio(correct, predicted),
@@ -73,11 +73,11 @@ class EntityScorer:
         return counts
 
     def value(self, sums: F64) -> F64:
-        """Micro F1 over the types."""
+        """Compute micro F1 over the types."""
         return precision_recall_f1(sums.sum(-2))["f1"]
 
     def report(self, sums: F64) -> dict[str, Any]:
-        """Micro scores and those of each type, with their counts."""
+        """Return micro scores and those of each type, with their counts."""
         return {
             **counted(sums.sum(0)),
             **missed(self.types, self.unseen, sums),
@@ -104,29 +104,29 @@ class TokenScorer:
         return np.array(rows).reshape(len(rows), len(self.types), 3)
 
     def _counts(self, gold: Sequence[str], predicted: Sequence[str]) -> F64:
-        """[types, 3] of one record."""
+        """Count for one record: [types, 3]."""
         t_wk, g_wk = (
             np.array(w, dtype=str)[:, None] == np.array(self.types) for w in (gold, predicted)
         )  # [words, types]
         return np.stack([(t_wk & g_wk).sum(0), g_wk.sum(0), t_wk.sum(0)], axis=1).astype(np.float64)
 
     def value(self, sums: F64) -> F64:
-        """The mean of the types' F1."""
+        """Compute the mean of the types' F1."""
         return np.asarray(precision_recall_f1(sums)["f1"].mean(-1))
 
     def report(self, sums: F64) -> dict[str, Any]:
-        """Macro F1, micro scores and those of each type."""
+        """Return macro F1, micro scores and those of each type."""
         types = {kind: counted(row) for kind, row in zip(self.types, sums, strict=True)}
         unseen = missed(self.types, self.unseen, sums)
         return {"macro_f1": float(self.value(sums)), **counted(sums.sum(0)), **unseen, "types": types}
 
 
 def counted(counts: F64) -> dict[str, float]:
-    """Scores and counts of one row (correct, predicted, gold), as JSON."""
+    """Return scores and counts of one row (correct, predicted, gold), as JSON."""
     scores = {name: float(value) for name, value in precision_recall_f1(counts).items()}
     return scores | {name: int(n) for name, n in zip(("correct", "predicted", "gold"), counts, strict=True)}
 
 
 def missed(labels: Sequence[str], unseen: Sequence[str], counts: F64) -> dict[str, int]:
-    """How many gold labels no model could have said, where training lacks some: counts are [labels, (correct, predicted, gold)]."""
+    """Count the gold labels that no model could predict, as training lacks them; counts are [labels, (correct, predicted, gold)]."""
     return {"unseen": sum(int(counts[labels.index(label), 2]) for label in unseen)} if unseen else {}

@@ -38,13 +38,13 @@ class LabelScorer:
         return counts
 
     def value(self, sums: F64) -> F64:
-        """Accuracy or micro F1."""
+        """Compute accuracy or micro F1."""
         if self.metric == "accuracy":
             return ratio(sums[..., 0].sum(-1), sums[..., 2].sum(-1))
         return precision_recall_f1(self._scored(sums).sum(-2))["f1"]
 
     def report(self, sums: F64) -> dict[str, Any]:
-        """Accuracy where every record has one label, micro and macro scores, and those of each label."""
+        """Return accuracy where every record has one label, micro and macro scores, and those of each label."""
         scored = self._scored(sums)
         accuracy: dict[str, Any] = {"accuracy": float(self.value(sums))} if self.metric == "accuracy" else {}
         return {
@@ -71,11 +71,11 @@ class PearsonScorer:
         return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
     def value(self, sums: F64) -> F64:
-        """The correlation; 0 where gold or prediction is constant."""
+        """Compute the correlation; 0 where gold or prediction is constant."""
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         below = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
         return ratio(n * xy - x * y, below)
 
     def report(self, sums: F64) -> dict[str, Any]:
-        """The correlation and the number of records."""
+        """Return the correlation and the number of records."""
         return {"pearson": float(self.value(sums)), "gold": int(sums[0])}

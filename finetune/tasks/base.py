@@ -48,34 +48,34 @@ class Task(Protocol[R, G]):
         """Its metric."""
 
     def examples(self, records: Sequence[R]) -> list[list[Example]]:
-        """For each record what the model reads for it, in order."""
+        """Build for each record what the model reads for it, in order."""
 
     def head(self, lm: MaskedLM) -> nn.Module:
-        """The model: `forward(packed, positions_m)` → outputs [m, …]."""
+        """Build the model: `forward(packed, positions_m)` → outputs [m, …]."""
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
-        """The summed loss of all labelled places."""
+        """Compute the summed loss of all labelled places."""
 
     def gold(self, record: R) -> G:
-        """What the record's annotators say."""
+        """Return the record's annotation."""
 
     def decode(self, outputs_mk: Tensor) -> G:
-        """A record's prediction from the outputs at all its labelled places, in order."""
+        """Decode a record's prediction from the outputs at all its labelled places, in order."""
 
     def units(self, records: Sequence[R], values: Sequence[G]) -> Sequence[G]:
-        """What is scored: the values of the records, or of the documents that records are sentences of."""
+        """Return what is scored: the values of the records, or of the documents that records are sentences of."""
 
     def json_fields(self, record: R, labels: G) -> Mapping[str, Any]:
-        """A record's gold or prediction as JSON, without its text."""
+        """Return a record's gold or prediction as JSON, without its text."""
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> R:
-        """A record to predict: a text, a pair, or a question and its choices."""
+        """Make a record to predict: a text, a pair, or a question and its choices."""
 
     def counts(self, records: Sequence[R]) -> dict[str, int]:
-        """What a fold holds, for the summary."""
+        """Count what a fold holds, for the summary."""
 
 
 def count_unseen(labels: Iterable[str], unseen: Sequence[str]) -> dict[str, int]:
-    """How many gold labels of a fold training lacks, for `Task.counts`; nothing where there are none."""
+    """Count the gold labels of a fold that training lacks, for `Task.counts`; nothing where there are none."""
     number = sum(label in unseen for label in labels)
     return {"of labels unseen in training": number} if number else {}

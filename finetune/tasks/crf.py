@@ -34,8 +34,10 @@ class CrfClassifier(TokenClassifier):
         self.transitions = nn.Parameter(torch.zeros(labels, labels))
 
     def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
-        """In training the chain's log-probabilities [m, k, k] (see `conditionals`), else its max-marginals [m, k], whose largest
-        labels are the best row."""
+        """Compute in training the chain's log-probabilities [m, k, k] (see `conditionals`), else its max-marginals [m, k].
+
+        The labels with the largest max-marginals are the best row.
+        """
         logits_mk = super().forward(packed, positions_m).float()
         ends = torch.tensor(packed.lengths).cumsum(0)
         owner_m = torch.searchsorted(ends, positions_m.cpu(), right=True)
@@ -45,7 +47,7 @@ class CrfClassifier(TokenClassifier):
 
 
 def conditionals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int]) -> Tensor:
-    """log P(label j | label i before) at every word: [m, i, j]; for a window's first word the same for every i.
+    """Compute log P(label j | label i before) at every word: [m, i, j]; for a window's first word the same for every i.
 
     Their sum along a row of labels is its log-probability under the field.
     """
@@ -59,7 +61,7 @@ def conditionals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int]) 
 
 
 def max_marginals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int]) -> Tensor:
-    """The score of the best row of labels that has label j at a word: [m, j]. The best of each word together are the Viterbi row."""
+    """Compute the score of the best row of labels that has label j at a word: [m, j]. The best of each word form the Viterbi row."""
     logits_blk, real_bl = _padded(logits_mk, lengths)
     rest_blk = _backward(logits_blk, real_bl, transitions_kk, torch.amax)
     prefix_bk = logits_blk[:, 0]
@@ -71,19 +73,19 @@ def max_marginals(logits_mk: Tensor, transitions_kk: Tensor, lengths: list[int])
 
 
 def negative_log_likelihood(conditionals_mkk: Tensor, labels_m: Tensor) -> Tensor:
-    """Of the given labels, summed; before a window's first word any label will do."""
+    """Compute the negative log-likelihood of the given labels, summed; before a window's first word any label will do."""
     before_m = labels_m.roll(1)
     return -conditionals_mkk[torch.arange(len(labels_m), device=labels_m.device), before_m, labels_m].sum()
 
 
 def _padded(logits_mk: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Windows side by side [b, l, k], and which places are words [b, l]."""
+    """Pad windows to [b, l, k], and mark the places that are words [b, l]."""
     real = [torch.ones(n, dtype=torch.bool, device=logits_mk.device) for n in lengths]
     return pad_sequence(list(torch.split(logits_mk, lengths)), batch_first=True), pad_sequence(real, batch_first=True)
 
 
 def _backward(logits_blk: Tensor, real_bl: Tensor, transitions_kk: Tensor, combine: Combine) -> Tensor:
-    """What comes behind each word, combined over all its labels: [b, l, k], 0 behind a window's last word."""
+    """Combine what comes behind each word over all its labels: [b, l, k], 0 behind a window's last word."""
     rest_bk = torch.zeros_like(logits_blk[:, 0])
     suffixes = [rest_bk]
     for logits_bk, real_b in zip(reversed(logits_blk.unbind(1)), reversed(real_bl.unbind(1)), strict=True):

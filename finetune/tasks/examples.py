@@ -20,7 +20,7 @@ class Example:
     Args:
         sequences: Token ids with the special ones.
         positions: Places that the head reads, in the sequences laid end to end, ascending.
-        targets: What it should say there: a number each, or a row of numbers each.
+        targets: What it should output there: a number each, or a row of numbers each.
         segments: For each sequence its tokens' segments, 0 or 1, where the model has such; else nothing.
     """
 
@@ -42,7 +42,7 @@ class Batch:
     Args:
         packed: Their tokens.
         positions_m: Where the head reads, in the flat row.
-        targets_m: What it should say there: [m] or [m, k].
+        targets_m: What it should output there: [m] or [m, k].
     """
 
     packed: Packed
@@ -50,7 +50,7 @@ class Batch:
     targets_m: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """Move the batch to a device."""
         return Batch(self.packed.to(device), self.positions_m.to(device), self.targets_m.to(device))
 
 
@@ -70,7 +70,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def epoch_steps(examples: Sequence[Example], config: BatchConfig, seed: int, epoch: int) -> Iterator[list[Batch]]:
-    """One epoch in a seeded order: for each optimiser step its batches, of at most `config.tokens` tokens each."""
+    """Yield one epoch in a seeded order: for each optimizer step its batches, of at most `config.tokens` tokens each."""
     order = rng.permutation(rng.key(seed, "order", epoch), len(examples))
     for start in range(0, len(order), config.size):
         step = order[start : start + config.size].tolist()
@@ -92,5 +92,5 @@ def by_length(examples: Sequence[Example], indices: Sequence[int], tokens: int) 
 
 
 def steps_per_epoch(examples: Sequence[Example], config: BatchConfig) -> int:
-    """Optimiser steps in an epoch."""
+    """Count the optimizer steps in an epoch."""
     return -(-len(examples) // config.size)

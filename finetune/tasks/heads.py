@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         lm.head.requires_grad_(False)
 
     def forward(self, packed: Packed, positions_m: Tensor) -> Tensor:
-        """Outputs [m, k] at the given places of the flat row; to predict, the head computes in fp32 whatever the encoder does.
+        """Compute outputs [m, k] at the given places of the flat row; to predict, the head computes in fp32 whatever the encoder does.
 
         They are written and compared with each other: in bf16 3.14159 becomes 3.140625, and likely labels tie.
         """
@@ -54,7 +54,7 @@ class TokenClassifier(Classifier):
 
 
 def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
-    """The head that transformers puts on the first token's state for a model of this shape.
+    """Build the head that transformers puts on the first token's state for a model of this shape.
 
     It is BertForSequenceClassification's pooler and outputs, or RobertaForSequenceClassification's classification head.
 
@@ -72,7 +72,7 @@ def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
 
 
 def _initialize(lm: MaskedLM, head: M) -> M:
-    """The head with initial weights as the model's own are drawn."""
+    """Draw initial weights for the head as the model's own are drawn."""
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=lm.config.initializer_range)

@@ -11,7 +11,7 @@ from biomlm.tokenizer.formats.folder import SpecialIds
 
 
 def text_windows(ids: Sequence[int], special: SpecialIds, max_length: int, overlap: int) -> list[list[int]]:
-    """The windows of one text."""
+    """Cut one text into windows."""
     cuts = windows(len(ids), max_length - 2, overlap)
     return [[special.bos, *ids[w.start : w.stop], special.eos] for w in cuts]
 
@@ -19,7 +19,7 @@ def text_windows(ids: Sequence[int], special: SpecialIds, max_length: int, overl
 def pair_windows(
     a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int, *, segments: bool
 ) -> list[list[int]]:
-    """The windows of a pair: each of `a` with each of `b`. A text that fits half of the room is never cut."""
+    """Cut a pair into windows: each of `a` with each of `b`. A text that fits half of the room is never cut."""
     between = [special.eos] if segments else [special.eos, special.eos]
     room = max_length - 2 - len(between)
     size_a = min(len(a), max(room // 2, room - len(b)))
@@ -28,7 +28,7 @@ def pair_windows(
 
 
 def segment_ids(ids: Sequence[int], eos: int) -> list[int]:
-    """0 up to the first end, 1 behind it."""
+    """Number the segments: 0 up to the first end, 1 behind it."""
     first = ids.index(eos) + 1
     return [0] * first + [1] * (len(ids) - first)
 

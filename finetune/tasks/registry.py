@@ -26,7 +26,7 @@ SHORTEST = 16  # a window with room for a pair's special tokens and some text
 def make_task(
     config: FinetuneConfig, loaded: Loaded, train: Sequence[Any], unseen: tuple[str, ...] = ()
 ) -> Task[Any, Any]:
-    """The task of a run.
+    """Make the task of a run.
 
     Args:
         config: Of the run.
@@ -84,7 +84,7 @@ def _labels(config: FinetuneConfig, train: Sequence[Any]) -> tuple[str, ...]:
 
 
 def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
-    """What `restore_task` needs: the name on the command line and the sizes."""
+    """Return what `restore_task` needs: the name on the command line and the sizes."""
     stated = {"task": name, "labels": list(task.labels), "max_length": task.max_length, "overlap": task.overlap}
     stated |= {key: getattr(task, key) for key in EXTRA if hasattr(task, key)}
     cutting = getattr(task, "cutting", None)
@@ -92,7 +92,7 @@ def facts(task: Task[Any, Any], name: str) -> dict[str, Any]:
 
 
 def restore_task(saved: Mapping[str, Any], tokenizer: Tokenizer) -> Task[Any, Any]:
-    """The task of a fine-tuned model, from its `facts`."""
+    """Restore the task of a fine-tuned model from its `facts`."""
     extra = {key: saved[key] for key in EXTRA if key in saved}
     if CUTTING in saved:
         extra[CUTTING] = Cutting(**saved[CUTTING])
@@ -116,7 +116,7 @@ def _task(
 
 
 def load_tokenizer(loaded: Loaded) -> Tokenizer:
-    """The tokenizer beside a model.
+    """Load the tokenizer beside a model.
 
     Raises:
         DataError: There is none.

@@ -32,7 +32,7 @@ class TextTask(ABC):
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
         segments: Whether the model tells the two texts of a pair apart by segment ids.
-        unseen: Labels of the other folds that the training fold lacks; they are never said and score as missed.
+        unseen: Labels of the other folds that the training fold lacks; they are never predicted and score as missed.
         texts: How many texts a record has: 1, 2 for a pair, or a question and its choices.
     """
 
@@ -54,33 +54,33 @@ class TextTask(ABC):
         return {"records": len(records), **dict(sorted(Counter(labels).items())), **count_unseen(labels, self.unseen)}
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
-        """One example a window; each has the record's target."""
+        """Build one example a window; each has the record's target."""
         return [
             [Example([ids], [0], [self.target(r)], self.segments_of([ids])) for ids in self.sequences(r.texts)]
             for r in records
         ]
 
     def segments_of(self, sequences: Sequence[list[int]]) -> list[list[int]]:
-        """Segment ids of each sequence, for a model that has them."""
+        """Return segment ids of each sequence, for a model that has them."""
         return [segment_ids(ids, self.tokenizer.ids.eos) for ids in sequences] if self.segments else []
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
-        """The windows of a text or a pair."""
+        """Cut a text or a pair into windows."""
         ids = [self.tokenizer.encode(text) for text in texts]
         if len(ids) == 1:
             return text_windows(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
         return pair_windows(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
 
     def units(self, records: Sequence[Labelled], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
-        """Every record is scored by itself."""
+        """Return the values: every record is scored by itself."""
         return values
 
-    def json_fields(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  what is said of a whole text needs no offsets
+    def json_fields(self, record: Labelled, labels: Any) -> dict[str, Any]:  # noqa: ARG002  labels of a whole text need no offsets
         """See `Task`."""
         return self.as_json(labels)
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> Labelled:
-        """A record to predict; its label says nothing.
+        """Make a record to predict; its label has no meaning.
 
         Raises:
             ConfigError: Too many or too few texts, or words instead of a text.
@@ -95,11 +95,11 @@ class TextTask(ABC):
 
     @abstractmethod
     def as_json(self, labels: Any) -> dict[str, Any]:
-        """Gold or prediction as JSON."""
+        """Return gold or prediction as JSON."""
 
     @abstractmethod
     def target(self, record: Labelled) -> Any:
-        """What the head should say of the record."""
+        """Return what the head should output for the record."""
 
 
 @dataclass(frozen=True)
@@ -121,24 +121,24 @@ class Classification(TextTask):
         return LabelScorer((*self.labels, *self.unseen), metric, self.negative, self.unseen)
 
     def target(self, record: Labelled) -> int:
-        """The label's number."""
+        """Return the label's number."""
         return self.labels.index(record.labels[0]) if record.labels[0] in self.labels else NO_TARGET
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
-        """Cross-entropy, weighted and summed."""
+        """Compute cross-entropy, weighted and summed."""
         weight_k = outputs_mk.new_tensor(self.weights, dtype=torch.float32) if self.weights else None
         return F.cross_entropy(outputs_mk.float(), targets_m, weight_k, reduction="sum")
 
     def gold(self, record: Labelled) -> Labels:
-        """The label."""
+        """Return the label."""
         return frozenset(record.labels)
 
     def decode(self, outputs_mk: Tensor) -> Labels:
-        """The likeliest label, over all windows."""
+        """Return the likeliest label, over all windows."""
         return frozenset([self.labels[int(outputs_mk.mean(0).argmax())]])
 
     def as_json(self, labels: Labels) -> dict[str, Any]:
-        """The label."""
+        """Return the label."""
         return {"label": min(labels)}
 
 
@@ -152,11 +152,11 @@ class MultiLabel(TextTask):
         return LabelScorer((*self.labels, *self.unseen), "f1", unseen=self.unseen)
 
     def target(self, record: Labelled) -> list[float]:
-        """A one for each label that it has."""
+        """Return a one for each label that it has, a zero for each other."""
         return [float(label in record.labels) for label in self.labels]
 
     def units(self, records: Sequence[Labelled], values: Sequence[Any]) -> Sequence[Any]:
-        """The labels of each document, or of each record that names none."""
+        """Join the labels of each document, or of each record that names none."""
         of_document: dict[str, Labels] = {}
         for record, labels in zip(records, values, strict=True):
             name = record.document or record.id
@@ -164,20 +164,20 @@ class MultiLabel(TextTask):
         return list(of_document.values())
 
     def loss(self, outputs_mk: Tensor, targets_mk: Tensor) -> Tensor:
-        """Binary cross-entropy, summed over records and averaged over labels."""
+        """Compute binary cross-entropy, summed over records and averaged over labels."""
         return F.binary_cross_entropy_with_logits(outputs_mk.float(), targets_mk, reduction="none").mean(-1).sum()
 
     def gold(self, record: Labelled) -> Labels:
-        """The labels."""
+        """Return the labels."""
         return frozenset(record.labels)
 
     def decode(self, outputs_mk: Tensor) -> Labels:
-        """Every label that any window finds likelier than not."""
+        """Return every label that any window finds likelier than not."""
         likely = (outputs_mk.amax(0) > 0).tolist()
         return frozenset(label for label, yes in zip(self.labels, likely, strict=True) if yes)
 
     def as_json(self, labels: Labels) -> dict[str, Any]:
-        """The labels."""
+        """Return the labels."""
         return {"labels": sorted(labels)}
 
 
@@ -191,23 +191,23 @@ class Similarity(TextTask):
         return PearsonScorer()
 
     def target(self, record: Labelled) -> list[float]:
-        """The number."""
+        """Return the number."""
         return [record.value]
 
     def loss(self, outputs_m1: Tensor, targets_m1: Tensor) -> Tensor:
-        """Squared error, summed."""
+        """Compute the squared error, summed."""
         return F.mse_loss(outputs_m1.float(), targets_m1, reduction="sum")
 
     def gold(self, record: Labelled) -> float:
-        """The number."""
+        """Return the number."""
         return record.value
 
     def decode(self, outputs_m1: Tensor) -> float:
-        """The mean over windows."""
+        """Return the mean over windows."""
         return float(outputs_m1.mean())
 
     def as_json(self, labels: float) -> dict[str, Any]:
-        """The number."""
+        """Return the number."""
         return {"value": labels}
 
 
@@ -221,15 +221,15 @@ class Choice(TextTask):
         return LabelScorer(self.labels, "accuracy")
 
     def head(self, lm: MaskedLM) -> nn.Module:
-        """One output a sequence."""
+        """Build a head with one output a sequence."""
         return sequence_classifier(lm, 1)
 
     def examples(self, records: Sequence[Labelled]) -> list[list[Example]]:
-        """One example a window of the question, with a sequence for each choice."""
+        """Build one example a window of the question, with a sequence for each choice."""
         return [self._question(record) for record in records]
 
     def target(self, record: Labelled) -> int:
-        """The right choice's number."""
+        """Return the right choice's number."""
         return self.labels.index(record.labels[0])
 
     def _question(self, record: Labelled) -> list[Example]:
@@ -246,19 +246,19 @@ class Choice(TextTask):
         return examples
 
     def loss(self, outputs_m1: Tensor, targets_m: Tensor) -> Tensor:
-        """Cross-entropy over the choices of each question, summed; every sequence counts, so that it is an average over questions."""
+        """Compute cross-entropy over each question's choices, summed; every sequence counts, so that it is an average over questions."""
         scores_qc = outputs_m1.float().view(-1, len(self.labels))
         return F.cross_entropy(scores_qc, targets_m.view_as(scores_qc).argmax(-1), reduction="sum") * len(self.labels)
 
     def gold(self, record: Labelled) -> Labels:
-        """The right choice's letter."""
+        """Return the right choice's letter."""
         return frozenset(record.labels)
 
     def decode(self, outputs_m1: Tensor) -> Labels:
-        """The choice with the highest output, over all windows."""
+        """Return the choice with the highest output, over all windows."""
         scores_c = outputs_m1.view(-1, len(self.labels)).mean(0)
         return frozenset([self.labels[int(torch.argmax(scores_c))]])
 
     def as_json(self, labels: Labels) -> dict[str, Any]:
-        """The chosen letter."""
+        """Return the chosen letter."""
         return {"label": min(labels)}

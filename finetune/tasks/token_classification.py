@@ -24,7 +24,7 @@ from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
-    """`O`, then `B-` and `I-` of each type that occurs: an `I-` the training fold happens to lack can still be predicted."""
+    """List `O`, then `B-` and `I-` of each type that occurs: an `I-` the training fold happens to lack can still be predicted."""
     types = sorted({tag_type(tag) for record in records for tag in record.tags} - {""})
     suffixes = ["" if kind == UNTYPED else f"-{kind}" for kind in types]
     return ("O", *(f"{letter}{suffix}" for suffix in suffixes for letter in "BI"))
@@ -40,7 +40,7 @@ class Tagger:
         max_length: Tokens in a window, special ones included.
         overlap: Tokens that windows share.
         crf: Whether the labels of neighbouring words depend on each other.
-        unseen: Types of the other folds that the training fold lacks; they are never said and score as missed.
+        unseen: Types of the other folds that the training fold lacks; they are never predicted and score as missed.
         cutting: How the training fold's words are cut; None if the model does not say, as older ones.
     """
 
@@ -70,7 +70,7 @@ class Tagger:
         ]
 
     def _windows(self, words: Sequence[Sequence[int]], targets: Sequence[int]) -> list[Example]:
-        """The windows of one record that own a word's first piece; together they own each once."""
+        """Build the windows of one record that own a word's first piece; together they own each once."""
         ids: list[int] = []
         firsts: list[int] = []
         for word in words:
@@ -93,13 +93,13 @@ class Tagger:
         return (CrfClassifier if self.crf else TokenClassifier)(lm, len(self.labels))
 
     def loss(self, outputs_mk: Tensor, targets_m: Tensor) -> Tensor:
-        """Cross-entropy of words, or of whole rows for a CRF, summed."""
+        """Compute cross-entropy of words, or of whole rows for a CRF, summed."""
         if self.crf:
             return negative_log_likelihood(outputs_mk, targets_m)
         return F.cross_entropy(outputs_mk.float(), targets_m, reduction="sum")
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> Tagged:
-        """A text to predict, cut into words as the training fold's are, or words that are cut already.
+        """Make a record of a text, cut into words as the training fold's are, or of words that are cut already.
 
         Raises:
             ConfigError: There are several texts, or words for a model that learnt from running text.
@@ -116,7 +116,7 @@ class Tagger:
         return sentence(name, text, ("O",) * len(text), line)
 
     def counts(self, records: Sequence[Tagged]) -> dict[str, int]:
-        """Records, words and entities."""
+        """Count records, words and entities."""
         spans = [span for record in records for span in record.spans]
         return {
             "records": len(records),
@@ -126,7 +126,7 @@ class Tagger:
         }
 
     def units(self, records: Sequence[Tagged], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
-        """Every record is scored by itself."""
+        """Return the values: every record is scored by itself."""
         return values
 
 
@@ -140,15 +140,15 @@ class Ner(Tagger):
         return EntityScorer(self.types, unseen=self.unseen)
 
     def gold(self, record: Tagged) -> list[Span]:
-        """Entities, in words."""
+        """Return the entities, in words."""
         return record.spans
 
     def decode(self, outputs_mk: Tensor) -> list[Span]:
-        """Entities of the likeliest tags, in words."""
+        """Return the entities of the likeliest tags, in words."""
         return entities([self.labels[i] for i in outputs_mk.argmax(-1).tolist()])
 
     def json_fields(self, record: Tagged, labels: list[Span]) -> dict[str, Any]:
-        """Entities with offsets in characters of the record's text."""
+        """Return the entities with offsets in characters of the record's text."""
         return {"entities": [span._asdict() for span in record.characters(labels)]}
 
 
@@ -162,20 +162,20 @@ class Pico(Tagger):
         return TokenScorer(self.types, unseen=self.unseen)
 
     def gold(self, record: Tagged) -> list[str]:
-        """Each word's type."""
+        """Return each word's type."""
         return [tag_type(tag) for tag in record.tags]
 
     def decode(self, outputs_mk: Tensor) -> list[str]:
-        """Each word's likeliest type."""
+        """Return each word's likeliest type."""
         return [tag_type(self.labels[i]) for i in outputs_mk.argmax(-1).tolist()]
 
     def json_fields(self, record: Tagged, labels: list[str]) -> dict[str, Any]:
-        """Runs of words of one type, with offsets in characters of the record's text."""
+        """Return runs of words of one type, with offsets in characters of the record's text."""
         runs = entities(["O" if kind == "" else f"I-{kind}" for kind in labels])
         return {"entities": [span._asdict() for span in record.characters(runs)]}
 
 
 def _with_blank(text: str, start: int, stop: int, *, apart: bool) -> str:
-    """A word with the blank before it, unless it follows another word directly and the training fold's words do so too."""
+    """Return a word with the blank before it, unless it follows another word directly and the training fold's words do so too."""
     glued = not apart and start > 0 and not text[start - 1].isspace()
     return text[start:stop] if glued else f" {text[start:stop]}"

@@ -66,12 +66,12 @@ def write(
 
 
 def files(out: Path) -> list[Path]:
-    """The files that hold a run folder's model."""
+    """List the files that hold a run folder's model."""
     return [out / ENCODER, *sorted((out / FOLDER).rglob("*.*"))]
 
 
 def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
-    """The task and the model of a run folder.
+    """Read the task and the model of a run folder.
 
     Raises:
         DataError: The model was not fine-tuned by `biomlm finetune`.

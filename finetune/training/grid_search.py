@@ -29,7 +29,7 @@ def search(
     config: FinetuneConfig,
     device: Device,
 ) -> tuple[FinetuneConfig, list[dict[str, Any]]]:
-    """The configuration with the best point's values, and every point's score; of equal ones the first.
+    """Return the configuration with the best point's values, and every point's score; of equal ones the first.
 
     Args:
         out: The run folder; points are in `grid/`.
@@ -59,5 +59,5 @@ def search(
 
 
 def at_point(config: FinetuneConfig, lr: float, size: int) -> FinetuneConfig:
-    """The configuration at one point."""
+    """Return the configuration at one point."""
     return replace(config, optim=replace(config.optim, lr=lr), batch=replace(config.batch, size=size))

@@ -23,12 +23,12 @@ class OneDnnLinear(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach().to_mkldnn()
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Linear`."""
+        """Compute what `nn.Linear` computes."""
         return torch.ops.aten.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()  # type: ignore[no-any-return]
 
 
 def use_onednn(model: nn.Module, device: Device) -> nn.Module:
-    """The model for prediction alone: on a CPU in fp32 its matrix products go through oneDNN, with the weights laid out for it once.
+    """Prepare the model for prediction alone: on a CPU in fp32 its linear layers go through oneDNN, with the weights laid out for it once.
 
     torch multiplies fp32 by MKL, which reached 88 GFLOP/s on one core of an AMD EPYC where oneDNN reached 166 (2048 × 1024 × 256).
 
@@ -48,7 +48,7 @@ def use_onednn(model: nn.Module, device: Device) -> nn.Module:
 def outputs(
     model: nn.Module, examples: Sequence[Sequence[Example]], tokens: int, device: Device, bar: Bar | None = None
 ) -> list[Tensor]:
-    """For each record the outputs [m, …] at all its labelled places, on the CPU.
+    """Compute for each record the outputs [m, …] at all its labelled places, on the CPU.
 
     Args:
         model: A task's model; its training mode is put back.

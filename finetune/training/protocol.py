@@ -41,7 +41,7 @@ class SealedTest(Generic[R]):
         self._opened: set[int] = set()
 
     def open(self, seed: int, selected: BestEpoch) -> Sequence[R]:
-        """The records, for the one scoring of this seed's selected model."""
+        """Give out the records, for the one scoring of this seed's best epoch."""
         assert isinstance(selected, BestEpoch), "only a selected model is scored on the test fold"
         assert seed not in self._opened, "the test fold was already scored for this seed"
         self._opened.add(seed)
@@ -58,7 +58,7 @@ class Folds(Generic[R]):
 
 
 def folder_of(out: Path, seed: int) -> Path:
-    """A seed's folder."""
+    """Return a seed's folder."""
     return out / f"seed_{seed}"
 
 
@@ -114,7 +114,7 @@ def clear_if_changed(out: Path, config: FinetuneConfig, inputs: dict[str, str]) 
 
 
 def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> None:
-    """One JSON object a record, in order: id, line, prediction and gold, without text."""
+    """Write one JSON object a record, in order: id, line, prediction and gold, without text."""
     lines = [
         {
             "id": record.id,
@@ -129,7 +129,7 @@ def write_predictions(path: Path, task: Task[R, G], records: Sequence[R], predic
 
 
 def combine_seeds(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """`scores.json`: the mean over seeds of every score, the main one's deviation and interval, and each seed's own."""
+    """Combine the results of all seeds: the mean of every score, the main one's deviation and interval, and each seed's own."""
     metric = task.scorer.metric
     rows: list[F64] = [np.load(folder_of(out, result["seed"]) / ROWS) for result in results]
     folds = {}
@@ -148,7 +148,7 @@ def combine_seeds(out: Path, task: Task[R, G], results: Sequence[dict[str, Any]]
 
 
 def mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of every number, inside nested objects too; lists (intervals) are left out."""
+    """Average every number, inside nested objects too; lists (intervals) are left out."""
     means: dict[str, Any] = {}
     for name, first in scores[0].items():
         if isinstance(first, dict):
@@ -159,7 +159,7 @@ def mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_seed(results: Sequence[dict[str, Any]], metric: str) -> int:
-    """The seed of the best development score; of equal ones the first."""
+    """Return the seed of the best development score; of equal ones the first."""
     return int(max(results, key=lambda result: result["dev"][metric])["seed"])
 
 

@@ -48,7 +48,7 @@ class BestEpoch:
 
 
 def build_model(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: int | None = None) -> nn.Module:
-    """The task's model with a head drawn from the seed, layers frozen and drawn anew as the configuration says.
+    """Build the task's model with a head drawn from the seed, layers frozen and initialized again as the configuration says.
 
     Args:
         task: Whose model.
@@ -145,7 +145,7 @@ class Trainer(Generic[R, G]):
         return done == self.config.epochs or (0 < patience < done and done - self.best_epoch >= patience)
 
     def _step(self, batches: list[Batch]) -> tuple[float, float]:
-        """One optimiser step; its mean loss and the learning rate."""
+        """Take one optimizer step; return its mean loss and the learning rate."""
         torch.manual_seed(rng.key(self.seed, "dropout", self.step) >> 1)
         labelled = sum(len(batch.targets_m) for batch in batches)
         total = 0.0
@@ -198,6 +198,6 @@ class Trainer(Generic[R, G]):
 
 
 def score_rows(task: Task[R, G], records: Sequence[R], predicted: Sequence[G]) -> F64:
-    """The scorer's row of counts for every record or document."""
+    """Compute the scorer's row of counts for every record or document."""
     gold = [task.gold(record) for record in records]
     return task.scorer.sums(task.units(records, gold), task.units(records, predicted))

@@ -46,7 +46,7 @@ NO_HEAD = {3: re.compile(r"CPR:\d+|DDI-\w+|false"), 4: re.compile("yes|no")}  # 
 
 
 def find_tables(folder: Path) -> dict[str, list[Path]] | None:
-    """The three tables, if the first line of the training fold is that of one of BLURB's."""
+    """Find the three tables, if the first line of the training fold is that of one of BLURB's."""
     files = splits.named(folder, {fold: f"{fold}.tsv" for fold in splits.NAMES})
     if files is None:
         return None
@@ -56,7 +56,7 @@ def find_tables(folder: Path) -> dict[str, list[Path]] | None:
 
 
 def _reader(first: Sequence[str]) -> Callable[[Path, Row], Labelled] | None:
-    """What reads a table with that first line."""
+    """Choose the reader of a table with that first line."""
     if list(first) == ["labels", "sentence", "index"]:
         return _hallmarks
     if first[0] == "index":
@@ -119,7 +119,7 @@ def _named(path: Path, line: int, flags: Sequence[Any]) -> tuple[str, ...]:
 
 
 def find_lines(folder: Path) -> dict[str, list[Path]] | None:
-    """LinkBERT's `train.json`, `dev.json` and `test.json`, if each holds one object a line."""
+    """Find LinkBERT's `train.json`, `dev.json` and `test.json`, if each holds one object a line."""
     files = splits.named(folder, {fold: f"{fold}.json" for fold in splits.NAMES})
     if files is None:
         return None
@@ -132,7 +132,7 @@ def find_lines(folder: Path) -> dict[str, list[Path]] | None:
 
 
 def read_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """Texts, pairs or multiple-choice questions of one fold.
+    """Read texts, pairs or multiple-choice questions of one fold.
 
     Raises:
         DataError: A line lacks a field, or its label is none.
@@ -142,7 +142,7 @@ def read_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Label
 
 
 def read_tagged_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001
-    """Sentences of one fold, `tokens` and their `ner_tags`.
+    """Read the sentences of one fold, `tokens` and their `ner_tags`.
 
     Raises:
         DataError: A line lacks a field, or has not as many tags as tokens.

@@ -77,7 +77,7 @@ def write_brat(folder: Path, record: Tagged, spans: list[Span], number: int) -> 
 
 
 def pubtator_lines(record: Tagged, spans: list[Span]) -> str:
-    """One document in PubTator's form: an empty title, the text as the abstract with blanks for line ends, so that offsets hold."""
+    """Write one document in PubTator's form: an empty title, the text as the abstract with blanks for line ends, so that offsets hold."""
     name = re.sub(r"[|\s]", "_", record.id)
     text = re.sub(r"[\r\n\t]", " ", record.text)
     lines = [f"{name}\t{start + 1}\t{stop + 1}\t{text[start:stop]}\t{kind}\n" for start, stop, kind in spans]

@@ -23,7 +23,7 @@ Entities = dict[str, Span]
 
 
 def find(folder: Path) -> dict[str, list[Path]] | None:
-    """Abstracts, entities and relations of each fold, if the folder has them anywhere below."""
+    """Find abstracts, entities and relations of each fold, if the folder has them anywhere below."""
     files_of = {}
     for fold, name in FOLDS.items():
         kinds = [
@@ -72,7 +72,7 @@ def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _span(path: Path, line: int, text: str, ends: tuple[str, str], mention: str, kind: str) -> Span:
-    """An entity; genes of either kind (`GENE-Y`, `GENE-N`) are one."""
+    """Check an entity's offsets and return its span; genes of either kind (`GENE-Y`, `GENE-N`) are one."""
     if not all(end.isdecimal() for end in ends) or text[int(ends[0]) : int(ends[1])] != mention or not mention:
         problem = "the offsets do not point at the mention"
         raise DataError(problem, file=path, record=f"line {line}", remedy=REMEDY)

@@ -69,7 +69,7 @@ def _record(path: Path, line: int, name: str, row: Mapping[str, Any], columns: C
 
 
 def _plain(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
-    """What a key of a JSON line holds, as text."""
+    """Return what a key of a JSON line holds, as text."""
     if isinstance(row[column], (dict, list)):
         remedy = "Write one text or number there; several labels are for --task multilabel."
         raise DataError(f"{column} holds several values", file=path, record=f"line {line}", remedy=remedy)
@@ -77,12 +77,12 @@ def _plain(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
 
 
 def letters_of(choices: int) -> tuple[str, ...]:
-    """A, B, C, …"""
+    """Return the letters of so many choices: A, B, C, …"""
     return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:choices])
 
 
 def _letter(path: Path, line: int, label: Any, choices: int) -> str:
-    """The right choice's letter, given as such or as its number from 0."""
+    """Return the right choice's letter, given as such or as its number from 0."""
     letters = letters_of(choices)
     if str(label) in letters:
         return str(label)
@@ -93,7 +93,7 @@ def _letter(path: Path, line: int, label: Any, choices: int) -> str:
 
 
 def _choices(row: Mapping[str, Any], columns: Columns) -> list[str]:
-    """The choices' texts: several columns, or one JSON list, or one JSON object (MedQA's `options`) in the order of its keys."""
+    """Return the choices' texts: several columns, or one JSON list, or one JSON object (MedQA's `options`) in the order of its keys."""
     values = [row[name] for name in columns.choices]
     if len(values) == 1 and isinstance(values[0], dict):
         values = [values[0][key] for key in sorted(values[0])]
@@ -103,7 +103,7 @@ def _choices(row: Mapping[str, Any], columns: Columns) -> list[str]:
 
 
 def number(path: Path, line: int, label: Any) -> float:
-    """A label that is a similarity.
+    """Parse a label that is a similarity.
 
     Raises:
         DataError: It is no finite number.

@@ -23,7 +23,7 @@ REMEDY = "Use the corpus' own files."
 
 
 def find(folder: Path) -> dict[str, list[Path]] | None:
-    """The XML files of each fold (`Train/`, `Test/`), if the folder has such."""
+    """Find the XML files of each fold (`Train/`, `Test/`), if the folder has such."""
     return splits.folders(folder, {}, "*.xml")
 
 
@@ -52,7 +52,7 @@ def _pairs(path: Path, sentence: etree._Element) -> Iterator[Labelled]:
 
 
 def _span(path: Path, entity: etree._Element, text: str) -> Span:
-    """From its first character to its last (which the corpus counts in), over the gaps of a drug in several pieces."""
+    """Return a drug's span from its first character to its last (which the corpus counts in), over the gaps of one in several pieces."""
     ends = [int(number) for number in re.findall(r"\d+", entity.get("charOffset", ""))]
     if len(ends) < 2 or not ends[0] <= ends[-1] < len(text):
         problem = "the offsets lie outside the sentence"

@@ -37,17 +37,17 @@ Places = dict[tuple[int, int], tuple[int, int]]
 
 
 def find_concepts(folder: Path) -> dict[str, list[Path]] | None:
-    """2010's texts and concepts of each fold."""
+    """Find 2010's texts and concepts of each fold."""
     return _with_texts(folder, ("*.con",))
 
 
 def find_relations(folder: Path) -> dict[str, list[Path]] | None:
-    """2010's texts, concepts and relations of each fold."""
+    """Find 2010's texts, concepts and relations of each fold."""
     return _with_texts(folder, ("*.con", "*.rel"))
 
 
 def find_xml(folder: Path) -> dict[str, list[Path]] | None:
-    """The XML files of 2012 or 2014 of each fold."""
+    """Find the XML files of 2012 or 2014 of each fold."""
     return splits.folders(folder, FOLDERS, "*.xml")
 
 
@@ -59,7 +59,7 @@ def _with_texts(folder: Path, patterns: tuple[str, ...]) -> dict[str, list[Path]
 
 
 def read_concepts(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001
-    """Entities of one fold, a note a record.
+    """Read the entities of one fold, a note a record.
 
     Raises:
         DataError: A line is malformed, a file lacks its text, or words do not say what the concept says.
@@ -74,7 +74,7 @@ def read_concepts(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Ta
 
 
 def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """Pairs of concepts of one fold.
+    """Read the pairs of concepts of one fold.
 
     Raises:
         DataError: As `read_concepts`.
@@ -90,7 +90,7 @@ def read_relations(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[L
 
 
 def _notes(paths: Sequence[Path], ending: str) -> Iterator[tuple[Path, str]]:
-    """Each annotation file and its note's text."""
+    """Yield each annotation file and its note's text."""
     texts = {path.stem: path for path in paths if path.suffix.lower() == ".txt"}
     for path in paths:
         if path.suffix.lower() == ending:
@@ -100,7 +100,7 @@ def _notes(paths: Sequence[Path], ending: str) -> Iterator[tuple[Path, str]]:
 
 
 def _places(text: str) -> Places:
-    """(line, word) → its characters."""
+    """Map (line, word) to its characters."""
     places: Places = {}
     at = 0
     for number, line in enumerate(text.split("\n"), start=1):
@@ -111,7 +111,7 @@ def _places(text: str) -> Places:
 
 
 def _concepts(path: Path, text: str) -> Iterator[tuple[tuple[int, ...], Span]]:
-    """Each concept: where 2010 says it stands, and its characters."""
+    """Yield each concept: where 2010 says it stands, and its characters."""
     places = _places(text)
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = CONCEPT.fullmatch(line.strip())
@@ -157,7 +157,7 @@ def _pairs(path: Path, text: str, related: dict[frozenset[tuple[int, ...]], str]
 
 
 def read_markup(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001
-    """Events and times (2012) or protected information (2014) of one fold, a note a record.
+    """Read events and times (2012) or protected information (2014) of one fold, a note a record.
 
     Raises:
         DataError: A file without text, or offsets that do not point at their mention.

@@ -37,7 +37,7 @@ def read_iob(path: Path, fold: str, *, repair: bool = False) -> list[Tagged]:
 
 
 def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
-    """A sentence whose words and tags are at hand; stray `I-` tags begin an entity, as for conlleval.
+    """Make a sentence of given words and tags; stray `I-` tags begin an entity, as for conlleval.
 
     Raises:
         DataError: A word is empty or a tag is none.
@@ -128,7 +128,7 @@ def _record(name: str, tokens: Sequence[Token]) -> Tagged:
 
 
 def sentence(name: str, words: Sequence[str], tags: Sequence[str], line: int) -> Tagged:
-    """A sentence with its words set apart by single blanks: a file of words does not say how they stood in the text."""
+    """Make a sentence of words set apart by single blanks: a file of words does not say how they stood in the text."""
     places: list[tuple[int, int]] = []
     at = 0
     for word in words:

@@ -46,7 +46,7 @@ def read_words(path: Path, fold: str, name: str = "") -> list[Tagged]:
 
 
 def _tags(path: Path, line: int, row: Mapping[str, Any], name: str) -> list[Any]:
-    """The set of tags of that name, or the only one."""
+    """Return the set of tags of that name, or the only one."""
     sets: dict[str, list[Any]] = {}
     for key, value in row.items():
         if isinstance(value, list) and (key in TAGS or key == name):
@@ -64,7 +64,7 @@ def _tags(path: Path, line: int, row: Mapping[str, Any], name: str) -> list[Any]
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects, each with its line, or its number in a list."""
+    """Yield the objects, each with its line, or its number in a list."""
     text = read_text(path)
     if not text.lstrip().startswith("["):
         yield from whole_tables.json_lines(path)

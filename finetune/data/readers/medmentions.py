@@ -44,7 +44,7 @@ ST21PV = {kind: root for root, below in BELOW.items() for kind in (root, *below.
 
 
 def find(folder: Path) -> dict[str, list[Path]] | None:
-    """The corpus and the list of ids of each fold, if the folder has the lists."""
+    """Find the corpus and the list of ids of each fold, if the folder has the lists."""
     lists = {fold: folder / f"{PREFIX}{name}.txt" for fold, name in LISTS.items()}
     corpus = [p for p in folder.iterdir() if bare_name(p.name).endswith(".txt") and not p.name.startswith(PREFIX)]
     if len(corpus) != 1 or not all(path.is_file() for path in lists.values()):
@@ -53,7 +53,7 @@ def find(folder: Path) -> dict[str, list[Path]] | None:
 
 
 def read(paths: Sequence[Path], fold: str, dropped: Dropped, types: Mapping[str, str] | None) -> list[Tagged]:  # noqa: ARG001
-    """The documents of one fold.
+    """Read the documents of one fold.
 
     Args:
         paths: The corpus and the fold's list.
@@ -76,7 +76,7 @@ def read(paths: Sequence[Path], fold: str, dropped: Dropped, types: Mapping[str,
 
 
 def semantic_groups(path: Path) -> dict[str, str]:
-    """UMLS semantic type → its group's abbreviation, from `SemGroups.txt` (`ACTI|Activities & Behaviors|T052|Activity`).
+    """Map a UMLS semantic type to its group's abbreviation, from `SemGroups.txt` (`ACTI|Activities & Behaviors|T052|Activity`).
 
     Raises:
         DataError: A line with another number of fields.
@@ -85,7 +85,7 @@ def semantic_groups(path: Path) -> dict[str, str]:
 
 
 def st21pv(path: Path | None) -> dict[str, str]:
-    """UMLS semantic type → the type of ST21pv that it is or stands below: its name if there is a `SemGroups.txt`, else its id.
+    """Map a UMLS semantic type to the type of ST21pv that it is or stands below: its name if there is a `SemGroups.txt`, else its id.
 
     Raises:
         DataError: The file is malformed or lacks one of the 21.

@@ -91,7 +91,7 @@ def _malformed(path: Path, number: int, problem: str) -> DataError:
 
 
 def without_overlap(spans: Sequence[Span]) -> list[Span]:
-    """Of spans that overlap the longest, of equally long ones the first; in order."""
+    """Keep of spans that overlap the longest, of equally long ones the first; in order."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.start - s.stop, s.start, s.type)):
         if all(span.stop <= other.start or other.stop <= span.start for other in kept):
@@ -100,7 +100,7 @@ def without_overlap(spans: Sequence[Span]) -> list[Span]:
 
 
 def tag_words(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
-    """A text with entities in characters → words and IOB2 tags; words are cut at the entities' ends."""
+    """Turn a text with entities in characters into words and IOB2 tags; words are cut at the entities' ends."""
     borders = sorted({end for span in spans for end in span[:2]})
     words: list[tuple[int, int]] = []
     for match in PIECE.finditer(text):

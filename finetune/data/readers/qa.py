@@ -25,14 +25,14 @@ MMLU = {"train": "val", "dev": "dev", "test": "test"}
 
 
 def find_pubmedqa(folder: Path) -> dict[str, list[Path]] | None:
-    """The labelled set and the official test ids, if the folder has them."""
+    """Find the labelled set and the official test ids, if the folder has them."""
     questions = [folder / name for name in PUBMEDQA if (folder / name).is_file()]
     ids = folder / PUBMEDQA_TEST
     return {fold: [questions[0], ids] for fold in ("train", "test")} if questions and ids.is_file() else None
 
 
 def read_pubmedqa(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """Question and abstract without its conclusion, answered yes, no or maybe; test is the official 500 ids, train the others.
+    """Read question and abstract without its conclusion, answered yes, no or maybe; test is the official 500 ids, train the others.
 
     The published cross-validation folds of the latter depend on an old Python's shuffling.
 
@@ -53,7 +53,7 @@ def _decision(entry: Any) -> Any:
 
 
 def read_pubmedqa_fold(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """One of the three files that PubMedQA's own script makes, as BLURB keeps them.
+    """Read one of the three files that PubMedQA's own script makes, as BLURB keeps them.
 
     Raises:
         DataError: A file is malformed.
@@ -62,13 +62,13 @@ def read_pubmedqa_fold(paths: Sequence[Path], fold: str, dropped: Dropped) -> li
 
 
 def find_bioasq(folder: Path) -> dict[str, list[Path]] | None:
-    """BioASQ's training file and golden test batches (`7B1_golden.json` …), anywhere below."""
+    """Find BioASQ's training file and golden test batches (`7B1_golden.json` …), anywhere below."""
     found = {fold: sorted(folder.rglob(pattern)) for fold, pattern in BIOASQ.items()}
     return {fold: files for fold, files in found.items() if files} if found["train"] and found["test"] else None
 
 
 def read_bioasq(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """The yes/no questions, each with its snippets.
+    """Read the yes/no questions, each with its snippets.
 
     Raises:
         DataError: A file has no questions, or a question lacks its text, its snippets or its answer.
@@ -121,13 +121,13 @@ def _question(path: Path, name: str, entry: Any) -> Labelled:
 
 
 def find_mmlu(folder: Path) -> dict[str, list[Path]] | None:
-    """The files of each fold, if the folder has subjects of MMLU (`<subject>_{dev,val,test}.csv`): val trains, dev selects."""
+    """Find the files of each fold, if the folder has subjects of MMLU (`<subject>_{dev,val,test}.csv`): val trains, dev selects."""
     subjects = {fold: sorted(folder.glob(f"*_{name}.csv")) for fold, name in MMLU.items()}
     return subjects if all(subjects.values()) else None
 
 
 def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
-    """Questions with four choices from files without a head line: question, four choices, the right one's letter.
+    """Read questions with four choices from files without a head line: question, four choices, the right one's letter.
 
     Raises:
         DataError: A line is broken, or has another number of fields or another letter.
@@ -149,7 +149,7 @@ def read_columns(
     columns: Columns,
     task: str,
 ) -> list[Labelled]:
-    """One fold of a set that is published as a table: MedQA-USMLE's questions with four choices, MedNLI.
+    """Read one fold of a set that is published as a table: MedQA-USMLE's questions with four choices, MedNLI.
 
     Raises:
         DataError: A line lacks a field.
