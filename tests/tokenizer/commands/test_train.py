@@ -68,7 +68,7 @@ def test_sources_are_chosen_and_the_rest_counted(docs: Path, tmp_path: Path) -> 
     [
         (("--vocab_size", "50001"), ("50001", "supports 6166")),
         (("--vocab_size", "100"), ("100", "261")),
-        (("--sources", "notes"), ("no text of the sources notes",)),
+        (("--sources", "notes"), ("no documents of the source notes", "It has pmc, pubmed")),
         (("--kind", "bpee"), ("bpee",)),
         (("--lowercase",), ("bpe is always cased",)),
         (("--sample", "0"), ("share of the documents",)),
