@@ -241,8 +241,8 @@ class DeepSpeedConfig:
     """DeepSpeed's part of a run.
 
     Args:
-        stage: What ZeRO shares out over the ranks: 1 moments, 2 gradients too, 3 weights too; 0 nothing.
-        offload: Keep moments, and compute the update, in the host's memory.
+        stage: What ZeRO shards over the ranks: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing.
+        offload: Keep the optimizer state, and compute the update, in the host's memory.
         config: A ds_config of DeepSpeed's (JSON) whose entries win over all of this.
     """
 
@@ -270,7 +270,7 @@ class PretrainConfig:
         init: A model to start from (run folder, Hugging Face folder or fairseq checkpoint); its shape is taken.
         needs_init: What `init` is to be: a configuration of a system that goes on from another model says it here, and is refused
             without one.
-        longer: A run to train longer: its weights, moments and place in the data go on under this configuration's steps and schedule.
+        longer: A run to train longer: its weights, optimizer state and place in the data go on under the steps and schedule given here.
         init_vocabulary: Its vocabulary must be the `same` as the shards', or its embeddings are moved to theirs: shared pieces are
             copied and others composed by `mean` or `focus` (docs/log.md has figures); `random` starts all rows anew.
         model: Shape of a model that starts from random weights.
@@ -285,7 +285,7 @@ class PretrainConfig:
         freeze_layers: Keep the embeddings (and with them the decoder) and this many of the lowest layers as they are; 0 trains all.
         guard: What is done about bad steps.
         engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
-            shares out weights and moments; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
+            shards weights and optimizer state; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
         deepspeed: How `deepspeed` computes.
         timeout: Seconds after which a rank that the others wait for is given up and named.
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class _Moments(torch.optim.Optimizer, ABC):
-    """Adam's two moments; what is made of them is the subclass's."""
+    """Adam's two moments; a subclass computes the update from them."""
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})

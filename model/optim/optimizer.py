@@ -108,10 +108,10 @@ class Optimizer:
         return moments | {f"{EMA}.{name}": mean for name, mean in self.mean.items()}
 
     def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Restore moments after `step` updates.
+        """Restore the optimizer state after `step` updates.
 
         Raises:
-            CheckpointError: A parameter's moments are missing.
+            CheckpointError: A parameter's state is missing.
         """
         for name, parameter in self.named.items():
             if any(f"{m}.{name}" not in tensors for m in MOMENTS):

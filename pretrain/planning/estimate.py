@@ -31,7 +31,7 @@ class Need:
     """Of one GPU.
 
     Args:
-        states: GB of weights, gradients and moments, by ZeRO stage 0 to 3 (stage 3 is FSDP's), and of frozen models.
+        states: GB of weights, gradients and optimizer state, by ZeRO stage 0 to 3 (stage 3 is FSDP's), and of frozen models.
         activations: GB kept for the backward pass of one micro-batch.
         head: GB of logits.
     """

@@ -46,17 +46,17 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
         raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
     world = join(config.timeout)
     if not world.is_main:
-        heard = world.broadcast(None)
-        if heard is None:
+        broadcast = world.broadcast(None)
+        if broadcast is None:
             world.barrier()
             raise SystemExit(2)  # rank 0 says why
-        return Manifest(**heard)
+        return Manifest(**broadcast)
     try:
         _require_work(config, world.size)
         record = _start(config, stage, reader, model, inputs)
     except UserError:
         world.broadcast(None)
-        world.barrier()  # the store that the others hear it from ends with this process
+        world.barrier()  # the store that the others read it from ends with this process
         raise
     return Manifest(**world.broadcast(asdict(record)))
 
@@ -145,7 +145,7 @@ def _require_work(config: PretrainConfig, processes: int) -> None:
 
 
 def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
-    """Make a model with seeded random weights, or load that of `init` or `longer` its embeddings moved to the shards' vocabulary if asked.
+    """Make a model with seeded random weights, or load that of `init` or `longer` and move it to the shards' vocabulary if asked.
 
     Returns:
         The model, and the input that it was made from, for the manifest.
@@ -173,9 +173,9 @@ def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dic
 
 
 def _fingerprint_of_run(loaded: Loaded) -> str:
-    """Changes with the weights, the moments and the place in the data that a run would go on from."""
+    """Hash the weights, the optimizer state and the place in the data that a run would go on from."""
     file = checkpoint.path_of(loaded.source, loaded.facts.get("step", 0)) / checkpoint.STATE
-    state = read_json(file) if file.is_file() else {}  # else it is no run, which is said when its moments are asked for
+    state = read_json(file) if file.is_file() else {}  # else it is no run, which is refused when its state is loaded
     return manifest.digest([loaded.fingerprint, *(state.get(name) for name in ("step", "sha256", "guard"))])
 
 
