@@ -9,7 +9,7 @@ import torch
 from biomlm.core import cli
 from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
-from biomlm.finetune.data.dataset import DataSet, shared
+from biomlm.finetune.data.dataset import DataSet, count_shared
 from biomlm.finetune.data.records import Labelled
 
 
@@ -21,14 +21,14 @@ def folds(**texts: list[str]) -> DataSet:
 def test_dev_records_in_test_are_counted_and_refused() -> None:
     data = folds(train=["a", "b"], dev=["c", "d"], test=["c", "d"])
     with pytest.raises(DataError, match="2 of 2 records are in the development fold, too"):
-        shared(data, 0.02)
-    assert shared(data, 1.0) == {"dev": {"also in train": 0}, "test": {"also in train": 0, "also in dev": 2}}
+        count_shared(data, 0.02)
+    assert count_shared(data, 1.0) == {"dev": {"also in train": 0}, "test": {"also in train": 0, "also in dev": 2}}
 
 
 def test_case_and_spacing_do_not_hide_a_record() -> None:
     data = folds(train=["Heart-attack (acute)  in mice."], dev=["x"], test=["heart - attack ( ACUTE ) in mice ."])
     with pytest.raises(DataError, match="1 of 1 records are in the training fold"):
-        shared(data, 0.02)
+        count_shared(data, 0.02)
 
 
 def test_a_copy_of_dev_as_test_is_refused(
