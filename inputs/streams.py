@@ -186,8 +186,9 @@ def open_lines(file: BinaryIO, most: int = -1, remedy: str = "Get the file again
                 number += line.endswith(b"\n")
                 yield line
     except (*ERRORS, lzma.LZMAError) as error:
-        problem = f"the {PACKERS[suffix]} data ends or breaks ({kind(error)})"
-        raise DataError(problem, file=file.name, record=f"line {number + 1}", remedy=remedy) from None
+        packer = PACKERS[suffix]
+        problem = f"this {packer} file is damaged in line {number + 1}: the {packer} data ends or breaks ({kind(error)})"
+        raise DataError(problem, file=file.name, remedy=remedy) from None
 
 
 def read_text(path: Path) -> str:
