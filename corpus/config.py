@@ -36,8 +36,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name in ("date_from", "date_to"):
-            given = getattr(self, name)
-            if given and iso(given) != given:
+            bound = getattr(self, name)
+            if bound and iso(bound) != bound:
                 raise ConfigError(f"select.{name} is no date", remedy="Write 2011, 2011-03 or 2011-03-04.")
 
 

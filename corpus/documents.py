@@ -1,4 +1,4 @@
-"""Reading a folder of documents back: what the tokenizer and the statistics see."""
+"""Read a folder of documents back, as the tokenizer and the statistics do."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +14,12 @@ REMEDY = "Build the documents again."
 
 
 def document_files(docs: str | Path, split: str) -> list[Path]:
-    """The shards of a split, in order."""
+    """Return the shards of a split, in order."""
     return sorted((Path(docs) / split).glob("*.jsonl.gz"))
 
 
 def documents(path: Path) -> Iterator[dict[str, Any]]:
-    """Every document of a shard, as `{"text", "id", "metadata"}`.
+    """Yield every document of a shard, as `{"text", "id", "metadata"}`.
 
     Raises:
         DataError: The shard is damaged.

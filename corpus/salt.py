@@ -44,7 +44,7 @@ class Salt:
 
     @property
     def fingerprint(self) -> str:
-        """What tells one salt from another in a manifest: a keyed hash of a constant; of the public one the former fingerprint."""
+        """The hash that tells one salt from another in a manifest: a keyed hash of a constant; of the public one the former kind."""
         text = self.text
         if text == PUBLIC:
             return self.former_fingerprint
@@ -52,12 +52,12 @@ class Salt:
 
     @property
     def former_fingerprint(self) -> str:
-        """What manifests of former versions hold: the salt's SHA-256."""
+        """The salt's SHA-256, which manifests of former versions hold."""
         return sha256(self.text.encode()).hexdigest()
 
     @property
     def weakness(self) -> str:
-        """Why patients' numbers could be found from their hashes, empty if they cannot."""
+        """The reason why patients' numbers could be found from their hashes, empty if they cannot."""
         text = self.text
         if text == PUBLIC:
             return "public: fit for made-up notes only"
@@ -65,12 +65,12 @@ class Salt:
 
 
 def key_of(salt: str) -> bytes:
-    """The key of BLAKE2b that a salt of any length stands for, 32 bytes."""
+    """Return the key of BLAKE2b that a salt of any length stands for, 32 bytes."""
     return blake2b(salt.encode(), digest_size=32).digest()
 
 
 def find_salt(file: str, *, needed: bool, elsewhere: bool) -> Salt:
-    """The salt of a build.
+    """Find the salt of a build.
 
     Args:
         file: The file that was named, else empty.
@@ -81,18 +81,18 @@ def find_salt(file: str, *, needed: bool, elsewhere: bool) -> Salt:
         ConfigError: It is needed and there is none, there are two, or it is not fit to be one.
     """
     variables = [Salt(variable=name) for name in VARIABLES if os.environ.get(name)]
-    found = [*([Salt(file=str(Path(file).absolute()))] if file else []), *variables]
-    if len({salt.text for salt in found}) > 1:
-        places = " and ".join(salt.file or salt.variable for salt in found)
+    salts = [*([Salt(file=str(Path(file).absolute()))] if file else []), *variables]
+    if len({salt.text for salt in salts}) > 1:
+        places = " and ".join(salt.file or salt.variable for salt in salts)
         raise ConfigError(f"{places} hold different salts", remedy="Give one of them.")
-    if found and elsewhere and not found[0].file:
+    if salts and elsewhere and not salts[0].file:
         raise ConfigError(
-            f"tasks on Ray do not see {found[0].variable} of this shell",
+            f"tasks on Ray do not see {salts[0].variable} of this shell",
             remedy="Give the salt as a --salt_file that they can read.",
         )
-    if not found and needed:
+    if not salts and needed:
         raise ConfigError("notes need a secret salt, or patients could be found from their hashes", remedy=MAKE)
-    return found[0] if found else Salt()
+    return salts[0] if salts else Salt()
 
 
 def _of(variable: str) -> str:

@@ -99,7 +99,7 @@ def run(config: BuildConfig) -> None:
 
 
 def _fingerprint(out: Path, salt: Salt) -> str:
-    """What tells the salt from another one: in a folder that was made with the former kind of fingerprint, that."""
+    """Return the salt's fingerprint, of the former kind in a folder that was made with that."""
     try:
         earlier = manifest.read_manifest(out, STAGE, finished=False).config.get("salt")
     except DataError:  # no such folder yet, or one that `manifest.begin` refuses
@@ -108,20 +108,20 @@ def _fingerprint(out: Path, salt: Salt) -> str:
 
 
 def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
-    found = {}
+    hashes = {}
     for path in evaluation:
         if not path.is_file():
             raise DataError("there is no such evaluation file", file=path, remedy="Mend --select.decontaminate.")
-        found[f"evaluation: {path}"] = files.sha256(path)
+        hashes[f"evaluation: {path}"] = files.sha256(path)
     with progress("hashing", sum(item.size for item in inputs), "B") as bar:
         for item in inputs:
-            found[f"{item.source}: {item.path}"] = files.sha256(item.path)
+            hashes[f"{item.source}: {item.path}"] = files.sha256(item.path)
             bar.advance(item.size, Path(item.path).name)
-    return found
+    return hashes
 
 
 def _prepare(out: Path, record: manifest.Manifest) -> Path:
-    """The working folder, cleared of what another configuration (`override`) or a killed write left behind."""
+    """Return the working folder, cleared of what another configuration (`override`) or a killed write left behind."""
     work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs])
     if not (work / mark).exists():
         for folder in (WORK, *FOLDERS):
@@ -135,14 +135,14 @@ def _prepare(out: Path, record: manifest.Manifest) -> Path:
 
 
 def treatment(config: BuildConfig) -> Treatment:
-    """What is done with paragraphs that repeat earlier ones."""
+    """Return what is done with paragraphs that repeat earlier ones."""
     return Treatment(config.template_patients, config.repeats == "remove", config.templates == "remove")
 
 
 def _build(
     config: BuildConfig, salt: Salt, inputs: list[Input], out: Path, record: manifest.Manifest
 ) -> dict[str, Any]:
-    """Run what is left of both passes; the counts."""
+    """Run what is left of both passes and return the counts."""
     work = _prepare(out, record)
     jobs = tasks(inputs)
     with progress("reading", sum(item.size for item in inputs), "B") as bar:
@@ -180,7 +180,7 @@ def _build(
 
 
 def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Path) -> list[PipelineStep]:
-    """The steps of the first pass."""
+    """Return the steps of the first pass."""
     options: dict[str, dict[str, Any]] = {
         "pmc": {"tables": config.tables, "xpath": config.xpath},
         "notes": {"columns": config.note_columns, "placeholders": config.placeholders},
@@ -198,7 +198,7 @@ def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Pat
 
 
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
-    """Decide about every document and save the decisions; the numbers of the shards."""
+    """Decide about every document, save the decisions and return the numbers of the shards."""
     codes, renamed = resolve(work, jobs, config.valid_fraction)
     repeats = find_repeats(work, codes, config.template_patients)
     drop_emptied(work, codes, repeats, treatment(config))
@@ -212,7 +212,7 @@ def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[i
 
 
 def _edges(work: Path, jobs: int) -> Iterator[tuple[str, list[str]]]:
-    """Every article and the articles here that it cites."""
+    """Yield every article's id and the ids of the articles in the corpus that it cites."""
     for task in range(jobs):
         with edges_path(work, task).open(encoding="utf-8") as lines:
             for line in lines:
@@ -221,7 +221,7 @@ def _edges(work: Path, jobs: int) -> Iterator[tuple[str, list[str]]]:
 
 
 class _Watch:
-    """Moves the bar by what the tasks say they have read."""
+    """Advance the bar by the bytes that the tasks have read."""
 
     def __init__(self, folder: Path, bar: Bar):
         self.folder, self.bar, self.done = folder, bar, 0
@@ -233,7 +233,7 @@ class _Watch:
 
 
 class _Completed:
-    """Moves the bar by the tasks that are completed."""
+    """Advance the bar by the tasks that are completed."""
 
     def __init__(self, folder: Path, bar: Bar):
         self.folder, self.bar, self.done = folder, bar, 0
@@ -245,7 +245,7 @@ class _Completed:
 
 
 def _totals(work: Path, jobs: int) -> dict[str, Any]:
-    """Add up what both passes counted."""
+    """Sum what both passes counted."""
     sources: dict[str, Any] = {}
     problems: list[str] = []
     deletes = renamed = 0
@@ -275,13 +275,13 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                 for name, n in totals.items():
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
-    found = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
+    counts = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
     rare = {"renamed": renamed, CP1252: dict(+encodings)}
-    return found | {name: value for name, value in rare.items() if value}
+    return counts | {name: value for name, value in rare.items() if value}
 
 
 def check(counts: dict[str, Any]) -> None:
-    """Hold every source to `records = kept + Σ dropped by reason`.
+    """Check for every source that `records = kept + Σ dropped by reason`.
 
     Raises:
         RuntimeError: It does not hold: a fault of ours, and the build must not be used.

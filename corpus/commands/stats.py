@@ -10,7 +10,7 @@ from biomlm.core.summary import summary
 from biomlm.corpus.config import StatsConfig
 from biomlm.corpus.documents import SPLITS, document_files, documents
 from biomlm.corpus.pipeline.write import REPEATED, TOTALS
-from biomlm.corpus.text.section_titles import UNKNOWN, known
+from biomlm.corpus.text.section_titles import UNKNOWN, listed_title
 
 BAR = 40  # characters of the longest bar
 SHOWN = 12  # sections shown
@@ -35,7 +35,7 @@ def run(config: StatsConfig) -> None:
                     if isinstance(meta.get("year"), int):  # a table's may be anything
                         years.setdefault(meta["source"], Counter())[meta["year"]] += 1
                     sections.setdefault(meta["source"], Counter()).update(
-                        known(s[2].split(" / ")[0]) for s in meta["sections"]
+                        listed_title(s[2].split(" / ")[0]) for s in meta["sections"]
                     )
                 bar.advance(path.stat().st_size)
     if counts["graph"]["documents"]:
@@ -61,7 +61,7 @@ def _rows(n: dict[str, Any]) -> dict[str, object]:
 
 
 def by_year(years: Counter[int]) -> dict[str, int]:
-    """Documents of every year, or of every decade where there are many years."""
+    """Group the documents by year, or by decade where there are many years."""
     if len(years) <= YEARS:
         return {str(year): years[year] for year in sorted(years)}
     decades: Counter[int] = Counter()

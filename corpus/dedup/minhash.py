@@ -25,7 +25,7 @@ _POWERS = np.array([pow(0x9E3779B97F4A7C15, SHINGLE - 1 - i, 1 << 64) for i in r
 
 
 def band_hashes(text: str) -> U64:
-    """The band hashes of a text, [BANDS]; zeros if it has fewer than `SHINGLE` words."""
+    """Return the band hashes of a text, [BANDS]; zeros if it has fewer than `SHINGLE` words."""
     words = np.array([zlib.crc32(word.encode()) for word in text.lower().split()], dtype=np.uint64)
     if len(words) < SHINGLE:
         return np.zeros(BANDS, np.uint64)
@@ -41,7 +41,7 @@ def band_hashes(text: str) -> U64:
 
 
 class AddBands(PipelineStep):  # type: ignore[misc]
-    """Adds band hashes to every document that is not put aside."""
+    """Add band hashes to every document that is not put aside."""
 
     type, name = "🫂 - DEDUP", "MinHash"
 
@@ -53,7 +53,7 @@ class AddBands(PipelineStep):  # type: ignore[misc]
 
 
 def later_ones(bands: U64, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rows that share a band with an earlier one, directly or through others.
+    """Return the rows that share a band with an earlier one, directly or through others.
 
     Args:
         bands: [documents, BANDS]; a row of zeros is in no group.

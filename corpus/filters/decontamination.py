@@ -29,7 +29,7 @@ _POWERS = np.array([pow(0xD6E8FEB86659FD93, WORDS - 1 - i, 1 << 64) for i in ran
 
 
 def ngrams(text: str) -> npt.NDArray[np.uint64]:
-    """Hashes of every run of `WORDS` words."""
+    """Hash every run of `WORDS` words."""
     words = np.array([zlib.crc32(word.encode()) for word in WORD.findall(text.lower())], dtype=np.uint64)
     if len(words) < WORDS:
         return np.zeros(0, np.uint64)
@@ -40,7 +40,7 @@ def ngrams(text: str) -> npt.NDArray[np.uint64]:
 
 
 def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """`(pmid or empty, text)` of an evaluation file.
+    """Yield `(pmid or empty, text)` for every text of an evaluation file.
 
     Knows PubTator (`123|t|Title`), a token and its tags a line, parted by tabs or blanks (IOB; sentences end at blank lines), other tables
     with tabs (every cell, and what first cells without blanks make together), JSON and JSONL (every string in a value), lists of PMIDs,
@@ -80,14 +80,14 @@ def evaluation_texts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_tagged(lines: Iterable[str]) -> bool:
-    """Whether lines, but for a few, are a token and, in the last column, its tag."""
+    """Return whether all lines but a few are a token and, in the last column, its tag."""
     tokens = [line.split() for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
     tagged = sum(len(columns) > 1 and TAG.fullmatch(columns[-1]) is not None for columns in tokens)
     return tagged > 0.9 * len(tokens)
 
 
 def _json(text: str) -> object:
-    """A JSON value; None if it is none."""
+    """Parse a JSON value; return None if it is none."""
     try:
         value: object = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -96,7 +96,7 @@ def _json(text: str) -> object:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Every string inside a JSON value."""
+    """Yield every string inside a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -105,7 +105,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 class MarkContaminated(PipelineStep):  # type: ignore[misc]
-    """Marks documents that share n-grams or a PMID with evaluation sets.
+    """Mark documents that share n-grams or a PMID with evaluation sets.
 
     Args:
         files: Evaluation files.
@@ -122,14 +122,14 @@ class MarkContaminated(PipelineStep):  # type: ignore[misc]
         grams = [np.zeros(0, np.uint64)]
         for path in files:
             texts = list(evaluation_texts(path))
-            found = [ngrams(clean(text)) for _, text in texts if text]
-            here = {pmid for pmid, _ in texts if pmid}
-            if not here and not any(map(len, found)):
+            file_grams = [ngrams(clean(text)) for _, text in texts if text]
+            file_pmids = {pmid for pmid, _ in texts if pmid}
+            if not file_pmids and not any(map(len, file_grams)):
                 problem = f"there is no run of {WORDS} words and no PMID in this evaluation file, so it would keep nothing out"
                 remedy = "Give texts, a token a line, JSONL, PubTator or PMIDs; or leave the file out."
                 raise DataError(problem, file=path, remedy=remedy)
-            pmids |= here
-            grams += found
+            pmids |= file_pmids
+            grams += file_grams
         self.pmids = frozenset(pmids)
         self.grams = np.unique(np.concatenate(grams))
 
@@ -142,8 +142,8 @@ class MarkContaminated(PipelineStep):  # type: ignore[misc]
             yield document
 
     def _shares(self, text: str) -> bool:
-        found = ngrams(text)
-        if not len(self.grams) or not len(found):
+        grams = ngrams(text)
+        if not len(self.grams) or not len(grams):
             return False
-        at = np.minimum(np.searchsorted(self.grams, found), len(self.grams) - 1)
-        return bool((self.grams[at] == found).any())
+        at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        return bool((self.grams[at] == grams).any())

@@ -32,7 +32,7 @@ SCRIPTS = (
 
 
 def language(text: str) -> str:
-    """ISO 639-1 code of the language, empty where there is too little text to say."""
+    """Return the language's ISO 639-1 code; empty where there is too little text to tell."""
     head = text[:LOOKED_AT]
     letters = sum(map(str.isalpha, head))
     if not head.isascii():

@@ -13,7 +13,7 @@ from biomlm.corpus.text.document import DROPPED, RETRACTED
 
 
 class MarkUnwanted(PipelineStep):  # type: ignore[misc]
-    """Marks documents that are not wanted.
+    """Mark documents that are not wanted.
 
     Args:
         min_words: Fewest words of a document.
@@ -34,7 +34,7 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
             yield document
 
     def reason(self, document: Document) -> str:
-        """Why a document is not wanted, empty if it is."""
+        """Return why a document is not wanted; empty if it is."""
         wanted, meta = self.selection, document.metadata
         if not document.text:
             return "no text"
@@ -58,7 +58,7 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
 
 
 def has_licence(licence: str, wanted: Iterable[str]) -> bool:
-    """Whether a licence is one of those wanted; one without a version stands for all its versions."""
+    """Return whether a licence is one of those wanted; one without a version stands for all its versions."""
     bare = licence.rstrip("0123456789.").rstrip("-")
     return any(name.lower() in (licence, bare) for name in wanted)
 

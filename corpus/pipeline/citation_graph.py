@@ -50,16 +50,16 @@ def write_aliases(work: str | Path, keys: npt.NDArray[Any], codes: npt.NDArray[n
 
 
 def _of_citations(table: npt.NDArray[Any], citations: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """PMIDs of articles whose own file names none, from the citations that were dropped in their favour."""
-    found = []
+    """Return rows for PMIDs of articles whose own file names none, from the citations that were dropped in their favour."""
+    rows = []
     for row in citations:
         aliases = np.array([article_hash("pmcid", row["pmcid"]), row["doi"]], np.uint64)
         for alias in aliases[[row["pmcid"] > 0, row["doi"] > 0]]:
             at = np.searchsorted(table["alias"], alias)
             if at < len(table) and table["alias"][at] == alias:
-                found.append((article_hash("pmid", row["pmid"]), table["pmcid"][at], table["number"][at]))
+                rows.append((article_hash("pmid", row["pmid"]), table["pmcid"][at], table["number"][at]))
                 break
-    return np.array(found, ALIASES)
+    return np.array(rows, ALIASES)
 
 
 def _sorted(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -68,12 +68,12 @@ def _sorted(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def article_hash(kind: str, number: int) -> int:
-    """The hash under which an article is looked up by PMID or PMCID."""
+    """Return the hash under which an article is looked up by PMID or PMCID."""
     return hash64(f"pmid:{number}" if kind == "pmid" else f"pmcid:PMC{number}")
 
 
 class Aliases:
-    """Looks up cited articles.
+    """Look up cited articles.
 
     Args:
         work: The working folder with the table of `write_aliases`, which is mapped, not read.
@@ -84,7 +84,7 @@ class Aliases:
         self.aliases = self.table["alias"]
 
     def resolved(self, links: list[str], own: str) -> tuple[list[str], list[str]]:
-        """Links with the ids of documents where they are here, each once, and those of them that are.
+        """Replace links by the ids of documents in the corpus, each once; return all links and those that are in it.
 
         Args:
             links: `pmid:…`, `pmcid:…` or `doi:…`.
@@ -94,16 +94,16 @@ class Aliases:
             return links, []
         hashes = np.array([hash64(link.removeprefix("doi:")) for link in links], np.uint64)
         at = np.minimum(np.searchsorted(self.aliases, hashes), len(self.aliases) - 1)
-        found: dict[str, bool] = {}
-        for link, here, row in zip(links, self.aliases[at] == hashes, self.table[at], strict=True):
-            id = link if not here else f"pmcid:PMC{row['number']}" if row["pmcid"] else f"pmid:{row['number']}"
+        is_inside: dict[str, bool] = {}
+        for link, inside, row in zip(links, self.aliases[at] == hashes, self.table[at], strict=True):
+            id = link if not inside else f"pmcid:PMC{row['number']}" if row["pmcid"] else f"pmid:{row['number']}"
             if id != own:
-                found[id] = bool(here)
-        return list(found), [id for id, here in found.items() if here]
+                is_inside[id] = bool(inside)
+        return list(is_inside), [id for id, inside in is_inside.items() if inside]
 
 
 def write_graph(out: Path, edges: Iterator[tuple[str, list[str]]]) -> dict[str, int]:
-    """Write `graph/edges.tsv.gz` (citing, cited) and `graph/degrees.tsv.gz` (id, cited by, cites); the counts.
+    """Write `graph/edges.tsv.gz` (citing, cited) and `graph/degrees.tsv.gz` (id, cited by, cites); return the counts.
 
     Args:
         out: The output folder.

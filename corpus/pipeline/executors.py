@@ -66,7 +66,7 @@ def execute(
 
 
 class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
-    """Runs the tasks on this machine.
+    """Run the tasks on this machine.
 
     Args:
         pipeline: datatrove steps.
@@ -88,7 +88,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         return self.tasks
 
     def get_distributed_env(self, _node_rank: int = -1) -> DistributedEnvVars:
-        """What datatrove tells its steps about the machine: nothing."""
+        """Return what datatrove passes to its steps about the machine: nothing."""
         return DistributedEnvVars(
             datatrove_node_ips="localhost",
             datatrove_cpus_per_task="-1",
@@ -134,7 +134,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
 
 
 def _nothing() -> None:
-    """What a worker does when it is asked to watch."""
+    """Do nothing: what `watch` is in a worker."""
 
 
 def _slurm(
@@ -170,13 +170,13 @@ def _slurm(
 
 
 def _queued(job: str) -> bool:
-    """Whether any task of a job array waits or runs."""
+    """Return whether any task of a job array waits or runs."""
     answer = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
     return answer.returncode == 0 and bool(answer.stdout.strip())
 
 
 def _ray(pipeline: list[PipelineStep], tasks: int, workers: int, where: Where, marks: Path) -> None:
-    """Run the tasks on the Ray cluster that is there, else on one started here."""
+    """Run the tasks on the Ray cluster that is connected, else on one started on this machine."""
     try:
         import ray  # type: ignore[import-not-found,unused-ignore]
         from datatrove.executor.ray import RayPipelineExecutor

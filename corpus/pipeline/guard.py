@@ -10,7 +10,7 @@ from biomlm.core.errors import TaskError, UserError, told
 
 
 class Guarded(PipelineStep):  # type: ignore[misc]
-    """Runs steps one after the other and raises what they raise anew, without the frames in which their data stand.
+    """Run steps one after the other and raise their exceptions anew, without the frames in which their data stand.
 
     Args:
         steps: datatrove steps, of which the last yields nothing that is needed.

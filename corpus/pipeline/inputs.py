@@ -40,19 +40,19 @@ class Input:
 
 
 def suits(source: str, path: Path, named: bool) -> bool:
-    """Whether a file's suffix, compression aside, is one that the source's reader reads."""
+    """Return whether a file's suffix, compression aside, is one that the source's reader reads."""
     return bare_name(path.name).endswith(SUFFIXES[source] + (NAMED.get(source, ()) if named else ()))
 
 
 def find(source: str, names: Iterable[str]) -> list[Input]:
-    """The files behind names of files, folders and glob patterns, each once, in the order of their names.
+    """List the files behind names of files, folders and glob patterns, each once, in the order of their names.
 
     PubMed's update files supersede earlier ones; the NLM numbers them so that the order of names is the order of time.
 
     Raises:
         DataError: A name matches nothing, or names a file that the reader cannot read.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for name in names:
         path = Path(name)
         matches = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
@@ -70,14 +70,14 @@ def find(source: str, names: Iterable[str]) -> list[Input]:
                 file=name,
                 remedy=f"Give {kinds} files (.gz and .xz too), folders or globs to --{source}.",
             )
-        found |= dict.fromkeys(files)
-    ordered = sorted(found, key=lambda p: (p.name, str(p)))
+        paths |= dict.fromkeys(files)
+    ordered = sorted(paths, key=lambda p: (p.name, str(p)))
     labels = _labels(ordered)
     return [Input(source, str(p), p.stat().st_size, labels[p]) for p in ordered]
 
 
 def _labels(paths: list[Path]) -> dict[Path, str]:
-    """Every path's last parts, as few as no other path has."""
+    """Label every path by its last parts, as few as no other path has."""
     labels: dict[Path, str] = {}
     for length in range(1, max((len(path.parts) for path in paths), default=0) + 1):
         ends = {path: "/".join(path.parts[-length:]) for path in paths if path not in labels}
@@ -88,12 +88,12 @@ def _labels(paths: list[Path]) -> dict[Path, str]:
 
 def tasks(inputs: Iterable[Input]) -> list[list[Input]]:
     """Divide inputs into tasks: neighbours of one source together until `TASK_BYTES` are reached."""
-    found: list[list[Input]] = []
+    groups: list[list[Input]] = []
     size = 0
     for item in inputs:
-        if not found or found[-1][0].source != item.source or size + item.size > TASK_BYTES:
-            found.append([])
+        if not groups or groups[-1][0].source != item.source or size + item.size > TASK_BYTES:
+            groups.append([])
             size = 0
-        found[-1].append(item)
+        groups[-1].append(item)
         size += item.size
-    return found
+    return groups

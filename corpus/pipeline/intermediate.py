@@ -50,7 +50,7 @@ FASTEST = 1  # gzip's level: parts are read once and removed
 
 
 class WriteParts(PipelineStep):  # type: ignore[misc]
-    """Last step of reading: writes what the task's readers yield as one part.
+    """Write what the task's readers yield as one part; the last step of reading.
 
     Args:
         work: The working folder.
@@ -75,7 +75,7 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
 
 
 def part_folder(work: str | Path, task: int) -> Path:
-    """Where a task's part is."""
+    """Return the folder of a task's part."""
     return Path(work) / "parts" / f"{task:05d}"
 
 
@@ -169,7 +169,7 @@ class _Part:
 
 
 def has_versions(meta: dict[str, Any]) -> bool:
-    """Whether a record may have other versions or be deleted, so that it counts by what is decided when all are at hand.
+    """Return whether a record may have other versions or be deleted: it is counted when all records have been read.
 
     A selection that looked at it alone would put a retraction aside and keep what was retracted.
     """
@@ -177,22 +177,22 @@ def has_versions(meta: dict[str, Any]) -> bool:
 
 
 def _mark_of(document: Document) -> Document:
-    """What is written of a record that is put aside but has versions."""
+    """Reduce a record that is put aside but has versions to what is written of it."""
     kept = {name: document.metadata[name] for name in ("source", "pmid", PLACE, DROPPED)}
     return Document(text="", id=document.id, metadata=kept)
 
 
 def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:
-    """A table of a part: `keys`, `bands`, `paragraphs`, `deletes` or `retracted`, which 0.1 did not write."""
+    """Read a table of a part: `keys`, `bands`, `paragraphs`, `deletes` or `retracted`, which 0.1 did not write."""
     path = part_folder(work, task) / f"{name}.bin"
-    found: npt.NDArray[Any] = (
+    rows: npt.NDArray[Any] = (
         np.fromfile(path, TABLES[name]) if name != "retracted" or path.exists() else np.zeros(0, TABLES[name])
     )
-    return found
+    return rows
 
 
 class _Table:
-    """A file of rows of one kind; a few thousand are held at a time, however many there are."""
+    """Append rows of one kind to a file; a few thousand are held in memory at a time, however many there are."""
 
     def __init__(self, path: Path, kind: np.dtype[Any]):
         self.path, self.kind = path, kind

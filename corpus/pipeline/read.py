@@ -1,4 +1,4 @@
-"""First step of the pipeline: read a task's inputs with the reader of their source, and tell how far it is."""
+"""First step of the pipeline: read a task's inputs with the reader of their source, and record how far it is."""
 
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ BEAT = 0.5  # seconds between two entries of a task's progress
 
 
 class ReadTask(PipelineStep):  # type: ignore[misc]
-    """Yields the documents of task `rank`, in the order of its inputs.
+    """Yield the documents of task `rank`, in the order of its inputs.
 
     Args:
         tasks: The inputs of every task.
@@ -42,7 +42,7 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         self.tasks, self.work, self.options, self.salt = tasks, work, options, salt
 
     def reader(self, item: Input) -> BaseDiskReader:
-        """The reader for one input."""
+        """Make the reader for one input."""
         secret = {"salt": self.salt.text} if item.source == "notes" else {}
         return READERS[item.source](
             str(Path(item.path).absolute().parent), **self.options.get(item.source, {}), **secret
@@ -51,14 +51,14 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Read the inputs of task `rank`."""
         beat = Path(self.work) / "progress" / f"{rank:05d}"
-        done, said = 0, time.monotonic()
+        done, last_beat = 0, time.monotonic()
         for item in self.tasks[rank]:
             reader = self.reader(item)
             for number, document in enumerate(reader.read_file(Path(item.path).name), start=1):
                 document.metadata[PLACE] = f"{item.label}:{number}"
                 yield document
-                if time.monotonic() - said > BEAT:
-                    said = time.monotonic()
+                if time.monotonic() - last_beat > BEAT:
+                    last_beat = time.monotonic()
                     beat.write_text(str(done + reader.raw.tell()))
             done += item.size
             beat.write_text(str(done))

@@ -14,7 +14,7 @@ from biomlm.corpus.pipeline.intermediate import PARAGRAPHS, table
 from biomlm.corpus.pipeline.resolve import ONLY_REPEATS, U1, VALID
 
 ROWS = 2 << 20  # paragraphs looked at in one pass, about 100 bytes each
-FOUND = np.dtype([("document", "u4"), ("line", "u4"), ("template", "?")])
+REPEATS = np.dtype([("document", "u4"), ("line", "u4"), ("template", "?")])
 
 Table = npt.NDArray[np.void]
 
@@ -33,14 +33,14 @@ class Treatment:
     remove_repeats: bool
     remove_templates: bool
 
-    def gone(self, found: Table) -> npt.NDArray[np.bool_]:
-        """Which of the paragraphs that were found are taken out."""
-        gone: npt.NDArray[np.bool_] = np.where(found["template"], self.remove_templates, self.remove_repeats)
+    def gone(self, repeats: Table) -> npt.NDArray[np.bool_]:
+        """Return which of the repeated paragraphs are taken out, [repeats]."""
+        gone: npt.NDArray[np.bool_] = np.where(repeats["template"], self.remove_templates, self.remove_repeats)
         return gone
 
 
 def find_repeats(work: str | Path, codes: list[U1], patients: int) -> list[Table]:
-    """Paragraphs that stood in an earlier note of the same patient (or earlier in the same one), and templates but for their first place.
+    """Find paragraphs that stood earlier in the notes of the same patient or in the same note, and templates but for their first place.
 
     Args:
         work: The working folder.
@@ -48,19 +48,19 @@ def find_repeats(work: str | Path, codes: list[U1], patients: int) -> list[Table
         patients: Of at least so many patients' notes a paragraph is a template.
 
     Returns:
-        For each task rows of `FOUND`, in the order of documents and lines.
+        For each task rows of `REPEATS`, in the order of documents and lines.
     """
     rows = sum(len(table(work, task, "paragraphs")) for task in range(len(codes)))
     passes = rows // ROWS + 1
-    found: list[list[Table]] = [[] for _ in codes]
+    repeats: list[list[Table]] = [[] for _ in codes]
     for number in range(passes):
-        for of_task, more in zip(found, _of_range(work, codes, patients, number, passes), strict=True):
+        for of_task, more in zip(repeats, _of_range(work, codes, patients, number, passes), strict=True):
             of_task.append(more)
-    return [np.sort(np.concatenate(of_task), order=("document", "line")) for of_task in found]
+    return [np.sort(np.concatenate(of_task), order=("document", "line")) for of_task in repeats]
 
 
 def _of_range(work: str | Path, codes: list[U1], patients: int, number: int, passes: int) -> list[Table]:
-    """What is found among the paragraphs whose hash lies in one of `passes` equal ranges."""
+    """Find the repeats among the paragraphs whose hash lies in one of `passes` equal ranges."""
     tables = []
     for task, of_task in enumerate(codes):
         paragraphs = table(work, task, "paragraphs")
@@ -71,7 +71,7 @@ def _of_range(work: str | Path, codes: list[U1], patients: int, number: int, pas
     texts, which, owners = np.unique(together["text"], return_inverse=True, return_counts=True)
     owners -= np.bincount(which[repeated], minlength=len(texts))
     template = (owners >= patients)[which] & ~repeated & _not_first(together["text"])
-    chosen = np.zeros(len(together), FOUND)
+    chosen = np.zeros(len(together), REPEATS)
     chosen["document"], chosen["line"], chosen["template"] = together["document"], together["line"], template
     edges = np.cumsum([len(of_task) for of_task in tables])[:-1]
     flags = np.split(repeated | template, edges)
@@ -79,14 +79,14 @@ def _of_range(work: str | Path, codes: list[U1], patients: int, number: int, pas
 
 
 def _not_first(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which rows hold a value that an earlier row holds."""
+    """Return which rows hold a value that an earlier row holds."""
     again = np.ones(len(values), bool)
     again[np.unique(values, return_index=True)[1]] = False
     return again
 
 
-def drop_emptied(work: str | Path, codes: list[U1], found: list[Table], treatment: Treatment) -> None:
+def drop_emptied(work: str | Path, codes: list[U1], tables: list[Table], treatment: Treatment) -> None:
     """Mark, in `codes`, documents of which nothing is left when repeats are taken out."""
-    for task, (of_task, repeats) in enumerate(zip(codes, found, strict=True)):
+    for task, (of_task, repeats) in enumerate(zip(codes, tables, strict=True)):
         lost = np.bincount(repeats["document"][treatment.gone(repeats)], minlength=len(of_task))
         of_task[(lost > 0) & (lost == table(work, task, "keys")["lines"])] = ONLY_REPEATS

@@ -68,7 +68,7 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U
 
 
 def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> None:
-    """A deletion takes back what stands before it in the order of files."""
+    """Mark the records that a later deletion, in the order of files, takes back."""
     last: dict[int, int] = {}
     for task, start in enumerate(starts[:-1]):
         for row, pmid in table(work, task, "deletes"):
@@ -83,7 +83,7 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
 
 
 def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
-    """Of a PMID's records in PubMed the highest version, then the latest revision, then the last file wins, wanted or not."""
+    """Keep of a PMID's records in PubMed the highest version, then the latest revision, then the last file, wanted or not."""
     alive = (codes == TRAIN) | (codes == SET_ASIDE)
     rows = np.flatnonzero((keys["source"] == SOURCES.index("pubmed")) & alive & (keys["pmid"] > 0))
     order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["pmid"][rows]))]
@@ -94,7 +94,7 @@ def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
 def _mark_same(
     codes: U1, values: npt.NDArray[np.uint64], reason: int, rows: npt.NDArray[np.int64] | None = None
 ) -> None:
-    """Of the rows still kept that share a value, all but the first (in the order of `rows`) are dropped; 0 is no value."""
+    """Drop, of the rows still kept that share a value, all but the first (in the order of `rows`); 0 is no value."""
     if rows is None:
         rows = np.arange(len(values))
     rows = rows[(codes[rows] == TRAIN) & (values[rows] != 0)]
@@ -105,7 +105,7 @@ def _mark_same(
 
 
 def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
-    """Of the documents still kept that share an id, drop all with the text of the first, and an article's other texts.
+    """Drop, of the documents still kept that share an id, all with the text of the first, and an article's other texts.
 
     Returns:
         Documents that have another one's id without being the same, [documents]; they get ids of their own.
@@ -124,17 +124,17 @@ def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
 
 
 def _mark_articles(keys: npt.NDArray[Any], codes: U1, retracted: Bool) -> None:
-    """An article that is here in full counts once: its citation in PubMed is dropped, known by PMID, PMCID or DOI.
+    """Drop the citation in PubMed, known by PMID, PMCID or DOI, of an article that the corpus has in full.
 
     Where the citation is put aside as retracted, so is the article, whose own file does not know.
     """
     full = (keys["source"] == SOURCES.index("pmc")) & (codes == TRAIN)
     cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
-        known = keys[name][full & (keys[name] != 0)]
+        in_full = keys[name][full & (keys[name] != 0)]
         gone = keys[name][(codes == SET_ASIDE) & retracted & (keys[name] != 0)]
         codes[full & np.isin(keys[name], gone)] = RETRACTED_ARTICLE
-        codes[cited & np.isin(keys[name], known)] = SAME_ARTICLE
+        codes[cited & np.isin(keys[name], in_full)] = SAME_ARTICLE
 
 
 def _hold_out(keys: npt.NDArray[Any], codes: U1, fraction: float) -> None:

@@ -30,7 +30,7 @@ Numbers = list[dict[str, dict[int, int]]]  # for each task: split folder → fil
 
 
 class WriteShards(PipelineStep):  # type: ignore[misc]
-    """Writes a task's part as shards of the splits, and what it counted beside it.
+    """Write a task's part as shards of the splits, and its counts beside them.
 
     Args:
         out: The output folder.
@@ -61,7 +61,7 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 
 
 class _Task:
-    """Writes one task's documents and counts them."""
+    """Write one task's documents and count them."""
 
     def __init__(self, work: str, rank: int, keep_dropped: bool, treatment: Treatment):
         self.keep_dropped, self.treatment = keep_dropped, treatment
@@ -98,13 +98,13 @@ class _Task:
         """Finish a document that is kept: links, repeats, counts."""
         meta = document["metadata"]
         self._treat(document, self.repeats[slice(*np.searchsorted(self.repeats["document"], (row, row + 1)))])
-        meta["links"], here = self.aliases.resolved(meta["links"], document["id"])
+        meta["links"], cited_inside = self.aliases.resolved(meta["links"], document["id"])
         if meta["source"] in ARTICLES:
-            edges.write("\t".join((document["id"], *here)).encode() + b"\n")
+            edges.write("\t".join((document["id"], *cited_inside)).encode() + b"\n")
         totals = self.counts["kept"].setdefault(meta["source"], {}).setdefault(folder, dict.fromkeys(TOTALS, 0))
         text = document["text"]
-        found = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
-        for name, value in zip(TOTALS, found, strict=True):
+        sizes = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
+        for name, value in zip(TOTALS, sizes, strict=True):
             totals[name] += value
 
     def _treat(self, document: dict[str, Any], repeats: Table) -> None:
@@ -121,27 +121,27 @@ class _Task:
 
 
 def codes_path(work: str | Path, task: int) -> Path:
-    """The decisions about a part."""
+    """Return the path of the decisions about a part."""
     return Path(work) / "codes" / f"{task:05d}.npy"
 
 
 def renamed_path(work: str | Path, task: int) -> Path:
-    """Which documents of a part have the id of another one with another text."""
+    """Return the path of the flags of a part's documents that have the id of another one with another text."""
     return Path(work) / "renamed" / f"{task:05d}.npy"
 
 
 def repeats_path(work: str | Path, task: int) -> Path:
-    """The repeated paragraphs of a part."""
+    """Return the path of a part's repeated paragraphs."""
     return Path(work) / "repeats" / f"{task:05d}.npy"
 
 
 def counts_path(work: str | Path, task: int) -> Path:
-    """What was counted while a part's shards were written."""
+    """Return the path of what was counted while a part's shards were written."""
     return Path(work) / "counts" / f"{task:05d}.json"
 
 
 def edges_path(work: str | Path, task: int) -> Path:
-    """The citations inside the corpus from a part's articles: a line for each, its id and those of the cited."""
+    """Return the path of the citations inside the corpus from a part's articles: a line for each, its id and those of the cited."""
     return Path(work) / "edges" / f"{task:05d}.tsv"
 
 
@@ -156,14 +156,14 @@ def number(codes: list[Any], files: list[Any], keep_dropped: bool) -> Numbers:
     following: Counter[str] = Counter()
     numbers: Numbers = []
     for of_task, of_file in zip(codes, files, strict=True):
-        found: dict[str, dict[int, int]] = {}
+        by_folder: dict[str, dict[int, int]] = {}
         for folder, chosen in (("train", of_task == TRAIN), ("valid", of_task == VALID), ("dropped", of_task > VALID)):
             if folder == "dropped" and not keep_dropped:
                 continue
             for file in np.unique(of_file[chosen]):
-                found.setdefault(folder, {})[int(file)] = following[folder]
+                by_folder.setdefault(folder, {})[int(file)] = following[folder]
                 following[folder] += 1
-        numbers.append(found)
+        numbers.append(by_folder)
     return numbers
 
 
@@ -173,7 +173,7 @@ def _line(document: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _opened(out: str, numbers: dict[str, int]) -> Iterator[dict[str, IO[bytes]]]:
-    """The shards of one part: folder → file, all put in place at the end."""
+    """Open the shards of one part, folder → file, and put them all in place at the end."""
     with ExitStack() as stack:
         files = {}
         for folder, number in numbers.items():

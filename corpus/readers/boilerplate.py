@@ -11,7 +11,7 @@ TAIL = 250  # characters in which these are looked for
 
 
 def without_boilerplate(text: str) -> str:
-    """An abstract's last paragraph without a copyright line or a note that it was truncated."""
+    """Cut a copyright line and a note that it was truncated from an abstract's last paragraph."""
     tail = text[-TAIL:]
     if "opyright" not in tail and "TRUNCATED" not in tail and "©" not in tail and "(c)" not in tail:
         return text

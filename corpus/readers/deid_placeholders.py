@@ -33,7 +33,7 @@ SURROGATES = {
 
 
 def kind(content: str) -> str:
-    """The type of what stands between the stars: NAME, DATE, AGE, HOSPITAL, LOCATION, PHONE, CONTACT, ID, HOLIDAY or OTHER."""
+    """Return the type of a placeholder's content: NAME, DATE, AGE, HOSPITAL, LOCATION, PHONE, CONTACT, ID, HOLIDAY or OTHER."""
     for name, pattern in KINDS:
         if pattern.search(content):
             return name
@@ -41,7 +41,7 @@ def kind(content: str) -> str:
 
 
 class Placeholders:
-    """Replaces placeholders in one patient's notes.
+    """Replace placeholders in one patient's notes.
 
     Args:
         mode: `keep`, `type` or `surrogate`.
@@ -57,7 +57,7 @@ class Placeholders:
         self.mode, self.key = mode, key
 
     def replace(self, text: str) -> str:
-        """The text with its placeholders replaced."""
+        """Return the text with its placeholders replaced."""
         if self.mode == "keep" or "[**" not in text:
             return text
         return PLACEHOLDER.sub(self._typed if self.mode == "type" else self._surrogate, text)

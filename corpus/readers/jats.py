@@ -34,7 +34,7 @@ NAMED = re.compile(r"\bcc[\s-]?(by(?:[\s-](?:nc|nd|sa))*|0|zero)(?:[\s-]?v?(\d\.
 
 
 class JatsReader(BaseDiskReader):  # type: ignore[misc]
-    """Reads JATS as a datatrove reader; see `BaseDiskReader` for the other arguments.
+    """Read JATS as a datatrove reader; see `BaseDiskReader` for the other arguments.
 
     Args:
         data_folder: Where the files are.
@@ -56,7 +56,7 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
             raise ConfigError(f"`{xpath}` is not an XPath", remedy="Give one such as './/abstract | .//fig'.") from None
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """Every article of one `.xml`, `.nxml` or tar file, compressed or not."""
+        """Yield every article of one `.xml`, `.nxml` or tar file, compressed or not."""
         with opened(self, filepath) as stream:
             if bare_name(filepath).endswith(PACKAGE):
                 yield from self._package(stream, filepath)
@@ -64,19 +64,19 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
                 yield from self._articles(stream, filepath)
 
     def _package(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
-        last, found = "its start", False
+        last, has_article = "its start", False
         try:
             for last, member in members(stream):
                 if member is None:
-                    found = True
+                    has_article = True
                     yield damaged("pmc", filepath, f"after {last}, damaged package")
                 elif last.lower().endswith(ARTICLES):
-                    found = True
+                    has_article = True
                     yield from self._articles(cast(IO[bytes], member), f"{filepath}/{last}")
         except (EOFError, zlib.error):
             yield damaged("pmc", filepath, f"after {last}, truncated or damaged package")
         else:
-            if not found:
+            if not has_article:
                 yield damaged("pmc", filepath, "no article in it")
 
     def _articles(self, stream: IO[bytes], file: str) -> Iterator[Document]:
@@ -94,7 +94,7 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
 
 
 def article(root: Element, references: list[str], fallback: str, tables: bool, xpath: str = "") -> Document:
-    """One article as a document.
+    """Build a document from one article.
 
     Args:
         root: The `article` element.
@@ -123,7 +123,7 @@ def article(root: Element, references: list[str], fallback: str, tables: bool, x
 
 
 def _published(meta: Element) -> str:
-    """The earliest date of publication, on paper or not."""
+    """Return the earliest date of publication, on paper or not."""
     dates = []
     for element in meta.iterfind("pub-date"):
         year, month, day = ((element.findtext(part) or "").strip() for part in ("year", "month", "day"))
@@ -133,7 +133,7 @@ def _published(meta: Element) -> str:
 
 
 def licence(meta: Element) -> str:
-    """The licence in SPDX's manner, lower case: `cc-by-4.0`, `cc0-1.0`; the first words of another one; empty if none is named."""
+    """Return the licence in SPDX's manner, lower case: `cc-by-4.0`, `cc0-1.0`; the first words of another one; empty if none is named."""
     for element in meta.iterfind("permissions/license"):
         text = " ".join(text_of(element).split())
         hrefs = [
@@ -157,15 +157,15 @@ def licence(meta: Element) -> str:
 
 
 def _ids(parent: Element, tag: str) -> dict[str, str]:
-    """The ids among an element's descendants."""
+    """Return the ids among an element's descendants."""
     return ids((item.get("pub-id-type", ""), item.text or "") for item in parent.iter(tag))
 
 
 def _links(root: Element, references: list[str], own: dict[str, str]) -> list[str]:
-    """What the article cites, in order, each once: a reference by its PMID, else its PMCID, else its DOI."""
-    found: dict[str, None] = {}
+    """List what the article cites, in order, each once: a reference by its PMID, else its PMCID, else its DOI."""
+    links: dict[str, None] = {}
     for names in (*cited(references), *(_ids(reference, "pub-id") for reference in root.iter("ref"))):
         kind = next((kind for kind in ("pmid", "pmcid", "doi") if kind in names), None)
         if kind and names[kind] != own.get(kind):
-            found[f"{kind}:{names[kind]}"] = None
-    return list(found)
+            links[f"{kind}:{names[kind]}"] = None
+    return list(links)

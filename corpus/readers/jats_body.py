@@ -30,7 +30,7 @@ TEX = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.S)
 
 
 def body_sections(root: Element, tables: bool) -> Iterator[Section]:
-    """Title, abstracts, body, appendices, sub-articles and floating captions of an `article`.
+    """Yield title, abstracts, body, appendices, sub-articles and floating captions of an `article`.
 
     Args:
         root: The article.
@@ -53,17 +53,19 @@ def body_sections(root: Element, tables: bool) -> Iterator[Section]:
 
 
 def selected_sections(root: Element, xpath: str, tables: bool) -> Iterator[Section]:
-    """What an XPath selects in an article, in document order, each element as a section named after its tag and number."""
+    """Yield what an XPath selects in an article, in document order, each element as a section named after its tag and number."""
     walker = Walker(tables)
-    found = root.xpath(xpath)
-    elements = [element for element in found if isinstance(element, etree._Element)] if isinstance(found, list) else []
+    selected = root.xpath(xpath)
+    elements = (
+        [element for element in selected if isinstance(element, etree._Element)] if isinstance(selected, list) else []
+    )
     for number, element in enumerate(elements, start=1):
         blocks = [block for _, blocks in walker.block(element, ()) for block in blocks]
         yield f"{element.tag} {number}", blocks
 
 
 def _front(root: Element, walker: "Walker") -> Iterator[Section]:
-    """Title and abstracts of every kind."""
+    """Yield title and abstracts of every kind."""
     meta = root.find("front/article-meta")
     if meta is None:
         meta = root.find("front-stub")
@@ -84,7 +86,7 @@ def _abstract_name(abstract: Element) -> str:
 
 
 class Walker:
-    """Walks block structure and hands out `(path, blocks)`.
+    """Walk the block structure of an article and yield `(path, blocks)`.
 
     Args:
         tables: Include the cells of tables.
@@ -94,7 +96,7 @@ class Walker:
         self.tables = tables
 
     def titled(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """An element whose path is known and whose own title, if any, is a heading."""
+        """Yield an element whose path is given and whose own title, if any, is a heading."""
         title = element.find("title")
         if title is None:
             title = element.find("label")
@@ -104,7 +106,7 @@ class Walker:
         yield from self.children(element, path)
 
     def section(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """A `sec` or another titled part: its title joins the path; label and title are its first block."""
+        """Yield a `sec` or another titled part: its title joins the path; label and title are its first block."""
         title = element.find("title")
         if title is None:
             title = element.find("caption/title")
@@ -118,12 +120,12 @@ class Walker:
         yield from self.children(element, inner)
 
     def label(self, element: Element) -> str:
-        """An element's label: a number, a letter, `Figure 1`."""
+        """Return an element's label: a number, a letter, `Figure 1`."""
         label = element.find("label")
         return " ".join(self.inline(label).split()) if label is not None else ""
 
     def item(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """A list item or a definition: a label stands before the first words."""
+        """Yield a list item or a definition: a label stands before the first words."""
         label = self.label(element)
         for name, blocks in self.children(element, path):
             if label and any(block.strip() for block in blocks):
@@ -133,13 +135,13 @@ class Walker:
                 yield name, blocks
 
     def children(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """Everything in an element but its title and label."""
+        """Yield everything in an element but its title and label."""
         for child in element:
             if child.tag not in HEADINGS:
                 yield from self.block(child, path)
 
     def block(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """One block of any kind."""
+        """Yield the sections of one block of any kind."""
         tag = element.tag
         if tag in LEFT_OUT or not isinstance(tag, str):
             return
@@ -163,7 +165,7 @@ class Walker:
             yield from self.children(element, path)
 
     def captioned(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """A figure, a table or the like: label and caption, and whatever stands inside; cells by option."""
+        """Yield a figure, a table or the like: label and caption, and whatever stands inside; cells by option."""
         name = self.label(element)
         inner = (*path, name or str(element.tag))
         caption = element.find("caption")
@@ -186,11 +188,11 @@ class Walker:
                 yield from self.block(child, inner)
 
     def row(self, row: Element) -> str:
-        """The cells of a table row, separated by tabs' stand-in, a vertical bar."""
+        """Join the cells of a table row with vertical bars."""
         return " | ".join(" ".join(self.inline(cell).split()) for cell in row)
 
     def paragraph(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
-        """Running text; block children cut it in two."""
+        """Yield running text; block children cut it in two."""
         name = " / ".join(path)
         parts: list[str] = []
         if element.tag == "disp-formula":
@@ -210,7 +212,7 @@ class Walker:
         yield name, [without_callouts("".join(parts))]
 
     def inline(self, element: Element) -> str:
-        """The text inside an element as one line, without call-outs."""
+        """Return the text inside an element as one line, without call-outs."""
         parts = [element.text or ""]
         for child in element:
             self.gather(child, parts)
@@ -240,12 +242,12 @@ class Walker:
 
 
 def _has_text(element: Element) -> bool:
-    """Whether text stands in the element itself, not only in its children."""
+    """Return whether text stands in the element itself, not only in its children."""
     return bool((element.text or "").strip()) or any((child.tail or "").strip() for child in element)
 
 
 def formula(element: Element) -> str:
-    """A formula as text: MathML's tokens, else TeX without its preamble, else whatever text there is."""
+    """Write a formula as text: MathML's tokens, else TeX without its preamble, else whatever text there is."""
     for math in element.iter("{http://www.w3.org/1998/Math/MathML}math", "math"):
         return _spoken(math)
     for tex in element.iter("tex-math"):
@@ -256,7 +258,7 @@ def formula(element: Element) -> str:
 
 
 def _spoken(math: Element) -> str:
-    """MathML's tokens in order: single letters and digits run together (`x2`), words, numbers and table cells stand apart."""
+    """Join MathML's tokens in order: single letters and digits run together (`x2`), words, numbers and table cells stand apart."""
     parts: list[str] = []
     for token in math.iter(etree.Element):
         word = " ".join((token.text or "").split()) if not len(token) else ""

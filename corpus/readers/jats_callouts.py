@@ -59,7 +59,7 @@ def without_callouts(text: str) -> str:
 
 
 def _mended(text: str) -> str:
-    """A stretch of text around call-outs, without them."""
+    """Return a stretch of text around call-outs, without them."""
     if "(" in text or "[" in text:
         text = GROUP.sub(GONE, text).replace(" " + GONE, "").replace(GONE, "")
     if OPEN in text:

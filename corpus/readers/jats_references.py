@@ -16,16 +16,16 @@ PMID_TYPES, PMCID_TYPES = {"pmid", "pubmed"}, {"pmc", "pmcid"}
 
 
 def cut(article: bytes) -> tuple[bytes, list[str]]:
-    """An article without its reference lists, and these; the whole article and none if one of them is odd."""
+    """Cut the reference lists out of an article and return both; the whole article and no list if one of them is odd."""
     rest, lists, at = [], [], 0
     while (begin := find(article, OPENING, at)) >= 0:
         closing = find(article, CLOSING, begin)
         end = closing + len(CLOSING)
-        found = article[begin:end]
-        if closing < 0 or _is_odd(found):
+        reference_list = article[begin:end]
+        if closing < 0 or _is_odd(reference_list):
             return article, []
         try:
-            lists.append(found.decode())
+            lists.append(reference_list.decode())
         except UnicodeDecodeError:
             return article, []
         rest.append(article[at:begin])
@@ -33,33 +33,33 @@ def cut(article: bytes) -> tuple[bytes, list[str]]:
     return b"".join((*rest, article[at:])), lists
 
 
-def _is_odd(found: bytes) -> bool:
-    tags = 2 * count(found, b"</") + count(found, b"/>") + count(found, b"<?")
-    strange = (find(found, OPENING, 1), find(found, b"<!"), find(found, b"pub-id-type='"))
-    return count(found, b"<") != tags or max(strange) >= 0
+def _is_odd(reference_list: bytes) -> bool:
+    tags = 2 * count(reference_list, b"</") + count(reference_list, b"/>") + count(reference_list, b"<?")
+    strange = (find(reference_list, OPENING, 1), find(reference_list, b"<!"), find(reference_list, b"pub-id-type='"))
+    return count(reference_list, b"<") != tags or max(strange) >= 0
 
 
 def cited(lists: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The ids of every reference in the lists, see `ids`."""
-    for found in lists:
-        for reference in found.split("</ref>")[:-1]:
+    """Yield the ids of every reference in the lists, see `ids`."""
+    for reference_list in lists:
+        for reference in reference_list.split("</ref>")[:-1]:
             yield ids((kind, unescape(value) if "&" in value else value) for kind, value in PUB_ID.findall(reference))
 
 
 def ids(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """`pmid`, `pmcid` (with its `PMC`) and `doi` (lower case), the first of each kind.
+    """Return `pmid`, `pmcid` (with its `PMC`) and `doi` (lower case), the first of each kind.
 
     Args:
         pairs: `(pub-id-type, value)`.
     """
-    found: dict[str, str] = {}
+    by_kind: dict[str, str] = {}
     for kind, text in pairs:
         if not (value := text.strip()):
             continue
         if kind in PMID_TYPES and value.isdecimal():
-            found.setdefault("pmid", str(int(value)))
+            by_kind.setdefault("pmid", str(int(value)))
         elif kind in PMCID_TYPES and (number := value.upper().removeprefix("PMC")).isdecimal():
-            found.setdefault("pmcid", f"PMC{int(number)}")
+            by_kind.setdefault("pmcid", f"PMC{int(number)}")
         elif kind == "doi":
-            found.setdefault("doi", value.lower())
-    return found
+            by_kind.setdefault("doi", value.lower())
+    return by_kind

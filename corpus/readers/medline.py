@@ -54,12 +54,12 @@ def records(stream: IO[bytes]) -> Iterator[tuple[int, Tags | str]]:
 
 
 def facts(tags: Tags) -> dict[str, Any] | None:
-    """What a document is made of (see `pubmed.facts`); None if there is no PMID."""
+    """Collect what a document is made of (see `pubmed.facts`); return None if there is no PMID."""
     pmid = tags.get("PMID", [""])[0].strip()
     if not pmid.isdecimal():
         return None
     revised = tags.get("LR", ["0"])[0].strip()
-    found: dict[str, Any] = {
+    record_facts: dict[str, Any] = {
         "pmid": pmid,
         "version": [1, int(revised) if revised.isdecimal() else 0],
         "cited": [],
@@ -72,25 +72,25 @@ def facts(tags: Tags) -> dict[str, Any] | None:
         ("AB", "Abstract"),
         ("OAB", "Other abstract"),
     ):
-        found["sections"] += [(path, [text]) for text in tags.get(tag, ())]
+        record_facts["sections"] += [(path, [text]) for text in tags.get(tag, ())]
     if journal := tags.get("JT"):
-        found["journal"] = journal[0]
+        record_facts["journal"] = journal[0]
     if published := written(tags.get("DP", [""])[0]):
-        found["date"], found["year"] = published, int(published[:4])
+        record_facts["date"], record_facts["year"] = published, int(published[:4])
     for name, tag in (("languages", "LA"), ("publication_types", "PT"), ("mesh", "MH")):
         if tag in tags:
-            found[name] = [value.lstrip("*").split("/")[0] for value in tags[tag]]
+            record_facts[name] = [value.lstrip("*").split("/")[0] for value in tags[tag]]
     if "PMC" in tags:
-        found["pmcid"] = tags["PMC"][0].strip()
+        record_facts["pmcid"] = tags["PMC"][0].strip()
     for value in tags.get("AID", []) + tags.get("LID", []):
         if value.endswith("[doi]"):
-            found.setdefault("doi", value.removesuffix("[doi]").strip())
+            record_facts.setdefault("doi", value.removesuffix("[doi]").strip())
     if CP1252 in tags:
-        found["encoding"] = CP1252
-    found["related"] = [
+        record_facts["encoding"] = CP1252
+    record_facts["related"] = [
         (kind, cited[1])
         for tag, kind in RELATED.items()
         for value in tags.get(tag, ())
         if (cited := CITED.search(value))
     ]
-    return found
+    return record_facts

@@ -50,15 +50,16 @@ def header(line: str) -> tuple[str, str] | None:
 
 
 def note_sections(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The sections of a note, in order: `(header, blocks)`; what stands before the first header is under `Note`."""
+    """Yield the sections of a note, in order: `(header, blocks)`; what stands before the first header is under `Note`."""
     name, lines = "Note", list[str]()
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-        found = header(line)
-        if found is None:
+        headed = header(line)
+        if headed is None:
             lines.append(line)
             continue
         yield name, joined(lines)
-        name, lines = found[0], [f"{found[0]}: {found[1]}" if found[1] else line, *([] if found[1] else [""])]
+        name, rest = headed
+        lines = [f"{name}: {rest}" if rest else line, *([] if rest else [""])]
     yield name, joined(lines)
 
 

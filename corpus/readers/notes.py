@@ -37,12 +37,12 @@ NOTE_ID = re.compile(r"(\d+)-([A-Z]{2})-(\d+)")  # MIMIC-IV-Note's note_id: subj
 
 
 def patient_hash(salt: str, patient: str) -> str:
-    """A patient as 16 hexadecimal digits of keyed BLAKE2b: the same patient gives the same digits, the digits give no patient."""
+    """Hash a patient to 16 hexadecimal digits of keyed BLAKE2b: the same patient gives the same digits, the digits give no patient."""
     return blake2b(patient.encode(), key=key_of(salt), digest_size=8).hexdigest()
 
 
 class NotesReader(BaseDiskReader):  # type: ignore[misc]
-    """Reads notes as a datatrove reader; see `BaseDiskReader` for the other arguments.
+    """Read notes as a datatrove reader; see `BaseDiskReader` for the other arguments.
 
     Args:
         data_folder: Where the files are.
@@ -65,7 +65,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         self.salt, self.columns, self.placeholders = salt, columns or {}, placeholders
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """Every row of one CSV, JSONL or Parquet file, compressed or not.
+        """Yield every row of one CSV, JSONL or Parquet file, compressed or not.
 
         Raises:
             DataError: There is no column of text, or one that was named is missing.
@@ -93,12 +93,12 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
                 yield damaged("notes", filepath, "no row in it")
 
     def _columns(self, names: list[str], file: str) -> dict[str, str]:
-        """Field → the column that holds it."""
-        known = {name.lower(): name for name in names}
+        """Map every field to the column that holds it."""
+        spelling = {name.lower(): name for name in names}
         where = {}
         for field, candidates in FIELDS.items():
             wanted = (self.columns[field].lower(),) if field in self.columns else candidates
-            column = next((known[name] for name in wanted if name in known), None)
+            column = next((spelling[name] for name in wanted if name in spelling), None)
             if column is not None:
                 where[field] = column
             elif field == "text" or field in self.columns:
@@ -111,7 +111,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         return where
 
     def _note(self, row: dict[str, Any], file: str, position: str) -> Document:
-        """One row.
+        """Build a document from one row.
 
         Raises:
             NoTextError: A field holds what cannot be there.
@@ -141,7 +141,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         return build(id, sections, metadata)
 
     def _bare(self, number: str, patient: str) -> str:
-        """A note's id with the patient's hash where the patient's own id is a part of it."""
+        """Return a note's id, with the patient's hash where the patient's own id is a part of it."""
         if match := NOTE_ID.fullmatch(number):
             return f"{patient_hash(self.salt, match[1])}-{match[2]}-{match[3]}"
         if not patient or number == patient:  # a number of its own that happens to be the same, as ROW_ID can be

@@ -48,7 +48,7 @@ Element = etree._Element
 
 
 class PubMedReader(BaseDiskReader):  # type: ignore[misc]
-    """Reads PubMed XML as a datatrove reader; see `BaseDiskReader` for the arguments.
+    """Read PubMed XML as a datatrove reader; see `BaseDiskReader` for the arguments.
 
     Every record gives one Document; one that cannot be used is marked in its metadata (`biomlm.corpus.text.document.DROPPED`).
     """
@@ -56,7 +56,7 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
     name = "PubMed"
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """Every record of one XML file or MEDLINE text export, compressed or not."""
+        """Yield every record of one XML file or MEDLINE text export, compressed or not."""
         with opened(self, filepath) as stream:
             yield from (
                 self._xml(stream, filepath) if bare_name(filepath).endswith(".xml") else self._export(stream, filepath)
@@ -65,11 +65,11 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
     def _export(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
         line = 0
         for line, tags in medline.records(stream):
-            found = None if isinstance(tags, str) else medline.facts(tags)
-            if found is None:
+            record_facts = None if isinstance(tags, str) else medline.facts(tags)
+            if record_facts is None:
                 yield damaged("pubmed", filepath, f"line {line}, {tags if isinstance(tags, str) else 'no PMID'}")
             else:
-                yield citation(found)
+                yield citation(record_facts)
         if not line:
             yield damaged("pubmed", filepath, "no record in it")
 
@@ -77,31 +77,31 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
         cutter, xml = Cutter(*RECORDS), parser()
         piece = None
         for piece in cutter.cut(stream):
-            found = scan(piece.data, xml) if piece.tag in SCANNED and not piece.problem else None
-            if found is not None:
-                yield citation(found)
+            record_facts = scan(piece.data, xml) if piece.tag in SCANNED and not piece.problem else None
+            if record_facts is not None:
+                yield citation(record_facts)
                 continue
             root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
             if root is None:
                 yield damaged("pubmed", filepath, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
             elif root.tag == "DeleteCitation":
                 yield deletion(root, filepath, piece.at)
-            elif (found := facts(root)) is None:
+            elif (record_facts := facts(root)) is None:
                 yield damaged("pubmed", filepath, f"byte {piece.at}, no PMID")
             else:
-                yield citation(found)
+                yield citation(record_facts)
         if piece is None:
             yield damaged("pubmed", filepath, "no record in it")
 
 
 def deletion(root: Element, file: str, at: int) -> Document:
-    """A `DeleteCitation` as a Document without text; its PMIDs are in the metadata."""
+    """Turn a `DeleteCitation` into a Document without text, with its PMIDs in the metadata."""
     pmids = [int(text) for element in root.iter("PMID") if (text := (element.text or "").strip()).isdecimal()]
     return Document(text="", id=f"delete:{file}:{at}", metadata={"source": "pubmed", DELETES: pmids})
 
 
 def citation(facts: dict[str, Any]) -> Document:
-    """A document from what was found in a record, by tree or by scan."""
+    """Build a document from the facts of a record, which come from its tree or from `scan`."""
     metadata: dict[str, Any] = {"source": "pubmed"}
     for name in COPIED:
         if name in facts:
@@ -124,7 +124,7 @@ def citation(facts: dict[str, Any]) -> Document:
 
 
 def facts(root: Element) -> dict[str, Any] | None:
-    """What a document is made of, from a record's tree; None if it has no PMID."""
+    """Collect what a document is made of from a record's tree; return None if it has no PMID."""
     record = root if root.tag == "MedlineCitation" else root.find("MedlineCitation")
     if record is None:
         record = root.find("BookDocument")
@@ -134,24 +134,24 @@ def facts(root: Element) -> dict[str, Any] | None:
     article = record.find("Article")
     if article is None:
         article = record
-    found: dict[str, Any] = {"pmid": number, "version": _version(pmid, record)}
-    found["sections"] = list(_sections(article, record))
-    _describe(article, record, found)
-    _identify(root, article, found)
-    found["cited"] = [
+    record_facts: dict[str, Any] = {"pmid": number, "version": _version(pmid, record)}
+    record_facts["sections"] = list(_sections(article, record))
+    _describe(article, record, record_facts)
+    _identify(root, article, record_facts)
+    record_facts["cited"] = [
         number
         for item in root.iterfind("PubmedData//ReferenceList//ArticleId")
         if item.get("IdType") == "pubmed" and (number := (item.text or "").strip()).isdecimal()
     ]
-    found["related"] = [
+    record_facts["related"] = [
         (item.get("RefType", ""), cited if (cited := (item.findtext("PMID") or "").strip()).isdecimal() else "")
         for item in record.iterfind("CommentsCorrectionsList/CommentsCorrections")
     ]
-    return found
+    return record_facts
 
 
 def _version(pmid: Element, record: Element) -> list[int]:
-    """What decides between two records of one PMID: version, then the date of revision as one number."""
+    """Return what decides between two records of one PMID: version, then the date of revision as one number."""
     version = pmid.get("Version", "1")
     date = record.find("DateRevised")
     parts = [] if date is None else [text for part in date if (text := (part.text or "").strip()).isdecimal()]
@@ -183,31 +183,31 @@ def _abstract(abstract: Element, path: str) -> Iterator[Section]:
             yield path, [text_of(part)]
 
 
-def _describe(article: Element, record: Element, found: dict[str, Any]) -> None:
-    """Journal, date of publication, languages, publication types, MeSH headings."""
+def _describe(article: Element, record: Element, facts: dict[str, Any]) -> None:
+    """Add journal, date of publication, languages, publication types and MeSH headings."""
     journal = article.find("Journal")
     if journal is not None:
         if name := (journal.findtext("Title") or "").strip():
-            found["journal"] = name
+            facts["journal"] = name
         date = journal.find("JournalIssue/PubDate")
         if date is not None and (published := written(" ".join(cast(Iterator[str], date.itertext())))):
-            found["date"], found["year"] = published, int(published[:4])
+            facts["date"], facts["year"] = published, int(published[:4])
     for name, parent, path in (
         ("languages", article, "Language"),
         ("publication_types", article, "PublicationTypeList/PublicationType"),
         ("mesh", record, "MeshHeadingList/MeshHeading/DescriptorName"),
     ):
         if values := [item.text.strip() for item in parent.iterfind(path) if item.text]:
-            found[name] = values
+            facts[name] = values
 
 
-def _identify(root: Element, article: Element, found: dict[str, Any]) -> None:
-    """DOI and PMCID."""
+def _identify(root: Element, article: Element, facts: dict[str, Any]) -> None:
+    """Add DOI and PMCID."""
     for item in root.iterfind("*/ArticleIdList/ArticleId"):
         kind, value = item.get("IdType"), (item.text or "").strip()
         if kind in ("doi", "pmc") and value:
-            found["doi" if kind == "doi" else "pmcid"] = value
-    if "doi" not in found:
+            facts["doi" if kind == "doi" else "pmcid"] = value
+    if "doi" not in facts:
         for item in article.iterfind("ELocationID"):
             if item.get("EIdType") == "doi" and item.get("ValidYN", "Y") == "Y" and item.text:
-                found["doi"] = item.text.strip()
+                facts["doi"] = item.text.strip()

@@ -38,7 +38,7 @@ OTHER_ABSTRACT = re.compile(r"<OtherAbstract([^<>]*)>([^<]*(?:<(?!/?OtherAbstrac
 
 
 class Tag:
-    """An element that the NLM writes without attributes, and its tags."""
+    """Hold the tags of an element that the NLM writes without attributes."""
 
     def __init__(self, name: str):
         self.opening, self.closing = f"<{name}>".encode(), f"</{name}>".encode()
@@ -50,15 +50,15 @@ COMMENTS, MESH_HEADINGS, ARTICLE_IDS = Tag("CommentsCorrectionsList"), Tag("Mesh
 
 
 class OddRecordError(Exception):
-    """The record is not as the NLM writes it: read it as a tree."""
+    """Raised where a record is not as the NLM writes it, so that it is read as a tree."""
 
 
 def scan(record: bytes, xml: etree.XMLParser) -> dict[str, Any] | None:
-    """What `pubmed.facts` finds in a record's tree, from its bytes; None if the tree must be asked.
+    """Collect from a record's bytes what `pubmed.facts` finds in its tree; return None if the tree must be read.
 
     Args:
         record: A `PubmedArticle` or `MedlineCitation` element.
-        xml: From `records.parser()`.
+        xml: From `inputs.xml.parser()`.
     """
     if find(record, b"<!") >= 0 or find(record, b"<?") >= 0:
         return None
@@ -89,7 +89,7 @@ def _facts(record: bytes, xml: etree.XMLParser) -> dict[str, Any]:
 
 
 def _head(facts: dict[str, Any], dates: bytes, journal: bytes, xml: etree.XMLParser) -> None:
-    """What stands before the title: date of revision, journal, date of publication."""
+    """Add what stands before the title: date of revision, journal, date of publication."""
     if b"DateRevised" in dates:
         date = REVISED.search(dates)
         if date is None:
@@ -104,7 +104,7 @@ def _head(facts: dict[str, Any], dates: bytes, journal: bytes, xml: etree.XMLPar
 
 
 def _ids_and_references(facts: dict[str, Any], record: bytes, start: int, xml: etree.XMLParser) -> None:
-    """`PubmedData`: its first list of ids is the article's own, later ones are its references'."""
+    """Add the ids of `PubmedData`: its first list of ids is the article's own, later ones are its references'."""
     begin, end = _inside(ARTICLE_IDS, record, start, len(record))
     if begin >= 0:
         for kind, value in ARTICLE_ID.findall(record[begin:end].decode()):
@@ -117,7 +117,7 @@ def _ids_and_references(facts: dict[str, Any], record: bytes, start: int, xml: e
 def _article(
     facts: dict[str, Any], sections: list[Section], record: bytes, start: int, stop: int, xml: etree.XMLParser
 ) -> None:
-    """From the title to the end of `Article`: DOI, abstract, languages, publication types."""
+    """Add what stands between the title and the end of `Article`: DOI, abstract, languages, publication types."""
     begin, end = _inside(ABSTRACT, record, start, stop)
     languages = find(record, b"<Language>", max(start, end), stop)
     if languages < 0:
@@ -141,7 +141,7 @@ def _article(
 def _lists(
     facts: dict[str, Any], sections: list[Section], record: bytes, start: int, stop: int, xml: etree.XMLParser
 ) -> None:
-    """From `Article` to the end of the citation: related articles, MeSH headings, other abstracts."""
+    """Add what stands between `Article` and the end of the citation: related articles, MeSH headings, other abstracts."""
     begin, end = _inside(COMMENTS, record, start, stop)
     facts["related"] = RELATED.findall(record[begin:end].decode()) if begin >= 0 else []
     begin, end = _inside(MESH_HEADINGS, record, start, stop)
@@ -159,7 +159,7 @@ def _lists(
 
 
 def _inside(tag: Tag, record: bytes, start: int, stop: int) -> tuple[int, int]:
-    """Where the content of the first such element begins and ends; `-1, -1` if there is none."""
+    """Return where the content of the first such element begins and ends; `-1, -1` if there is none."""
     begin = find(record, tag.opening, start, stop)
     end = find(record, tag.closing, start if begin < 0 else begin, stop)
     if begin < 0 and end < 0:
@@ -170,7 +170,7 @@ def _inside(tag: Tag, record: bytes, start: int, stop: int) -> tuple[int, int]:
 
 
 def _abstract(sections: list[Section], part: str, path: str, xml: etree.XMLParser) -> None:
-    """A section for every `AbstractText`, under its label if it has one."""
+    """Add a section for every `AbstractText`, under its label if it has one."""
     texts = ABSTRACT_TEXT.findall(part)
     if part.count("AbstractText") != 2 * len(texts):
         raise OddRecordError
@@ -184,13 +184,13 @@ def _abstract(sections: list[Section], part: str, path: str, xml: etree.XMLParse
 
 
 def _values(facts: dict[str, Any], name: str, pattern: re.Pattern[str], part: str, xml: etree.XMLParser) -> None:
-    """Take over what a pattern finds: the texts of elements that have no children."""
+    """Add the matches of a pattern: the texts of elements that have no children."""
     if values := pattern.findall(part):
         facts[name] = [_plain(value, xml).strip() for value in values] if "&" in part else list(map(str.strip, values))
 
 
 def _plain(content: str, xml: etree.XMLParser) -> str:
-    """Content without markup and entities."""
+    """Return content without markup and entities."""
     if "<" not in content and "&" not in content:
         return content
     plain = content.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')

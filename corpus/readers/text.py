@@ -21,7 +21,7 @@ KNOWN = ("pmid", "pmcid", "doi", "year", "journal", "license", "category")  # me
 
 
 class TextReader(BaseDiskReader):  # type: ignore[misc]
-    """Reads `.txt`, `.jsonl`, `.parquet` and `.csv` as a datatrove reader; see `BaseDiskReader` for the other arguments.
+    """Read `.txt`, `.jsonl`, `.parquet` and `.csv` as a datatrove reader; see `BaseDiskReader` for the other arguments.
 
     Args:
         data_folder: Where the files are.
@@ -34,7 +34,7 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
         super().__init__(data_folder, text_key=text_key, **kwargs)
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """Every document of one file, compressed or not."""
+        """Yield every document of one file, compressed or not."""
         with opened(self, filepath) as stream:
             yield from (
                 self._text(stream, filepath) if bare_name(filepath).endswith(".txt") else self._rows(stream, filepath)
@@ -66,7 +66,7 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
             try:
                 text = values.text(row.get(self.text_key))
                 extra = row.get("metadata")
-                extra = _known(extra if isinstance(extra, dict) else row)
+                extra = _metadata(extra if isinstance(extra, dict) else row)
             except values.NoTextError as error:
                 yield damaged("text", file, f"{position}, {error}", values.NOT_TEXT)
                 continue
@@ -77,25 +77,25 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
         if not position:
             yield damaged("text", file, "no row in it")
 
-    def _document(self, text: str, known: dict[str, Any], file: str, number: str, encoding: str) -> Document:
-        metadata: dict[str, Any] = {"source": "text", "links": [], **known}
+    def _document(self, text: str, fields: dict[str, Any], file: str, number: str, encoding: str) -> Document:
+        metadata: dict[str, Any] = {"source": "text", "links": [], **fields}
         if encoding:
             metadata[ENCODING] = encoding
         paragraphs = joined(text.replace("\r\n", "\n").split("\n"))
         return build(f"text:{PurePosixPath(file).name}:{number}", [("Text", paragraphs)], metadata)
 
 
-def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """What a row says about its text.
+def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+    """Collect the metadata that a row has beside its text.
 
     Raises:
         NoTextError: A field holds several values.
     """
-    found: dict[str, Any] = {name: value for name in KNOWN if (value := values.scalar(row.get(name)))}
-    found |= {name: values.identifier(row[name]) for name in IDS if name in found}
-    if "year" in found:
+    metadata: dict[str, Any] = {name: value for name in KNOWN if (value := values.scalar(row.get(name)))}
+    metadata |= {name: values.identifier(row[name]) for name in IDS if name in metadata}
+    if "year" in metadata:
         year = values.identifier(row["year"])
-        found["year"] = int(year) if year.isdecimal() else year
+        metadata["year"] = int(year) if year.isdecimal() else year
     if published := iso(values.scalar(row.get("date"))):
-        found |= {"date": published, "year": int(published[:4])}
-    return found
+        metadata |= {"date": published, "year": int(published[:4])}
+    return metadata

@@ -12,7 +12,7 @@ ISO = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?(?!\d)")
 
 
 def date(year: str, month: str | None = None, day: str | None = None) -> str:
-    """A date from its parts; a month or day that is none (`Spring`, `31` in June) is left out.
+    """Join a date from its parts; a month or day that is none (`Spring`, `31` in June) is left out.
 
     Args:
         year: Four digits.
@@ -31,27 +31,27 @@ def date(year: str, month: str | None = None, day: str | None = None) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def written(text: str) -> str:
-    """The first date in the NLM's manner, such as `1998 Dec 12-19` or `<Year>1998</Year><Month>12</Month>`; empty if there is none."""
-    found = WRITTEN.search(text)
-    return date(*found.groups()) if found else ""
+    """Find the first date in the NLM's manner, such as `1998 Dec 12-19` or `<Year>1998</Year><Month>12</Month>`; empty if there is none."""
+    match = WRITTEN.search(text)
+    return date(*match.groups()) if match else ""
 
 
 def iso(text: str) -> str:
-    """The ISO 8601 date that a text begins with; empty if it does not."""
-    found = ISO.match(text.strip())
-    return date(*found.groups()) if found else ""
+    """Return the ISO 8601 date that a text begins with; empty if it does not."""
+    match = ISO.match(text.strip())
+    return date(*match.groups()) if match else ""
 
 
 def earliest(dates: list[str]) -> str:
-    """The earliest date, where a day or month that is not known counts as the last; empty if there are none."""
-    return min(dates, key=lambda known: known + "-99-99"[len(known) - 4 :], default="")
+    """Return the earliest date, where a day or month that is not known counts as the last; empty if there are none."""
+    return min(dates, key=lambda when: when + "-99-99"[len(when) - 4 :], default="")
 
 
-def between(known: str, first: str, last: str) -> bool:
-    """Whether a date may lie between two others, which count; an empty one is no limit.
+def between(when: str, first: str, last: str) -> bool:
+    """Return whether a date may lie between two others, which count; an empty one is no limit.
 
     Dates are compared as far as both are known: `2011` may lie between `2011-03` and `2011-05`.
     """
-    return (not first or known[: len(first)] >= first[: len(known)]) and (
-        not last or known[: len(last)] <= last[: len(known)]
+    return (not first or when[: len(first)] >= first[: len(when)]) and (
+        not last or when[: len(last)] <= last[: len(when)]
     )

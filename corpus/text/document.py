@@ -27,7 +27,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\xad\u200b\u2060\ufeff\ufff9
 
 
 def clean(text: str) -> str:
-    """One line of text: NFC, white-space runs as one blank, without control, zero-width and soft-hyphen characters."""
+    """Clean a text to one line: NFC, white-space runs as one blank, without control, zero-width and soft-hyphen characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if text.isprintable():  # then its only white space is the blank
@@ -37,7 +37,7 @@ def clean(text: str) -> str:
 
 
 def hash64(*parts: str) -> int:
-    """64 bits of BLAKE2b over the parts, the same on every machine and in every process."""
+    """Return 64 bits of BLAKE2b over the parts, the same on every machine and in every process."""
     return int.from_bytes(blake2b("\x1f".join(parts).encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
@@ -78,7 +78,7 @@ def build(id: str, sections: Iterable[tuple[str, Iterable[str]]], metadata: dict
 
 
 class AddSentences(PipelineStep):  # type: ignore[misc]
-    """Notes the offsets of every document's sentences in its metadata; a sentence never crosses a line break."""
+    """Add the offsets of every document's sentences to its metadata; a sentence never crosses a line break."""
 
     type, name = "✂ - SPLITTER", "sentences"
 
@@ -90,17 +90,17 @@ class AddSentences(PipelineStep):  # type: ignore[misc]
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Offsets of the sentences of a text whose blocks are lines."""
-    found: list[tuple[int, int]] = []
+    """Return the offsets of the sentences of a text whose blocks are lines."""
+    offsets: list[tuple[int, int]] = []
     at = 0
     for line in text.split("\n"):
-        found += [(at + start, at + stop) for start, stop in spans(line)] if at else spans(line)
+        offsets += [(at + start, at + stop) for start, stop in spans(line)] if at else spans(line)
         at += len(line) + 1
-    return found
+    return offsets
 
 
 def damaged(source: str, file: str, where: str, reason: str = "damaged") -> Document:
-    """Stand in for a record that cannot be read: no text, the reason, and the file and position for the report."""
+    """Make a stand-in for a record that cannot be read: no text, the reason, and the file and position for the report."""
     return Document(
         text="",
         id=f"{source}:{file}:{where}",

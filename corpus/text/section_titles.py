@@ -64,7 +64,7 @@ ARTICLE_TITLES = _listed(
 UNKNOWN = "other titles"
 
 
-def known(title: str) -> str:
-    """A title in the spelling of its list, so that it can be shown; `other titles` where no list has it."""
+def listed_title(title: str) -> str:
+    """Return a title in the spelling of its list, so that it can be shown; `other titles` where no list has it."""
     name = " ".join(title.split()).rstrip(":.").lower()
     return name.capitalize() if name in NOTE_TITLES or name in ARTICLE_TITLES else UNKNOWN

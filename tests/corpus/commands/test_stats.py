@@ -9,7 +9,7 @@ from typing import Any
 from biomlm.core.cli import run as biomlm
 from biomlm.corpus.commands.stats import by_year, draw
 from biomlm.corpus.readers.note_sections import HEADERS
-from biomlm.corpus.text.section_titles import NOTE_TITLES, UNKNOWN, known
+from biomlm.corpus.text.section_titles import NOTE_TITLES, UNKNOWN, listed_title
 
 
 def test_head_is_no_fault(tmp_path: Path, make: Any) -> None:
@@ -33,7 +33,7 @@ def test_bars_are_in_proportion(capsys: Any) -> None:
 
 
 def test_titles_are_shown_if_they_are_known() -> None:
-    assert known("CHIEF COMPLAINT") == known("Chief Complaint:") == "Chief complaint"
-    assert known("Materials and  Methods") == "Materials and methods"
-    assert known("MR ZEBRA DOE") == known("") == UNKNOWN
+    assert listed_title("CHIEF COMPLAINT") == listed_title("Chief Complaint:") == "Chief complaint"
+    assert listed_title("Materials and  Methods") == "Materials and methods"
+    assert listed_title("MR ZEBRA DOE") == listed_title("") == UNKNOWN
     assert HEADERS <= NOTE_TITLES
