@@ -34,7 +34,7 @@ csv.field_size_limit(MOST)
 
 
 class _Lines:
-    """The lines of a stream, which can be looked at before they are taken, and given back."""
+    """Read the lines of a stream, which can be looked at before they are taken, and given back."""
 
     def __init__(self, stream: IO[bytes]):
         self.source = text_lines(stream)
@@ -43,7 +43,7 @@ class _Lines:
         self.odd = False  # whether a line was no UTF-8
 
     def take(self, into: list[str]) -> Iterator[str]:
-        """Take lines up to a `Problem`, and note them."""
+        """Take lines up to a `Problem` and append them to `into`."""
         while True:
             line = self.ahead.popleft() if self.ahead else next(self.source, None)
             if line is None:
@@ -62,30 +62,30 @@ class _Lines:
         self.number -= len(lines)
 
     def drop(self, count: int) -> list[str]:
-        """Take so many lines."""
+        """Take `count` lines."""
         self.number += count
         return [self.ahead.popleft() for _ in range(count)]
 
     def peek(self, place: int) -> str | None:
-        """The line that stands `place` lines behind the next one; None at the end of the stream and at a `Problem`."""
+        """Return the line that stands `place` lines behind the next one; None at the end of the stream and at a `Problem`."""
         while len(self.ahead) <= place and not (self.ahead and type(self.ahead[-1]) is Problem):
             line = next(self.source, None)
             if line is None:
                 return None
             self.ahead.append(line)
             self.odd |= type(line) is not str
-        found = self.ahead[place] if place < len(self.ahead) else None
-        return None if type(found) is Problem else found
+        line = self.ahead[place] if place < len(self.ahead) else None
+        return None if type(line) is Problem else line
 
     def from_place(self, place: int) -> Iterator[str]:
-        """The lines from `place` on, no more than a record may have bytes."""
+        """Yield the lines from `place` on, no more than a record may have bytes."""
         size = 0
         while size <= MOST and (line := self.peek(place)) is not None:
             yield line
             place, size = place + 1, size + len(line)
 
     def problem(self) -> str:
-        """The problem that stands next, which is taken; empty at the end of the stream."""
+        """Take the problem that stands next and return it; empty at the end of the stream."""
         if not self.ahead:
             return ""
         assert type(self.ahead[0]) is Problem
@@ -100,7 +100,7 @@ class _Lost:
 
 
 class Table:
-    """A stream of delimited rows. The header's first row says how many fields every row has.
+    """Read a stream of delimited rows, whose header says how many fields every row has.
 
     Args:
         stream: The decompressed file.
@@ -140,7 +140,7 @@ class Table:
         return header
 
     def rows(self) -> Iterator[tuple[int, list[str] | str, bool]]:
-        """Every row behind the header.
+        """Yield every row behind the header.
 
         Yields:
             `(line, row, foreign)`: the line it starts on, its fields or what is wrong with it, and whether it was read as cp1252. Of
@@ -151,11 +151,11 @@ class Table:
             bad: list[str] = []
             for row in self._good(bad):
                 if held is not None:
-                    yield self._told(held)
+                    yield self._output(held)
                 held = row
             if not bad:
                 if held is not None:
-                    yield self._told(held)
+                    yield self._output(held)
                 held = None
                 if not (problem := self.lines.problem()):
                     return
@@ -166,19 +166,19 @@ class Table:
                 continue
             self.lines.number += len(bad)
             self.lines.give_back(bad)
-            found = self._resumed(held)
+            resumed = self._resumed(held)
             self.blank.clear()
-            held = found[-1] if isinstance(found[-1], Row) else None
+            held = resumed[-1] if isinstance(resumed[-1], Row) else None
             if held is not None:
-                found.pop()
-            for item in found:
+                resumed.pop()
+            for item in resumed:
                 if isinstance(item, Row):
-                    yield self._told(item)
+                    yield self._output(item)
                 else:
                     yield from ((line, BROKEN, False) for line in item.lines)
 
     def _good(self, bad: list[str]) -> Iterator[Row]:
-        """Rows up to the first that is not good, whose lines are left in `bad`."""
+        """Yield the rows up to the first that is not good, whose lines are left in `bad`."""
         grammar, width, profile = self.grammars[0], len(self.header), self.profile
         try:
             for fields in grammar.reader(self.lines.take(bad)):
@@ -227,16 +227,16 @@ class Table:
                 row = self._row(place)
                 if row is not None and row.certain and self._fits(row):  # a quote of the held row is missing
                     return [_Lost(self._lost(place)), self._taken(row)]
-        found, place, size, lost = self._start(before), before, 0, list[int]()
+        next_row, place, size, lost = self._start(before), before, 0, list[int]()
         passed: list[Row | _Lost] = []
-        while found is None and (line := self.lines.peek(place)) is not None:
+        while next_row is None and (line := self.lines.peek(place)) is not None:
             place, size = place + 1, size + len(line)
             if size > MOST:  # too much to be kept in memory
                 passed += [] if held is None else [held]
                 self.lines.drop(before)
                 lost += self._lost(place - before, begun=bool(lost))
                 held, before, place, size = None, 0, 0, 0
-            found = self._start(place)
+            next_row = self._start(place)
         if held is not None and place > before and self._lacks_a_quote(held, before, place):
             held, before = None, 0
         if held is not None:
@@ -245,7 +245,7 @@ class Table:
         if place > before:
             lost += self._lost(place - before, begun=bool(lost))
         passed += [_Lost(lost)] if lost else []
-        return passed if found is None else [*passed, self._taken(found)]
+        return passed if next_row is None else [*passed, self._taken(next_row)]
 
     def _lost(self, count: int, begun: bool = False) -> list[int]:
         """Take lines that belong to no good row.
@@ -271,7 +271,7 @@ class Table:
         return row
 
     def _row(self, place: int, read: str = "") -> Row | None:
-        """The good row that starts at a place, by the first grammar that reads it.
+        """Return the good row that starts at a place, by the first grammar that reads it.
 
         Args:
             place: How far behind the next line.
@@ -298,19 +298,19 @@ class Table:
         return None
 
     def _start(self, place: int) -> Row | None:
-        """The row that starts at a place, if the table may go on with it."""
+        """Return the row that starts at a place, if the table may go on with it."""
         row = self._row(place)
         if row is None or row.certain:
             return row
         return row if self._fits(row) and self._begins(place + len(row.lines)) else None
 
     def _fits(self, row: Row) -> bool:
-        """Whether a row's columns hold what they held before."""
+        """Return whether a row's columns hold what they held before."""
         parts = row.grammar.strictly("".join(row.lines))
         return self.profile.fits(parts or [(field, False) for field in row.fields])
 
     def _begins(self, place: int) -> bool:
-        """Whether a row begins at a place, be it good or not, or the table ends there."""
+        """Return whether a row begins at a place, be it good or not, or the table ends there."""
         line = self.lines.peek(place)
         while line is not None and not line.strip():
             place += 1
@@ -318,14 +318,14 @@ class Table:
         return line is None or self._opens(line) or self._row(place) is not None
 
     def _opens(self, line: str, most: int = 2) -> bool:
-        """Whether a line's first fields are like those of a row: `most` of them, but never the last."""
+        """Return whether a line's first fields are like those of a row: `most` of them, but never the last."""
         enough = min(most, len(self.header) - 1)
         parts = self.grammars[0].fields(line)
         fields = [(field, quoted) for field, quoted, goes_on in islice(parts, enough) if goes_on]
         return len(fields) == enough > 0 and self.profile.fits(fields)
 
     def _lacks_a_quote(self, row: Row, start: int, stop: int) -> bool:
-        """Whether a row and the lines from `start` to `stop` are one row, of whose last field the opening quote is missing."""
+        """Return whether a row and the lines from `start` to `stop` are one row, of whose last field the opening quote is missing."""
         first = self.lines.peek(start)
         if first is None or self._opens(first, 1):
             return False
@@ -335,14 +335,14 @@ class Table:
             bool(last) and head[at:] == last and len(row.grammar.strictly(f'{raw[:at]}"{raw[at:]}')) == len(self.header)
         )
 
-    def _told(self, row: Row) -> tuple[int, list[str] | str, bool]:
-        """A row as it is handed out."""
+    def _output(self, row: Row) -> tuple[int, list[str] | str, bool]:
+        """Return a row as `rows` yields it."""
         kinds = {type(line) for line in row.lines} if self.lines.odd else set()
         return row.line, ENCODING if Unreadable in kinds else row.fields, Foreign in kinds
 
 
 class _Noted:
-    """Lines, of which those that were asked for are kept."""
+    """Iterate over lines and keep those that were asked for."""
 
     def __init__(self, lines: Iterator[str]):
         self.source, self.lines = lines, list[str]()

@@ -42,7 +42,7 @@ class Problem(str):
 
 
 def decoded(data: bytes) -> str:
-    """A text from its bytes: a plain `str` if they are UTF-8, else `Foreign` or `Unreadable`."""
+    """Decode a text: a plain `str` if its bytes are UTF-8, else `Foreign` or `Unreadable`."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -61,10 +61,10 @@ def utf8_blocks(stream: IO[bytes]) -> Iterator[bytes | str]:
     Yields:
         Bytes, which are the stream's own where they are no UTF-16 or UTF-32; last, how it breaks off, as a string.
     """
-    found = blocks(stream)
+    raw_blocks = blocks(stream)
     head, ended = b"", ""
     while len(head) < HEAD and not ended:
-        block = next(found, None)
+        block = next(raw_blocks, None)
         if block is None:
             break
         if isinstance(block, str):
@@ -73,22 +73,22 @@ def utf8_blocks(stream: IO[bytes]) -> Iterator[bytes | str]:
             head += block
     mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", _unmarked(head)))
     rest: Iterable[bytes | str] = (
-        item for part in ((head[len(mark) :],), (ended,) if ended else found) for item in part
+        item for part in ((head[len(mark) :],), (ended,) if ended else raw_blocks) for item in part
     )
     return iter(rest) if encoding == "utf-8" else _transcoded(rest, encoding)
 
 
 def _unmarked(head: bytes) -> str:
-    """UTF-16 without a mark is known by the zeros beside its ASCII letters."""
+    """Return the encoding of a stream without a mark: UTF-16 is known by the zeros beside its ASCII letters."""
     even, odd = head[:HEAD:2].count(0), head[1:HEAD:2].count(0)
     few = len(head[:HEAD]) // 8
     return "utf-16-le" if odd > few >= 8 * even else "utf-16-be" if even > few >= 8 * odd else "utf-8"
 
 
-def _transcoded(found: Iterable[bytes | str], encoding: str) -> Iterator[bytes | str]:
+def _transcoded(raw_blocks: Iterable[bytes | str], encoding: str) -> Iterator[bytes | str]:
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     try:
-        for block in found:
+        for block in raw_blocks:
             if isinstance(block, str):
                 yield block
                 return
@@ -99,7 +99,7 @@ def _transcoded(found: Iterable[bytes | str], encoding: str) -> Iterator[bytes |
 
 
 def text_lines(stream: IO[bytes]) -> Iterator[str]:
-    """Every line as text, with its line break, as `decoded` reads it; a `Problem` where one is too long and where the stream breaks off."""
+    """Yield every line, with its line break, as `decoded` reads it; a `Problem` where one is too long or the stream breaks off."""
     for chunk in chunks(stream):
         if isinstance(chunk, str):
             yield chunk
@@ -113,7 +113,7 @@ def text_lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def chunks(stream: IO[bytes]) -> Iterator[bytes | Problem]:
-    """Whole lines, many at a time, as UTF-8; a `Problem` where a line is too long, and where the stream breaks off."""
+    """Yield whole lines, many at a time, as UTF-8; a `Problem` where a line is too long, and where the stream breaks off."""
     rest, skipping = b"", False
     for block in utf8_blocks(stream):
         if isinstance(block, str):

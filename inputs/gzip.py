@@ -1,4 +1,4 @@
-"""Reading gzip: by ISA-L where it is installed, which is three times as fast as zlib."""
+"""Read gzip by ISA-L where it is installed, which is three times as fast as zlib."""
 
 import zlib
 from contextlib import suppress

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Grammar:
-    """How fields are parted and quoted.
+    """Split rows into fields by a delimiter and a manner of quoting.
 
     Args:
         delimiter: What stands between fields.
@@ -49,13 +49,13 @@ class Grammar:
         self.row = re.compile(rf"{field}(?:{part}{field})*\r?\n?", re.S)
 
     def reader(self, lines: Iterable[str]) -> Any:
-        """A `csv.reader`."""
+        """Make a `csv.reader` of this grammar."""
         return csv.reader(
             lines, delimiter=self.delimiter, escapechar="\\" if self.backslash else None, strict=True
         )  # fmt: skip
 
     def fields(self, raw: str) -> Iterator[tuple[str, bool, bool]]:
-        """The leading fields of a row, up to the first that neither a delimiter nor the row's end closes.
+        """Yield the leading fields of a row, up to the first that neither a delimiter nor the row's end closes.
 
         Yields:
             `(field, quoted, goes_on)`: its text, whether it stands in quotes, and whether a delimiter follows.
@@ -70,11 +70,11 @@ class Grammar:
             at = match.end() + 1
 
     def strictly(self, raw: str) -> list[tuple[str, bool]]:
-        """The fields of exactly one row, and whether each is quoted; none if a quote stands where RFC 4180 has none."""
+        """Return the fields of exactly one row, and whether each is quoted; none if a quote stands where RFC 4180 has none."""
         return [(field, quoted) for field, quoted, _ in self.fields(raw)] if self.row.fullmatch(raw) else []
 
     def unescaped(self, fields: list[str], lines: list[str]) -> list[str]:
-        """The fields that a `csv.reader` found in lines; it takes every backslash away, though most stand for themselves."""
+        """Restore in a row's fields the backslashes that stand for themselves: the `csv.reader` that read `lines` takes all away."""
         if not self.backslash or not any("\\" in line for line in lines):
             return fields
         return [field for field, _ in self.strictly("".join(lines))]
@@ -86,7 +86,7 @@ class Grammar:
 
 
 class Profile:
-    """What the columns hold, as far as it is known from good rows.
+    """Learn from good rows what the columns hold.
 
     Args:
         width: How many columns there are.
@@ -100,7 +100,7 @@ class Profile:
         self.astray = 0  # rows with a quote inside a field that is not quoted
 
     def learn(self, row: Row) -> None:
-        """Take account of a good row."""
+        """Add a good row to the profile."""
         fields = row.grammar.strictly("".join(row.lines))
         self.seen += 1
         self.astray += len(fields) != len(self.columns)
@@ -113,7 +113,7 @@ class Profile:
         return 10 * self.astray > self.seen or all(kinds.isdisjoint(QUOTED) for kinds in self.columns)
 
     def fits(self, fields: Iterable[tuple[str, bool]]) -> bool:
-        """Whether leading fields, each with whether it is quoted, are like what was seen in their columns."""
+        """Return whether leading fields, each with whether it is quoted, are like what was seen in their columns."""
         return self.seen < FEW or all(
             self._like(self._kind(*field), kinds, opens)
             for field, kinds, opens in zip(fields, self.columns, (True, *[False] * len(self.columns)), strict=False)
@@ -138,5 +138,5 @@ class Profile:
 
 
 def ends_in_a_stray_quote(fields: list[str], lines: list[str]) -> bool:
-    """Whether a row's last field has a closing quote without an opening one."""
+    """Return whether a row's last field has a closing quote without an opening one."""
     return fields[-1:] != [] and fields[-1][-1:] == '"' and sum(line.count('"') for line in lines) % 2 == 1

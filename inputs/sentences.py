@@ -27,7 +27,7 @@ MAY_END = frozenset(_MAY_END.split())
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """Where the sentences of one block lie.
+    """Find where the sentences of one block lie.
 
     Args:
         text: A paragraph without surrounding white space.
@@ -37,21 +37,21 @@ def spans(text: str) -> list[tuple[int, int]]:
     """
     if not text:
         return []
-    found: list[tuple[int, int]] = []
+    offsets: list[tuple[int, int]] = []
     kept_whole = [m.span() for m in PLACEHOLDER.finditer(text)] if "[**" in text else []
     start = 0
     for match in END.finditer(text):
         if _is_boundary(text, start, match.start(), match.end()) and not any(
             a <= match.start() < b - 1 for a, b in kept_whole
         ):
-            found.append((start, start + len(text[start : match.end()].rstrip())))
+            offsets.append((start, start + len(text[start : match.end()].rstrip())))
             start = match.end()
-    found.append((start, len(text)))
-    return found
+    offsets.append((start, len(text)))
+    return offsets
 
 
 def _is_boundary(text: str, start: int, stop: int, after: int) -> bool:
-    """Whether the mark at `stop` ends the sentence that began at `start`; the next word begins at `after`."""
+    """Return whether the mark at `stop` ends the sentence that began at `start`; the next word begins at `after`."""
     following = text[after]
     if following.islower():
         return False
@@ -75,7 +75,7 @@ def _is_initial(text: str, at: int) -> bool:
 
 
 def _is_name_initial(text: str, start: int, stop: int, after: int) -> bool:
-    """A single capital before the mark: `J. Smith` goes on, `vitamin C. The` does not."""
+    """Return whether the letter before the mark is an initial: `J. Smith` goes on, `vitamin C. The` does not."""
     if not text[stop - 1].isupper():
         return True
     if stop - 1 == start or _is_initial(text, after):

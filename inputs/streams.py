@@ -30,7 +30,7 @@ DAMAGE = (zlib.error, fast_zlib.error, lzma.LZMAError)
 
 
 class Decompressed:
-    """A compressed stream that gives all that can be read before it breaks off, and only then says so.
+    """Read a compressed stream up to where it breaks off, and raise only then.
 
     `gzip.GzipFile` throws away up to a whole block before the damage. Output is bounded, so a file that inflates a thousandfold takes no
     more memory than another.
@@ -45,25 +45,25 @@ class Decompressed:
         self.inner = decompressor()
         self.waiting = self.salvaged = b""
         self.begun = False
-        self.given = 0
+        self.position = 0  # bytes given out
         self.problem: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes and at least one, empty at the end.
+        """Return at most `size` bytes and at least one; empty at the end.
 
         Raises:
             EOFError: The stream is truncated.
             zlib.error: It is damaged.
         """
-        found = self._read(size)
-        self.given += len(found)
-        return found
+        data = self._read(size)
+        self.position += len(data)
+        return data
 
     def _read(self, size: int) -> bytes:
         while True:
             if self.salvaged:
-                found, self.salvaged = self.salvaged[:size], self.salvaged[size:]
-                return found
+                data, self.salvaged = self.salvaged[:size], self.salvaged[size:]
+                return data
             if self.problem is not None:
                 raise self.problem
             if self.inner.eof and not self._next_member():
@@ -73,11 +73,11 @@ class Decompressed:
                 if not self.waiting:
                     return self._ended(size)
             self.begun = True
-            if found := self._decompress(size):
-                return found
+            if data := self._decompress(size):
+                return data
 
     def _ended(self, size: int) -> bytes:
-        """The stored file is at its end: what the decompressor still holds, then the end or the news that it came too soon."""
+        """Return what the decompressor still holds at the end of the stored file, then raise if that end came too soon."""
         if not self.begun:
             return b""
         if held := bytes(self.inner.decompress(b"", size)):
@@ -94,7 +94,7 @@ class Decompressed:
         data, self.waiting = self.waiting, b""
         before = self.inner.copy() if hasattr(self.inner, "copy") else None
         try:
-            found: bytes = self.inner.decompress(data, size)
+            output: bytes = self.inner.decompress(data, size)
         except DAMAGE as error:
             if self.make is _inflate and fast_zlib is not zlib:
                 self._again()
@@ -103,19 +103,19 @@ class Decompressed:
                 self._salvage(before, data)
             return b""
         self.waiting = getattr(self.inner, "unconsumed_tail", b"")
-        return found
+        return output
 
     def _again(self) -> None:
-        """Read from the start with zlib up to what was given: unlike ISA-L, it tells all that stands before the damage."""
+        """Read from the start with zlib up to `position`: unlike ISA-L, it gives all that stands before the damage."""
         self.raw.seek(0)
-        given, self.given = self.given, 0
+        end, self.position = self.position, 0
         self.make, self.waiting, self.begun = partial(zlib.decompressobj, wbits=31), b"", False
         self.inner = self.make()
-        while self.given < given and self.read(min(BLOCK, given - self.given)):
+        while self.position < end and self.read(min(BLOCK, end - self.position)):
             pass
 
     def _salvage(self, inner: Any, data: bytes) -> None:
-        """Keep what the damaged stretch gives up to the damage, in small steps; no more than two blocks of it."""
+        """Keep what the damaged stretch yields up to the damage, in small steps; no more than two blocks of it."""
         if inner is None:
             return
         parts = []
@@ -136,12 +136,12 @@ class Decompressed:
 
 
 def bare_name(filepath: str) -> str:
-    """A file's name in lower case, without the suffix of its compression: the one rule for what kind a file is of."""
+    """Return a file's name in lower case, without the suffix of its compression: the one rule for what kind a file is of."""
     return _parted(filepath)[0]
 
 
 def compression(filepath: str) -> str:
-    """The suffix of a file's compression in lower case; empty if it has none."""
+    """Return the suffix of a file's compression in lower case; empty if it has none."""
     return _parted(filepath)[1]
 
 

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
-    """Every row of a table, by the file's suffix.
+    """Yield every row of a table, by the file's suffix.
 
     Args:
         stream: The decompressed file.
@@ -71,7 +71,7 @@ def _jsonl(stream: IO[bytes]) -> Iterator[Row]:
 
 
 def _mended(where: str, line: str) -> Row:
-    """A line that is no JSON in UTF-8: it may be JSON in cp1252."""
+    """Read a line that is no JSON in UTF-8 as JSON in cp1252."""
     if not isinstance(line, Foreign):
         return Row(where, ENCODING if isinstance(line, Unreadable) else NO_OBJECT)
     try:

@@ -14,7 +14,7 @@ LONGEST_NAME = 1 << 16  # bytes
 
 
 class Member:
-    """The content of one file in a package, for as long as the package stands there.
+    """Read the content of one file in a package, for as long as the package stands there.
 
     Args:
         stream: The package.
@@ -25,18 +25,18 @@ class Member:
         self.stream, self.left, self.padding = stream, size, -size % BLOCK
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, empty at the end.
+        """Return at most `size` bytes; empty at the end.
 
         Raises:
             EOFError: The package ends before the file does.
         """
         if not self.left:
             return b""
-        found = self.stream.read(min(size, self.left))
-        if not found:
+        data = self.stream.read(min(size, self.left))
+        if not data:
             raise EOFError("truncated")
-        self.left -= len(found)
-        return found
+        self.left -= len(data)
+        return data
 
     def skip(self) -> None:
         """Read what is left, and the padding behind it."""
@@ -47,7 +47,7 @@ class Member:
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, Member | None]]:
-    """Every regular file of a package.
+    """Yield every regular file of a package.
 
     Yields:
         `(name, content)`; or where a header is damaged `(name of the file before, None)`.
@@ -85,28 +85,28 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, Member | None]]:
 
 
 def exactly(stream: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or none at the end of the stream.
+    """Read `size` bytes; none at the end of the stream.
 
     Raises:
         EOFError: It ends in between.
     """
-    found = b""
-    while len(found) < size:
-        more = stream.read(size - len(found))
+    data = b""
+    while len(data) < size:
+        more = stream.read(size - len(data))
         if not more:
-            if found:
+            if data:
                 raise EOFError("truncated")
             return b""
-        found += more
-    return found
+        data += more
+    return data
 
 
 def _long_name(data: bytes, kind: bytes) -> str:
-    """The name in a GNU long-name entry, or the `path` record of a pax header."""
+    """Return the name in a GNU long-name entry, or the `path` record of a pax header."""
     if kind in LONG_NAMES:
         return data.rstrip(b"\0").decode("utf-8", "replace")
     for record in data.split(b"\n"):
-        _, found, path = record.partition(b" path=")
-        if found:
+        _, separator, path = record.partition(b" path=")
+        if separator:
             return path.decode("utf-8", "replace")
     return ""

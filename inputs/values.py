@@ -11,11 +11,11 @@ UNSET = frozenset(("", "false", "f", "no", "n", "none", "null", "nan", "na", "<n
 
 
 class NoTextError(Exception):
-    """A value that is no text; its message says what it is."""
+    """Raised for a value that is no text; the message says what it is."""
 
 
 def text(value: Any) -> str | None:
-    """A text; None for null.
+    """Return a value as text; None for null.
 
     Raises:
         NoTextError: It is a number, a list or the like, or bytes in an unknown encoding.
@@ -23,10 +23,10 @@ def text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        found = decoded(value)
-        if isinstance(found, Unreadable):
+        string = decoded(value)
+        if isinstance(string, Unreadable):
             raise NoTextError("bytes that are neither UTF-8 nor cp1252")
-        return str(found)
+        return str(string)
     if value != value:  # NaN, which stands for null in columns made by pandas  # noqa: PLR0124
         return None
     names = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
@@ -34,7 +34,7 @@ def text(value: Any) -> str | None:
 
 
 def scalar(value: Any) -> str:
-    """A number, a date or a text as text; empty for null.
+    """Return a number, a date or a text as text; empty for null.
 
     Raises:
         NoTextError: It holds several values, or bytes in an unknown encoding.
@@ -47,26 +47,26 @@ def scalar(value: Any) -> str:
 
 
 def identifier(value: Any) -> str:
-    """An identifier as text: `1000.0` is 1000.
+    """Return an identifier as text: `1000.0` is 1000.
 
     Raises:
         NoTextError: As `scalar`.
     """
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    found = scalar(value)
-    whole = WHOLE.fullmatch(found)
-    return whole[1] if whole else found
+    string = scalar(value)
+    whole = WHOLE.fullmatch(string)
+    return whole[1] if whole else string
 
 
 def is_set(value: Any) -> bool:
-    """Whether a flag is set: not if it is empty, null, zero in any form, or a word for no.
+    """Return whether a flag is set: not if it is empty, null, zero in any form, or a word for no.
 
     Raises:
         NoTextError: As `scalar`.
     """
-    found = scalar(value).lower()
+    word = scalar(value).lower()
     try:
-        return float(found) != 0 and found not in UNSET
+        return float(word) != 0 and word not in UNSET
     except ValueError:
-        return found not in UNSET
+        return word not in UNSET

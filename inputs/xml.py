@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 
 def parser() -> etree.XMLParser:
-    """A parser that touches neither network nor DTD, expands nothing, and keeps libxml2's limits."""
+    """Make a parser that touches neither network nor DTD, expands nothing, and keeps libxml2's limits."""
     return etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True,
         collect_ids=False,
@@ -50,7 +50,7 @@ def parser() -> etree.XMLParser:
 
 
 def parse(data: bytes, parser: etree.XMLParser, encoding: str = "utf-8") -> etree._Element | None:
-    """Parse one record that has no document type declaration; None if it is damaged.
+    """Parse one record that has no document type declaration; return None if it is damaged.
 
     Args:
         data: Bytes of the element.
@@ -70,7 +70,7 @@ def parse(data: bytes, parser: etree.XMLParser, encoding: str = "utf-8") -> etre
 
 
 def read_xml(path: Path) -> etree._Element:
-    """Read a whole, small XML file; the root.
+    """Read a whole, small XML file and return its root.
 
     Raises:
         UnsafeFileError: It declares entities, which could expand without bound or name other files.
@@ -89,7 +89,7 @@ def read_xml(path: Path) -> etree._Element:
 
 
 def _mended(data: bytes, encoding: str) -> bytes:
-    """The record as UTF-8 with HTML's named characters written out."""
+    """Return the record as UTF-8 with HTML's named characters written out."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -107,7 +107,7 @@ def _character(match: re.Match[bytes]) -> bytes:
 
 
 def declared_encoding(head: bytes) -> str:
-    """The encoding that an XML declaration names, `utf-8` if none."""
+    """Return the encoding that an XML declaration names, `utf-8` if none."""
     match = DECLARED.match(head.lstrip())
     return match[1].decode("ascii").lower() if match else "utf-8"
 
@@ -128,7 +128,7 @@ def blocks(stream: IO[bytes]) -> Iterator[bytes | str]:
 
 
 class Cutter:
-    """Cuts the records of a stream.
+    """Cut the records of a stream.
 
     Args:
         tags: Names of record elements. Where one can hold another, the outer comes first.
@@ -165,7 +165,7 @@ class Cutter:
         yield from self._rest(buffer, base, broken, rooted)
 
     def _whole(self, buffer: bytes, base: int) -> Iterator[tuple[Piece, int]]:
-        """Every record that ends inside `buffer`, with how much of the buffer is used up by then."""
+        """Yield every record that ends inside `buffer`, with how much of the buffer is used up by then."""
         at = 0
         while True:
             start = self.start.search(buffer, at)
@@ -189,7 +189,7 @@ class Cutter:
                 yield Piece(base + begin, buffer[begin:at], tag.decode()), at
 
     def _end(self, tag: bytes, buffer: bytes, at: int) -> int:
-        """Where the record's end tag ends, -1 if that is not in the buffer."""
+        """Return where the record's end tag ends, -1 if that is not in the buffer."""
         plain = b"</" + tag + b">"
         end = find(buffer, plain, at)
         if end >= 0:
@@ -198,7 +198,7 @@ class Cutter:
         return match.end() if match else -1
 
     def _again(self, tag: bytes, buffer: bytes, at: int, stop: int) -> int:
-        """Where the same element starts once more before `stop`, -1 if it does not."""
+        """Return where the same element starts once more before `stop`, -1 if it does not."""
         opening = b"<" + tag
         again = find(buffer, opening, at, stop)
         while again >= 0 and buffer[again + len(opening) : again + len(opening) + 1] not in (
@@ -212,11 +212,11 @@ class Cutter:
         return again
 
     def _tail(self, gap: bytes) -> bool:
-        """Whether a gap is what an outer record leaves behind when only its start tag was lost and its inner record was read."""
+        """Return whether a gap is what an outer record leaves behind when only its start tag was lost and its inner record was read."""
         return b"</PubmedData" in gap and b"<PubmedData" in gap
 
     def _rest(self, buffer: bytes, base: int, broken: str, rooted: bool) -> Iterator[Piece]:
-        """What is left at the end of the stream: an unfinished record, the place where the stream broke off, or nothing."""
+        """Yield what is left at the end of the stream: an unfinished record, the place where the stream broke off, or nothing."""
         unfinished = self.start.search(buffer)
         if broken:
             yield Piece(base + (unfinished.start() if unfinished else len(buffer)), b"", problem=broken)
@@ -229,7 +229,7 @@ class Cutter:
 
 
 def text_of(element: etree._Element) -> str:
-    """All text inside an element, markup taken away."""
+    """Return all text inside an element, without markup."""
     if not len(element):
         return element.text or ""
     return "".join(cast(Iterator[str], element.itertext()))
