@@ -75,12 +75,12 @@ def parse(line: bytes, path: Path, number: int) -> Document:
     Raises:
         DataError: It is not a document, or has text that belongs to no sentence.
     """
-    with mistakes(path, number):
-        return made(orjson.loads(line), path, number)
+    with line_errors(path, number):
+        return from_json(orjson.loads(line), path, number)
 
 
 @contextmanager
-def mistakes(path: Path, number: int) -> Iterator[None]:
+def line_errors(path: Path, number: int) -> Iterator[None]:
     """Say what is wrong with a line that cannot be parsed, or has not what a document has."""
     where = f"line {number}"
     try:
@@ -95,7 +95,7 @@ def mistakes(path: Path, number: int) -> Iterator[None]:
         raise DataError(problem, file=path, record=where, remedy=REMEDY) from None
 
 
-def made(raw: Mapping[str, Any], path: Path, number: int) -> Document:
+def from_json(raw: Mapping[str, Any], path: Path, number: int) -> Document:
     """A parsed line as a document; arguments and errors are those of `parse`."""
     text, metadata = raw["text"], raw["metadata"]
     document = Document(
@@ -107,11 +107,11 @@ def made(raw: Mapping[str, Any], path: Path, number: int) -> Document:
         links=metadata.get("links") or (),
     )
     if problem := _check(text, document.sentences, document.sections):
-        raise refused(problem, document.id, path, number)
+        raise document_error(problem, document.id, path, number)
     return document
 
 
-def refused(problem: str, name: str, path: Path, number: int) -> DataError:
+def document_error(problem: str, name: str, path: Path, number: int) -> DataError:
     """That something is wrong with the document of that id."""
     return DataError(problem, file=path, record=f"line {number}, {name}", remedy=REMEDY)
 

@@ -28,7 +28,7 @@ from biomlm.inputs.streams import open_lines
 from biomlm.tokenizer import documents
 from biomlm.tokenizer.config import EncodeConfig
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy, Tagger
-from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.encoding.word_cache import END, WordCache
 from biomlm.tokenizer.formats import folder
 from biomlm.tokenizer.shards import POS, REMEDY, STAGE, ShardWriter, id_type, map_tokens, read_index
 from biomlm.tokenizer.workers import pool
@@ -66,7 +66,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: folder.Tokenizer, tagger: Tagger | None):
-        self.table = WordTable(tokenizer)
+        self.word_cache = WordCache(tokenizer)
         self.pos = PosTable(tagger, tokenizer) if tagger else None
         self.splits = tokenizer.splits_at_blanks
         self.dtype = id_type(tokenizer.vocab_size)
@@ -79,7 +79,7 @@ class Encoder:
         doc_starts, segment_starts = list[int](), list[int]()
 
         def flush() -> None:
-            found, lengths = self.table.encode(waiting)
+            found, lengths = self.word_cache.encode(waiting)
             ids.append(found.astype(self.dtype))
             sizes.append(lengths)
             if self.pos is not None:

@@ -17,20 +17,20 @@ from biomlm.corpus.documents import document_files
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert, bytelevel, folder
 from biomlm.tokenizer.learning import bpe, sentencepiece, wordpiece
-from biomlm.tokenizer.learning.count import Counts, Split, What, count
-from biomlm.tokenizer.learning.vocabulary import Made
+from biomlm.tokenizer.learning.count import CountOptions, Counts, Split, count
+from biomlm.tokenizer.learning.vocabulary import LearntVocabulary
 
 STAGE = "tokenizer train"
 WORK = ".work"
 MIB = 1 << 20
 
 
-KINDS: dict[str, tuple[Split, Callable[[Counts, TrainConfig], Made]]] = {
-    "bpe": (bytelevel.split, bpe.make),
-    "wordpiece": (bert.split_cased, wordpiece.make),
-    "sentencepiece-bpe": (sentencepiece.split, sentencepiece.make),
-    "sentencepiece-unigram": (sentencepiece.split, sentencepiece.make),
-    "gatortron": (sentencepiece.split, sentencepiece.make_gatortron),
+KINDS: dict[str, tuple[Split, Callable[[Counts, TrainConfig], LearntVocabulary]]] = {
+    "bpe": (bytelevel.split, bpe.learn),
+    "wordpiece": (bert.split_cased, wordpiece.learn),
+    "sentencepiece-bpe": (sentencepiece.split, sentencepiece.learn),
+    "sentencepiece-unigram": (sentencepiece.split, sentencepiece.learn),
+    "gatortron": (sentencepiece.split, sentencepiece.learn_gatortron),
 }
 
 
@@ -55,7 +55,7 @@ def _count(config: TrainConfig) -> Counts:
     work = Path(config.out) / WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    what = What(
+    options = CountOptions(
         split=bert.split_uncased if config.lowercase else KINDS[config.kind][0],
         starts=bytelevel.ascii_starts if config.kind == "bpe" else None,
         weights={**dict.fromkeys(config.sources, 1.0), **config.weights},
@@ -65,10 +65,10 @@ def _count(config: TrainConfig) -> Counts:
         memory=config.memory * MIB,
     )
     try:
-        counts = count(document_files(config.docs, "train"), what, config.workers or os.cpu_count() or 1, work)
+        counts = count(document_files(config.docs, "train"), options, config.workers or os.cpu_count() or 1, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    absent = sorted(what.weights.keys() - counts.tally.sources.keys())
+    absent = sorted(options.weights.keys() - counts.tally.sources.keys())
     if absent:
         problem = f"the train split has no documents of the source {absent[0]}"
         remedy = f"It has {', '.join(sorted(counts.tally.sources))}: correct --sources or --weights."

@@ -102,10 +102,10 @@ class PosTable:
         """Tag sentences.
 
         Args:
-            words: Of all sentences, each followed by END, as `WordTable.encode` takes them.
+            words: Of all sentences, each followed by END, as `WordCache.encode` takes them.
 
         Returns:
-            [ids] the tag of every id that `WordTable.encode` gives for them.
+            [ids] the tag of every id that `WordCache.encode` gives for them.
         """
         self._learn(words)
         parts = list(_parts(words))

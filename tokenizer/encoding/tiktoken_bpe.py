@@ -14,7 +14,7 @@ from biomlm.tokenizer.formats import bytelevel
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 
-class Quick:
+class TiktokenBpe:
     """Encodes many ASCII words at once.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biomlm.tokenizer.documents import in_front
-from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
+from biomlm.tokenizer.encoding.tiktoken_bpe import TiktokenBpe
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 END = "\n"  # stands for the closing id; no word holds white space
@@ -25,7 +25,7 @@ class _Rows(dict[str, int]):
         return row
 
 
-class WordTable:
+class WordCache:
     """A growing table of words and their ids.
 
     Args:
@@ -34,7 +34,7 @@ class WordTable:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self.quick = Quick(tokenizer) if Quick.applies(tokenizer) else None
+        self.tiktoken = TiktokenBpe(tokenizer) if TiktokenBpe.applies(tokenizer) else None
         self._clear()
 
     def _clear(self) -> None:
@@ -66,15 +66,15 @@ class WordTable:
     def _add(self, words: list[str]) -> None:
         """Encode the words of the last rows."""
         texts = np.array([in_front(word) for word in words], dtype=object)
-        quick = np.array([self.quick is not None and text.isascii() and text[0] == " " for text in texts])
+        quick = np.array([self.tiktoken is not None and text.isascii() and text[0] == " " for text in texts])
         slow = self.tokenizer.encode_batch(texts[~quick].tolist())
         length = np.empty(len(words), dtype=np.int64)
         length[~quick] = [len(ids) for ids in slow]
         parts = [np.fromiter(chain.from_iterable(slow), dtype=np.int32)]
         start = np.empty(len(words), dtype=np.int64)
         start[~quick] = np.cumsum(length[~quick]) - length[~quick]
-        if self.quick is not None:
-            ids, length[quick] = self.quick.encode(texts[quick].tolist())
+        if self.tiktoken is not None:
+            ids, length[quick] = self.tiktoken.encode(texts[quick].tolist())
             start[quick] = len(parts[0]) + np.cumsum(length[quick]) - length[quick]
             parts.append(ids)
         self.start = np.concatenate((self.start, start + len(self.ids)))

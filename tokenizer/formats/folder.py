@@ -77,12 +77,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens around it."""
-        return self._known(self._encoder.encode(text, add_special_tokens=False).ids)
+        return self._replace_outside(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens around them."""
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._known(encoding.ids) for encoding in encodings]
+        return [self._replace_outside(encoding.ids) for encoding in encodings]
 
     def starts(self, texts: Sequence[str]) -> list[list[int]]:
         """For every id that `encode_batch` gives, the character of its text that its piece begins with."""
@@ -93,7 +93,7 @@ class Tokenizer:
         """The text of ids; special tokens are written by their names."""
         return self.hf.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    def _known(self, ids: list[int]) -> list[int]:
+    def _replace_outside(self, ids: list[int]) -> list[int]:
         if self.outside:
             return [i if i < self.vocab_size else self.ids.unk for i in ids]
         return ids

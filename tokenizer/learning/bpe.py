@@ -9,10 +9,10 @@ from biomlm.tokenizer.formats import bytelevel, fairseq
 from biomlm.tokenizer.learning.count import Counts
 from biomlm.tokenizer.learning.merges import CHUNK, Words, border, symbol_type
 from biomlm.tokenizer.learning.spill import scratch
-from biomlm.tokenizer.learning.vocabulary import Made, learn_merges
+from biomlm.tokenizer.learning.vocabulary import LearntVocabulary, learn_merges
 
 
-def make(counts: Counts, config: TrainConfig) -> Made:
+def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
     """Learn a vocabulary: specials, pieces by falling frequency (ties in order of learning), `<mask>`."""
     characters = bytelevel.alphabet()
     dtype = symbol_type(config.vocab_size)
@@ -34,4 +34,4 @@ def make(counts: Counts, config: TrainConfig) -> Made:
     vocab = {piece: i for i, piece in enumerate(by_id)}
     by_frequency = [0] * len(bytelevel.SPECIALS) + [times[i] for i in order] + [0]
     files = bytelevel.files(vocab, merges) | fairseq.files(by_id, merges, by_frequency)
-    return Made(bytelevel.hugging_face(vocab, merges), bytelevel.settings(config.model_max_length), files)
+    return LearntVocabulary(bytelevel.hugging_face(vocab, merges), bytelevel.settings(config.model_max_length), files)

@@ -18,14 +18,14 @@ from biomlm.core import rng
 from biomlm.core.progress import progress
 from biomlm.tokenizer.documents import Document
 from biomlm.tokenizer.learning import spill, text_chunks
-from biomlm.tokenizer.learning.count_table import I64, PAD, U8, Columns, padded
+from biomlm.tokenizer.learning.count_table import I64, PAD, U8, CountTable, padded
 from biomlm.tokenizer.learning.spill import UNIT
 from biomlm.tokenizer.workers import CONTEXT, pool
 
 BUFFER = 1 << 19  # bytes of text counted at a time; they need about 20 times that for a moment
 BATCH = 1 << 14  # strings that are split at a time
 PROCESS = 24 << 20  # bytes that Python and NumPy take of a process of their own
-ADDING = 4  # adding up needs so many times the memory of what is held, for a moment
+SUMMING = 4  # adding up needs so many times the memory of what is held, for a moment
 BLANK = ord(" ")
 OPENS = 0xFF  # in front of a document, where its later stretches have a blank; UTF-8 has no such byte
 TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
@@ -44,7 +44,7 @@ Starts = Callable[[U8, I64], I64]
 
 
 @dataclass(frozen=True)
-class What:
+class CountOptions:
     """What is counted.
 
     Args:
@@ -108,37 +108,37 @@ class Counts:
             yield from ((word, times) for word in self.text[start : end - 1].tobytes().decode().split("\n"))
 
 
-def count(files: Collection[Path], what: What, workers: int, folder: Path) -> Counts:
+def count(files: Collection[Path], options: CountOptions, workers: int, folder: Path) -> Counts:
     """Count the words of files of documents; the result does not depend on the number of workers.
 
     Args:
         files: Of one split.
-        what: What to count.
+        options: What to count, and in how much memory.
         workers: Processes.
         folder: For the runs; it must exist, and is left to the caller to remove.
     """
     shares = [sorted(files)[i::workers] for i in range(min(workers, len(files)))]
-    free = max(what.memory - PROCESS * (len(shares) + 1), what.memory // 4)
-    room = free // (ADDING * max(len(shares), 1))
+    free = max(options.memory - PROCESS * (len(shares) + 1), options.memory // 4)
+    room = free // (SUMMING * max(len(shares), 1))
     tally, written = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
-        for found, paths in _each(shares, what, room, folder, bar.advance):
+        for found, paths in _each(shares, options, room, folder, bar.advance):
             tally.add(found)
             written += paths
     return Counts(*spill.merge(written, folder), tally)
 
 
 def _each(
-    shares: Sequence[Sequence[Path]], what: What, room: int, folder: Path, advance: Callable[[float], None]
+    shares: Sequence[Sequence[Path]], options: CountOptions, room: int, folder: Path, advance: Callable[[float], None]
 ) -> Iterator[tuple[Tally, list[Path]]]:
     """Count every share of the files, in this process if there is but one, moving the bar by the bytes read."""
     if len(shares) < 2:
-        yield from (_count(share, what, room, folder / str(n), advance) for n, share in enumerate(shares))
+        yield from (_count(share, options, room, folder / str(n), advance) for n, share in enumerate(shares))
         return
     read = CONTEXT.Value("q", 0)
     with pool(len(shares), _start_worker, read) as processes:
         waiting: set[Future[Any]] = {
-            processes.submit(_work, share, what, room, folder / str(n)) for n, share in enumerate(shares)
+            processes.submit(_work, share, options, room, folder / str(n)) for n, share in enumerate(shares)
         }
         seen = 0
         while waiting:
@@ -156,19 +156,19 @@ def _start_worker(read: Any) -> None:
     _read = read
 
 
-def _work(files: Sequence[Path], what: What, room: int, prefix: Path) -> tuple[Tally, list[Path]]:
+def _work(files: Sequence[Path], options: CountOptions, room: int, prefix: Path) -> tuple[Tally, list[Path]]:
     def advance(amount: float) -> None:
         with _read.get_lock():
             _read.value += int(amount)
 
-    return _count(files, what, room, prefix, advance)
+    return _count(files, options, room, prefix, advance)
 
 
 def _count(
-    files: Sequence[Path], what: What, room: int, prefix: Path, advance: Callable[[float], None]
+    files: Sequence[Path], options: CountOptions, room: int, prefix: Path, advance: Callable[[float], None]
 ) -> tuple[Tally, list[Path]]:
     """Count some files into runs `prefix.0`, `prefix.1`, …"""
-    tally, written, between = Tally(), list[Path](), Columns()
+    tally, written, between = Tally(), list[Path](), CountTable()
     waiting: dict[int, list[bytes]] = {}  # weight → texts
     size = 0
 
@@ -181,13 +181,13 @@ def _count(
 
     def spill_counts() -> None:
         nonlocal between
-        flat, between = between.flat(), Columns()
+        flat, between = between.flat(), CountTable()
         written.append(prefix.with_name(f"{prefix.name}.{len(written)}"))
-        spill.write(written[-1], _words(*flat, what))
+        spill.write(written[-1], _words(*flat, options))
 
     for file in files:
         for document, opens in text_chunks.read(file, prefix.parent):
-            weight = _weight(document, opens, what, tally)
+            weight = _weight(document, opens, options, tally)
             if not weight:
                 continue
             tally.characters += len(document.text)
@@ -215,19 +215,19 @@ def _pieces(content: bytes) -> Iterator[bytes]:
     yield content[start:]
 
 
-def _weight(document: Document, opens: bool, what: What, tally: Tally) -> int:
+def _weight(document: Document, opens: bool, options: CountOptions, tally: Tally) -> int:
     """How many thousandths the text of a document counts; 0 leaves it out."""
     tally.sources[document.source] += opens
-    if what.only_named and document.source not in what.weights:
+    if options.only_named and document.source not in options.weights:
         tally.other_sources += opens
         return 0
-    chosen = what.sample >= 1 or rng.key(what.seed, document.id) < what.sample * 2.0**64
+    chosen = options.sample >= 1 or rng.key(options.seed, document.id) < options.sample * 2.0**64
     tally.documents += opens and chosen
     tally.not_sampled += opens and not chosen
-    return round(what.weights.get(document.source, 1) * UNIT) if chosen else 0
+    return round(options.weights.get(document.source, 1) * UNIT) if chosen else 0
 
 
-def _count_between(between: Columns, text: bytes, weight: int) -> None:
+def _count_between(between: CountTable, text: bytes, weight: int) -> None:
     """Count what stands between white space, with one blank in front but where it opens a document.
 
     Args:
@@ -258,28 +258,28 @@ def _blank_wide(content: U8) -> None:
         content[three + n] = BLANK
 
 
-def _words(text: U8, length: I64, times: I64, what: What) -> Columns:
+def _words(text: U8, length: I64, times: I64, options: CountOptions) -> CountTable:
     """The words of what stands between blanks: strings end to end, their lengths, their counts."""
-    words, end = Columns(), np.append(0, np.cumsum(length))
+    words, end = CountTable(), np.append(0, np.cumsum(length))
     for first in range(0, len(length), BATCH):
         batch = slice(first, first + BATCH)
         stretch = text[end[first] : end[min(first + BATCH, len(length))]]
-        _add_words(words, stretch, length[batch], times[batch], what)
+        _add_words(words, stretch, length[batch], times[batch], options)
     return words
 
 
-def _add_words(words: Columns, text: U8, length: I64, times: I64, what: What) -> None:
+def _add_words(words: CountTable, text: U8, length: I64, times: I64, options: CountOptions) -> None:
     start = np.cumsum(length) - length
     slow = np.ones(len(start), dtype=np.bool_)
-    if what.starts is not None:
+    if options.starts is not None:
         slow = np.maximum.reduceat(text, start) >= 128
-        _add_ascii(words, text, length, times, ~slow, what.starts)
+        _add_ascii(words, text, length, times, ~slow, options.starts)
     raw, found = text.tobytes(), Counter[str]()
     together: dict[tuple[int, int], list[bytes]] = {}  # those with a blank in front that count alike are split at once
     for at, size, count in zip(start[slow].tolist(), length[slow].tolist(), times[slow].tolist(), strict=True):
         together.setdefault((count, 0 if raw[at] == BLANK else at + 1), []).append(raw[at : at + size])
     for (count, _), strings in together.items():
-        for word in what.split(b"".join(strings).decode()):
+        for word in options.split(b"".join(strings).decode()):
             found[word] += count
     encoded = [word.encode() for word in found]
     sizes = np.array([len(word) for word in encoded], dtype=np.int64)
@@ -288,7 +288,7 @@ def _add_words(words: Columns, text: U8, length: I64, times: I64, what: What) ->
 
 
 def _add_ascii(
-    words: Columns, text: U8, length: I64, times: I64, chosen: npt.NDArray[np.bool_], starts: Starts
+    words: CountTable, text: U8, length: I64, times: I64, chosen: npt.NDArray[np.bool_], starts: Starts
 ) -> None:
     """Add the words of the chosen stretches of a text, all at once."""
     kept = np.repeat(chosen, length)

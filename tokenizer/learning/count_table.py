@@ -45,7 +45,7 @@ def eights(text: U8, start: I64, length: I64, width: int) -> U64:
     return rows
 
 
-class Columns:
+class CountTable:
     """Distinct strings and their counts."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Columns:
             fits = ((length > shortest) & (length <= width)).nonzero()[0]
             shortest = width
             if len(fits):
-                self.waiting[width].append(_added_up([(eights(text, start[fits], length[fits], width), times[fits])]))
+                self.waiting[width].append(_sum_equal([(eights(text, start[fits], length[fits], width), times[fits])]))
                 if sum(len(counts) for _, counts in self.waiting[width]) > len(self.counts[width]):
                     self._settle(width)
         for i in (length > shortest).nonzero()[0].tolist():
@@ -77,7 +77,7 @@ class Columns:
     def _settle(self, width: int) -> None:
         parts = [(self.rows.pop(width), self.counts.pop(width)), *self.waiting[width]]
         self.waiting[width].clear()
-        self.rows[width], self.counts[width] = _added_up(parts)
+        self.rows[width], self.counts[width] = _sum_equal(parts)
 
     @property
     def size(self) -> int:
@@ -101,7 +101,7 @@ class Columns:
         return np.concatenate(texts), np.concatenate(lengths), np.concatenate(counts)
 
 
-def _added_up(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
+def _sum_equal(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
     """Distinct rows, and the counts of equal ones added up; the list is emptied, so that its memory is free for the sorting."""
     rows, counts = parts[0] if len(parts) == 1 else (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()

@@ -62,7 +62,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class LearntMerges:
     """What was learnt.
 
     Args:
@@ -74,7 +74,7 @@ class Learnt:
     counts: I64
 
 
-def learn(words: Words, most: int, min_count: int, tick: Callable[[int], None]) -> Learnt:
+def learn(words: Words, most: int, min_count: int, tick: Callable[[int], None]) -> LearntMerges:
     """Learn up to `most` merges.
 
     Args:
@@ -90,7 +90,7 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[int], None]) 
             state.merge(batch, pairs)
             merges += [(left, right) for left, right, _ in batch]
             tick(len(batch))
-    return Learnt(merges, state.totals())
+    return LearntMerges(merges, state.totals())
 
 
 class _Pairs:
@@ -161,7 +161,7 @@ class _State:
         self.symbols, self.times = words.symbols, words.times
         self.border = border(self.symbols.dtype)
         self.inner = self.border - 1  # inside a symbol
-        self.known = words.base  # symbols there are
+        self.symbol_count = words.base  # symbols there are
         self.size = np.ones(
             words.base + most + 1, dtype=np.int32
         )  # [symbols] places of each; the last stands for the marks
@@ -218,11 +218,11 @@ class _State:
 
     def merge(self, batch: Sequence[Merge], pairs: _Pairs) -> None:
         """Make new symbols of pairs wherever they still stand side by side."""
-        symbols, first = self.symbols, self.known
+        symbols, first = self.symbols, self.symbol_count
         lefts, rights, places = zip(*batch, strict=True)
         left, right = np.array(lefts), np.array(rights)
         new = np.arange(first, first + len(batch))
-        self.known += len(batch)
+        self.symbol_count += len(batch)
         self.size[new] = self.size[left] + self.size[right]
 
         at, which = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(found) for found in places])
@@ -251,7 +251,7 @@ class _State:
     def totals(self) -> I64:
         """[symbols] how often each symbol stands in the text, as it is segmented now."""
         self._compact()
-        totals = np.zeros(self.known, dtype=np.int64)
+        totals = np.zeros(self.symbol_count, dtype=np.int64)
         for start in range(0, len(self.symbols), CHUNK):
             part = self.symbols[start : start + CHUNK]
             at = np.flatnonzero(part < self.inner)

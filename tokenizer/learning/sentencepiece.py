@@ -20,7 +20,7 @@ from biomlm.tokenizer.formats import bert
 from biomlm.tokenizer.formats.bytelevel import MASK, SPECIALS
 from biomlm.tokenizer.learning import wordpiece
 from biomlm.tokenizer.learning.count import Counts
-from biomlm.tokenizer.learning.vocabulary import Made, too_large
+from biomlm.tokenizer.learning.vocabulary import LearntVocabulary, too_large
 
 OPENS = "▁"  # in front of a piece that opens a word
 UNUSED = tuple(f"[unused{i}]" for i in range(1, 100))
@@ -65,7 +65,7 @@ def _train(counts: Counts, config: TrainConfig, vocab_size: int, **options: Any)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def make(counts: Counts, config: TrainConfig) -> Made:
+def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
     """Learn SentencePiece's BPE or unigram vocabulary: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` 4, pieces."""
     model = _train(
         counts,
@@ -90,7 +90,7 @@ def make(counts: Counts, config: TrainConfig) -> Made:
         "sep_token": "</s>",
         "mask_token": MASK,
     }
-    return Made(hugging_face(model), settings, {"sentencepiece.model": model})
+    return LearntVocabulary(hugging_face(model), settings, {"sentencepiece.model": model})
 
 
 def hugging_face(model: bytes) -> Tokenizer:
@@ -124,7 +124,7 @@ def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
     return merges
 
 
-def make_gatortron(counts: Counts, config: TrainConfig) -> Made:
+def learn_gatortron(counts: Counts, config: TrainConfig) -> LearntVocabulary:
     """Learn GatorTron's vocabulary: its header, then SentencePiece's BPE pieces as WordPiece.
 
     Settings as published with it: nmt_nfkc, coverage 0.9999, pieces of up to 128 characters (docs of NVIDIA's GatorTron and
@@ -146,5 +146,5 @@ def make_gatortron(counts: Counts, config: TrainConfig) -> Made:
         as_wordpiece = [piece[1:] if piece.startswith(OPENS) else bert.INSIDE + piece for piece in pieces]
         vocab = dict.fromkeys([*GATORTRON, *as_wordpiece])
         if len(vocab) == config.vocab_size:
-            return wordpiece.made({piece: i for i, piece in enumerate(vocab)}, False, config.model_max_length)
+            return wordpiece.from_pieces({piece: i for i, piece in enumerate(vocab)}, False, config.model_max_length)
         more += config.vocab_size - len(vocab)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biomlm.tokenizer.learning.count_table import I64, ODD, PAD, U8, Columns, eights
+from biomlm.tokenizer.learning.count_table import I64, ODD, PAD, U8, CountTable, eights
 
 UNIT = 1000  # counts in a run are in thousandths, as the weights of sources are
 PARTS = 64  # of a run
@@ -20,7 +20,7 @@ BREAK = ord("\n")
 RUN = TEXT, LENGTHS, TIMES, BOUNDS = "text", "lengths", "times", "bounds"
 
 
-def write(path: Path, words: Columns) -> None:
+def write(path: Path, words: CountTable) -> None:
     """Write words to a folder, in parts by a hash of their first bytes and their length."""
     text, length, times = words.flat()
     start = np.cumsum(length) - length
@@ -80,7 +80,7 @@ def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
     """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
     all_bounds = [np.fromfile(run / BOUNDS, dtype=np.int64).reshape(2, -1) for run in runs]
     for part in range(PARTS):
-        words = Columns()
+        words = CountTable()
         for run, bounds in zip(runs, all_bounds, strict=True):
             (a, b), (first, last) = bounds[:, part : part + 2].tolist()
             text = np.fromfile(run / TEXT, dtype=np.uint8, count=last - first + PAD, offset=first)

@@ -50,11 +50,11 @@ def read(path: Path, folder: Path) -> Iterator[tuple[Document, bool]]:
                         line.write(more)
                         if more.endswith(b"\n"):
                             break
-                    yield from _stretches(line, path, number)
+                    yield from _chunks(line, path, number)
             number += 1
 
 
-def _stretches(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document, bool]]:
+def _chunks(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document, bool]]:
     """The document on a long line; one that does not begin with its text, as those of `corpus build` do, is parsed whole."""
     line.seek(0)
     begin = BEGIN.match(line.read(NEAR))
@@ -62,7 +62,7 @@ def _stretches(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Docum
         line.seek(0)
         yield documents.parse(line.read(), path, number), True
         return
-    with documents.mistakes(path, number):
+    with documents.line_errors(path, number):
         end = _end(line, begin.end())
         line.seek(end + 1)
         rest = orjson.loads(b"{" + line.read().lstrip().removeprefix(b","))
@@ -70,7 +70,7 @@ def _stretches(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Docum
         rest["metadata"]["sentences"] = ()
         bounds = np.append(0, sentences)
         if np.any(np.diff(bounds) < 0):
-            raise documents.refused(documents.OVERLAP, rest["id"], path, number)
+            raise documents.document_error(documents.OVERLAP, rest["id"], path, number)
         at, text = 0, ""
         for more in _text(line, begin.end(), end):
             text += more
@@ -78,11 +78,11 @@ def _stretches(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Docum
                 continue
             cut = _cut(text, at, sentences)
             if cut and (at or not text[:cut].isspace()):  # the first stretch has the word that opens the document
-                yield _stretch(rest, text[:cut], at, sentences, path, number), at == 0
+                yield _chunk(rest, text[:cut], at, sentences, path, number), at == 0
                 at, text = at + cut, text[cut:]
         if bounds[-1] > at + len(text):
-            raise documents.refused(documents.OVERLAP, rest["id"], path, number)
-        yield _stretch(rest, text, at, sentences, path, number), at == 0
+            raise documents.document_error(documents.OVERLAP, rest["id"], path, number)
+        yield _chunk(rest, text, at, sentences, path, number), at == 0
 
 
 def _end(line: IO[bytes], start: int) -> int:
@@ -126,9 +126,11 @@ def _cut(text: str, at: int, sentences: I64) -> int:
     return len(text) - len(last)
 
 
-def _stretch(rest: dict[str, Any], text: str, at: int, sentences: I64, path: Path, number: int) -> Document:
+def _chunk(rest: dict[str, Any], text: str, at: int, sentences: I64, path: Path, number: int) -> Document:
     """A part of a document that stands at a place of its text, with its share of the sentences."""
     first = np.searchsorted(sentences[:, 1], at, side="right")
     last = np.searchsorted(sentences[:, 0], at + len(text), side="left")
     here = np.clip(sentences[first:last] - at, 0, len(text)).tolist()
-    return documents.made({**rest, "text": text, "metadata": {**rest["metadata"], "sentences": here}}, path, number)
+    return documents.from_json(
+        {**rest, "text": text, "metadata": {**rest["metadata"], "sentences": here}}, path, number
+    )

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.progress import progress
 from biomlm.tokenizer.config import TrainConfig
-from biomlm.tokenizer.learning.merges import Learnt, Words, learn
+from biomlm.tokenizer.learning.merges import LearntMerges, Words, learn
 
 
 @dataclass(frozen=True)
-class Made:
+class LearntVocabulary:
     """A vocabulary, as `folder.write` takes it.
 
     Args:
@@ -27,7 +27,7 @@ class Made:
     files: Mapping[str, bytes]
 
 
-def learn_merges(words: Words, specials: int, config: TrainConfig) -> Learnt:
+def learn_merges(words: Words, specials: int, config: TrainConfig) -> LearntMerges:
     """Learn as many merges as fill the vocabulary behind the special tokens and the base symbols.
 
     Raises:

@@ -13,18 +13,18 @@ from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.formats import bert
 from biomlm.tokenizer.learning.count import Counts
 from biomlm.tokenizer.learning.merges import Words, border, symbol_type
-from biomlm.tokenizer.learning.vocabulary import Made, learn_merges
+from biomlm.tokenizer.learning.vocabulary import LearntVocabulary, learn_merges
 
 ALPHABET = 1000  # characters at most, as in `tokenizers`; a word with any other becomes [UNK]
 
 
-def made(vocab: Mapping[str, int], lowercase: bool, model_max_length: int) -> Made:
+def from_pieces(vocab: Mapping[str, int], lowercase: bool, model_max_length: int) -> LearntVocabulary:
     """A vocabulary from its pieces and their ids."""
     settings = bert.settings(lowercase, model_max_length)
-    return Made(bert.hugging_face(vocab, lowercase), settings, bert.files(vocab))
+    return LearntVocabulary(bert.hugging_face(vocab, lowercase), settings, bert.files(vocab))
 
 
-def make(counts: Counts, config: TrainConfig) -> Made:
+def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
     """Learn a vocabulary: specials, the alphabet, the alphabet inside words, then merges."""
     seen: Counter[str] = Counter()
     for word, times in counts.items():
@@ -37,7 +37,7 @@ def make(counts: Counts, config: TrainConfig) -> Made:
     words = _words(counts, symbol_of, config.vocab_size)
     for left, right in learn_merges(words, len(bert.SPECIALS), config).merges:
         base.append(base[left] + base[right].removeprefix(bert.INSIDE))
-    return made(
+    return from_pieces(
         {piece: i for i, piece in enumerate([*bert.SPECIALS, *base])}, config.lowercase, config.model_max_length
     )
 

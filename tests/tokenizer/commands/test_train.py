@@ -104,7 +104,7 @@ def test_little_memory_spills_and_gives_the_same_bytes(
     monkeypatch.setattr(count, "BUFFER", 10_000)
     monkeypatch.setattr(count, "BATCH", 100)
     monkeypatch.setattr(spill, "BATCH", 100)
-    monkeypatch.setattr(count.Columns, "size", 1 << 40)  # as if the memory were always used up
+    monkeypatch.setattr(count.CountTable, "size", 1 << 40)  # as if the memory were always used up
     monkeypatch.setattr(spill, "write", lambda path, words: (written.append(path), write(path, words)))
     assert train(docs, tmp_path / "tok", "--vocab_size", "2000", "--workers", "1") == 0
     assert len(written) > 10
@@ -116,7 +116,7 @@ def test_no_word_is_left_out_and_the_most_frequent_come_first(
     docs: Path, tmp_path: Path, abstracts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(count, "BUFFER", 10_000)
-    monkeypatch.setattr(count.Columns, "size", 1 << 40)
+    monkeypatch.setattr(count.CountTable, "size", 1 << 40)
     found = count.count(document_files(docs, "train"), what(), 1, tmp_path)
     expected = Counter(word for text in abstracts for word in bytelevel.split(text))
     assert dict(found.items()) == expected
@@ -125,9 +125,9 @@ def test_no_word_is_left_out_and_the_most_frequent_come_first(
     assert found.sizes.sum() + 1 == len(found.text)
 
 
-def what(**options: Any) -> count.What:
+def what(**options: Any) -> count.CountOptions:
     standard = {"weights": {}, "only_named": False, "sample": 1.0, "seed": 1, "memory": 1 << 30}
-    return count.What(split=bytelevel.split, starts=bytelevel.ascii_starts, **{**standard, **options})
+    return count.CountOptions(split=bytelevel.split, starts=bytelevel.ascii_starts, **{**standard, **options})
 
 
 def counted(docs: Path, tmp_path: Path, **options: Any) -> tuple[dict[str, int], count.Tally]:

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from biomlm.core import cli
 from biomlm.core.files import read_json, write_json
-from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
-from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.encoding.tiktoken_bpe import TiktokenBpe
+from biomlm.tokenizer.encoding.word_cache import END, WordCache
 from biomlm.tokenizer.formats import folder
 
 KINDS = {
@@ -55,7 +55,7 @@ def shard_ids(tokenizer: folder.Tokenizer, sentence: str) -> list[int]:
     """The ids that `tokenizer encode` writes for a sentence behind another, without the closing one."""
     words = sentence.split()
     units = words if tokenizer.splits_at_blanks else [" ".join(words)]
-    return WordTable(tokenizer).encode([*units, END])[0].tolist()[:-1]
+    return WordCache(tokenizer).encode([*units, END])[0].tolist()[:-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,5 +108,5 @@ def test_shards_are_tokenizer_encode_for_any_added_tokens(
 
 
 def test_without_added_tokens_words_go_the_quick_way(kinds: dict[str, Path]) -> None:
-    assert Quick.applies(folder.load(kinds["bpe"]))
+    assert TiktokenBpe.applies(folder.load(kinds["bpe"]))
     assert all(folder.load(kinds[kind]).splits_at_blanks for kind in KINDS)

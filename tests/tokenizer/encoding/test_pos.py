@@ -20,7 +20,7 @@ from biomlm.corpus import documents
 from biomlm.tokenizer.commands import encode
 from biomlm.tokenizer.encoding import pos
 from biomlm.tokenizer.encoding.pos import PosTable, Spacy
-from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.encoding.word_cache import END, WordCache
 from biomlm.tokenizer.formats import folder, vocab_txt
 from biomlm.tokenizer.shards import ShardReader, decode
 from biomlm.tokenizer.upos import ID, UPOS
@@ -75,7 +75,7 @@ def run(docs: Path, tok: Path, out: Path, *more: str) -> int:
 
 
 def shown(tokenizer: folder.Tokenizer, words: list[str], tagger: pos.Tagger) -> list[tuple[str, str]]:
-    ids, _ = WordTable(tokenizer).encode(words)
+    ids, _ = WordCache(tokenizer).encode(words)
     tags = PosTable(tagger, tokenizer).tags(words)
     assert len(ids) == len(tags)
     names = ("", *UPOS)

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from biomlm.tokenizer.formats import bert, bytelevel
 from biomlm.tokenizer.learning import count, count_table, sentencepiece
-from biomlm.tokenizer.learning.count_table import Columns, padded
+from biomlm.tokenizer.learning.count_table import CountTable, padded
 
 STRINGS = st.lists(st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\0", b"x")), max_size=30)
 
 
-def add(into: Columns, strings: list[bytes], times: list[int]) -> None:
+def add(into: CountTable, strings: list[bytes], times: list[int]) -> None:
     length = np.array([len(string) for string in strings], dtype=np.int64)
     into.count(padded(b"".join(strings)), np.cumsum(length) - length, length, np.array(times, dtype=np.int64))
 
 
-def content(found: Columns) -> dict[bytes, int]:
+def content(found: CountTable) -> dict[bytes, int]:
     text, length, times = found.flat()
     start = np.cumsum(length) - length
     strings = [text[a : a + n].tobytes() for a, n in zip(start.tolist(), length.tolist(), strict=True)]
@@ -28,7 +28,7 @@ def content(found: Columns) -> dict[bytes, int]:
 
 
 def check(batches: list[list[bytes]]) -> None:
-    found, expected = Columns(), Counter[bytes]()
+    found, expected = CountTable(), Counter[bytes]()
     for n, strings in enumerate(batches):
         times = [n + i * 7 + 1 for i in range(len(strings))]
         add(found, strings, times)
@@ -49,7 +49,7 @@ def test_strings_that_share_a_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_counts_beyond_32_bits() -> None:
-    found = Columns()
+    found = CountTable()
     add(found, [b"the", b"a word of more than thirty-two bytes"], [1 << 40, 1 << 40])
     add(found, [b"the", b"a word of more than thirty-two bytes"], [1, 1])
     assert set(content(found).values()) == {(1 << 40) + 1}
@@ -74,7 +74,7 @@ SPACES = [chr(c) for c in range(0x3001) if chr(c).isspace()]
     st.lists(st.text(alphabet=st.sampled_from([*SPACES, *"ab\u00e9\u2019\ue000\U0001f600,"]), max_size=25), max_size=4)
 )
 def test_what_stands_between_white_space_is_what_str_split_finds(texts: list[str]) -> None:
-    found, expected = Columns(), Counter[bytes]()
+    found, expected = CountTable(), Counter[bytes]()
     count._count_between(found, b"".join(b"\xff" + text.lstrip().encode() for text in texts), 3)
     for text in texts:
         for i, word in enumerate(text.split()):
@@ -88,7 +88,7 @@ def test_a_long_document_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     pieces = list(count._pieces(text))
     assert b"".join(pieces) == text
     assert len(pieces) > 20
-    whole, parts = Columns(), Columns()
+    whole, parts = CountTable(), CountTable()
     count._count_between(whole, text, 1)
     for piece in pieces:
         count._count_between(parts, piece, 1)

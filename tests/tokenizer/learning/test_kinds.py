@@ -17,8 +17,8 @@ from biomlm.core.errors import DataError
 from biomlm.core.manifest import read_manifest
 from biomlm.inputs.sentences import spans
 from biomlm.tokenizer.config import TrainConfig
-from biomlm.tokenizer.encoding.tiktoken_bpe import Quick
-from biomlm.tokenizer.encoding.word_cache import END, WordTable
+from biomlm.tokenizer.encoding.tiktoken_bpe import TiktokenBpe
+from biomlm.tokenizer.encoding.word_cache import END, WordCache
 from biomlm.tokenizer.formats import fairseq, folder, vocab_txt
 from biomlm.tokenizer.learning import sentencepiece as sentence_pieces
 from biomlm.tokenizer.learning.sentencepiece import GATORTRON
@@ -79,7 +79,7 @@ def test_transformers_reads_the_same_ids_and_the_casing(
 def test_word_by_word_is_sentence_by_sentence(folders: dict[str, Path], kind: str, abstracts: list[str]) -> None:
     tokenizer = folder.load(folders[kind])
     assert tokenizer.splits_at_blanks
-    table = WordTable(tokenizer)
+    table = WordCache(tokenizer)
     sentences = [text.split() for text in abstracts]
     ids, sizes = table.encode([word for words in sentences for word in (*words, END)])
     expected = [[*tokenizer.encode(" " + " ".join(words)), tokenizer.ids.eos] for words in sentences]
@@ -89,8 +89,8 @@ def test_word_by_word_is_sentence_by_sentence(folders: dict[str, Path], kind: st
 
 def test_word_by_word_on_any_text(folders: dict[str, Path]) -> None:
     tokenizer = folder.load(folders["bpe"])
-    assert Quick.applies(tokenizer)
-    table = WordTable(tokenizer)
+    assert TiktokenBpe.applies(tokenizer)
+    table = WordCache(tokenizer)
 
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.text(), max_size=5))
@@ -253,6 +253,6 @@ def test_gatortrons_pieces_that_become_the_same_one_are_made_up_for(
 
     monkeypatch.setattr(sentence_pieces, "_train", learnt)
     config = TrainConfig(docs="", out="", kind="gatortron", vocab_size=len(GATORTRON) + 3)
-    made = sentence_pieces.make_gatortron(None, config)  # type: ignore[arg-type]
+    made = sentence_pieces.learn_gatortron(None, config)  # type: ignore[arg-type]
     folder.write(tmp_path, made.hf, made.settings, made.files)
     assert folder.load(tmp_path).pieces[len(GATORTRON) :] == ["##a", "##b", "c"]

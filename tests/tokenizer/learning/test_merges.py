@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from biomlm.tokenizer.formats import bytelevel
 from biomlm.tokenizer.learning import merges
-from biomlm.tokenizer.learning.merges import Learnt, Words, border, learn, symbol_type
+from biomlm.tokenizer.learning.merges import LearntMerges, Words, border, learn, symbol_type
 
 RANK = np.argsort(np.argsort(bytelevel.alphabet()))
 
@@ -28,7 +28,7 @@ def ours(texts: list[str], most: int, min_count: int) -> tuple[list[list[str]], 
     return pairs, dict(zip(pieces, learnt.counts.tolist(), strict=True))
 
 
-def learn_counts(words: Counter[str], most: int, min_count: int) -> Learnt:
+def learn_counts(words: Counter[str], most: int, min_count: int) -> LearntMerges:
     dtype = symbol_type(256 + most)
     by_count = words.most_common()
     rows = [[*(int(RANK[byte]) for byte in key.encode()), border(dtype)] for key, _ in by_count]

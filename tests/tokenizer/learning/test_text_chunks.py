@@ -43,7 +43,7 @@ def write(path: Path, rows: list[bytes]) -> Path:
 
 
 def counted(path: Path, folder: Path) -> tuple[dict[str, int], count.Tally]:
-    what = count.What(bytelevel.split, bytelevel.ascii_starts, {}, False, 1.0, 1, 1 << 30)
+    what = count.CountOptions(bytelevel.split, bytelevel.ascii_starts, {}, False, 1.0, 1, 1 << 30)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         found = count.count([path], what, 1, Path(work))
         return dict(found.items()), found.tally
