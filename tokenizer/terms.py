@@ -26,8 +26,8 @@ def read(file: str | Path) -> list[str]:
         DataError: It is missing, is not UTF-8 or has no terms.
     """
     lines = read_text(Path(file), REMEDY).splitlines()
-    found = _entities(lines) if Path(file).suffix.lower() == ".tsv" else iter(lines)
-    terms = sorted({" ".join(term.split()) for term in found} - {""})
+    candidates = _entities(lines) if Path(file).suffix.lower() == ".tsv" else iter(lines)
+    terms = sorted({" ".join(term.split()) for term in candidates} - {""})
     if not terms:
         raise DataError("there are no terms in it", file=file, remedy=REMEDY)
     return terms

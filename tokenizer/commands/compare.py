@@ -67,44 +67,44 @@ class Figures:
     window: float
 
 
-def sample(config: CompareConfig) -> Sample:
+def draw_sample(config: CompareConfig) -> Sample:
     """Draw up to `config.documents` documents from the whole split, by a hash of their ids, and read the terms.
 
     Raises:
         DataError: The split has no text, or a file has no terms.
     """
     read_manifest(config.docs, "corpus build")
-    found = Sample(terms={terms.name_of(file): terms.read(file) for file in config.terms})
+    sample = Sample(terms={terms.name_of(file): terms.read(file) for file in config.terms})
     files = document_files(config.docs, config.split)
     every = enumerate(chain.from_iterable(map(documents.read, files)))
-    drawn = nsmallest(config.documents, every, key=lambda numbered: rng.key(SEED, numbered[1].id))
-    for _, document in sorted(drawn, key=itemgetter(0)):
+    chosen = nsmallest(config.documents, every, key=lambda numbered: rng.key(SEED, numbered[1].id))
+    for _, document in sorted(chosen, key=itemgetter(0)):
         front = ""
-        counter = found.words.setdefault(document.source, Counter())
+        counter = sample.words.setdefault(document.source, Counter())
         for _, words in document.words():
             text = " ".join(words)
             counter.update(WORD.findall(text))
-            found.texts.append(front + text)
+            sample.texts.append(front + text)
             front = " "
-    if not any(found.words.values()):
+    if not any(sample.words.values()):
         problem, remedy = f"the {config.split} split has no words", "Give another --split or other --docs."
         raise DataError(problem, file=config.docs, remedy=remedy)
-    return found
+    return sample
 
 
-def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
+def measure(tokenizer: folder.Tokenizer, sample: Sample) -> Figures:
     """What one vocabulary makes of a sample."""
-    all_terms = sorted(set().union(*found.terms.values()))
+    all_terms = sorted(set().union(*sample.terms.values()))
     in_terms = {word for term in all_terms for word in WORD.findall(term)}
-    distinct = sorted(in_terms.union(*found.words.values()))
+    distinct = sorted(in_terms.union(*sample.words.values()))
     cuts = dict(zip(distinct, tokenizer.encode_batch([f" {word}" for word in distinct]), strict=True))
-    words = sum((counter for counter in found.words.values()), Counter[str]())
-    tokens = sum(map(len, tokenizer.encode_batch(found.texts)))
+    words = sum((counter for counter in sample.words.values()), Counter[str]())
+    tokens = sum(map(len, tokenizer.encode_batch(sample.texts)))
     return Figures(
         vocab_size=tokenizer.vocab_size,
         pieces_per_word={
             source: sum(len(cuts[word]) * times for word, times in counter.items()) / max(counter.total(), 1)
-            for source, counter in sorted(found.words.items())
+            for source, counter in sorted(sample.words.items())
         },
         whole=sum(times for word, times in words.items() if len(cuts[word]) == 1) / words.total(),
         terms={
@@ -112,13 +112,13 @@ def measure(tokenizer: folder.Tokenizer, found: Sample) -> Figures:
                 sum(all(len(cuts[word]) == 1 for word in WORD.findall(term)) for term in listed) / len(listed),
                 sum(len(cuts[word]) for term in listed for word in WORD.findall(term)) / len(listed),
             )
-            for name, listed in found.terms.items()
+            for name, listed in sample.terms.items()
         },
         cuts={
             term: [tokenizer.decode([i]).strip() for word in WORD.findall(term) for i in cuts[word]]
             for term in all_terms
         },
-        bytes_per_token=sum(len(text.encode()) for text in found.texts) / tokens,
+        bytes_per_token=sum(len(text.encode()) for text in sample.texts) / tokens,
         window=(WINDOW - 2) * words.total() / tokens,
     )
 
@@ -161,13 +161,13 @@ def compare(config: CompareConfig) -> None:
         ours=matching(r"\A# Vocabularies on [\d,]+ words\n"),
     )
     loaded = [folder.load(path) for path in config.tokenizers]
-    found = sample(config)
+    sample = draw_sample(config)
     with progress("compare", len(loaded), "vocabularies") as bar:
         figures = []
         for tokenizer in loaded:
-            figures.append(measure(tokenizer, found))
+            figures.append(measure(tokenizer, sample))
             bar.advance()
-    total = sum(counter.total() for counter in found.words.values())
+    total = sum(counter.total() for counter in sample.words.values())
     title = f"{total:,} words of {config.docs} ({config.split})"
     names = [Path(path).name for path in config.tokenizers]
     _show(title, names, rows(figures), "right")

@@ -79,8 +79,8 @@ class Encoder:
         doc_starts, segment_starts = list[int](), list[int]()
 
         def flush() -> None:
-            found, lengths = self.word_cache.encode(waiting)
-            ids.append(found.astype(self.dtype))
+            new_ids, lengths = self.word_cache.encode(waiting)
+            ids.append(new_ids.astype(self.dtype))
             sizes.append(lengths)
             if self.pos is not None:
                 tags.append(self.pos.tags(waiting))
@@ -138,10 +138,10 @@ def encode(config: EncodeConfig) -> None:
         ConfigError: There is no such tagger.
     """
     refuse_target(config.out, [config.docs, config.tokenizer, config.pos], option="--out", ours=stage)
-    made_by = manifest.read_manifest(config.docs, "corpus build")
+    docs_manifest = manifest.read_manifest(config.docs, "corpus build")
     tokenizer = folder.load(config.tokenizer)
     tagger = Spacy(config.pos) if config.pos else None
-    inputs = {"docs": made_by.fingerprint, "tokenizer": tokenizer.fingerprint}
+    inputs = {"docs": docs_manifest.fingerprint, "tokenizer": tokenizer.fingerprint}
     inputs |= {"pos": tagger.name, "pos as read": tagger.fingerprint} if tagger else {}
     record = manifest.begin(config.out, STAGE, config, inputs, unrecorded=["pos as read"])
     if record.status != "done":
@@ -222,19 +222,19 @@ def _encode_file(file: Path, part: Path, new: Callable[[Path], ShardWriter], wor
 def _blocks(path: Path, bar: Bar) -> Iterator[Block]:
     """Cut a file into blocks of whole lines, moving the bar by the compressed bytes read."""
     with path.open("rb") as file:
-        first, size, seen = 1, 0, 0
+        first, size, consumed = 1, 0, 0
         lines: list[bytes] = []
         for line in open_lines(file, remedy=documents.REMEDY):
             lines.append(line)
             size += len(line)
             if size >= BLOCK:
                 yield Block(path, first, lines)
-                bar.advance(file.tell() - seen)
-                first, size, seen = first + len(lines), 0, file.tell()
+                bar.advance(file.tell() - consumed)
+                first, size, consumed = first + len(lines), 0, file.tell()
                 lines = []
         if lines:
             yield Block(path, first, lines)
-        bar.advance(path.stat().st_size - seen)
+        bar.advance(path.stat().st_size - consumed)
 
 
 def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:

@@ -41,12 +41,12 @@ def train(config: TrainConfig) -> None:
         DataError: There is no text, too little for the vocabulary, or none of a source that is named.
     """
     refuse_target(config.out, [config.docs], option="--out", ours=stage)
-    made_by = manifest.read_manifest(config.docs, "corpus build")
-    record = manifest.begin(config.out, STAGE, config, {"docs": made_by.fingerprint})
+    docs_manifest = manifest.read_manifest(config.docs, "corpus build")
+    record = manifest.begin(config.out, STAGE, config, {"docs": docs_manifest.fingerprint})
     if record.status != "done":
         counts = _count(config)
-        made = KINDS[config.kind][1](counts, config)
-        paths = folder.write(config.out, made.hf, made.settings, made.files)
+        vocabulary = KINDS[config.kind][1](counts, config)
+        paths = folder.write(config.out, vocabulary.hf, vocabulary.settings, vocabulary.files)
         record.finish(config.out, paths, _shown(counts, config.vocab_size))
     summary.summary(f"biomlm {STAGE}: {config.out}", record.counts)
 

@@ -82,8 +82,8 @@ class Spacy:
 
     def tag(self, texts: Sequence[str]) -> Iterator[Tagged]:
         """See `Tagger`."""
-        for found in self.pipeline.pipe(texts):
-            yield [(word.idx, word.idx + len(word.text), word.pos_) for word in found]
+        for document in self.pipeline.pipe(texts):
+            yield [(word.idx, word.idx + len(word.text), word.pos_) for word in document]
 
 
 class PosTable:

@@ -40,8 +40,8 @@ class TiktokenBpe:
         plain = not any(model.get(name) for name in ("dropout", "ignore_merges", "byte_fallback", "end_of_word_suffix"))
         if model["type"] != "BPE" or tokenizer.state["normalizer"] or tokenizer.added or not plain:
             return False
-        made = {left + right for left, right in model["merges"]}
-        whole = len(made) == len(model["merges"]) and not made & set(bytelevel.alphabet())
+        merged = {left + right for left, right in model["merges"]}
+        whole = len(merged) == len(model["merges"]) and not merged & set(bytelevel.alphabet())
         byte_level = split.get("type") == "ByteLevel" and not split["add_prefix_space"] and split["use_regex"]
         return whole and byte_level and set(bytelevel.alphabet()) <= model["vocab"].keys()
 

@@ -21,11 +21,11 @@ WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 
 def alphabet() -> list[str]:
     """GPT-2's character for each byte value: itself if it can be seen in Latin-1, else the next one from U+0100 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     characters = [""] * 256
-    for byte in seen:
+    for byte in visible:
         characters[byte] = chr(byte)
-    for n, byte in enumerate(byte for byte in range(256) if byte not in seen):
+    for n, byte in enumerate(byte for byte in range(256) if byte not in visible):
         characters[byte] = chr(256 + n)
     return characters
 

@@ -111,11 +111,13 @@ def check_specials(file: Path, vocab: Mapping[str, int]) -> None:
 def _check_settings(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> None:
     state = orjson.loads(hf.to_str())
     for part, (kind, keys) in STATED_TWICE.items():
-        found = state[part] or {}
-        for key, theirs in keys.items() if found.get("type") == kind else ():
-            said = settings.get(key)
-            if said is not None and said != found[theirs]:
-                problem = f"tokenizer_config.json says {key} {said}, tokenizer.json {theirs} {found[theirs]}"
+        component = state[part] or {}
+        for key, attribute in keys.items() if component.get("type") == kind else ():
+            setting = settings.get(key)
+            if setting is not None and setting != component[attribute]:
+                problem = (
+                    f"tokenizer_config.json says {key} {setting}, tokenizer.json {attribute} {component[attribute]}"
+                )
                 raise DataError(problem, file=folder, remedy=REMEDY)
 
 

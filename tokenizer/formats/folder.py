@@ -222,12 +222,12 @@ def load(folder: str | Path) -> Tokenizer:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """What `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
-    stated: list[dict[str, Any]] = []
+    statements: list[dict[str, Any]] = []
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         raw = read_json(folder / name, remedy=REMEDY) if (folder / name).exists() else {}
         tokens = {role for pair in ROLES.values() for role in pair[:2]} & raw.keys()
-        stated.append({**raw, **{role: _name(folder / name, raw[role]) for role in tokens}})
-    in_map, config = stated
+        statements.append({**raw, **{role: _name(folder / name, raw[role]) for role in tokens}})
+    in_map, config = statements
     for role in in_map.keys() & config.keys():
         if in_map[role] != config[role]:
             problem = f"special_tokens_map.json has {role} {in_map[role]}, tokenizer_config.json {config[role]}"
@@ -245,16 +245,16 @@ def _name(file: Path, token: object) -> str | None:
 
 def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> SpecialIds:
     """Find the special tokens by their stated names, or else by their usual ones."""
-    found = {}
+    special_ids = {}
     for role, (name, other, usual) in ROLES.items():
-        stated = settings.get(name) or settings.get(other)
-        names = (stated,) if stated else usual
+        stated_name = settings.get(name) or settings.get(other)
+        names = (stated_name,) if stated_name else usual
         ids = [i for i in (hf.token_to_id(n) for n in names) if i is not None]
         if not ids:
             shown = " or ".join(names)
             problem = f"tokenizer_config.json wants the {role} token {shown}, and the vocabulary has none"
             raise DataError(problem, file=folder, remedy=REMEDY)
-        found[role] = ids[0]
+        special_ids[role] = ids[0]
     file, added = folder / "tokenizer_config.json", settings.get("added_tokens_decoder") or {}
     if not isinstance(added, dict):
         raise DataError("added_tokens_decoder maps ids to tokens", file=file, remedy=REMEDY)
@@ -263,7 +263,7 @@ def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> 
         if str(hf.token_to_id(content)) != i:
             problem = f"tokenizer_config.json has {content} as id {i}, tokenizer.json as {hf.token_to_id(content)}"
             raise DataError(problem, file=folder, remedy=REMEDY)
-    return SpecialIds(**found)
+    return SpecialIds(**special_ids)
 
 
 def _model_size(folder: Path, hf: HuggingFace) -> int:

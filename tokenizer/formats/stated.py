@@ -36,8 +36,8 @@ def check_programs(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     name = settings.get("tokenizer_class")
     if name in PROGRAMS or settings.get("auto_map"):
-        what = f"tokenizer_class {name}" if name in PROGRAMS else "auto_map, a program of the model's own"
-        raise _refused(folder, what, "Such a tokenizer cannot be read; give the folder of another one.")
+        statement = f"tokenizer_class {name}" if name in PROGRAMS else "auto_map, a program of the model's own"
+        raise _refused(folder, statement, "Such a tokenizer cannot be read; give the folder of another one.")
     for key, accepted in INERT.items():
         if settings.get(key) not in accepted:
             raise _refused(
@@ -85,16 +85,16 @@ def _flag(folder: Path, settings: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _check_class(folder: Path, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _check_class(folder: Path, settings: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
     name = settings.get("tokenizer_class")
-    if name is not None and str(name).removesuffix("Fast").removesuffix("Tokenizer") not in known:
+    if name is not None and str(name).removesuffix("Fast").removesuffix("Tokenizer") not in accepted:
         raise _refused(
             folder, f"tokenizer_class {name}", "Give the folder's tokenizer.json, which says what that class does."
         )
 
 
-def _refused(folder: Path, what: str, remedy: str) -> DataError:
-    return DataError(f"its {CONFIG} states {what}", file=folder, remedy=remedy)
+def _refused(folder: Path, statement: str, remedy: str) -> DataError:
+    return DataError(f"its {CONFIG} states {statement}", file=folder, remedy=remedy)
 
 
 def add_tokens(folder: Path, hf: Tokenizer, settings: Mapping[str, Any]) -> None:
@@ -118,10 +118,10 @@ def add_tokens(folder: Path, hf: Tokenizer, settings: Mapping[str, Any]) -> None
 
 def _added(folder: Path) -> dict[str, int]:
     file = folder / ADDED
-    found = read_json(file, remedy=REMEDY) if file.exists() else {}
-    if not all(isinstance(i, int) for i in found.values()):
+    token_ids = read_json(file, remedy=REMEDY) if file.exists() else {}
+    if not all(isinstance(i, int) for i in token_ids.values()):
         raise DataError("it maps tokens to their ids", file=file, remedy=REMEDY)
-    return found  # type: ignore[return-value]
+    return token_ids  # type: ignore[return-value]
 
 
 def check_added(folder: Path, hf: Tokenizer) -> None:

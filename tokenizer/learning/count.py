@@ -122,8 +122,8 @@ def count(files: Collection[Path], options: CountOptions, workers: int, folder: 
     room = free // (SUMMING * max(len(shares), 1))
     tally, written = Tally(), list[Path]()
     with progress("count words", sum(file.stat().st_size for file in files), "B") as bar:
-        for found, paths in _each(shares, options, room, folder, bar.advance):
-            tally.add(found)
+        for share_tally, paths in _each(shares, options, room, folder, bar.advance):
+            tally.add(share_tally)
             written += paths
     return Counts(*spill.merge(written, folder), tally)
 
@@ -140,11 +140,11 @@ def _each(
         waiting: set[Future[Any]] = {
             processes.submit(_work, share, options, room, folder / str(n)) for n, share in enumerate(shares)
         }
-        seen = 0
+        advanced = 0
         while waiting:
             done, waiting = wait(waiting, timeout=1)
-            advance(read.value - seen)
-            seen = read.value
+            advance(read.value - advanced)
+            advanced = read.value
             yield from (future.result() for future in done)
 
 
@@ -263,8 +263,8 @@ def _words(text: U8, length: I64, times: I64, options: CountOptions) -> CountTab
     words, end = CountTable(), np.append(0, np.cumsum(length))
     for first in range(0, len(length), BATCH):
         batch = slice(first, first + BATCH)
-        stretch = text[end[first] : end[min(first + BATCH, len(length))]]
-        _add_words(words, stretch, length[batch], times[batch], options)
+        batch_text = text[end[first] : end[min(first + BATCH, len(length))]]
+        _add_words(words, batch_text, length[batch], times[batch], options)
     return words
 
 
@@ -274,16 +274,16 @@ def _add_words(words: CountTable, text: U8, length: I64, times: I64, options: Co
     if options.starts is not None:
         slow = np.maximum.reduceat(text, start) >= 128
         _add_ascii(words, text, length, times, ~slow, options.starts)
-    raw, found = text.tobytes(), Counter[str]()
-    together: dict[tuple[int, int], list[bytes]] = {}  # those with a blank in front that count alike are split at once
+    raw, word_counts = text.tobytes(), Counter[str]()
+    alike: dict[tuple[int, int], list[bytes]] = {}  # those with a blank in front that count alike are split at once
     for at, size, count in zip(start[slow].tolist(), length[slow].tolist(), times[slow].tolist(), strict=True):
-        together.setdefault((count, 0 if raw[at] == BLANK else at + 1), []).append(raw[at : at + size])
-    for (count, _), strings in together.items():
+        alike.setdefault((count, 0 if raw[at] == BLANK else at + 1), []).append(raw[at : at + size])
+    for (count, _), strings in alike.items():
         for word in options.split(b"".join(strings).decode()):
-            found[word] += count
-    encoded = [word.encode() for word in found]
+            word_counts[word] += count
+    encoded = [word.encode() for word in word_counts]
     sizes = np.array([len(word) for word in encoded], dtype=np.int64)
-    counts = np.array(list(found.values()), dtype=np.int64)
+    counts = np.array(list(word_counts.values()), dtype=np.int64)
     words.count(padded(b"".join(encoded)), np.cumsum(sizes) - sizes, sizes, counts)
 
 
@@ -296,5 +296,5 @@ def _add_ascii(
     length, times = length[chosen], times[chosen]
     end = np.cumsum(length)
     begin = starts(text[: len(text) - PAD + 2], end - length)
-    stretch = np.searchsorted(end, begin, side="right")
-    words.count(text, begin, np.diff(begin, append=len(text) - PAD), times[stretch])
+    chunk_of = np.searchsorted(end, begin, side="right")
+    words.count(text, begin, np.diff(begin, append=len(text) - PAD), times[chunk_of])

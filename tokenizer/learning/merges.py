@@ -107,9 +107,9 @@ class _Pairs:
 
     def collect(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the first pairs, or a part of them: key (left << 32 | right), place and word count of each."""
-        for key, total, found in _grouped(keys, places, weights, 1):
+        for key, total, place_bytes in _grouped(keys, places, weights, 1):
             self.count[key] = self.count.get(key, 0) + total
-            self.parts.setdefault(key, []).append(found)
+            self.parts.setdefault(key, []).append(place_bytes)
 
     def ready(self) -> None:
         """All first pairs are entered: forget the rare ones, put the others on the heap."""
@@ -120,9 +120,9 @@ class _Pairs:
 
     def add(self, keys: I64, places: Places, weights: I64) -> None:
         """Enter the pairs of a new symbol."""
-        for key, total, found in _grouped(keys, places, weights, self.least):
+        for key, total, place_bytes in _grouped(keys, places, weights, self.least):
             self.count[key] = total
-            heapq.heappush(self.heap, (-total, key, found))
+            heapq.heappush(self.heap, (-total, key, place_bytes))
 
     def subtract(self, keys: I64, weights: I64) -> None:
         """Take away what merges destroyed: key and word count of every place."""
@@ -225,7 +225,7 @@ class _State:
         self.symbol_count += len(batch)
         self.size[new] = self.size[left] + self.size[right]
 
-        at, which = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(found) for found in places])
+        at, which = np.concatenate(places), np.repeat(np.arange(len(batch)), [len(positions) for positions in places])
         stands = (symbols[at] == left[which]) & (symbols[at + self.size[left][which]] == right[which])
         at, which = at[stands], which[stands]
         if lefts[-1] == rights[-1]:

@@ -46,18 +46,18 @@ def merge(runs: Sequence[Path], folder: Path) -> tuple[U8, I64, I64, I64]:
     Returns:
         `text`, `times`, `words` and `sizes` of `count.Counts`.
     """
-    found: dict[int, I64] = {}  # count → words and bytes
+    sums_by_count: dict[int, I64] = {}  # count → words and bytes
     parts = list[tuple[I64, I64]]()  # of each: its counts, and the bytes of the words that have them
     with tempfile.TemporaryFile(dir=folder) as merged:
         for content, length, times in _merged(runs):
             value, words, size, order = _runs(length, times)
             for count, *sums in zip(value.tolist(), words, size, strict=True):
-                found[count] = found.get(count, 0) + np.array(sums)
+                sums_by_count[count] = sums_by_count.get(count, 0) + np.array(sums)
             merged.write(_lines(content, length, order).data)
             parts.append((value, size))
         merged.seek(0)
-        times = np.array(sorted(found, reverse=True), dtype=np.int64)
-        words, sizes = np.array([found[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
+        times = np.array(sorted(sums_by_count, reverse=True), dtype=np.int64)
+        words, sizes = np.array([sums_by_count[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
         text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
         text[0] = BREAK
         end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
@@ -110,10 +110,10 @@ def _lines(text: U8, length: I64, order: I64) -> U8:
 
 def _gathered(text: U8, start: I64, length: I64) -> U8:
     """Strings of a text end to end (padded)."""
-    found = [np.zeros(0, dtype=np.uint8)]
+    gathered = [np.zeros(0, dtype=np.uint8)]
     for first in range(0, len(start), BATCH):  # a place takes 16 times as much as its byte
         begin, size = start[first : first + BATCH], length[first : first + BATCH]
         place = np.repeat(begin - (np.cumsum(size) - size), size)
         place += np.arange(len(place))
-        found.append(text[place])
-    return np.concatenate((*found, np.zeros(PAD, dtype=np.uint8)))
+        gathered.append(text[place])
+    return np.concatenate((*gathered, np.zeros(PAD, dtype=np.uint8)))

@@ -130,7 +130,7 @@ def _chunk(rest: dict[str, Any], text: str, at: int, sentences: I64, path: Path,
     """A part of a document that stands at a place of its text, with its share of the sentences."""
     first = np.searchsorted(sentences[:, 1], at, side="right")
     last = np.searchsorted(sentences[:, 0], at + len(text), side="left")
-    here = np.clip(sentences[first:last] - at, 0, len(text)).tolist()
+    spans = np.clip(sentences[first:last] - at, 0, len(text)).tolist()
     return documents.from_json(
-        {**rest, "text": text, "metadata": {**rest["metadata"], "sentences": here}}, path, number
+        {**rest, "text": text, "metadata": {**rest["metadata"], "sentences": spans}}, path, number
     )

@@ -26,11 +26,11 @@ def from_pieces(vocab: Mapping[str, int], lowercase: bool, model_max_length: int
 
 def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
     """Learn a vocabulary: specials, the alphabet, the alphabet inside words, then merges."""
-    seen: Counter[str] = Counter()
+    frequency: Counter[str] = Counter()
     for word, times in counts.items():
         for character in word:
-            seen[character] += times
-    kept = {character for character, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:ALPHABET]}
+            frequency[character] += times
+    kept = {character for character, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))[:ALPHABET]}
     inside = sorted({c for word, _ in counts.items() if kept.issuperset(word) for c in word[1:]})
     base = [*sorted(kept), *(bert.INSIDE + character for character in inside)]
     symbol_of = {symbol: i for i, symbol in enumerate(base)}
@@ -48,13 +48,13 @@ def _words(counts: Counts, symbol_of: Mapping[str, int], vocab_size: int) -> Wor
     code, mark = np.dtype(dtype).char, border(dtype)
     symbols, times, sizes = array(code, [mark]), array("q"), array("q")
     for word, count in counts.items():
-        found = [symbol_of.get(word[0], mark), *(symbol_of.get(bert.INSIDE + c, mark) for c in word[1:]), mark]
-        if found.index(mark) < len(word):
+        spelled = [symbol_of.get(word[0], mark), *(symbol_of.get(bert.INSIDE + c, mark) for c in word[1:]), mark]
+        if spelled.index(mark) < len(word):
             continue
-        symbols.extend(found)
+        symbols.extend(spelled)
         if times and times[-1] == count:
-            sizes[-1] += len(found)
+            sizes[-1] += len(spelled)
         else:
             times.append(count)
-            sizes.append(len(found))
+            sizes.append(len(spelled))
     return Words(np.frombuffer(symbols, dtype), np.array(times), np.array(sizes), len(symbol_of))

@@ -16,7 +16,7 @@ from biomlm.tokenizer.formats import folder
 
 def test_figures_are_what_counting_gives(tok: Path, docs: Path) -> None:
     tokenizer = folder.load(tok)
-    found = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(docs), documents=3))
+    found = compare.draw_sample(compare.CompareConfig(tokenizers=[], docs=str(docs), documents=3))
     figures = compare.measure(tokenizer, found)
     words = [word for counter in found.words.values() for word in counter.elements()]
     pieces = [len(tokenizer.encode(f" {word}")) for word in words]
@@ -42,14 +42,14 @@ def test_the_sample_is_drawn_from_all_documents(tmp_path: Path) -> None:
         ]
         (tmp_path / "valid" / f"{number:05}.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
     Manifest("corpus build", {}, "x").finish(tmp_path, [], {})
-    found = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=400))
+    found = compare.draw_sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=400))
     notes = found.words["notes"].total()
     assert (found.words["pubmed"].total() + notes, len(found.texts)) == (400, 400)
     assert abs(notes - 100) < 4 * (400 * 0.25 * 0.75) ** 0.5
     places = [int(text.removeprefix("pubmed")) for text in found.texts if text.startswith("pubmed")]
     assert places == sorted(places)
     assert max(places) > 850
-    whole = compare.sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=1200))
+    whole = compare.draw_sample(compare.CompareConfig(tokenizers=[], docs=str(tmp_path), documents=1200))
     assert whole.texts == [f"{source}{i}" for source, count in counts.items() for i in range(count)]
 
 
