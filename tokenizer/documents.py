@@ -40,9 +40,9 @@ class Document:
     links: Sequence[str]
 
     def words(self) -> Iterator[tuple[int, list[str]]]:
-        """The section and the words of every sentence; a sentence of white space alone is passed over.
+        """Give the section and the words of every sentence; skip sentences of white space alone.
 
-        Words are what stands between runs of white space. Sections are numbered in order; text between two has a number of its own.
+        Words are separated by runs of white space. Sections are numbered in order; text between two sections has a number of its own.
         """
         bounds = [bound for start, end, _ in self.sections for bound in (start, end)]
         for start, end in self.sentences:
@@ -50,7 +50,7 @@ class Document:
                 yield bisect_right(bounds, start), words
 
     def joined(self) -> str:
-        """All words with single blanks between."""
+        """Join all words with single blanks."""
         return " ".join(word for _, words in self.words() for word in words)
 
     @property
@@ -60,12 +60,12 @@ class Document:
 
 
 def in_front(word: str) -> str:
-    """A word as the tokenizer sees it: with a blank in front, unless it opens its document."""
+    """Give a word as the tokenizer sees it: with a blank in front, unless it opens its document."""
     return word[1:] if word.startswith(FIRST) else " " + word
 
 
 def parse(line: bytes, path: Path, number: int) -> Document:
-    """One line of a file of documents.
+    """Parse one line of a file of documents.
 
     Args:
         line: The line.
@@ -81,7 +81,7 @@ def parse(line: bytes, path: Path, number: int) -> Document:
 
 @contextmanager
 def line_errors(path: Path, number: int) -> Iterator[None]:
-    """Say what is wrong with a line that cannot be parsed, or has not what a document has."""
+    """Turn the errors of parsing a line into a DataError that names the line and what is wrong with it."""
     where = f"line {number}"
     try:
         yield
@@ -96,7 +96,7 @@ def line_errors(path: Path, number: int) -> Iterator[None]:
 
 
 def from_json(raw: Mapping[str, Any], path: Path, number: int) -> Document:
-    """A parsed line as a document; arguments and errors are those of `parse`."""
+    """Make a document of a parsed line; arguments and errors are those of `parse`."""
     text, metadata = raw["text"], raw["metadata"]
     document = Document(
         id=raw["id"],
@@ -112,12 +112,12 @@ def from_json(raw: Mapping[str, Any], path: Path, number: int) -> Document:
 
 
 def document_error(problem: str, name: str, path: Path, number: int) -> DataError:
-    """That something is wrong with the document of that id."""
+    """Return the error for a problem of the document with the id `name`."""
     return DataError(problem, file=path, record=f"line {number}, {name}", remedy=REMEDY)
 
 
 def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[tuple[int, int, str]]) -> str:
-    """What is wrong with the offsets of a document, or nothing."""
+    """Check the offsets of a document, and return what is wrong with them, or an empty string."""
     covered = 0
     for start, end in sentences:
         if not covered <= start <= end <= len(text):
@@ -135,7 +135,7 @@ def _check(text: str, sentences: Sequence[tuple[int, int]], sections: Sequence[t
 
 
 def read(path: Path) -> Iterator[Document]:
-    """The documents of one file."""
+    """Read the documents of one file."""
     with path.open("rb") as file:
         for number, line in enumerate(open_lines(file, remedy=REMEDY), start=1):
             yield parse(line, path, number)

@@ -1,4 +1,4 @@
-"""Token shards (docs/design.md, section 3): fairseq's memory-mapped `.bin` and `.idx`, with documents and segments beside them.
+"""Write and read token shards (docs/design.md, section 3): fairseq's memory-mapped `.bin` and `.idx`, with documents and segments.
 
 `.bin` is the ids of all items, end to end. `.idx` is the magic `MMIDIDX\\0\\0`, version 1 (uint64), the type code (uint8), the number
 of items (uint64), their sizes (int32 each) and byte offsets (int64 each), little-endian. Source: fairseq's
@@ -48,12 +48,12 @@ I64 = npt.NDArray[np.int64]
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
-    """The type of stored ids: uint16 where the vocabulary fits, else int32."""
+    """Return the type of stored ids: uint16 where the vocabulary fits, else int32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
 class ShardWriter:
-    """Writes one split, streaming; the index and what stands beside it are written when it closes without an error.
+    """Write one split, streaming; the index and the other files are written when it closes without an error.
 
     Args:
         prefix: Folder and split, such as `SHARDS/train`.
@@ -139,7 +139,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads one split of a folder of shards; all of it stays on disk until it is looked at.
+    """Read one split of a folder of shards; all of it stays on disk until it is read.
 
     Args:
         folder: What `biomlm tokenizer encode` wrote.
@@ -166,32 +166,33 @@ class ShardReader:
         return path
 
     def __len__(self) -> int:
-        """Items."""
+        """Return the number of items."""
         return len(self.sizes)
 
     def __getitem__(self, item: int) -> npt.NDArray[Any]:
-        """[size] ids of one item."""
+        """Return the ids of one item, [size]."""
         return self.tokens[self.offsets[item] : self.offsets[item + 1]]
 
     @cached_property
     def tokens(self) -> npt.NDArray[Any]:
-        """[tokens] ids of all items, end to end; a read-only memory map."""
+        """The ids of all items, end to end, [tokens]; a read-only memory map."""
         return map_tokens(self._file(".bin"), self.dtype)
 
     @cached_property
     def doc_index(self) -> I64:
-        """[documents + 1] the first item of every document, then the number of items."""
+        """The first item of every document, then the number of items, [documents + 1]."""
         return self._starts(".doc_index.npy")
 
     @cached_property
     def segments(self) -> I64:
-        """[segments + 1] the first item of every segment, then the number of items."""
+        """The first item of every segment, then the number of items, [segments + 1]."""
         return self._starts(".segments.npy")
 
     @cached_property
     def pos(self) -> U8 | None:
-        """[tokens] the part of speech of every token, numbered as `biomlm.tokenizer.encoding.pos.UPOS` from 1 on, 0 for none; a read-only
-        memory map. None if the shards were made without `--pos`.
+        """The part of speech of every token, [tokens]; None if the shards were made without `--pos`.
+
+        Numbered as `biomlm.tokenizer.upos.UPOS` from 1 on, 0 for none; a read-only memory map.
         """
         if self.split + POS not in self.manifest.outputs:
             return None
@@ -218,7 +219,7 @@ class ShardReader:
         return starts
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """`id`, `source` and `links` of every document, in order."""
+        """Yield `id`, `source` and `links` of every document, in order."""
         with self._file(".docs.jsonl.gz").open("rb") as file:
             for line in open_lines(file, remedy=REMEDY):
                 yield orjson.loads(line)
@@ -234,7 +235,7 @@ class ShardReader:
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer."""
+        """The number of ids of the tokenizer."""
         return self.tokenizer.vocab_size
 
     @property
@@ -244,7 +245,7 @@ class ShardReader:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of the shards."""
+        """The hash of the shards, which changes with any of their bytes."""
         return self.manifest.fingerprint
 
     @property
@@ -255,7 +256,7 @@ class ShardReader:
 
 
 def read_index(path: Path) -> tuple[np.dtype[Any], I32]:
-    """Type of the ids and sizes of the items, from an `.idx`.
+    """Read the type of the ids and the sizes of the items from an `.idx`.
 
     Raises:
         DataError: It is not such a file, or not a whole one.
@@ -281,14 +282,14 @@ def read_index(path: Path) -> tuple[np.dtype[Any], I32]:
 
 
 def map_tokens(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """[tokens] a `.bin` as a read-only memory map (an empty file cannot be mapped: it gives an empty array)."""
+    """Map a `.bin` read-only into memory, [tokens] (an empty file cannot be mapped: it gives an empty array)."""
     if not path.stat().st_size:
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _npy_header(count: int) -> bytes:
-    """What stands in front of so many bytes in a `.npy` file; it is as long for any count."""
+    """Give the header of a `.npy` file of so many bytes; it has the same length for any count."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
     return file.getvalue()
@@ -299,6 +300,6 @@ def _offsets(sizes: I32) -> I64:
 
 
 def decode(reader: ShardReader, items: Sequence[int]) -> str:
-    """The text of a run of items of one document, its white-space runs as single blanks."""
+    """Decode consecutive items of one document to text, its white-space runs as single blanks."""
     ids = np.concatenate([reader[item] for item in items])
     return reader.tokenizer.decode(ids[ids != reader.ids.eos].tolist())

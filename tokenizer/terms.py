@@ -1,4 +1,4 @@
-"""Lists of biomedical terms: a term a line, or the entities of a named-entity data set."""
+"""Read lists of biomedical terms: a term a line, or the entities of a named-entity data set."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,13 +11,13 @@ REMEDY = "Give a term a line, or IOB tags in a .tsv file, as UTF-8."
 
 
 def name_of(file: str | Path) -> str:
-    """How a file of terms is called in a table: its name, with its folder's for the `train.tsv` of a data set."""
+    """Give the name of a file of terms in a table: its own, with its folder's for the `train.tsv` of a data set."""
     path = Path(file)
     return f"{path.parent.name}/{path.stem}" if path.suffix.lower() == ".tsv" else path.stem
 
 
 def read(file: str | Path) -> list[str]:
-    """The distinct terms of a file, sorted, white-space runs as single blanks.
+    """Read the distinct terms of a file, sorted, white-space runs as single blanks.
 
     Args:
         file: `.tsv`: a word, a tab and its IOB tag a line, a blank line between sentences; any other: a term a line.

@@ -1,4 +1,4 @@
-"""A pool of worker processes that says what happened when the system ends one of them."""
+"""Run a pool of worker processes, and report when the system ends one of them."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +15,7 @@ CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this p
 
 @contextmanager
 def pool(workers: int, start: Callable[..., None], *values: Any) -> Iterator[ProcessPoolExecutor]:
-    """Processes, each of which has called `start(*values)`.
+    """Start processes, each of which calls `start(*values)` first.
 
     Raises:
         DataError: One of them was ended by the system, for want of memory as a rule.

@@ -1,4 +1,4 @@
-"""`biomlm tokenizer compare`: what each vocabulary makes of the same documents, side by side."""
+"""`biomlm tokenizer compare`: measure vocabularies on the same documents and show them side by side."""
 
 import sys
 from collections import Counter
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one vocabulary makes of a sample.
+    """The measures of one vocabulary on a sample.
 
     Args:
         vocab_size: Ids.
@@ -93,7 +93,7 @@ def draw_sample(config: CompareConfig) -> Sample:
 
 
 def measure(tokenizer: folder.Tokenizer, sample: Sample) -> Figures:
-    """What one vocabulary makes of a sample."""
+    """Measure a vocabulary on a sample."""
     all_terms = sorted(set().union(*sample.terms.values()))
     in_terms = {word for term in all_terms for word in WORD.findall(term)}
     distinct = sorted(in_terms.union(*sample.words.values()))
@@ -124,7 +124,7 @@ def measure(tokenizer: folder.Tokenizer, sample: Sample) -> Figures:
 
 
 def rows(figures: Sequence[Figures]) -> dict[str, list[str]]:
-    """The comparison as a table: name of the measure → one value for each vocabulary."""
+    """Lay the comparison out as a table: name of the measure → one value for each vocabulary."""
     table = {"ids": [f"{f.vocab_size:,}" for f in figures]}
     for source in figures[0].pieces_per_word:
         table[f"pieces per word: {source}"] = [f"{f.pieces_per_word[source]:.3f}" for f in figures]
@@ -138,7 +138,7 @@ def rows(figures: Sequence[Figures]) -> dict[str, list[str]]:
 
 
 def examples(figures: Sequence[Figures], most: int) -> dict[str, list[str]]:
-    """The terms on which the vocabularies differ most → how each cuts them."""
+    """Give the terms on which the vocabularies differ most → how each vocabulary cuts them."""
 
     def spread(term: str) -> int:
         lengths = [len(f.cuts[term]) for f in figures]

@@ -58,7 +58,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes blocks of documents; each worker has one.
+    """Encode blocks of documents; each worker has one.
 
     Args:
         tokenizer: Gives the ids.
@@ -238,7 +238,7 @@ def _blocks(path: Path, bar: Bar) -> Iterator[Block]:
 
 
 def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:
-    """Write the parts of a split as one; the writer, closed."""
+    """Write the parts of a split as one, and return the closed writer."""
     with writer:
         for part in parts:
             source = part / "part"
@@ -255,7 +255,7 @@ def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:
 
 
 def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
-    """The manifest's counts of one split."""
+    """Count documents, sentences and tokens of one split, for the manifest."""
     tokens = map_tokens(writer.paths[0], writer.dtype)
     frequency = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), BLOCK):

@@ -31,18 +31,18 @@ U8 = npt.NDArray[np.uint8]
 
 
 class Tagger(Protocol):
-    """Finds the words of texts and their parts of speech; the same texts must give the same tags."""
+    """Find the words of texts and their parts of speech; the same texts must give the same tags."""
 
     @property
     def name(self) -> str:
-        """What tagger it is, with its version: shards of another tagger are other shards."""
+        """The tagger's name and version; shards record it, so that another tagger makes other shards."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any of its files; a pipeline trained again may keep its version."""
+        """The hash of all its files, since a pipeline trained again may keep its version."""
 
     def tag(self, texts: Sequence[str]) -> Iterable[Tagged]:
-        """The words of each text, ascending, with tags of UPOS; other tags count as none."""
+        """Tag the words of each text, in order, with tags of UPOS; any other tag counts as none."""
 
 
 class Spacy:
@@ -87,11 +87,11 @@ class Spacy:
 
 
 class PosTable:
-    """Gives the pieces of sentences their tags.
+    """Tag the pieces of sentences.
 
     Args:
         tagger: Tags the sentences.
-        tokenizer: Made their pieces.
+        tokenizer: Gives the pieces.
     """
 
     def __init__(self, tagger: Tagger, tokenizer: Tokenizer):
@@ -119,7 +119,7 @@ class PosTable:
         return np.concatenate(tags)
 
     def _learn(self, words: Sequence[str]) -> None:
-        """Find where the pieces of words begin that are not known yet."""
+        """Look up where the pieces begin of words that are not in the table yet."""
         if len(self.starts) > LIMIT:
             self.starts.clear()
         new = list({word: None for word in words if word != END and word not in self.starts})
@@ -127,7 +127,7 @@ class PosTable:
             self.starts[word] = np.array(starts, dtype=np.int64) + word.startswith(FIRST)
 
     def _of_pieces(self, words: Sequence[str], text: str, tagged: Tagged) -> U8:
-        """[pieces] the tags of the pieces of words, whose text has a blank in front of each."""
+        """Give [pieces] the tags of the pieces of words; `text` has a blank in front of each word."""
         of_character = np.zeros(len(text) + 1, dtype=np.uint8)
         for start, end, tag in tagged:
             of_character[start + 1 : end + 1] = ID.get(tag, 0)
@@ -141,7 +141,7 @@ class PosTable:
 
 
 def _parts(words: Sequence[str]) -> Iterator[tuple[Sequence[str], bool]]:
-    """Runs of at most AT_ONCE words of one sentence, and whether its closing id follows."""
+    """Cut sentences into runs of at most AT_ONCE words, and say of each whether the closing id follows."""
     ends = [-1, *(n for n, word in enumerate(words) if word == END)]
     for before, end in pairwise(ends):
         for first in range(before + 1, max(end, before + 2), AT_ONCE):

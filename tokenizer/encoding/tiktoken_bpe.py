@@ -15,7 +15,7 @@ from biomlm.tokenizer.formats.folder import Tokenizer
 
 
 class TiktokenBpe:
-    """Encodes many ASCII words at once.
+    """Encode many ASCII words at once.
 
     Args:
         tokenizer: One for which `applies` is true.

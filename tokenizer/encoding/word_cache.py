@@ -26,10 +26,10 @@ class _Rows(dict[str, int]):
 
 
 class WordCache:
-    """A growing table of words and their ids.
+    """A cache of words and their ids.
 
     Args:
-        tokenizer: Encodes the words that are not in it yet.
+        tokenizer: Encodes the words that are not in the cache yet.
     """
 
     def __init__(self, tokenizer: Tokenizer):

@@ -17,7 +17,7 @@ PUNCTUATION = pre_tokenizers.BertPreTokenizer()
 def normalizer(
     lowercase: bool, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
 ) -> normalizers.Normalizer:
-    """BERT's cleaning; unless `strip_accents` says otherwise, uncased vocabularies are stripped of accents as well."""
+    """Return the normalizer of BERT: unless `strip_accents` says otherwise, an uncased vocabulary strips accents as well."""
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=tokenize_chinese_chars, strip_accents=strip_accents, lowercase=lowercase
     )
@@ -27,19 +27,19 @@ CASED, UNCASED = normalizer(False), normalizer(True)
 
 
 def split_cased(text: str) -> list[str]:
-    """The words of a text, as the cased tokenizer cuts it."""
+    """Cut a text into words, as the cased tokenizer does."""
     return [word for word, _ in PUNCTUATION.pre_tokenize_str(CASED.normalize_str(text))]
 
 
 def split_uncased(text: str) -> list[str]:
-    """The words of a text, as the uncased tokenizer cuts it."""
+    """Cut a text into words, as the uncased tokenizer does."""
     return [word for word, _ in PUNCTUATION.pre_tokenize_str(UNCASED.normalize_str(text))]
 
 
 def hugging_face(
     vocab: Mapping[str, int], lowercase: bool, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
 ) -> Tokenizer:
-    """The `tokenizers` object of BERT's kind.
+    """Make the `tokenizers` object of a BERT vocabulary.
 
     Args:
         vocab: Piece → id, with the special tokens.
@@ -61,7 +61,7 @@ def hugging_face(
 
 
 def settings(lowercase: bool, model_max_length: int) -> dict[str, Any]:
-    """`tokenizer_config.json`.
+    """Give the content of `tokenizer_config.json`.
 
     Args:
         lowercase: Whether it is uncased; this states it.
@@ -85,7 +85,7 @@ def settings(lowercase: bool, model_max_length: int) -> dict[str, Any]:
 
 
 def read_vocab(file: Path) -> dict[str, int]:
-    """Piece → id of a `vocab.txt`.
+    """Read a `vocab.txt` as piece → id.
 
     Raises:
         DataError: A piece stands in it twice, or a special token is missing.
@@ -101,10 +101,10 @@ def read_vocab(file: Path) -> dict[str, int]:
 
 
 def is_uncased(vocab: Mapping[str, int]) -> bool:
-    """Whether no piece but the special ones has a capital."""
+    """Say whether no piece but the special ones has a capital."""
     return not any(piece != piece.lower() for piece in vocab if not piece.startswith("["))
 
 
 def files(vocab: Mapping[str, int]) -> dict[str, bytes]:
-    """`vocab.txt`: name → content."""
+    """Give `vocab.txt` as name → content."""
     return {"vocab.txt": "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)).encode()}

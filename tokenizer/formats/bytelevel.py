@@ -20,7 +20,7 @@ WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 
 
 def alphabet() -> list[str]:
-    """GPT-2's character for each byte value: itself if it can be seen in Latin-1, else the next one from U+0100 on."""
+    """Give GPT-2's character for each byte value: itself if it can be seen in Latin-1, else the next one from U+0100 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     characters = [""] * 256
     for byte in visible:
@@ -34,10 +34,10 @@ SPLITTER = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
 def split(text: str) -> list[str]:
-    """The words of a text, each with its blank in front.
+    """Cut a text into words, each with its blank in front.
 
-    ASCII goes the quick way. For the rest `tokenizers` itself decides: its Unicode tables are of another version than `regex`'s,
-    and 17,480 rare characters fall into other classes.
+    ASCII is cut by `regex`, which is faster. The rest is left to `tokenizers` itself: its Unicode tables are of another version than
+    `regex`'s, and 17,480 rare characters fall into other classes.
     """
     if text.isascii():
         words: list[str] = WORD.findall(text)
@@ -46,7 +46,7 @@ def split(text: str) -> list[str]:
 
 
 def _classes() -> npt.NDArray[np.uint8]:
-    """[256] blank 0, letter 1, digit 2, any other sign 3; for ASCII."""
+    """Give [256] the class of each byte: blank 0, letter 1, digit 2, any other sign 3; meant for ASCII."""
     classes = np.full(256, 3, dtype=np.uint8)
     for byte in range(128):
         classes[byte] = 0 if byte == 32 else 1 if chr(byte).isalpha() else 2 if chr(byte).isdigit() else 3
@@ -57,7 +57,7 @@ CLASS = _classes()
 
 
 def ascii_starts(text: npt.NDArray[np.uint8], chunk: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where the words of a text begin, as `split` has it, for ASCII and all at once.
+    """Find where the words of an ASCII text begin, with the same result as `split`, all at once.
 
     Args:
         text: What stands between blanks, end to end, a blank in front of each but those that open a document; two zero bytes behind.
@@ -85,7 +85,7 @@ def ascii_starts(text: npt.NDArray[np.uint8], chunk: npt.NDArray[np.int64]) -> n
 def hugging_face(
     vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], add_prefix_space: bool = False
 ) -> Tokenizer:
-    """The `tokenizers` object of RoBERTa's kind.
+    """Make the `tokenizers` object of a RoBERTa vocabulary.
 
     Args:
         vocab: Piece → id, with the special tokens.
@@ -104,7 +104,7 @@ def hugging_face(
 
 
 def settings(model_max_length: int) -> dict[str, Any]:
-    """`tokenizer_config.json`.
+    """Give the content of `tokenizer_config.json`.
 
     Args:
         model_max_length: Tokens that the model takes, special ones included.
@@ -128,11 +128,11 @@ def settings(model_max_length: int) -> dict[str, Any]:
 
 
 def files(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, bytes]:
-    """`vocab.json` and `merges.txt`: name → content."""
+    """Give `vocab.json` and `merges.txt` as name → content."""
     by_id = dict(sorted(vocab.items(), key=lambda item: item[1]))
     return {"vocab.json": orjson.dumps(by_id), "merges.txt": merges_bytes(merges)}
 
 
 def merges_bytes(merges: Sequence[tuple[str, str]]) -> bytes:
-    """A `merges.txt` or `vocab.bpe`."""
+    """Give the content of a `merges.txt` or `vocab.bpe`."""
     return "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode()

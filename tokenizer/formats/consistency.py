@@ -1,4 +1,4 @@
-"""Whether the files of a tokenizer folder say the same: each states pieces, merges or casing, and any of them may be edited alone."""
+"""Check that the files of a tokenizer folder agree: each states pieces, merges or casing, and any of them may be edited alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

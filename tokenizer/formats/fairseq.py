@@ -1,4 +1,4 @@
-"""fairseq's three files of a byte-level BPE: read, write, and the order of ids that they define.
+"""Read and write fairseq's three files of a byte-level BPE, and give the order of ids that they define.
 
 `encoder.json` numbers pieces, `vocab.bpe` lists merges, and `dict.txt` lists the numbers by falling frequency; the model's id of a
 piece is four (the special tokens) plus its line in `dict.txt`. Source: `fairseq/data/dictionary.py` and `encoders/gpt2_bpe.py`.
@@ -18,7 +18,7 @@ REMEDY = "Take all files from one tokenizer, or make the folder again with `biom
 
 
 def read_vocab(file: Path) -> dict[str, int]:
-    """Piece → id of a `vocab.json` or `encoder.json`.
+    """Read a `vocab.json` or `encoder.json` as piece → id.
 
     Raises:
         DataError: A value is not a whole number.
@@ -30,7 +30,7 @@ def read_vocab(file: Path) -> dict[str, int]:
 
 
 def read_merges(file: str | Path) -> list[tuple[str, str]]:
-    """The pairs of a `merges.txt`, in order, as `tokenizers` reads it.
+    """Read the pairs of a `merges.txt`, in order, as `tokenizers` does.
 
     Raises:
         DataError: A line is not two pieces.
@@ -41,8 +41,9 @@ def read_merges(file: str | Path) -> list[tuple[str, str]]:
 
 
 def read_bpe(file: str | Path) -> list[tuple[str, str]]:
-    """The pairs of a `vocab.bpe`, in order, as fairseq reads it: it passes over the first line, be it `#version` or a merge, and over
-    what stands behind the last line break (`gpt2_bpe_utils.get_encoder`).
+    """Read the pairs of a `vocab.bpe`, in order, as fairseq does.
+
+    fairseq skips the first line, be it `#version` or a merge, and what follows the last line break (`gpt2_bpe_utils.get_encoder`).
 
     Raises:
         DataError: A line is not two pieces.
@@ -65,7 +66,7 @@ def _pairs(file: Path, lines: Sequence[str], first: int) -> list[tuple[str, str]
 
 
 def read_dict(file: str | Path) -> list[tuple[str, int]]:
-    """Symbols and counts of a fairseq `dict.txt`, in order.
+    """Read the symbols and counts of a fairseq `dict.txt`, in order.
 
     Raises:
         DataError: A line is not a symbol and a count.
@@ -81,7 +82,7 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
 
 
 def read_text(file: Path, remedy: str = REMEDY) -> str:
-    """A file as UTF-8.
+    """Read a file as UTF-8.
 
     Args:
         file: The file.
@@ -99,12 +100,12 @@ def read_text(file: Path, remedy: str = REMEDY) -> str:
 
 
 def order(symbols: Sequence[str]) -> list[str]:
-    """All symbols of a masked-LM dictionary by model id: the specials, the file's lines, `<mask>` unless it is one of them."""
+    """Give all symbols of a masked-LM dictionary by model id: the specials, the file's lines, `<mask>` unless it is one of them."""
     return [*bytelevel.SPECIALS, *symbols, *([] if bytelevel.MASK in symbols else [bytelevel.MASK])]
 
 
 def model_vocab(dict_txt: Path, encoder: Mapping[str, int]) -> dict[str, int]:
-    """Piece → model id as fairseq has it; pieces that are not in the dictionary follow `<mask>`."""
+    """Give piece → model id as in fairseq; pieces that are not in the dictionary follow `<mask>`."""
     piece_of = {str(i): piece for piece, i in encoder.items()}
     vocab: dict[str, int] = {}
     for i, symbol in enumerate(order([symbol for symbol, _ in read_dict(dict_txt)])):
@@ -120,7 +121,7 @@ def model_vocab(dict_txt: Path, encoder: Mapping[str, int]) -> dict[str, int]:
 
 
 def numbering(dict_txt: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Piece → the number that a dictionary has for it, where `vocab.json` and `merges.txt` are all that there is of the BPE.
+    """Give piece → its number in a dictionary, where `vocab.json` and `merges.txt` are all that there is of the BPE.
 
     In Hugging Face's folder of a fairseq model `vocab.json` holds the model's ids, and the dictionary's numbers are those of an
     `encoder.json`, in order of learning. fairseq's own `--bpe hf_byte_bpe` has in `vocab.json` what the dictionary's numbers mean.
@@ -140,26 +141,26 @@ def numbering(dict_txt: Path, vocab: Mapping[str, int], merges: Sequence[tuple[s
 
 
 def numbering_of(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Piece → its number in order of learning, as GPT-2's `encoder.json` has it."""
+    """Give piece → its number in order of learning, as in GPT-2's `encoder.json`."""
     return {piece: i for i, piece in enumerate(_learning_order(pieces, merges))}
 
 
 def is_numbered_by(dict_txt: Path, encoder: Mapping[str, int], vocab: Mapping[str, int]) -> bool:
-    """Whether a dictionary's order, its symbols being ids of `encoder`, gives the model ids of `vocab`."""
+    """Say whether a dictionary's order, its symbols being ids of `encoder`, gives the model ids of `vocab`."""
     names = {str(i): piece for piece, i in encoder.items()}
     symbols = order([symbol for symbol, _ in read_dict(dict_txt)])
     return all(vocab.get(names.get(symbol, symbol)) == i for i, symbol in enumerate(symbols))
 
 
 def in_order_of_learning(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> bool:
-    """Whether bytes and merges are numbered as they were learnt; a dictionary orders them by frequency."""
+    """Say whether bytes and merges are numbered as they were learnt; a dictionary orders them by frequency."""
     learnt = dict.fromkeys([*sorted(bytelevel.alphabet()), *map("".join, merges)])
     numbers = [vocab[piece] for piece in learnt if piece in vocab]
     return numbers == sorted(numbers)
 
 
 def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequence[int]) -> dict[str, bytes]:
-    """fairseq's files: name → content.
+    """Give fairseq's files as name → content.
 
     Args:
         pieces: [ids] all pieces in order of the model's ids, specials included.
@@ -184,7 +185,7 @@ def files(pieces: Sequence[str], merges: Sequence[tuple[str, str]], counts: Sequ
 
 
 def _learning_order(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Bytes, then merges, then what is neither (GPT-2's `<|endoftext|>`), as GPT-2's encoder.json numbers them."""
+    """Yield bytes, then merges, then what is neither (GPT-2's `<|endoftext|>`), as GPT-2's encoder.json numbers them."""
     learnt = [*sorted(bytelevel.alphabet()), *(left + right for left, right in merges)]
     yield from learnt
     own = {*learnt, *bytelevel.SPECIALS, bytelevel.MASK}

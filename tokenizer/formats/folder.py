@@ -1,4 +1,4 @@
-"""The tokenizer folder (docs/design.md, section 2): write it, load it, copy it.
+"""Write, load and copy a tokenizer folder (docs/design.md, section 2).
 
 It is Hugging Face's folder with fairseq's three files beside it. A plain Hugging Face folder loads as well. Text never turns into
 special ids: a literal `<s>` in a note is three characters, not the start of a sequence.
@@ -76,21 +76,21 @@ class Tokenizer:
         self._encoder = _without_specials(self.state) if self.state["model"]["type"] == "Unigram" else hf
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens around it."""
+        """Give the ids of a text, without special tokens around it."""
         return self._replace_outside(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without special tokens around them."""
+        """Give the ids of each text, without special tokens around them."""
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._replace_outside(encoding.ids) for encoding in encodings]
 
     def starts(self, texts: Sequence[str]) -> list[list[int]]:
-        """For every id that `encode_batch` gives, the character of its text that its piece begins with."""
+        """Give, for every id that `encode_batch` gives, the place in its text of the piece's first character."""
         encodings = self._encoder.encode_batch(list(texts), add_special_tokens=False)
         return [[start for start, _ in encoding.offsets] for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special tokens are written by their names."""
+        """Give the text of ids; special tokens are written by their names."""
         return self.hf.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def _replace_outside(self, ids: list[int]) -> list[int]:
@@ -100,18 +100,18 @@ class Tokenizer:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """What `tokenizer.json` holds."""
+        """The content of `tokenizer.json`."""
         state: dict[str, Any] = orjson.loads(self.hf.to_str())
         return state
 
     @cached_property
     def outside(self) -> int:
-        """How many pieces the model has no id for."""
+        """The number of pieces that the model has no id for."""
         return self.hf.get_vocab_size(with_added_tokens=True) - self.vocab_size
 
     @cached_property
     def pieces(self) -> list[str]:
-        """[vocab_size] every piece, by id."""
+        """The pieces by id, [vocab_size]."""
         vocab = self.hf.get_vocab(with_added_tokens=True)
         return sorted(vocab, key=vocab.__getitem__)[: self.vocab_size]
 
@@ -128,7 +128,7 @@ class Tokenizer:
         return [token for token in self.state["added_tokens"] if not token["special"]]
 
     def _reaches_across(self, token: Mapping[str, Any]) -> bool:
-        """Whether an added token takes in a blank between two words; text that is encoded has single blanks only."""
+        """Say whether an added token takes in a blank between two words; text that is encoded has single blanks only."""
         forms = {token["content"]}
         if token["normalized"] and self.hf.normalizer:
             forms.add(self.hf.normalizer.normalize_str(token["content"]))
@@ -136,15 +136,16 @@ class Tokenizer:
 
     @cached_property
     def is_word_start(self) -> npt.NDArray[np.bool_]:
-        """[vocab_size] whether a piece begins a word; special tokens do, as in fairseq's whole-word masking."""
+        """Whether each piece begins a word, [vocab_size]; special tokens do, as in fairseq's whole-word masking."""
         special = {getattr(self.ids, role) for role in ROLES}
         starts = _word_starts(self.state)
         return np.array([i in special or starts(piece) for i, piece in enumerate(self.pieces)], dtype=np.bool_)
 
 
 def _without_specials(state: dict[str, Any]) -> HuggingFace:
-    """A Unigram tokenizer that cannot find its special tokens in text, as `sentencepiece` does not: a line break, which no text
-    that has been split at white space holds, stands in front of their names.
+    """Make a Unigram tokenizer that cannot find its special tokens in text, as `sentencepiece` does not.
+
+    Their names get a line break in front, which no text that has been split at white space holds.
     """
     names = {token["content"] for token in state["added_tokens"] if token["special"]}
     vocab = [["\n" + piece if piece in names else piece, score] for piece, score in state["model"]["vocab"]]
@@ -154,7 +155,7 @@ def _without_specials(state: dict[str, Any]) -> HuggingFace:
 
 
 def _word_starts(state: dict[str, Any]) -> Any:
-    """The test by which a piece of this kind of tokenizer begins a word."""
+    """Return the function that says whether a piece of this kind of tokenizer begins a word."""
     if state["model"]["type"] == "WordPiece":
         prefix = state["model"]["continuing_subword_prefix"]
         return lambda piece: not piece.startswith(prefix)
@@ -162,19 +163,19 @@ def _word_starts(state: dict[str, Any]) -> Any:
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether there is a tokenizer that `load` reads, or would if it were whole."""
+    """Say whether there is a tokenizer that `load` reads, or would if it were whole."""
     kinds = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
     return any(all((folder / name).is_file() for name in names) for names in kinds)
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:
-    """Whether this is a byte-level BPE."""
+    """Say whether this is a byte-level BPE."""
     state = tokenizer.state
     return state["model"]["type"] == "BPE" and (state["decoder"] or {}).get("type") == "ByteLevel"
 
 
 def in_order_of_learning(tokenizer: Tokenizer) -> bool:
-    """Whether this is a byte-level BPE whose ids are in order of learning, as its trainer leaves them."""
+    """Say whether this is a byte-level BPE whose ids are in order of learning, as its trainer leaves them."""
     model = tokenizer.state["model"]
     merges = [(left, right) for left, right in model.get("merges", [])]
     return is_byte_level(tokenizer) and fairseq.in_order_of_learning(model["vocab"], merges)
@@ -221,7 +222,7 @@ def load(folder: str | Path) -> Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
+    """Read what `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
     statements: list[dict[str, Any]] = []
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         raw = read_json(folder / name, remedy=REMEDY) if (folder / name).exists() else {}
@@ -236,7 +237,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _name(file: Path, token: object) -> str | None:
-    """The name of a special token, which is stated as such or as an object that holds it."""
+    """Give the name of a special token, which is stated as a string or as an object that holds it."""
     name = token.get("content") if isinstance(token, dict) else token
     if name is not None and not isinstance(name, str):
         raise DataError("a special token is a name or an object with its `content`", file=file, remedy=REMEDY)
@@ -278,10 +279,10 @@ def _model_size(folder: Path, hf: HuggingFace) -> int:
 
 
 def write(folder: str | Path, hf: HuggingFace, settings: Mapping[str, Any], files: Mapping[str, bytes]) -> list[Path]:
-    """Write a tokenizer folder; the paths of its files.
+    """Write a tokenizer folder, and return the paths of its files.
 
     Args:
-        folder: Where to; made if need be.
+        folder: Where to write; created if it does not exist.
         hf: The `tokenizers` object.
         settings: What `tokenizer_config.json` states: class, casing, longest input, names of the special tokens.
         files: The other files: name → content.
@@ -335,8 +336,10 @@ def from_fairseq(
 
 
 def from_dictionary(dict_txt: Path, bpe: Path, folder: Path, model_max_length: int = 512) -> Tokenizer:
-    """The same for a dictionary and `vocab.json` with `merges.txt`: those of fairseq's `--bpe hf_byte_bpe`, whose numbers are the
-    dictionary's symbols, or those of a Hugging Face folder, whose numbers are the model's ids (`fairseq.numbering` tells them apart).
+    """Write a tokenizer folder from a fairseq dictionary and `vocab.json` with `merges.txt`, as `from_fairseq` does.
+
+    The two are those of fairseq's `--bpe hf_byte_bpe`, whose numbers are the dictionary's symbols, or those of a Hugging Face folder,
+    whose numbers are the model's ids (`fairseq.numbering` tells them apart).
 
     Args:
         dict_txt: The dictionary.
@@ -376,7 +379,7 @@ def _from_bpe(
 
 
 def fairseq_files(folder: str | Path) -> dict[str, bytes]:
-    """fairseq's `dict.txt`, `encoder.json` and `vocab.bpe` of a tokenizer folder: name → content.
+    """Give fairseq's `dict.txt`, `encoder.json` and `vocab.bpe` of a tokenizer folder as name → content.
 
     A folder that has them gives them as they are. For a Hugging Face folder they are derived: counts are 0, BPE ids are in order
     of learning.
@@ -403,7 +406,7 @@ def fairseq_files(folder: str | Path) -> dict[str, bytes]:
 
 
 def contents(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of each of a folder's tokenizer files."""
+    """Give the SHA-256 of each of a folder's tokenizer files."""
     files = {name: Path(folder) / name for name in FILES}
     return {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
 

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder without `tokenizer.json` says beside its vocabulary: each statement is applied or refused.
+"""Apply or refuse each statement that a Hugging Face folder without `tokenizer.json` makes beside its vocabulary.
 
 transformers builds the tokenizer from `tokenizer_config.json` and `added_tokens.json` then. Its classes of earlier versions, in Python,
 read more (`never_split`, `do_basic_tokenize`, lower case in any class); those that today's pass over are refused, as the two would differ.
@@ -48,7 +48,7 @@ def check_programs(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def wordpiece(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `bert.hugging_face` that a folder with `vocab.txt` states.
+    """Read the options of `bert.hugging_face` that a folder with `vocab.txt` states.
 
     Raises:
         DataError: One cannot be applied.
@@ -67,7 +67,7 @@ def wordpiece(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def byte_level(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `bytelevel.hugging_face` that a folder with `vocab.json` and `merges.txt` states.
+    """Read the options of `bytelevel.hugging_face` that a folder with `vocab.json` and `merges.txt` states.
 
     Raises:
         DataError: One cannot be applied.

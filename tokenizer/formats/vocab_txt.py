@@ -1,4 +1,4 @@
-"""A tokenizer folder from BERT's `vocab.txt`, which is all that Google published with its checkpoints."""
+"""Write a tokenizer folder from BERT's `vocab.txt`, which is all that Google published with its checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def write_folder(
 
     Args:
         vocab_txt: A piece a line; the line's number is its id. An `added_tokens.json` beside it is applied.
-        out: Where to; made if need be.
+        out: Where to write; created if it does not exist.
         model_max_length: In tokens.
         settings: What `tokenizer_config.json` states, if there is one.
 

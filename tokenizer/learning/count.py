@@ -1,7 +1,8 @@
-"""Count the words of documents: a streaming pass, in parallel over files, in bounded memory.
+"""Count the words of documents in one streaming pass, in parallel over files, in bounded memory.
 
-Every process counts what stands between two blanks (`columns`). When its share of the memory is used up, or its files are, it splits
-that into words and writes them to a run on disk (`runs`). In the end all runs are merged. No word is left out. Counts have 64 bits.
+Every process counts what stands between two blanks (`count_table`). When its share of the memory is used up, or all its files are
+read, it splits those strings into words and writes them to a run on disk (`spill`). In the end all runs are merged. No word is left
+out. Counts have 64 bits.
 """
 
 from collections import Counter
@@ -25,9 +26,9 @@ from biomlm.tokenizer.workers import CONTEXT, pool
 BUFFER = 1 << 19  # bytes of text counted at a time; they need about 20 times that for a moment
 BATCH = 1 << 14  # strings that are split at a time
 PROCESS = 24 << 20  # bytes that Python and NumPy take of a process of their own
-SUMMING = 4  # adding up needs so many times the memory of what is held, for a moment
+SUMMING = 4  # summing equal strings takes, for a moment, so many times the memory of the table
 BLANK = ord(" ")
-OPENS = 0xFF  # in front of a document, where its later stretches have a blank; UTF-8 has no such byte
+OPENS = 0xFF  # in front of a document, where its later pieces have a blank; UTF-8 has no such byte
 TO_BLANK = np.array([BLANK if chr(b).isspace() and b < 128 else b for b in range(256)], dtype=np.uint8)
 WIDE = {  # bytes of a white-space character beyond ASCII → all that have so many, as numbers
     size: [
@@ -45,7 +46,7 @@ Starts = Callable[[U8, I64], I64]
 
 @dataclass(frozen=True)
 class CountOptions:
-    """What is counted.
+    """The options of a count: what is counted, and in how much memory.
 
     Args:
         split: Cuts text into words, none of which reaches across a blank: one opens the next word; a function of a module.
@@ -68,7 +69,7 @@ class CountOptions:
 
 @dataclass
 class Tally:
-    """What a pass over documents saw; of every source, how many documents."""
+    """The numbers of documents and characters that a pass read, and the documents of every source."""
 
     documents: int = 0
     other_sources: int = 0
@@ -91,7 +92,7 @@ class Counts:
         times: [runs] how often each word of a run stands in the text.
         words: [runs] its words.
         sizes: [runs] bytes of its words, with the line breaks behind them.
-        tally: What was read.
+        tally: The documents that were read.
     """
 
     text: U8
@@ -101,7 +102,7 @@ class Counts:
     tally: Tally
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Every word and its count."""
+        """Yield every word and its count."""
         end = 1
         for times, size in zip(self.times.tolist(), self.sizes.tolist(), strict=True):
             start, end = end, end + size
@@ -131,7 +132,7 @@ def count(files: Collection[Path], options: CountOptions, workers: int, folder: 
 def _each(
     shares: Sequence[Sequence[Path]], options: CountOptions, room: int, folder: Path, advance: Callable[[float], None]
 ) -> Iterator[tuple[Tally, list[Path]]]:
-    """Count every share of the files, in this process if there is but one, moving the bar by the bytes read."""
+    """Count every share of the files, in this process if there is only one, and advance the bar by the bytes read."""
     if len(shares) < 2:
         yield from (_count(share, options, room, folder / str(n), advance) for n, share in enumerate(shares))
         return
@@ -207,7 +208,7 @@ def _count(
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
-    """A document in pieces of little more than BUFFER, cut in front of blanks, since counting takes many times its memory."""
+    """Cut a document into pieces of little more than BUFFER, in front of blanks, since counting takes many times its memory."""
     start = 0
     while (cut := content.find(b" ", start + BUFFER)) > 0:
         yield content[start:cut]
@@ -216,7 +217,7 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 
 
 def _weight(document: Document, opens: bool, options: CountOptions, tally: Tally) -> int:
-    """How many thousandths the text of a document counts; 0 leaves it out."""
+    """Return how many thousandths the text of a document counts; 0 leaves it out."""
     tally.sources[document.source] += opens
     if options.only_named and document.source not in options.weights:
         tally.other_sources += opens
@@ -228,10 +229,10 @@ def _weight(document: Document, opens: bool, options: CountOptions, tally: Tally
 
 
 def _count_between(between: CountTable, text: bytes, weight: int) -> None:
-    """Count what stands between white space, with one blank in front but where it opens a document.
+    """Count the strings between white space, with one blank in front of each but those that open a document.
 
     Args:
-        between: Counts into this.
+        between: Receives the counts.
         text: UTF-8 of documents, OPENS in front of each, or a blank if it is a later piece of one; without zero bytes.
         weight: Of every word.
     """
@@ -259,7 +260,7 @@ def _blank_wide(content: U8) -> None:
 
 
 def _words(text: U8, length: I64, times: I64, options: CountOptions) -> CountTable:
-    """The words of what stands between blanks: strings end to end, their lengths, their counts."""
+    """Split the strings between blanks into words and count those; `text` holds the strings end to end."""
     words, end = CountTable(), np.append(0, np.cumsum(length))
     for first in range(0, len(length), BATCH):
         batch = slice(first, first + BATCH)
@@ -290,7 +291,7 @@ def _add_words(words: CountTable, text: U8, length: I64, times: I64, options: Co
 def _add_ascii(
     words: CountTable, text: U8, length: I64, times: I64, chosen: npt.NDArray[np.bool_], starts: Starts
 ) -> None:
-    """Add the words of the chosen stretches of a text, all at once."""
+    """Add the words of the chosen strings of a text, all at once."""
     kept = np.repeat(chosen, length)
     text = np.concatenate((text[kept], np.zeros(PAD, dtype=np.uint8)))
     length, times = length[chosen], times[chosen]

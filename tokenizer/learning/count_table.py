@@ -23,12 +23,12 @@ ODD = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6
 
 
 def padded(text: bytes) -> U8:
-    """A text as numbers, with the zero bytes behind it that reading in eights needs."""
+    """Give a text as numbers, followed by the zero bytes that reading in eights needs."""
     return np.frombuffer(text + bytes(PAD), dtype=np.uint8)
 
 
 def eights(text: U8, start: I64, length: I64, width: int) -> U64:
-    """[strings, width / 8] strings as little-endian numbers of eight bytes, zeros behind their ends.
+    """Give strings as little-endian numbers of eight bytes, zeros behind their ends: [strings, width / 8].
 
     Args:
         text: From `padded`.
@@ -81,12 +81,12 @@ class CountTable:
 
     @property
     def size(self) -> int:
-        """Bytes held, about."""
+        """The bytes held, about."""
         waiting = sum(rows.nbytes + counts.nbytes for parts in self.waiting.values() for rows, counts in parts)
         return sum(self.rows[w].nbytes + self.counts[w].nbytes for w in WIDTHS) + waiting + 200 * len(self.long)
 
     def flat(self) -> tuple[U8, I64, I64]:
-        """All strings end to end (padded), the length of each, and its count; equal content gives equal arrays."""
+        """Give all strings end to end (padded), the length of each, and its count; equal content gives equal arrays."""
         texts, lengths, counts = [], [], []
         for width in WIDTHS:
             self._settle(width)
@@ -102,7 +102,7 @@ class CountTable:
 
 
 def _sum_equal(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
-    """Distinct rows, and the counts of equal ones added up; the list is emptied, so that its memory is free for the sorting."""
+    """Give the distinct rows and the sum of each one's counts; the list is emptied, so that its memory is free for the sorting."""
     rows, counts = parts[0] if len(parts) == 1 else (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
     if not len(rows):
@@ -126,7 +126,7 @@ def _sum_equal(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
 
 
 def _changes(rows: U64) -> npt.NDArray[np.bool_]:
-    """[rows] whether a row differs from the one before."""
+    """Say of each row whether it differs from the one before: [rows]."""
     new = np.zeros(len(rows), dtype=np.bool_)
     new[0] = True
     for lane in rows.T:

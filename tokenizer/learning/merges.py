@@ -35,12 +35,12 @@ ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def symbol_type(symbols: int) -> np.dtype[Any]:
-    """The type of the ids of so many symbols and the two marks."""
+    """Return the type of ids that holds so many symbols and the two marks."""
     return np.dtype(np.uint16 if symbols + 2 <= 1 << 16 else np.uint32)
 
 
 def border(dtype: np.dtype[Any]) -> int:
-    """The mark between two words, for symbols of that type."""
+    """Return the mark between two words, for symbols of that type."""
     return int(np.iinfo(dtype).max)
 
 
@@ -63,7 +63,7 @@ class Words:
 
 @dataclass(frozen=True)
 class LearntMerges:
-    """What was learnt.
+    """The merges that were learnt.
 
     Args:
         merges: Pairs of symbols; merge m makes symbol base + m.
@@ -94,7 +94,7 @@ def learn(words: Words, most: int, min_count: int, tick: Callable[[int], None]) 
 
 
 class _Pairs:
-    """Counts of the pairs that have at least `least`, and a heap of them by falling count.
+    """The counts of the pairs that have at least `least`, and a heap of them by falling count.
 
     The heap's entries hold the pairs' places as bare bytes: most pairs have few, and an array's own hundred bytes would be most of it.
     """
@@ -112,7 +112,7 @@ class _Pairs:
             self.parts.setdefault(key, []).append(place_bytes)
 
     def ready(self) -> None:
-        """All first pairs are entered: forget the rare ones, put the others on the heap."""
+        """Drop the rare pairs and put the others on the heap, once all first pairs are entered."""
         self.count = {key: count for key, count in self.count.items() if count >= self.least}
         self.parts = {key: self.parts[key] for key in self.count}
         self.heap = [(-count, key, b"".join(self.parts.pop(key))) for key, count in self.count.items()]
@@ -125,7 +125,7 @@ class _Pairs:
             heapq.heappush(self.heap, (-total, key, place_bytes))
 
     def subtract(self, keys: I64, weights: I64) -> None:
-        """Take away what merges destroyed: key and word count of every place."""
+        """Subtract the pairs that merges destroyed: key and word count of every place."""
         order, first = _groups(keys)
         totals = np.add.reduceat(weights[order], first) if len(keys) else weights
         for key, total in zip(keys[order[first]].tolist(), totals.tolist(), strict=True):
@@ -133,7 +133,7 @@ class _Pairs:
                 self.count[key] -= total
 
     def pop(self, most: int) -> list[Merge]:
-        """The most frequent pair and those to merge with it, `most` at most; none if all are too rare."""
+        """Take off the heap the most frequent pair and those to merge with it, `most` at most; none if all are too rare."""
         batch: list[Merge] = []
         lefts, rights, equal = set[int](), set[int](), 0
         while self.heap and len(batch) < most and lefts.isdisjoint(rights):
@@ -170,7 +170,7 @@ class _State:
         self.least = 1 << 63
 
     def stage(self, min_count: int) -> _Pairs | None:
-        """The pairs that can be merged next, or None if all are below `min_count`."""
+        """Count the pairs that can be merged next; None if all are below `min_count`."""
         if self.least <= min_count:
             return None
         self._compact()
@@ -187,7 +187,7 @@ class _State:
         return pairs
 
     def _all_pairs(self) -> Iterator[tuple[I64, Places, I64]]:
-        """Key, place and word count of every pair, some at a time; each symbol has one place (`_compact`)."""
+        """Yield key, place and word count of every pair, some at a time; each symbol has one place (`_compact`)."""
         for start in range(0, len(self.symbols) - 1, CHUNK):
             part = self.symbols[start : start + CHUNK + 1].astype(np.int64)
             at = np.flatnonzero((part[:-1] < self.inner) & (part[1:] < self.inner))
@@ -195,7 +195,7 @@ class _State:
             yield _keys(part[at], part[at + 1]), places, self._times(places)
 
     def _times(self, places: Places) -> I64:
-        """[places] how often the word of each stands in the text."""
+        """Look up how often the word of each place stands in the text: [places]."""
         return self.times[np.searchsorted(self.run_ends, places)]
 
     def _compact(self) -> None:
@@ -237,7 +237,7 @@ class _State:
         symbols[at] = new[which]
         symbols[end - 1] = new[which]
 
-        # Where two new symbols stand side by side, the left one tells of both pairs, the lost and the won.
+        # Where two new symbols stand side by side, the left one reports both pairs, the lost and the new.
         before, after = symbols[at - 1].astype(np.int64), symbols[end].astype(np.int64)
         weights = self._times(at)
         a, b = (before < first).nonzero()[0], (after != self.border).nonzero()[0]
@@ -249,7 +249,7 @@ class _State:
         pairs.add(won, np.concatenate((at[a] - self.size[before], at[b])), weights)
 
     def totals(self) -> I64:
-        """[symbols] how often each symbol stands in the text, as it is segmented now."""
+        """Count how often each symbol stands in the text, as it is segmented now: [symbols]."""
         self._compact()
         totals = np.zeros(self.symbol_count, dtype=np.int64)
         for start in range(0, len(self.symbols), CHUNK):
@@ -268,14 +268,14 @@ def _bucket(keys: I64) -> I64:
 
 
 def _groups(keys: I64) -> tuple[I64, I64]:
-    """[keys] the order that puts equal keys side by side, and [groups] where each group begins in it."""
+    """Give [keys] the order that puts equal keys side by side, and [groups] where each group begins in it."""
     order = keys.argsort()
     ordered = keys[order]
     return order, np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(keys)].nonzero()[0]
 
 
 def _grouped(keys: I64, places: Places, weights: I64, least: int) -> Iterator[tuple[int, int, bytes]]:
-    """Key, total weight and places, as bytes, of every pair that has at least `least`."""
+    """Yield key, total weight and places, as bytes, of every pair that has at least `least`."""
     if not len(keys):
         return
     order, first = _groups(keys)
@@ -288,7 +288,7 @@ def _grouped(keys: I64, places: Places, weights: I64, least: int) -> Iterator[tu
 
 
 def _every_second(at: Places, step: int) -> Places:
-    """Of overlapping places (aaa holds aa twice), keep the first, third, … of each run."""
+    """Keep the first, third, … of each run of overlapping places (aaa holds aa twice)."""
     if not len(at):
         return at
     first = np.concatenate(([True], at[1:] - at[:-1] != step))

@@ -1,4 +1,4 @@
-"""SentencePiece's kinds (Kudo and Richardson 2018), and GatorTron's: SentencePiece's BPE rewritten as WordPiece.
+"""Learn SentencePiece's vocabularies (Kudo and Richardson 2018), and GatorTron's: SentencePiece's BPE rewritten as WordPiece.
 
 SentencePiece learns from our word counts, so its memory follows the number of distinct words. Its own model is kept beside Hugging
 Face's files; both give the same ids.
@@ -29,12 +29,12 @@ THREADS = 16  # SentencePiece's sums depend on their number, so it is not the ma
 
 
 def split(text: str) -> list[str]:
-    """What stands between two blanks, whole: SentencePiece cuts it itself."""
+    """Split a text at white space only: SentencePiece cuts the words itself."""
     return text.split()
 
 
 def _train(counts: Counts, config: TrainConfig, vocab_size: int, **options: Any) -> bytes:
-    """SentencePiece's model of `vocab_size` pieces, its special ones included."""
+    """Learn SentencePiece's model of `vocab_size` pieces, its special ones included."""
     model = io.BytesIO()
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{word}\t{times}\n" for word, times in counts.items())
@@ -94,7 +94,7 @@ def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
 
 
 def hugging_face(model: bytes) -> Tokenizer:
-    """The `tokenizers` object that gives a SentencePiece model's ids."""
+    """Make the `tokenizers` object that gives a SentencePiece model's ids."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     scored = [(piece.piece, piece.score) for piece in proto.pieces]
     if proto.trainer_spec.model_type == proto.trainer_spec.BPE:
@@ -115,7 +115,7 @@ def hugging_face(model: bytes) -> Tokenizer:
 
 
 def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, in order of the pieces: SentencePiece merges the pair whose piece comes first."""
+    """List every way to make a piece of two others, in order of the pieces: SentencePiece merges the pair whose piece comes first."""
     merges = []
     for piece in vocab:
         cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))

@@ -1,6 +1,7 @@
-"""Counted words on disk: a run is a folder of words and counts, in parts by a hash of the word.
+"""Write counted words to disk and merge them: a run is a folder of words and counts, in parts by a hash of the word.
 
-So that the same words of several runs meet, runs are merged a part at a time; the words are then laid out by falling count.
+Runs are merged a part at a time, so that the same word of several runs lies in the same part. The words are then laid out by falling
+count.
 """
 
 import tempfile
@@ -37,7 +38,7 @@ def write(path: Path, words: CountTable) -> None:
 
 
 def merge(runs: Sequence[Path], folder: Path) -> tuple[U8, I64, I64, I64]:
-    """Merge runs part by part, which tells how many words there are of each count, and then lay the parts out.
+    """Merge runs part by part, which gives the number of words of each count, and then lay the parts out.
 
     Args:
         runs: From `write`.
@@ -60,7 +61,7 @@ def merge(runs: Sequence[Path], folder: Path) -> tuple[U8, I64, I64, I64]:
         words, sizes = np.array([sums_by_count[count] for count in times.tolist()], dtype=np.int64).reshape(-1, 2).T
         text = scratch(folder, 1 + int(sizes.sum()), np.uint8)
         text[0] = BREAK
-        end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is there already
+        end = 1 + np.cumsum(sizes) - sizes  # [runs] of what is written already
         for value, size in parts:
             run = np.searchsorted(-times, -value)
             for r, n in zip(run.tolist(), size.tolist(), strict=True):
@@ -70,14 +71,14 @@ def merge(runs: Sequence[Path], folder: Path) -> tuple[U8, I64, I64, I64]:
 
 
 def scratch(folder: Path, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """[size] zeros in a file without a name, whose memory the system may take back at any time."""
+    """Make [size] zeros in a file without a name, whose memory the system may take back at any time."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
         return np.asarray(np.memmap(file, dtype=dtype, shape=(size,)))  # the class of its own makes every look slow
 
 
 def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
-    """Every part of all runs: words end to end, lengths, counts with weights taken out again, rounded, at least 1."""
+    """Yield every part of all runs: words end to end, lengths, and counts in units again, rounded, at least 1."""
     all_bounds = [np.fromfile(run / BOUNDS, dtype=np.int64).reshape(2, -1) for run in runs]
     for part in range(PARTS):
         words = CountTable()
@@ -91,7 +92,7 @@ def _merged(runs: Sequence[Path]) -> Iterator[tuple[U8, I64, I64]]:
 
 
 def _runs(length: I64, times: I64) -> tuple[I64, I64, I64, I64]:
-    """[runs] distinct counts, the words of each, their bytes with line breaks; [words] the words, sorted by count."""
+    """Give [runs] the distinct counts, the words of each and their bytes with line breaks, and [words] the order by count."""
     order = times.argsort(kind="stable")
     value, first = np.unique(times[order], return_index=True)
     size = np.add.reduceat(length[order] + 1, first) if len(first) else first
@@ -99,7 +100,7 @@ def _runs(length: I64, times: I64) -> tuple[I64, I64, I64, I64]:
 
 
 def _lines(text: U8, length: I64, order: I64) -> U8:
-    """Strings that lie end to end in another order, a line break behind each."""
+    """Put strings that lie end to end into another order, a line break behind each."""
     start, length = (np.cumsum(length) - length)[order], length[order]
     lines = np.full(int(length.sum()) + len(length), BREAK, dtype=np.uint8)
     keeps = np.ones(len(lines), dtype=np.bool_)
@@ -109,7 +110,7 @@ def _lines(text: U8, length: I64, order: I64) -> U8:
 
 
 def _gathered(text: U8, start: I64, length: I64) -> U8:
-    """Strings of a text end to end (padded)."""
+    """Gather strings of a text end to end (padded)."""
     gathered = [np.zeros(0, dtype=np.uint8)]
     for first in range(0, len(start), BATCH):  # a place takes 16 times as much as its byte
         begin, size = start[first : first + BATCH], length[first : first + BATCH]

@@ -1,4 +1,4 @@
-"""Documents read for their words alone; one that is too long to be held comes in stretches, each as a document.
+"""Read documents for their words alone; one that is too long to be held comes in chunks, each as a document.
 
 A document on a line of 47 MB takes 600 MiB to parse. So a line of more than LONG bytes goes to a file without a name, from which its text
 is read a block at a time. It is cut between sentences, or at white space within a long one. No word is cut, so the words are the same.
@@ -19,7 +19,7 @@ from biomlm.tokenizer.documents import LONGEST, Document
 from biomlm.tokenizer.learning.count_table import I64
 
 LONG = 1 << 21  # bytes of a line; parsing takes up to 12 times as much
-BLOCK = 1 << 19  # bytes of a long line that are read at once, and characters of a stretch
+BLOCK = 1 << 19  # bytes of a long line that are read at once, and characters of a chunk
 BEGIN = re.compile(rb'\{\s*"text"\s*:\s*"')
 # In front of a blank no escape is cut, nor behind twelve bytes without a backslash: the longest escape is like `\ud83d\ude00`.
 BORDER = re.compile(rb" |(?<=[^\\]{12})[^\\\x80-\xbf]")
@@ -28,7 +28,7 @@ BACKSLASH = ord("\\")
 
 
 def read(path: Path, folder: Path) -> Iterator[tuple[Document, bool]]:
-    """The documents of one file, or their stretches, and whether each opens its document.
+    """Read the documents of one file, or their chunks, and say of each whether it opens its document.
 
     Args:
         path: As `corpus build` writes it.
@@ -55,7 +55,7 @@ def read(path: Path, folder: Path) -> Iterator[tuple[Document, bool]]:
 
 
 def _chunks(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document, bool]]:
-    """The document on a long line; one that does not begin with its text, as those of `corpus build` do, is parsed whole."""
+    """Read the document on a long line; one that does not begin with its text, as those of `corpus build` do, is parsed whole."""
     line.seek(0)
     begin = BEGIN.match(line.read(NEAR))
     if begin is None:
@@ -77,7 +77,7 @@ def _chunks(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document
             if len(text) < BLOCK:
                 continue
             cut = _cut(text, at, sentences)
-            if cut and (at or not text[:cut].isspace()):  # the first stretch has the word that opens the document
+            if cut and (at or not text[:cut].isspace()):  # the first chunk has the word that opens the document
                 yield _chunk(rest, text[:cut], at, sentences, path, number), at == 0
                 at, text = at + cut, text[cut:]
         if bounds[-1] > at + len(text):
@@ -86,7 +86,7 @@ def _chunks(line: IO[bytes], path: Path, number: int) -> Iterator[tuple[Document
 
 
 def _end(line: IO[bytes], start: int) -> int:
-    """Where the string that starts there has its closing quotation mark, in bytes."""
+    """Find the closing quotation mark of the string that starts there, in bytes."""
     line.seek(start)
     raw = b""
     while block := line.read(BLOCK):
@@ -103,7 +103,7 @@ def _end(line: IO[bytes], start: int) -> int:
 
 
 def _text(line: IO[bytes], start: int, end: int) -> Iterator[str]:
-    """The string between two places of a line, about a block at a time."""
+    """Yield the string between two places of a line, about a block at a time."""
     line.seek(start)
     raw = b""
     while start < end:
@@ -116,7 +116,7 @@ def _text(line: IO[bytes], start: int, end: int) -> Iterator[str]:
 
 
 def _cut(text: str, at: int, sentences: I64) -> int:
-    """Where a text that stands at a place of its document can be cut: behind a sentence, or behind white space; 0 if nowhere yet."""
+    """Find where a text that stands at a place of its document can be cut: behind a sentence or white space; 0 if nowhere yet."""
     ended = np.searchsorted(sentences[:, 1], at + len(text), side="right")
     if ended and sentences[ended - 1, 1] > at:
         return int(sentences[ended - 1, 1]) - at
@@ -127,7 +127,7 @@ def _cut(text: str, at: int, sentences: I64) -> int:
 
 
 def _chunk(rest: dict[str, Any], text: str, at: int, sentences: I64, path: Path, number: int) -> Document:
-    """A part of a document that stands at a place of its text, with its share of the sentences."""
+    """Make a document of the text at a place of a long one, with its share of the sentences."""
     first = np.searchsorted(sentences[:, 1], at, side="right")
     last = np.searchsorted(sentences[:, 0], at + len(text), side="left")
     spans = np.clip(sentences[first:last] - at, 0, len(text)).tolist()

@@ -1,4 +1,4 @@
-"""What every kind of vocabulary has in common: what is made, and how merges are learnt up to the size that was asked for."""
+"""Hold a learnt vocabulary of any kind, and learn merges up to the size that was asked for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from biomlm.tokenizer.learning.merges import LearntMerges, Words, learn
 
 @dataclass(frozen=True)
 class LearntVocabulary:
-    """A vocabulary, as `folder.write` takes it.
+    """A learnt vocabulary, as `folder.write` takes it.
 
     Args:
         hf: The `tokenizers` object.
@@ -49,7 +49,7 @@ def learn_merges(words: Words, specials: int, config: TrainConfig) -> LearntMerg
 
 
 def too_large(config: TrainConfig, supported: int) -> DataError:
-    """The error that says which vocabulary was asked for and which the text supports."""
+    """Return the error that names the size that was asked for and the one that the text supports."""
     return DataError(
         f"a vocabulary of {config.vocab_size} ids was asked for, and the text supports {supported}",
         file=config.docs,

@@ -19,7 +19,7 @@ ALPHABET = 1000  # characters at most, as in `tokenizers`; a word with any other
 
 
 def from_pieces(vocab: Mapping[str, int], lowercase: bool, model_max_length: int) -> LearntVocabulary:
-    """A vocabulary from its pieces and their ids."""
+    """Make a vocabulary of pieces and their ids."""
     settings = bert.settings(lowercase, model_max_length)
     return LearntVocabulary(bert.hugging_face(vocab, lowercase), settings, bert.files(vocab))
 
@@ -43,7 +43,7 @@ def learn(counts: Counts, config: TrainConfig) -> LearntVocabulary:
 
 
 def _words(counts: Counts, symbol_of: Mapping[str, int], vocab_size: int) -> Words:
-    """The words that have symbols for all their characters."""
+    """Spell the words in symbols, leaving out those with a character that has none."""
     dtype = symbol_type(vocab_size)
     code, mark = np.dtype(dtype).char, border(dtype)
     symbols, times, sizes = array(code, [mark]), array("q"), array("q")
