@@ -187,7 +187,9 @@ def open_lines(file: BinaryIO, most: int = -1, remedy: str = "Get the file again
                 yield line
     except (*ERRORS, lzma.LZMAError) as error:
         packer = PACKERS[suffix]
-        problem = f"this {packer} file is damaged in line {number + 1}: the {packer} data ends or breaks ({kind(error)})"
+        problem = (
+            f"this {packer} file is damaged in line {number + 1}: the {packer} data ends or breaks ({kind(error)})"
+        )
         raise DataError(problem, file=file.name, remedy=remedy) from None
 
 
