@@ -30,13 +30,13 @@ MAKE = """
 import sys, torch
 from pathlib import Path
 from biomlm.convert.formats.fairseq import write
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.model.config import ModelConfig
 from biomlm.model.encoder import MaskedLM
 torch.manual_seed(0)
 config = ModelConfig(size=sys.argv[1]).resolve(vocab_size=int(sys.argv[3]), max_positions=512, pad_token_id=1)
 model = MaskedLM(config)
-write(Parts("native", config, dict(model.state_dict()), Path("made")), Path(sys.argv[2]), torch.float32)
+write(SourceCheckpoint("native", config, dict(model.state_dict()), Path("made")), Path(sys.argv[2]), torch.float32)
 """
 
 FLOOR = """

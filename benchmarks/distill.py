@@ -140,10 +140,10 @@ def main() -> None:
 def written(args: argparse.Namespace, teacher: MaskedLM, folder: Path, steps: int) -> tuple[TeacherSource, float]:
     """A cache of the teacher's answers, made by the command, and its bytes a corpus token."""
     from biomlm.convert.formats import native
-    from biomlm.convert.formats.source_checkpoint import Parts
+    from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 
-    parts = Parts("native", teacher.config, dict(teacher.state_dict()), folder)
-    native.write(parts, folder / "teacher", torch.float32)
+    source = SourceCheckpoint("native", teacher.config, dict(teacher.state_dict()), folder)
+    native.write(source, folder / "teacher", torch.float32)
     words = ["--shards", args.shards, "--teacher", folder / "teacher", "--steps", steps, "--seed", SEED, "--k", 64]
     words += ["--batch.tokens", args.tokens, "--batch.max_length", args.max_length, "--out", folder / "cache"]
     if cli.run(["distill", "cache", *map(str, words)]):

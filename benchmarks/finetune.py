@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core import cli
 from biomlm.core.files import read_json
 from biomlm.finetune.commands.predict import BATCH_TOKENS
@@ -116,7 +116,7 @@ def make_model(data: Path, work: Path) -> Path:
     size = tokenizer_folder.load(work / "tok").vocab_size
     config = ModelConfig(size="mini").resolve(vocab_size=size, max_positions=512, pad_token_id=1)
     (work / "model").mkdir()
-    native.write(Parts("native", config, MaskedLM(config).state_dict(), work), work / "model", torch.float32)
+    native.write(SourceCheckpoint("native", config, MaskedLM(config).state_dict(), work), work / "model", torch.float32)
     tokenizer_folder.copy(work / "tok", work / "model" / native.TOKENIZER)
     return work / "model"
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from biomlm.convert.formats import composer, deepspeed, fairseq, hf, megatron, native, tensorflow
-from biomlm.convert.formats.name_table import BIAS, HEAD, Stacked, blank, shapes
-from biomlm.convert.formats.source_checkpoint import Parts, SourceKind
+from biomlm.convert.formats.name_table import BIAS, HEAD, Stacked, meta_model, shapes
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, SourceKind
 from biomlm.convert.safe_load import archive, torch_file
 from biomlm.core.errors import DataError
 from biomlm.core.files import sha256
@@ -44,7 +44,7 @@ class Loaded:
         source: The path as given.
         sha256: Of the file that holds the weights (of several, the first).
         facts: What else the source says: training settings, labels, dtype.
-        rest: Tensors of the source that the model does not have, under neutral names (see `convert.formats.name_table`).
+        extra_tensors: Tensors of the source that the model does not have, under neutral names (see `convert.formats.name_table`).
         has_head: Whether the source has a masked-LM head. Without one, only `model.encoder` is worth anything.
     """
 
@@ -55,13 +55,16 @@ class Loaded:
     source: Path
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
-    rest: dict[str, Tensor] = field(default_factory=dict)
+    extra_tensors: dict[str, Tensor] = field(default_factory=dict)
     has_head: bool = True
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that was read, from however many files: shape, tensors, tokenizer. Training changes the tensors in place."""
-        tensors = {**self.model.state_dict(), **{f"{REST}{name}": tensor for name, tensor in self.rest.items()}}
+        tensors = {
+            **self.model.state_dict(),
+            **{f"{REST}{name}": tensor for name, tensor in self.extra_tensors.items()},
+        }
         known = {
             "config": asdict(self.config),
             "has_head": self.has_head,
@@ -76,7 +79,7 @@ def _sha256(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
-def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
+def read_source(path: str | Path, tokenizer: Path | None = None) -> SourceCheckpoint:
     """Read a checkpoint of any kind as it is stored.
 
     Args:
@@ -94,12 +97,12 @@ def read_parts(path: str | Path, tokenizer: Path | None = None) -> Parts:
     if not path.exists():
         raise DataError("there is no such file or folder", file=path, remedy="Check the path of the model.")
     if archive.detect(path):
-        parts = _read(_inside(archive.unpack(path), path), tokenizer)
-        return replace(parts, weights=path)
+        source = _read(_inside(archive.unpack(path), path), tokenizer)
+        return replace(source, weights=path)
     return _read(path, tokenizer)
 
 
-def _read(path: Path, tokenizer: Path | None) -> Parts:
+def _read(path: Path, tokenizer: Path | None) -> SourceCheckpoint:
     for detect, read in READERS:
         if detect(path):
             return _with_tokenizer(read(path), tokenizer)
@@ -118,8 +121,8 @@ def _read(path: Path, tokenizer: Path | None) -> Parts:
     )
 
 
-def _with_tokenizer(parts: Parts, tokenizer: Path | None) -> Parts:
-    return parts if tokenizer is None else replace(parts, tokenizer_dir=tokenizer)
+def _with_tokenizer(source: SourceCheckpoint, tokenizer: Path | None) -> SourceCheckpoint:
+    return source if tokenizer is None else replace(source, tokenizer_dir=tokenizer)
 
 
 def _is_model(path: Path) -> bool:
@@ -142,27 +145,27 @@ def _inside(folder: Path, path: Path) -> Path:
 
 
 def load_model(path: str | Path) -> Loaded:
-    """Read a model of any kind into memory (see `read_parts` for the errors): its weights, of which a running mean is not taken.
+    """Read a model of any kind into memory (see `read_source` for the errors): its weights, of which a running mean is not taken.
 
     The weights are copied out of the file's mapping: someone who overwrites the file must not change a running teacher.
     """
-    parts = read_parts(path)
-    if parts.averaged:
+    source = read_source(path)
+    if source.averaged:
         print(f"{path}: its weights are taken, not their running mean (EMA), which it holds as well", file=sys.stderr)
     return Loaded(
-        model=build(parts.config, {name: t.to(torch.float32, copy=True) for name, t in parts.tensors.items()}),
-        config=parts.config,
-        kind=parts.kind,
-        tokenizer_dir=parts.tokenizer_dir,
+        model=build(source.config, {name: t.to(torch.float32, copy=True) for name, t in source.tensors.items()}),
+        config=source.config,
+        kind=source.kind,
+        tokenizer_dir=source.tokenizer_dir,
         source=Path(path),
-        sha256=sha256(parts.weights),
-        facts=parts.facts,
-        rest=parts.rest,
-        has_head=parts.has_head,
+        sha256=sha256(source.weights),
+        facts=source.facts,
+        extra_tensors=source.extra_tensors,
+        has_head=source.has_head,
     )
 
 
-class Apart(nn.Module):
+class SplitLinear(nn.Module):
     """A linear layer whose rows lie in several tensors of a file, each multiplied by itself, so that none is copied."""
 
     def __init__(self, inputs: int, rows: list[int], bias: bool):
@@ -179,13 +182,14 @@ def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dty
 
     Args:
         config: Its shape.
-        tensors: As in `Parts`; a layer whose rows are not put together yet (`Stacked`) is computed as it is, and can not be trained.
+        tensors: As in `SourceCheckpoint`; a layer whose rows are not put together yet (`Stacked`) is computed as it is, and cannot be
+            trained.
         dtype: The numbers' type in the model; None for that of each tensor.
     """
     stacked = Stacked(tensors)
     stacked.update({} if BIAS in tensors else new_head(config))
     state: dict[str, Tensor] = {}
-    model = blank(config)
+    model = meta_model(config)
     with torch.device("meta"):
         for name, pieces in stacked.pieces.items():
             module, _, leaf = name.rpartition(".")
@@ -193,7 +197,7 @@ def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dty
             state |= zip(names, pieces, strict=True)
             if len(pieces) > 1 and leaf == "weight":
                 rows = [len(piece) for piece in pieces]
-                model.set_submodule(module, Apart(pieces[0].shape[1], rows, f"{module}.bias" in stacked))
+                model.set_submodule(module, SplitLinear(pieces[0].shape[1], rows, f"{module}.bias" in stacked))
     state = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

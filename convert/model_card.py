@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from biomlm.convert.formats.name_table import shapes
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core.files import write_text
 from biomlm.core.manifest import flatten
 from biomlm.core.summary import shown
@@ -35,33 +35,33 @@ MAIN = {  # what a reader asks first, and what to call it; the rest is folded aw
 HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
 
 
-def write(folder: Path, parts: Parts, record: Mapping[str, Any]) -> None:
+def write(folder: Path, source: SourceCheckpoint, record: Mapping[str, Any]) -> None:
     """Write `README.md` with Hugging Face's metadata header.
 
     Args:
         folder: The model folder.
-        parts: The source.
+        source: The checkpoint that was converted.
         record: The content of `conversion.json`.
     """
-    header = {"library_name": "transformers", "pipeline_tag": _task(parts), "tags": ["masked-lm", "biomedical"]}
-    write_text(folder / NAME, f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body(parts, record)}")
+    header = {"library_name": "transformers", "pipeline_tag": _task(source), "tags": ["masked-lm", "biomedical"]}
+    write_text(folder / NAME, f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body(source, record)}")
 
 
-def _task(parts: Parts) -> str:
-    return "fill-mask" if parts.has_head else "feature-extraction"
+def _task(source: SourceCheckpoint) -> str:
+    return "fill-mask" if source.has_head else "feature-extraction"
 
 
-def body(parts: Parts, record: Mapping[str, Any]) -> str:
+def body(source: SourceCheckpoint, record: Mapping[str, Any]) -> str:
     """The card below its header, in Markdown."""
-    config, logits = parts.config, record["max_difference_logits"]
+    config, logits = source.config, record["max_difference_logits"]
     sizes = {
-        "architecture": f"{config.shape} encoder with{'' if parts.has_head else 'out'} a masked-LM head",
+        "architecture": f"{config.shape} encoder with{'' if source.has_head else 'out'} a masked-LM head",
         "layers": config.num_hidden_layers,
         "hidden size": config.hidden_size,
         "attention heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
         "longest sequence (tokens)": config.max_positions,
-        "parameters": sum(math.prod(shape) for shape in shapes(config, parts.has_head).values()),
+        "parameters": sum(math.prod(shape) for shape in shapes(config, source.has_head).values()),
     }
     check = {
         "converted from": record["source_kind"],
@@ -73,10 +73,10 @@ def body(parts: Parts, record: Mapping[str, Any]) -> str:
         **{f"SHA-256 of {name}": digest for name, digest in record["sha256"].items()},
     }
     parts_of_card = [
-        "# Masked language model\n" if parts.has_head else "# Encoder\n",
+        "# Masked language model\n" if source.has_head else "# Encoder\n",
         _table(sizes),
-        f"## Use\n\n```python\n{USES[_task(parts)]}\n```\n",
-        "## Training\n\n" + _training(_stated(parts.facts)),
+        f"## Use\n\n```python\n{USES[_task(source)]}\n```\n",
+        "## Training\n\n" + _training(_stated(source.facts)),
         "## Conversion\n\nThe weights were converted by biomlm and compared with their source, each computed by its own code.\n\n"
         + _table(check),
     ]

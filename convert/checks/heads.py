@@ -17,7 +17,7 @@ from torch import Tensor
 
 from biomlm.convert.formats.hf_architectures import Architecture
 from biomlm.convert.formats.name_table import Stacked
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core.errors import CheckpointError, ConversionError
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import approximation
@@ -47,7 +47,7 @@ class Head:
 
     Args:
         kind: What it is computed from.
-        module: Its neutral name in the `rest`.
+        module: Its neutral name in `extra_tensors`.
         classes: Its outputs.
     """
 
@@ -56,30 +56,30 @@ class Head:
     classes: int
 
 
-def present(rest: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
+def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
     """The heads that a model has whole; the activation of each is `tanh`, or its reader has refused it."""
-    modules = sorted({name.rpartition(".")[0] for name in rest})
+    modules = sorted({name.rpartition(".")[0] for name in extra_tensors})
     found = [
-        Head("pooler" if module == "pooler.dense" else module, module, len(rest[f"{module}.weight"]))  # type: ignore[arg-type]
+        Head("pooler" if module == "pooler.dense" else module, module, len(extra_tensors[f"{module}.weight"]))  # type: ignore[arg-type]
         for module in modules
         if module in ("pooler.dense", "seq_relationship", "qa_outputs")
-        and {f"{module}.weight", f"{module}.bias"} <= rest.keys()
+        and {f"{module}.weight", f"{module}.bias"} <= extra_tensors.keys()
     ]
     for module in sorted({".".join(m.split(".")[:2]) for m in modules if m.startswith(CLASSIFIERS)}):
-        last = f"{module}.out_proj" if f"{module}.out_proj.weight" in rest else module
-        if {f"{last}.weight", f"{last}.bias"} <= rest.keys():
-            found.append(Head(_task(rest, facts, module), module, len(rest[f"{last}.weight"])))
+        last = f"{module}.out_proj" if f"{module}.out_proj.weight" in extra_tensors else module
+        if {f"{last}.weight", f"{last}.bias"} <= extra_tensors.keys():
+            found.append(Head(_task(extra_tensors, facts, module), module, len(extra_tensors[f"{last}.weight"])))
     return found
 
 
-def _task(rest: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
+def _task(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
     """What a classifier is computed from: as its class has it; else of the pooler, where there is one, or of every token."""
-    if f"{module}.out_proj.weight" in rest:
+    if f"{module}.out_proj.weight" in extra_tensors:
         return "sequence"
     stated = facts.get("architectures")
     names = [str(name) for name in stated] if isinstance(stated, list) else []
     known = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
-    return next(known, "sequence" if "pooler.dense.weight" in rest else "tokens")
+    return next(known, "sequence" if "pooler.dense.weight" in extra_tensors else "tokens")
 
 
 def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtype: torch.dtype, file: Path) -> None:
@@ -94,20 +94,26 @@ def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtyp
             raise ConversionError(problem, file=file, remedy="Please report this checkpoint.")
 
 
-def demand_numbers(parts: Parts, file: Path) -> None:
+def demand_numbers(source: SourceCheckpoint, file: Path) -> None:
     """Refuse a source with a number that is none, be it in a row that nothing reads.
 
     Raises:
         CheckpointError: A tensor holds NaN or infinity.
     """
-    for name, pieces in (Stacked(parts.tensors).pieces | {name: (t,) for name, t in parts.rest.items()}).items():
+    for name, pieces in (
+        Stacked(source.tensors).pieces | {name: (t,) for name, t in source.extra_tensors.items()}
+    ).items():
         if not all(torch.stack(torch.aminmax(piece)).isfinite().all() for piece in pieces if piece.numel()):
             problem = f"the tensor {name} holds NaN or infinity"
             raise CheckpointError(problem, file=file, remedy="Its weights are damaged: take an earlier checkpoint.")
 
 
 def by_formula(
-    heads: Sequence[Head], hidden: Sequence[Tensor], config: EncoderConfig, rest: Mapping[str, Tensor], mean: bool
+    heads: Sequence[Head],
+    hidden: Sequence[Tensor],
+    config: EncoderConfig,
+    extra_tensors: Mapping[str, Tensor],
+    mean: bool,
 ) -> dict[str, Tensor]:
     """Outputs of each head by its module's name.
 
@@ -115,30 +121,30 @@ def by_formula(
         heads: Which.
         hidden: The last hidden state of each sequence, [t, h].
         config: The encoder's.
-        rest: The heads' tensors.
+        extra_tensors: The heads' tensors.
         mean: Whether ModernBERT's classifiers take the mean of the tokens instead of the first.
     """
 
     def apply(module: str, x: Tensor) -> Tensor:
-        bias = rest.get(f"{module}.bias")
-        return F.linear(x, rest[f"{module}.weight"].float(), None if bias is None else bias.float())
+        bias = extra_tensors.get(f"{module}.bias")
+        return F.linear(x, extra_tensors[f"{module}.weight"].float(), None if bias is None else bias.float())
 
     def prepared(x: Tensor) -> Tensor:
-        if f"{PREDICTION}.dense.weight" not in rest:
+        if f"{PREDICTION}.dense.weight" not in extra_tensors:
             return x
         x = F.gelu(apply(f"{PREDICTION}.dense", x), approximate=approximation(config.head_activation))
-        norm, bias = rest[f"{PREDICTION}.norm.weight"].float(), rest.get(f"{PREDICTION}.norm.bias")
+        norm, bias = extra_tensors[f"{PREDICTION}.norm.weight"].float(), extra_tensors.get(f"{PREDICTION}.norm.bias")
         return F.layer_norm(x, norm.shape, norm, None if bias is None else bias.float(), config.layer_norm_eps)
 
     tokens_th, first_bh = torch.cat(list(hidden)), torch.stack([x_th[0] for x_th in hidden])
-    pooled_bh = apply("pooler.dense", first_bh).tanh() if "pooler.dense.weight" in rest else first_bh
+    pooled_bh = apply("pooler.dense", first_bh).tanh() if "pooler.dense.weight" in extra_tensors else first_bh
     if config.shape == "modernbert":
         pooled_bh = prepared(torch.stack([x_th.mean(0) for x_th in hidden]) if mean else first_bh)
     found: dict[str, Tensor] = {}
     for head in heads:
         if head.kind == "pooler":
             found[head.module] = pooled_bh
-        elif f"{head.module}.out_proj.weight" in rest:
+        elif f"{head.module}.out_proj.weight" in extra_tensors:
             found[head.module] = apply(f"{head.module}.out_proj", apply(f"{head.module}.dense", first_bh).tanh())
         elif head.kind in ("seq_relationship", "sequence", "choice"):
             found[head.module] = apply(head.module, pooled_bh)

@@ -75,8 +75,10 @@ class Ours:
 
     packs = True
 
-    def __init__(self, model: MaskedLM, has_head: bool, rest: Mapping[str, Tensor] | None = None, mean: bool = False):
-        self.model, self.has_head, self.rest, self.mean = model, has_head, rest or {}, mean
+    def __init__(
+        self, model: MaskedLM, has_head: bool, extra_tensors: Mapping[str, Tensor] | None = None, mean: bool = False
+    ):
+        self.model, self.has_head, self.extra_tensors, self.mean = model, has_head, extra_tensors or {}, mean
         self.layers: tuple[nn.Module, str] = (model.encoder, "layers")
         compute_in_float32(model)
 
@@ -91,7 +93,7 @@ class Ours:
     def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
         """See `Computes`."""
         hidden = torch.split(self.hidden(sequences)[-1], [len(sequence) for sequence in sequences])
-        return by_formula(wanted, hidden, self.model.config, self.rest, self.mean)
+        return by_formula(wanted, hidden, self.model.config, self.extra_tensors, self.mean)
 
 
 class Product(Linear):

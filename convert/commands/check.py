@@ -47,7 +47,9 @@ def differences(a: Loaded, b: Loaded) -> Differences:
     small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
     place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)
     tokenizer = tokenizer_folder.load(place) if place else None
-    others = present(large.rest, large.facts)
-    shared = [head for head in present(small.rest, small.facts) if head in others]
-    sides = [Ours(m.model, m.has_head, m.rest, m.facts.get("classifier_pooling") == "mean") for m in (small, large)]
+    others = present(large.extra_tensors, large.facts)
+    shared = [head for head in present(small.extra_tensors, small.facts) if head in others]
+    sides = [
+        Ours(m.model, m.has_head, m.extra_tensors, m.facts.get("classifier_pooling") == "mean") for m in (small, large)
+    ]
     return compare(record(sides[0], small.config, tokenizer, shared), sides[1])

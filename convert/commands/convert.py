@@ -21,8 +21,8 @@ from biomlm.convert.config import TOLERANCE, ConvertConfig, Kind
 from biomlm.convert.formats import fairseq, hf, hf_architectures, native
 from biomlm.convert.formats.hf_architectures import BY_SHAPE
 from biomlm.convert.formats.name_table import BIAS, FRONT, WORDS, Stacked
-from biomlm.convert.formats.source_checkpoint import Parts
-from biomlm.convert.load import build, read_parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.load import build, read_source
 from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress
@@ -31,7 +31,7 @@ from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RECORD = "conversion.json"
-WRITERS: dict[Kind, Callable[[Parts, Path, torch.dtype], list[Path]]] = {
+WRITERS: dict[Kind, Callable[[SourceCheckpoint, Path, torch.dtype], list[Path]]] = {
     "hf": hf.write,
     "fairseq": fairseq.write,
     "native": native.write,
@@ -45,32 +45,32 @@ def run(config: ConvertConfig) -> None:
         UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
     """
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
-    source, target = Path(config.src), Path(config.dst)
+    src, target = Path(config.src), Path(config.dst)
     _refuse(config)
-    parts, taken = chosen(read_parts(source, Path(config.tokenizer) if config.tokenizer else None), config)
-    parts, left_out = fitted(prepared(parts, config), config.to)
-    heads, carried = sorted_out(parts, config.to)
-    dtype = getattr(torch, parts.facts["dtype"] if config.dtype == "source" else config.dtype)
+    source, taken = chosen(read_source(src, Path(config.tokenizer) if config.tokenizer else None), config)
+    source, left_out = fitted(prepared(source, config), config.to)
+    heads, carried = sorted_out(source, config.to)
+    dtype = getattr(torch, source.facts["dtype"] if config.dtype == "source" else config.dtype)
     with atomic_dir(target) as folder, ThreadPoolExecutor(4) as threads:
-        source_hash = threads.submit(sha256, parts.weights)
-        numbers = threads.submit(demand_numbers, parts, source)
+        source_hash = threads.submit(sha256, source.weights)
+        numbers = threads.submit(demand_numbers, source, src)
         imported = threads.submit(preload, config.to)
-        written = write(parts, config.to, folder, dtype)
+        written = write(source, config.to, folder, dtype)
         hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
         imported.result()
-        agreeing = threads.submit(agree, parts.tokenizer, config.to, folder, words=parts.reads_words)
-        recording = record(computed(parts, dtype), parts.config, parts.tokenizer, heads)
-        recording.demand_numbers(source)
+        agreeing = threads.submit(agree, source.tokenizer, config.to, folder, words=source.reads_words)
+        recording = record(computed(source, dtype), source.config, source.tokenizer, heads)
+        recording.demand_numbers(src)
         numbers.result()
-        parts = replace(parts, tensors={}, rest={})  # the target is loaded next, and both need not fit
-        back = read_parts(folder)
-        demand_equal(carried, back.rest, dtype, source)
+        source = replace(source, tensors={}, extra_tensors={})  # the target is loaded next, and both need not fit
+        back = read_source(folder)
+        demand_equal(carried, back.extra_tensors, dtype, src)
         differences = compare(recording, written_model(config.to, back, dtype))
-        differences.demand(TOLERANCE, source)
+        differences.demand(TOLERANCE, src)
         agreement = agreeing.result()
-        agreement.demand(source)
-        account = accounted(parts, config.to, differences, agreement) | {
+        agreement.demand(src)
+        account = accounted(source, config.to, differences, agreement) | {
             "weights": taken,
             "left_out": left_out,
             "source_sha256": source_hash.result(),
@@ -80,23 +80,23 @@ def run(config: ConvertConfig) -> None:
             done.result()
         write_json(folder / RECORD, account)
         if config.to == "hf":
-            model_card.write(folder, parts, account)
-    summary(f"biomlm convert: {source} → {target}", shown(account, differences, agreement))
+            model_card.write(folder, source, account)
+    summary(f"biomlm convert: {src} → {target}", shown(account, differences, agreement))
 
 
-def chosen(parts: Parts, config: ConvertConfig) -> tuple[Parts, str]:
+def chosen(source: SourceCheckpoint, config: ConvertConfig) -> tuple[SourceCheckpoint, str]:
     """The model with the weights asked for, and a word on which they are.
 
     Raises:
         CheckpointError: A running mean is asked for, and there is none.
     """
     if config.weights == "ema":
-        if parts.averaged is None:
+        if source.averaged is None:
             remedy = "Leave --weights out."
-            raise CheckpointError("it holds no running mean (EMA) of its weights", file=parts.weights, remedy=remedy)
-        return replace(parts.averaged(), averaged=None), "the running mean (EMA)"
-    beside = "; their running mean (EMA) is there as well (--weights ema)" if parts.averaged else ""
-    return replace(parts, averaged=None), f"as trained{beside}"
+            raise CheckpointError("it holds no running mean (EMA) of its weights", file=source.weights, remedy=remedy)
+        return replace(source.averaged(), averaged=None), "the running mean (EMA)"
+    beside = "; their running mean (EMA) is there as well (--weights ema)" if source.averaged else ""
+    return replace(source, averaged=None), f"as trained{beside}"
 
 
 def shown(account: Mapping[str, Any], differences: Differences, agreement: Agreement) -> dict[str, object]:
@@ -148,114 +148,116 @@ def is_conversion(place: Path) -> bool:
     return {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()} <= written
 
 
-def prepared(parts: Parts, config: ConvertConfig) -> Parts:
+def prepared(source: SourceCheckpoint, config: ConvertConfig) -> SourceCheckpoint:
     """Load the tokenizer; cut rows that no token has, if so told or if the format needs it (fairseq derives their number from `dict.txt`).
 
     Raises:
         DataError: They cannot be told apart without a tokenizer.
         MismatchError: The tokenizer has more ids than the model.
     """
-    if parts.tokenizer_dir is None:
+    if source.tokenizer_dir is None:
         if config.rows == "cut":
             problem = "without a tokenizer nobody knows which rows to cut"
-            raise DataError(problem, file=parts.weights, remedy="Give --tokenizer.")
-        return parts
-    tokenizer = parts.tokenizer or tokenizer_folder.load(parts.tokenizer_dir)
-    parts = padded_as(replace(parts, tokenizer=tokenizer), tokenizer.ids.pad)
+            raise DataError(problem, file=source.weights, remedy="Give --tokenizer.")
+        return source
+    tokenizer = source.tokenizer or tokenizer_folder.load(source.tokenizer_dir)
+    source = padded_as(replace(source, tokenizer=tokenizer), tokenizer.ids.pad)
     ids = tokenizer.vocab_size
-    if ids > parts.config.vocab_size:
+    if ids > source.config.vocab_size:
         raise MismatchError(
-            f"the tokenizer has {ids} ids and the model {parts.config.vocab_size} embeddings",
-            file=parts.weights,
+            f"the tokenizer has {ids} ids and the model {source.config.vocab_size} embeddings",
+            file=source.weights,
             remedy="Give the tokenizer that the model was trained with.",
         )
-    return cut_rows(parts, ids) if config.rows == "cut" or config.to == "fairseq" else parts
+    return cut_rows(source, ids) if config.rows == "cut" or config.to == "fairseq" else source
 
 
-def padded_as(parts: Parts, pad_token_id: int) -> Parts:
+def padded_as(source: SourceCheckpoint, pad_token_id: int) -> SourceCheckpoint:
     """The same model with the tokenizer's padding, which no real token depends on, unless positions are counted from it in the source.
 
     Raises:
         MismatchError: They are.
     """
-    if parts.config.pad_token_id == pad_token_id:
-        return parts
-    if FRONT in parts.rest:
+    if source.config.pad_token_id == pad_token_id:
+        return source
+    if FRONT in source.extra_tensors:
         raise MismatchError(
-            f"its padding id is {parts.config.pad_token_id}, from which positions are counted, and the tokenizer's is {pad_token_id}",
-            file=parts.weights,
+            f"its padding id is {source.config.pad_token_id}, from which positions are counted, and the tokenizer's is {pad_token_id}",
+            file=source.weights,
             remedy="Give the tokenizer that the model was trained with.",
         )
-    return replace(parts, config=replace(parts.config, pad_token_id=pad_token_id))
+    return replace(source, config=replace(source.config, pad_token_id=pad_token_id))
 
 
-def cut_rows(parts: Parts, rows: int) -> Parts:
+def cut_rows(source: SourceCheckpoint, rows: int) -> SourceCheckpoint:
     """The same model with the first `rows` of its vocabulary only."""
-    cut: dict[str, Tensor] = {name: parts.tensors[name][:rows] for name in (WORDS, BIAS) if name in parts.tensors}
-    tensors = Stacked(parts.tensors)
+    cut: dict[str, Tensor] = {name: source.tensors[name][:rows] for name in (WORDS, BIAS) if name in source.tensors}
+    tensors = Stacked(source.tensors)
     tensors.update(cut)
-    return replace(parts, tensors=tensors, config=replace(parts.config, vocab_size=rows))
+    return replace(source, tensors=tensors, config=replace(source.config, vocab_size=rows))
 
 
-def fitted(parts: Parts, to: Kind) -> tuple[Parts, list[str]]:
+def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[str]]:
     """Give the masked-LM head the activation that the format has for it (the two GELUs differ by 5e-4 at most); that and all else that
     the format has no place for, by name.
     """
-    config = parts.config
+    config = source.config
     wanted = {
         "native": config.head_activation,
         "fairseq": config.activation,
         "hf": hf_architectures.head_activation(config),
     }[to]
-    left_out = sorted(name for name in parts.rest if not has_place(name, to, config))
-    if not parts.has_head or wanted == config.head_activation:
-        return parts, left_out
+    left_out = sorted(name for name in source.extra_tensors if not has_place(name, to, config))
+    if not source.has_head or wanted == config.head_activation:
+        return source, left_out
     changed = replace(config, head_activation=wanted)
     said = f"the head's activation, {config.head_activation}: {wanted} instead"
-    return replace(parts, config=changed), [*left_out, said]
+    return replace(source, config=changed), [*left_out, said]
 
 
-def sorted_out(parts: Parts, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:
+def sorted_out(source: SourceCheckpoint, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:
     """Of what the format has a place for beside the model: the heads, and what belongs to none and computes nothing."""
-    kept = {name: tensor for name, tensor in parts.rest.items() if has_place(name, to, parts.config)}
-    heads = present(kept, parts.facts)
+    kept = {name: tensor for name, tensor in source.extra_tensors.items() if has_place(name, to, source.config)}
+    heads = present(kept, source.facts)
     return heads, {n: t for n, t in kept.items() if not any(n.startswith(f"{head.module}.") for head in heads)}
 
 
 def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
-    """Whether a format stores a tensor of the `rest`."""
+    """Whether a format stores a tensor of `extra_tensors`."""
     if to == "native" or name.startswith(hf.HEADS):
         return True
     behind_padding = to == "fairseq" or BY_SHAPE[config.shape].table.behind_padding
-    return behind_padding if name == FRONT else to == "hf" and name.startswith(tuple(BY_SHAPE[config.shape].rest))
+    return (
+        behind_padding if name == FRONT else to == "hf" and name.startswith(tuple(BY_SHAPE[config.shape].extra_names))
+    )
 
 
-def write(parts: Parts, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:
+def write(source: SourceCheckpoint, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write weights, configuration and tokenizer; the files' paths."""
-    tokenizer = write_tokenizer(parts, to, folder)
-    size = sum(piece.numel() for piece in Stacked(parts.tensors).all_pieces) * dtype.itemsize
+    tokenizer = write_tokenizer(source, to, folder)
+    size = sum(piece.numel() for piece in Stacked(source.tensors).all_pieces) * dtype.itemsize
     with progress("write", size, "B") as bar:
-        written = WRITERS[to](parts, folder, dtype)
+        written = WRITERS[to](source, folder, dtype)
         bar.advance(size)
     return written + tokenizer
 
 
-def write_tokenizer(parts: Parts, to: Kind, folder: Path) -> list[Path]:
+def write_tokenizer(source: SourceCheckpoint, to: Kind, folder: Path) -> list[Path]:
     """Write the tokenizer's files as the format has them; their paths."""
-    if parts.tokenizer_dir is None:
+    if source.tokenizer_dir is None:
         return []
     place = folder / native.TOKENIZER if to == "native" else folder
     before = set(folder.rglob("*"))
     if to == "fairseq":
-        for name, content in tokenizer_folder.fairseq_files(parts.tokenizer_dir).items():
+        for name, content in tokenizer_folder.fairseq_files(source.tokenizer_dir).items():
             (place / name).write_bytes(content)
     else:
         place.mkdir(exist_ok=True)
         for name in tokenizer_folder.FILES:
-            if (parts.tokenizer_dir / name).exists():
-                copyfile(parts.tokenizer_dir / name, place / name)
-        bound_length(place / "tokenizer_config.json", parts.config.max_positions)
-        if to == "hf" and parts.reads_words:
+            if (source.tokenizer_dir / name).exists():
+                copyfile(source.tokenizer_dir / name, place / name)
+        bound_length(place / "tokenizer_config.json", source.config.max_positions)
+        if to == "hf" and source.reads_words:
             set_prefix_space(place)
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
 
@@ -280,36 +282,38 @@ def bound_length(settings: Path, max_positions: int) -> None:
         write_json(settings, stated | {"model_max_length": max_positions})
 
 
-def written_model(to: Kind, parts: Parts, dtype: torch.dtype) -> Computes:
+def written_model(to: Kind, source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
     """The target as a model, as read from the files just written, by transformers where it can."""
-    return HuggingFace(parts.weights.parent, parts.has_head, dtype) if to == "hf" else ours(parts, None)
+    return HuggingFace(source.weights.parent, source.has_head, dtype) if to == "hf" else ours(source, None)
 
 
-def computed(parts: Parts, dtype: torch.dtype) -> Computes:
+def computed(source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
     """The source as a model: by transformers where that reads the source itself, else by ours.
 
     If another number type was asked for, its weights are rounded first: that loss was wished, and is no fault of the conversion.
     Likewise the head has the activation that the target has for it.
     """
-    as_it_is = parts.config.head_activation == hf_architectures.head_activation(parts.config)
-    as_it_is &= str(dtype) == f"torch.{parts.facts['dtype']}"
-    if parts.kind == "hf" and parts.weights.name == hf.SAFETENSORS and as_it_is:
-        return HuggingFace(parts.weights.parent, parts.has_head, dtype)
-    return ours(parts, dtype)
+    as_it_is = source.config.head_activation == hf_architectures.head_activation(source.config)
+    as_it_is &= str(dtype) == f"torch.{source.facts['dtype']}"
+    if source.kind == "hf" and source.weights.name == hf.SAFETENSORS and as_it_is:
+        return HuggingFace(source.weights.parent, source.has_head, dtype)
+    return ours(source, dtype)
 
 
-def ours(parts: Parts, dtype: torch.dtype | None) -> Ours:
+def ours(source: SourceCheckpoint, dtype: torch.dtype | None) -> Ours:
     """A model as the native one with its heads, of the given number type or each tensor's own."""
-    rest = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in parts.rest.items()}
-    mean = parts.facts.get("classifier_pooling") == "mean"
-    return Ours(build(parts.config, parts.tensors, dtype), parts.has_head, rest, mean)
+    extra_tensors = {
+        name: tensor if dtype is None else tensor.to(dtype) for name, tensor in source.extra_tensors.items()
+    }
+    mean = source.facts.get("classifier_pooling") == "mean"
+    return Ours(build(source.config, source.tensors, dtype), source.has_head, extra_tensors, mean)
 
 
-def accounted(parts: Parts, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
+def accounted(source: SourceCheckpoint, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
     """The content of `conversion.json`, but for what was left out and the hashes."""
-    assert parts.has_head == (differences.logits is not None), "a head was lost"
+    assert source.has_head == (differences.logits is not None), "a head was lost"
     return {
-        "source_kind": parts.kind,
+        "source_kind": source.kind,
         "target_kind": to,
         "max_difference_logits": differences.logits,
         "max_difference_hidden": differences.hidden,

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from biomlm.convert.formats import hf
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json, write_json, write_text
@@ -68,7 +68,7 @@ def holds(state: Any) -> bool:
     return isinstance(inner, dict) and isinstance(inner.get("model"), dict)
 
 
-def read(state: Mapping[str, Any], file: Path) -> Parts:
+def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
     """Translate an opened checkpoint.
 
     Raises:
@@ -92,13 +92,13 @@ def read(state: Mapping[str, Any], file: Path) -> Parts:
         raw = modern(raw, file)
         if tokenizer:  # FlexBERT's own is BERT's default, whatever the tokenizer
             raw["pad_token_id"] = tokenizer_folder.load(tokenizer).ids.pad
-    parts = hf.parts_of(file.parent, raw, tensors, file)
-    parts = replace(parts, kind="composer", tokenizer_dir=tokenizer or parts.tokenizer_dir)
+    source = hf.from_tensors(file.parent, raw, tensors, file)
+    source = replace(source, kind="composer", tokenizer_dir=tokenizer or source.tokenizer_dir)
     mean = _running_mean(inner.get("algorithms"))
     if not mean:
-        return parts
+        return source
     changed = {**inner, "model": {**inner["model"], **mean}, "algorithms": None}
-    return replace(parts, averaged=lambda: read({**state, "state": changed}, file))
+    return replace(source, averaged=lambda: read({**state, "state": changed}, file))
 
 
 def _running_mean(algorithms: Any) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats import hf, native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError
@@ -38,7 +38,7 @@ def _tag(path: Path) -> Path:
     return path / Path(name).name
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> SourceCheckpoint:
     """Put a model together.
 
     Raises:
@@ -50,9 +50,9 @@ def read(path: Path) -> Parts:
     file = sorted(tag.glob(OPTIMIZER), key=_rank)[0]
     for folder in [tag, *tag.resolve().parents[: LEVELS - 1]]:
         if (folder / hf.CONFIG).is_file():
-            return hf.parts_of(folder, read_json(folder / hf.CONFIG), tensors, file)
+            return hf.from_tensors(folder, read_json(folder / hf.CONFIG), tensors, file)
         if native.detect(folder):
-            return native.parts_of(folder, tensors, file)
+            return native.from_tensors(folder, tensors, file)
     raise CheckpointError(
         f"no {hf.CONFIG} or {ENCODER} tells the model's shape", file=path, remedy="Put it beside the checkpoint."
     )

@@ -26,7 +26,7 @@ from biomlm.convert.formats.name_table import (
     from_native,
     to_native,
 )
-from biomlm.convert.formats.source_checkpoint import Parts, sane
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, sane
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError, MismatchError
@@ -83,7 +83,7 @@ def _table(norms: Mapping[str, tuple[str, ...]]) -> Table:
             **norms,
         },
         tied={"encoder.lm_head.weight": "encoder.word_embeddings.weight"},
-        rest={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
+        extra_names={r"classification_heads\.(\w+)\.(dense|out_proj)": r"classification_heads.\1.\2"},
         behind_padding=True,
         ignored={re.escape(VERSION): lambda _: True, UNUSED: lambda tensor: not tensor.any()},
     )
@@ -122,7 +122,7 @@ def detect(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
 
 
-def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
+def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpoint:
     """Translate an opened checkpoint, with the dictionary and the BPE that lie beside it.
 
     Args:
@@ -140,7 +140,7 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
     tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
     settings = _settings(state)
     config = encoder_config(tensors, settings, file)
-    native, rest = to_native(TABLES[config.shape], tensors, config, file)
+    native, extra = to_native(TABLES[config.shape], tensors, config, file)
     facts: dict[str, Any] = {"dtype": common_dtype(native)}
     facts["settings"] = {k: settings[k] for k in (*TASK, *OPTIMISER) if isinstance(settings.get(k), (str, int, float))}
     facts |= _labels(file.parent / LABELS)
@@ -152,7 +152,7 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> Parts:
     place, loaded = made or (tokenizer, None)
     mean = _running_mean(state)
     averaged = (lambda: read({**state, "model": mean, "extra_state": None}, file, tokenizer)) if mean else None
-    return Parts("fairseq", config, native, file, rest, place, facts, tokenizer=loaded, averaged=averaged)
+    return SourceCheckpoint("fairseq", config, native, file, extra, place, facts, tokenizer=loaded, averaged=averaged)
 
 
 def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -325,7 +325,7 @@ def _given(
     return folders[0], loaded
 
 
-def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write `model.pt` into a folder that is not in place yet, and `label/dict.txt` if it has a classification head; their paths.
 
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
@@ -333,27 +333,27 @@ def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
     Raises:
         MismatchError: The shape, the padding id, the norms' eps, the token types or a head are none of fairseq's.
     """
-    _refuse_what_fairseq_lacks(parts)
-    native = Stacked(parts.tensors)
+    _refuse_what_fairseq_lacks(source)
+    native = Stacked(source.tensors)
     types = native.pop(TYPES, None)
     if types is not None and types[0].any():
         native[POSITIONS] = native[POSITIONS] + types[0]
-    tensors = from_native(TABLES[parts.config.shape], native, parts.rest, front=PAD + 1)
-    tensors |= {name: value for name, value in parts.rest.items() if name.startswith(HEADS)}
+    tensors = from_native(TABLES[source.config.shape], native, source.extra_tensors, front=PAD + 1)
+    tensors |= {name: value for name, value in source.extra_tensors.items() if name.startswith(HEADS)}
     tensors = {name: _own(value.to(dtype)) for name, value in tensors.items()}
     tensors["encoder.lm_head.weight"] = tensors[f"{E_}.embed_tokens.weight"]
-    tensors = aged(tensors) if parts.config.shape == "roberta" else tensors | {VERSION: torch.tensor([3.0])}
+    tensors = aged(tensors) if source.config.shape == "roberta" else tensors | {VERSION: torch.tensor([3.0])}
     state: dict[str, Any] = {
-        "args": Namespace(**settings(parts.config)),
+        "args": Namespace(**settings(source.config)),
         "cfg": None,  # 0.10 and later make it from `args`, which every version reads
         "model": tensors,
-        "optimizer_history": [HISTORY | {"num_updates": parts.facts.get("updates") or parts.facts.get("step") or 0}],
+        "optimizer_history": [HISTORY | {"num_updates": source.facts.get("updates") or source.facts.get("step") or 0}],
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
     _save(state, folder / PREFERRED[0])
-    labels = parts.facts.get("id2label")
-    if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in parts.rest):
+    labels = source.facts.get("id2label")
+    if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in source.extra_tensors):
         return [folder / PREFERRED[0]]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
     return [folder / PREFERRED[0], folder / LABELS]
@@ -364,12 +364,12 @@ def aged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(*AGED[1], re.sub(*AGED[0], name)): value for name, value in tensors.items()}
 
 
-def _refuse_what_fairseq_lacks(parts: Parts) -> None:
-    config = parts.config
-    odd = [name for name in parts.rest if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
+def _refuse_what_fairseq_lacks(source: SourceCheckpoint) -> None:
+    config = source.config
+    odd = [name for name in source.extra_tensors if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
     lacks = {
         f"encoder of shape {config.shape}": config.shape not in TABLES,
-        "encoder without a masked-LM head": not parts.has_head,
+        "encoder without a masked-LM head": not source.has_head,
         f"model with {config.type_vocab_size} token types": config.type_vocab_size > 1,
         f"layer-norm with eps {config.layer_norm_eps}": config.layer_norm_eps != EPS,
         f"padding id {config.pad_token_id}": config.pad_token_id != PAD,
@@ -378,7 +378,7 @@ def _refuse_what_fairseq_lacks(parts: Parts) -> None:
     for what, lacking in lacks.items():
         if lacking:
             remedy = "Convert to Hugging Face's format instead."
-            raise MismatchError(f"fairseq has no {what}", file=parts.weights, remedy=remedy)
+            raise MismatchError(f"fairseq has no {what}", file=source.weights, remedy=remedy)
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from biomlm.convert.formats import hf_architectures
 from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
-from biomlm.convert.formats.source_checkpoint import TASK, Parts, sane
+from biomlm.convert.formats.source_checkpoint import TASK, SourceCheckpoint, sane
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError, MismatchError, kind
@@ -53,7 +53,7 @@ def detect(path: Path) -> bool:
     return path.is_dir() and (path / CONFIG).is_file()
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> SourceCheckpoint:
     """Read a folder.
 
     Raises:
@@ -63,7 +63,7 @@ def read(path: Path) -> Parts:
     raw = read_json(path / CONFIG, remedy="Give a folder that `save_pretrained` wrote.")
     encoder_config(raw, path / CONFIG)  # another architecture is named before its weights are looked for
     weights, tensors = _tensors(path)
-    return parts_of(path, raw, tensors, weights)
+    return from_tensors(path, raw, tensors, weights)
 
 
 def has_weights(path: Path) -> bool:
@@ -71,7 +71,7 @@ def has_weights(path: Path) -> bool:
     return any((path / f"{name}{end}").is_file() for name in (SAFETENSORS, BIN) for end in ("", ".index.json"))
 
 
-def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Path) -> Parts:
+def from_tensors(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Path) -> SourceCheckpoint:
     """Translate tensors under transformers' names.
 
     Args:
@@ -88,8 +88,8 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     alone = not any(name.startswith(architecture.prefix) for name in tensors)
     prefix = architecture.prefix if alone else ""
     renamed = {prefix + re.sub(r"LayerNorm\.(gamma|beta)$", _leaf, name): value for name, value in tensors.items()}
-    has_head = _names_head(raw) or architecture.table.foreign(BIAS)[0] in renamed
-    native, rest = to_native(architecture.table, renamed, config, weights, has_head)
+    has_head = _names_head(raw) or architecture.table.foreign_names(BIAS)[0] in renamed
+    native, extra = to_native(architecture.table, renamed, config, weights, has_head)
     if config.type_vocab_size == 1 and not native[TYPES].any():
         del native[TYPES]
         config = replace(config, type_vocab_size=0)
@@ -97,7 +97,9 @@ def parts_of(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     facts |= {name: raw[name] for name in LABELS if name in raw}
     if not _sensible(facts.get("id2label", {})):
         raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
-    return Parts("hf", config, native, weights, rest, _tokenizer(path, config.max_positions), facts, has_head)
+    return SourceCheckpoint(
+        "hf", config, native, weights, extra, _tokenizer(path, config.max_positions), facts, has_head
+    )
 
 
 def _names_head(raw: Mapping[str, Any]) -> bool:
@@ -199,29 +201,31 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write `config.json` and `model.safetensors` into a folder that is not in place yet; their paths.
 
     Tokenizer pieces that the model has no id for (`Tokenizer.outside`) get rows of their own behind the others: the unknown token's
     embedding, and a bias that keeps them from being predicted.
     """
-    architecture = hf_architectures.BY_SHAPE[parts.config.shape]
-    front = parts.config.pad_token_id + 1 if architecture.table.behind_padding else 0
-    native = Stacked(parts.tensors)
-    tokenizer = parts.tokenizer
-    extra = max(0, tokenizer.vocab_size + tokenizer.outside - parts.config.vocab_size) if tokenizer else 0
+    architecture = hf_architectures.BY_SHAPE[source.config.shape]
+    front = source.config.pad_token_id + 1 if architecture.table.behind_padding else 0
+    native = Stacked(source.tensors)
+    tokenizer = source.tokenizer
+    extra = max(0, tokenizer.vocab_size + tokenizer.outside - source.config.vocab_size) if tokenizer else 0
     if tokenizer and extra:
         words = native[WORDS]
         native[WORDS] = torch.cat([words, words[tokenizer.ids.unk].expand(extra, -1)])
-        if parts.has_head:
+        if source.has_head:
             native[BIAS] = torch.cat([native[BIAS], native[BIAS].new_full((extra,), SILENT)])
-    if not parts.config.type_vocab_size and parts.config.shape != "modernbert":
-        native[TYPES] = torch.zeros(1, parts.config.hidden_size)
-    tensors = from_native(architecture.table, native, parts.rest, front) | _rest(parts)
+    if not source.config.type_vocab_size and source.config.shape != "modernbert":
+        native[TYPES] = torch.zeros(1, source.config.hidden_size)
+    tensors = from_native(architecture.table, native, source.extra_tensors, front) | _extra_tensors(source)
     if all(name.startswith(architecture.prefix) for name in tensors):
         tensors = {name.removeprefix(architecture.prefix): value for name, value in tensors.items()}
-    config = replace(parts.config, vocab_size=len(native[WORDS]))
-    stated = hf_architectures.keys(config) | _classes(parts) | _ids(parts, tokenizer) | _labels(parts) | _dtype(dtype)
+    config = replace(source.config, vocab_size=len(native[WORDS]))
+    stated = (
+        hf_architectures.keys(config) | _classes(source) | _ids(source, tokenizer) | _labels(source) | _dtype(dtype)
+    )
     write_json(folder / CONFIG, stated)
     return [folder / CONFIG, *_write_tensors(folder, tensors, dtype)]
 
@@ -268,58 +272,60 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dt
             out.write(value.to(dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def _rest(parts: Parts) -> dict[str, Tensor]:
+def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
     """The pooler, the next-sentence head and the classification head, under the names of transformers' classes.
 
     Raises:
         MismatchError: There are several heads.
     """
-    heads = sorted({name.split(".")[1] for name in parts.rest if name.startswith(HEADS)})
+    heads = sorted({name.split(".")[1] for name in source.extra_tensors if name.startswith(HEADS)})
     if len(heads) > 1:
         raise MismatchError(
             f"it has {len(heads)} classification heads ({', '.join(heads)}), and a Hugging Face folder holds one",
-            file=parts.weights,
+            file=source.weights,
             remedy="Convert to native, or remove all but one.",
         )
     tensors = {
-        name.replace(neutral, theirs, 1): parts.rest[name]
-        for neutral, theirs in hf_architectures.BY_SHAPE[parts.config.shape].rest.items()
-        for name in parts.rest
+        name.replace(neutral, theirs, 1): source.extra_tensors[name]
+        for neutral, theirs in hf_architectures.BY_SHAPE[source.config.shape].extra_names.items()
+        for name in source.extra_tensors
         if name.startswith(neutral)
     }
     return tensors | {
-        f"classifier.{name.split('.', 2)[2]}": value for name, value in parts.rest.items() if name.startswith(HEADS)
+        f"classifier.{name.split('.', 2)[2]}": value
+        for name, value in source.extra_tensors.items()
+        if name.startswith(HEADS)
     }
 
 
-def _classes(parts: Parts) -> dict[str, list[str]]:
+def _classes(source: SourceCheckpoint) -> dict[str, list[str]]:
     """The class for the model: the one with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
-    architecture = hf_architectures.BY_SHAPE[parts.config.shape]
-    if parts.has_head:
+    architecture = hf_architectures.BY_SHAPE[source.config.shape]
+    if source.has_head:
         return {"architectures": [architecture.masked_lm]}
-    stated = parts.facts.get("architectures")
-    return {"architectures": stated if parts.rest and isinstance(stated, list) else [architecture.base]}
+    stated = source.facts.get("architectures")
+    return {"architectures": stated if source.extra_tensors and isinstance(stated, list) else [architecture.base]}
 
 
-def _labels(parts: Parts) -> dict[str, Any]:
+def _labels(source: SourceCheckpoint) -> dict[str, Any]:
     """The labels' names and what kind they are; where the source has no names their numbers, from which transformers knows how many."""
-    rows = next((len(value) for name, value in parts.rest.items() if name.endswith(LAST)), 0)
-    stated = {name: parts.facts[name] for name in LABELS if name in parts.facts}
-    if "problem_type" not in stated and parts.task in PROBLEMS:
-        stated["problem_type"] = PROBLEMS[parts.task]
-    if parts.task:
-        stated[TASK] = parts.task
+    rows = next((len(value) for name, value in source.extra_tensors.items() if name.endswith(LAST)), 0)
+    stated = {name: source.facts[name] for name in LABELS if name in source.facts}
+    if "problem_type" not in stated and source.task in PROBLEMS:
+        stated["problem_type"] = PROBLEMS[source.task]
+    if source.task:
+        stated[TASK] = source.task
     named = "id2label" in stated or not rows
     return stated if named else {**stated, "id2label": {str(i): f"LABEL_{i}" for i in range(rows)}}
 
 
-def _ids(parts: Parts, tokenizer: Tokenizer | None) -> dict[str, int]:
+def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
     """Special ids as `config.json` names them; without a tokenizer, RoBERTa's are known."""
     if tokenizer is None:
-        return {"bos_token_id": 0, "eos_token_id": 2} if parts.config.shape == "roberta" else {}
+        return {"bos_token_id": 0, "eos_token_id": 2} if source.config.shape == "roberta" else {}
     first, last = tokenizer.ids.bos, tokenizer.ids.eos
     found = {"bos_token_id": first, "eos_token_id": last}
-    return found | ({"cls_token_id": first, "sep_token_id": last} if parts.config.shape == "modernbert" else {})
+    return found | ({"cls_token_id": first, "sep_token_id": last} if source.config.shape == "modernbert" else {})
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:

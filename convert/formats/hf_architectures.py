@@ -97,7 +97,7 @@ class Architecture:
         base: The class of the encoder alone, which stores its tensors without the prefix.
         prefix: Under which the other classes store the encoder.
         table: Its tensors' names.
-        rest: Neutral prefix of a tensor that is carried along → the class's.
+        extra_names: Neutral prefix of a tensor that is carried along → the class's.
         keys: Field of the native configuration → key of `config.json`.
         demands: Key → values that are accepted.
         activations: Keys of the layers' activation and of the head's; RoBERTa's head has exact GELU always.
@@ -110,7 +110,7 @@ class Architecture:
     base: str
     prefix: str
     table: Table
-    rest: Mapping[str, str]
+    extra_names: Mapping[str, str]
     keys: Mapping[str, str]
     demands: Mapping[str, tuple[Any, ...]]
     activations: tuple[str, str | None] = ("hidden_act", "hidden_act")
@@ -147,7 +147,7 @@ CLASSIFIER = {
     r"classifier(\.dense|\.out_proj)?": r"classification_heads.classifier\1",
     r"qa_outputs": "qa_outputs",
 }
-BERT_REST = {r"bert\.pooler\.dense": "pooler.dense", r"cls\.seq_relationship": "seq_relationship", **CLASSIFIER}
+BERT_EXTRAS = {r"bert\.pooler\.dense": "pooler.dense", r"cls\.seq_relationship": "seq_relationship", **CLASSIFIER}
 QA_BACK = {"qa_outputs.": "qa_outputs."}
 BERT_BACK = {"pooler.": "bert.pooler.", "seq_relationship.": "cls.seq_relationship.", **QA_BACK}
 BUFFERS = {r"(roberta|roberta_prelayernorm|bert)\.embeddings\.(position_ids|token_type_ids)": lambda _: True}
@@ -167,11 +167,11 @@ ROBERTA = Architecture(
             "head": ("lm_head",),
         },
         tied={"lm_head.decoder.weight": "encoder.word_embeddings.weight", "lm_head.decoder.bias": "head.bias"},
-        rest={r"roberta\.pooler\.dense": "pooler.dense", **CLASSIFIER},
+        extra_names={r"roberta\.pooler\.dense": "pooler.dense", **CLASSIFIER},
         ignored=BUFFERS,
         behind_padding=True,
     ),
-    rest={"pooler.": "roberta.pooler.", **QA_BACK},
+    extra_names={"pooler.": "roberta.pooler.", **QA_BACK},
     keys=BERT_KEYS,
     demands=BERT_DEMANDS,
     activations=("hidden_act", None),
@@ -193,9 +193,9 @@ PRELAYERNORM = replace(
             "encoder.embedding_norm": ("roberta_prelayernorm.embeddings.LayerNorm",),
             "encoder.final_norm": ("roberta_prelayernorm.LayerNorm",),
         },
-        rest={r"roberta_prelayernorm\.pooler\.dense": "pooler.dense", **CLASSIFIER},
+        extra_names={r"roberta_prelayernorm\.pooler\.dense": "pooler.dense", **CLASSIFIER},
     ),
-    rest={"pooler.": "roberta_prelayernorm.pooler.", **QA_BACK},
+    extra_names={"pooler.": "roberta_prelayernorm.pooler.", **QA_BACK},
 )
 
 BERT = Architecture(
@@ -211,10 +211,10 @@ BERT = Architecture(
             **BERT_HEAD,
         },
         tied=BERT_TIED,
-        rest=BERT_REST,
+        extra_names=BERT_EXTRAS,
         ignored=BUFFERS,
     ),
-    rest=BERT_BACK,
+    extra_names=BERT_BACK,
     keys=BERT_KEYS,
     demands=BERT_DEMANDS,
 )
@@ -257,12 +257,12 @@ MODERN = Architecture(
             "head": ("decoder",),
         },
         tied={"decoder.weight": "encoder.word_embeddings.weight"},
-        rest={
+        extra_names={
             r"head\.(dense|norm)": r"prediction_head.\1",
             **CLASSIFIER,
         },  # its classifiers have the head without a decoder
     ),
-    rest={"prediction_head.": "head.", **QA_BACK},
+    extra_names={"prediction_head.": "head.", **QA_BACK},
     keys=MODERN_KEYS,
     demands=MODERN_DEMANDS,
     activations=("hidden_activation", "classifier_activation"),

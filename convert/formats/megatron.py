@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats import hf
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError, kind
@@ -75,7 +75,7 @@ def _iteration(path: Path) -> Path:
     return path / (f"iter_{int(said):07d}" if said.isdecimal() else Path(said).name)
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> SourceCheckpoint:
     """Read a checkpoint.
 
     Raises:
@@ -102,10 +102,10 @@ def read(path: Path) -> Parts:
         if isinstance(error, CheckpointError):
             raise
         raise _refused(files[0], f"its ranks do not fit together ({kind(error)})") from None
-    parts = hf.parts_of(path, raw, merged, files[0])
+    source = hf.from_tensors(path, raw, merged, files[0])
     head: Activation = "gelu_tanh" if args.get("openai_gelu") else "gelu"  # the fused kernel is in the layers alone
-    config = replace(parts.config, head_activation=head if args else parts.config.head_activation)
-    return replace(parts, kind="megatron", config=config, facts=parts.facts | {"step": states[0].get("iteration", 0)})
+    config = replace(source.config, head_activation=head if args else source.config.head_activation)
+    return replace(source, kind="megatron", config=config, facts=source.facts | {"step": states[0].get("iteration", 0)})
 
 
 def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:

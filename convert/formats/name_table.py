@@ -3,7 +3,7 @@
 A format's table has one row per module of the native model: the native module's name, with `*` for the layer, and the module or
 modules of the other format. Several modules on the right are stacked: the native `qkv` holds the rows of query, key and value.
 `.weight` and `.bias` follow the module on both sides. What the native model computes nothing with, but a stranger may need
-again (the unused first rows of the positions, a pooler, classification heads), is carried along as the `rest`, under neutral names.
+again (the unused first rows of the positions, a pooler, classification heads), is carried along as `extra_tensors`, under neutral names.
 """
 
 import re
@@ -71,18 +71,18 @@ class Table:
     Args:
         modules: Native module → modules of the format.
         tied: Tensors of the format that repeat a native one; equality is checked on reading.
-        rest: Pattern of a module that is carried along → its neutral name; groups are filled in.
+        extra_names: Pattern of a module that is carried along → its neutral name; groups are filled in.
         ignored: Pattern of a tensor that holds no weights → whether its value is acceptable.
         behind_padding: Whether positions begin at row pad + 1 instead of 0.
     """
 
     modules: Mapping[str, tuple[str, ...]]
     tied: Mapping[str, str]
-    rest: Mapping[str, str] = field(default_factory=dict)
+    extra_names: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, Callable[[Tensor], bool]] = field(default_factory=dict)
     behind_padding: bool = False
 
-    def foreign(self, native: str) -> list[str]:
+    def foreign_names(self, native: str) -> list[str]:
         """The format's names for one native tensor, in the order of its rows."""
         module, _, leaf = native.rpartition(".")
         layer = re.search(r"(?<=\.layers\.)\d+", module)
@@ -101,7 +101,7 @@ class _Unfilled(TorchFunctionMode):
         return named["tensor"] if func is nn.init.normal_ else func(*args, **named)
 
 
-def blank(config: EncoderConfig) -> MaskedLM:
+def meta_model(config: EncoderConfig) -> MaskedLM:
     """The native model with tensors that have shapes and no numbers."""
     with torch.device("meta"), _Unfilled():
         return MaskedLM(config)
@@ -109,14 +109,14 @@ def blank(config: EncoderConfig) -> MaskedLM:
 
 def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the native model, or of its encoder alone, without making it."""
-    state = blank(config).state_dict()
+    state = meta_model(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if has_head or not name.startswith(HEAD)}
 
 
 def to_native(
     table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path, has_head: bool = True
 ) -> tuple[Stacked, Tensors]:
-    """Translate a format's tensors; the native ones and the rest.
+    """Translate a format's tensors; the native ones, and those that the model does not have.
 
     Args:
         table: The format's.
@@ -130,18 +130,18 @@ def to_native(
     """
     left = dict(tensors)
     native = Stacked({})
-    rest: Tensors = {}
+    extra_tensors: Tensors = {}
     for name, shape in shapes(config, has_head).items():
         front = config.pad_token_id + 1 if name == POSITIONS and table.behind_padding else 0
-        parts = _taken(left, table.foreign(name), (shape[0], front, shape[1:]), name.startswith(HEAD), file)
-        native.pieces[name] = (*parts,) if len(parts) > 1 else (parts[0][front:],)
+        pieces = _taken(left, table.foreign_names(name), (shape[0], front, shape[1:]), name.startswith(HEAD), file)
+        native.pieces[name] = (*pieces,) if len(pieces) > 1 else (pieces[0][front:],)
         if front:
-            rest[FRONT] = parts[0][:front]
+            extra_tensors[FRONT] = pieces[0][:front]
     for name, value in left.items():
         neutral = _neutral(table, name, value, native, file)
         if neutral:
-            rest[neutral] = value
-    return native, rest
+            extra_tensors[neutral] = value
+    return native, extra_tensors
 
 
 def _taken(
@@ -188,7 +188,7 @@ def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor
             if not acceptable(value):
                 raise _refused(file, f"the tensor {name} should be unused but has values", "Report this checkpoint.")
             return None
-    for pattern, neutral in table.rest.items():
+    for pattern, neutral in table.extra_names.items():
         if match := re.fullmatch(pattern, name.rpartition(".")[0]):
             return f"{match.expand(neutral)}.{name.rpartition('.')[2]}"
     raise _refused(
@@ -198,22 +198,22 @@ def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor
     )
 
 
-def from_native(table: Table, native: Mapping[str, Tensor], rest: Mapping[str, Tensor], front: int) -> Tensors:
+def from_native(table: Table, native: Mapping[str, Tensor], extra_tensors: Mapping[str, Tensor], front: int) -> Tensors:
     """Translate native tensors into a format's: the reverse of `to_native`, for the native tensors.
 
     Args:
         table: The format's.
         native: The model's state dict.
-        rest: What was carried along; only the positions' first rows are used here.
+        extra_tensors: What was carried along; only the positions' first rows are used here.
         front: How many rows the format's positions have before the first token's.
     """
     stacked = Stacked(native)
     tensors: Tensors = {}
     for name, pieces in stacked.pieces.items():
-        names = table.foreign(name)
+        names = table.foreign_names(name)
         parts = pieces if len(pieces) == len(names) else stacked[name].chunk(len(names))
         if name == POSITIONS and front:
-            rows = rest.get(FRONT, parts[0].new_zeros(front, parts[0].shape[1]))
+            rows = extra_tensors.get(FRONT, parts[0].new_zeros(front, parts[0].shape[1]))
             parts = (torch.cat([rows.to(parts[0].dtype), parts[0]]),)
         tensors |= zip(names, parts, strict=True)
     return tensors

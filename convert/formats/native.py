@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats.name_table import HEAD, common_dtype, shapes
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core import checkpoint
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json
@@ -45,7 +45,7 @@ def _run(path: Path) -> Path:
     return path.resolve().parent.parent if re.fullmatch(r"step_\d+", path.resolve().name) else path
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> SourceCheckpoint:
     """Read the newest whole checkpoint of a run folder, or the one checkpoint given.
 
     Raises:
@@ -64,19 +64,19 @@ def read(path: Path) -> Parts:
             remedy=f"Put it back, or name the one that is to be read: {checkpoint.path_of(run, found.step)}.",
         )
     file = min(checkpoint.path_of(run, found.step).glob("model*.safetensors"))  # of several ranks' rows, the first
-    parts = parts_of(run, found.tensors.get("model", {}), file)
-    facts = {**parts.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": parts.facts["dtype"]}
+    source = from_tensors(run, found.tensors.get("model", {}), file)
+    facts = {**source.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": source.facts["dtype"]}
     own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
-    parts = replace(parts, rest={**own, **found.tensors.get(REST, {})}, facts=facts)
+    source = replace(source, extra_tensors={**own, **found.tensors.get(REST, {})}, facts=facts)
     moments = found.tensors.get("optimizer", {})
-    kept = [name for name in parts.tensors if f"{EMA}.{name}" in moments]
+    kept = [name for name in source.tensors if f"{EMA}.{name}" in moments]
     if not kept:
-        return parts
-    return replace(parts, averaged=lambda: _averaged(parts, {name: moments[f"{EMA}.{name}"] for name in kept}))
+        return source
+    return replace(source, averaged=lambda: _averaged(source, {name: moments[f"{EMA}.{name}"] for name in kept}))
 
 
-def _averaged(parts: Parts, mean: Mapping[str, Tensor]) -> Parts:
-    return replace(parts, tensors={**parts.tensors, **mean})
+def _averaged(source: SourceCheckpoint, mean: Mapping[str, Tensor]) -> SourceCheckpoint:
+    return replace(source, tensors={**source.tensors, **mean})
 
 
 def _last_step(run: Path) -> int | None:
@@ -89,7 +89,7 @@ def _last_step(run: Path) -> int | None:
     return counts.get("steps") if done and isinstance(counts, dict) else None
 
 
-def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
+def from_tensors(run: Path, tensors: Mapping[str, Tensor], file: Path) -> SourceCheckpoint:
     """Check tensors against a run's `encoder.json`, and gather what the run says of itself.
 
     Raises:
@@ -108,7 +108,7 @@ def parts_of(run: Path, tensors: Mapping[str, Tensor], file: Path) -> Parts:
     tokenizer = run / TOKENIZER
     facts = {**_facts(run), "dtype": common_dtype(tensors)}
     place = tokenizer if tokenizer.is_dir() else None
-    return Parts("native", config, dict(tensors), file, {}, place, facts, has_head)
+    return SourceCheckpoint("native", config, dict(tensors), file, {}, place, facts, has_head)
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
@@ -126,10 +126,10 @@ def _facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def write(parts: Parts, folder: Path, dtype: torch.dtype) -> list[Path]:
+def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write `encoder.json` and one checkpoint, `step_0`; their paths."""
-    groups = {"model": parts.tensors} | ({REST: parts.rest} if parts.rest else {})
+    groups = {"model": source.tensors} | ({REST: source.extra_tensors} if source.extra_tensors else {})
     tensors = {group: {name: t.to(dtype) for name, t in values.items()} for group, values in groups.items()}
-    parts.config.save(folder)
-    saved = checkpoint.save(folder, checkpoint.Checkpoint(0, tensors, {FACTS: parts.facts}), keep=1)
+    source.config.save(folder)
+    saved = checkpoint.save(folder, checkpoint.Checkpoint(0, tensors, {FACTS: source.facts}), keep=1)
     return [folder / ENCODER, *sorted(saved.iterdir())]

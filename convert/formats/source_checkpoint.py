@@ -49,14 +49,14 @@ def _within(value: Any, low: float, high: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Parts:
+class SourceCheckpoint:
     """A checkpoint in native terms.
 
     Args:
         kind: The format that it was read from.
         config: The encoder's shape.
         tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file; without those of `head.` if there is none.
-        rest: Tensors that the native model does not have, under neutral names (see `convert.formats.name_table`).
+        extra_tensors: Tensors that the native model does not have, under neutral names (see `convert.formats.name_table`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         tokenizer: What lies there, if it has been loaded already; that takes a second for a large one.
@@ -69,12 +69,12 @@ class Parts:
     config: EncoderConfig
     tensors: Mapping[str, Tensor]
     weights: Path
-    rest: dict[str, Tensor] = field(default_factory=dict)
+    extra_tensors: dict[str, Tensor] = field(default_factory=dict)
     tokenizer_dir: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     has_head: bool = True
     tokenizer: Tokenizer | None = None
-    averaged: "Callable[[], Parts] | None" = None
+    averaged: "Callable[[], SourceCheckpoint] | None" = None
 
     @property
     def task(self) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats import hf
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json
 
@@ -70,7 +70,7 @@ def detect(path: Path) -> bool:
     return path.is_dir() and (path / CONFIG).is_file() and len(list(path.glob("*.index"))) == 1
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> SourceCheckpoint:
     """Read a folder of Google's BERT.
 
     Raises:
@@ -80,7 +80,7 @@ def read(path: Path) -> Parts:
     tensors = {name: value for key, value in load(index).items() if (name := _name(key))}
     raw = {"model_type": "bert", **read_json(path / CONFIG, remedy="Get the whole folder again.")}
     weights = sorted(path.glob(f"{index.stem}.data-*"))[0]
-    return replace(hf.parts_of(path, raw, tensors, weights), kind="tensorflow")
+    return replace(hf.from_tensors(path, raw, tensors, weights), kind="tensorflow")
 
 
 def _name(key: str) -> str | None:

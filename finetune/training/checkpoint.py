@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.checkpoint import FOLDER
 from biomlm.core.errors import DataError
@@ -39,7 +39,7 @@ def write(
         facts: What prediction must know: the task and its sizes.
     """
     drawn = () if loaded.has_head else (LM + "head.",)  # a masked-LM head that the source lacked says nothing
-    parts = Parts(
+    source = SourceCheckpoint(
         kind="native",
         config=loaded.config,
         tensors={
@@ -48,7 +48,7 @@ def write(
             if name.startswith(LM) and not name.startswith(drawn)
         },
         weights=out,
-        rest={
+        extra_tensors={
             (name if name.startswith(POOLER) else HEAD + name): t
             for name, t in tensors.items()
             if not name.startswith(LM)
@@ -62,7 +62,7 @@ def write(
     dtype = next(iter(tensors.values())).dtype
     assert loaded.tokenizer_dir is not None
     tokenizer_folder.copy(loaded.tokenizer_dir, out / native.TOKENIZER)
-    native.write(parts, out, dtype)
+    native.write(source, out, dtype)
 
 
 def files(out: Path) -> list[Path]:
@@ -83,6 +83,10 @@ def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
         raise DataError(problem, file=folder, remedy="Give a run folder of that command.")
     task = restore_task(facts, load_tokenizer(loaded))
     model = task.head(loaded.model)
-    head = {name.removeprefix(HEAD): tensor for name, tensor in loaded.rest.items() if name.startswith((HEAD, POOLER))}
+    head = {
+        name.removeprefix(HEAD): tensor
+        for name, tensor in loaded.extra_tensors.items()
+        if name.startswith((HEAD, POOLER))
+    }
     model.load_state_dict({**{LM + name: t for name, t in loaded.model.state_dict().items()}, **head}, assign=True)
     return task, model.eval()

@@ -60,7 +60,7 @@ def build_model(task: Task[R, G], loaded: Loaded, config: FinetuneConfig, seed: 
     layers: list[nn.Module] = list(lm.encoder.layers)
     torch.manual_seed(rng.key(config.seed if seed is None else seed, "head") >> 1)
     model = task.head(lm)
-    pooler = {name: tensor for name, tensor in loaded.rest.items() if name in model.state_dict()}
+    pooler = {name: tensor for name, tensor in loaded.extra_tensors.items() if name in model.state_dict()}
     model.load_state_dict(pooler, strict=False)
     if config.reinit_layers:
         fresh = list(MaskedLM(lm.config).encoder.layers)

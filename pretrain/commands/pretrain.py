@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from biomlm.convert.load import read_parts
+from biomlm.convert.load import read_source
 from biomlm.core.files import refuse_target, stage
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.config import PretrainConfig
@@ -34,7 +34,7 @@ def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> Pretrai
     seed_weights(config.seed + 1)  # drawn apart from the model's, which starts as it would without a pair objective
     objective = PretrainObjective(config.objective, encoder)
     if config.init is not None and config.objective.pair is not None:
-        taken = objective.take(read_parts(config.init).rest)
+        taken = objective.take(read_source(config.init).extra_tensors)
         new = sorted(name for name, _ in objective.named_parameters() if name not in taken)
         if new:
             print(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from biomlm.convert.load import read_parts
+from biomlm.convert.load import read_source
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.config import variable
@@ -70,10 +70,10 @@ def train(config: PretrainConfig, encoder: EncoderConfig, what: str) -> float:
     print("+ " + " ".join(words), file=sys.stderr)
     started = time.monotonic()
     tokens = _follow(words, run, config.steps, what)
-    parts = read_parts(run / FOLDER / LAST, Path(config.folders[0]) / "tokenizer")
-    parts.config.save(run)
-    tensors = {"model": parts.tensors, "objective": {}, "optimizer": {}}
-    checkpoint.save(run, Checkpoint(config.steps, tensors, {"tokens": tokens, "facts": parts.facts}), keep=1)
+    source = read_source(run / FOLDER / LAST, Path(config.folders[0]) / "tokenizer")
+    source.config.save(run)
+    tensors = {"model": source.tensors, "objective": {}, "optimizer": {}}
+    checkpoint.save(run, Checkpoint(config.steps, tensors, {"tokens": tokens, "facts": source.facts}), keep=1)
     return time.monotonic() - started
 
 

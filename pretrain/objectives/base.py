@@ -98,7 +98,7 @@ class PretrainObjective(Objective):
                 nn.init.zeros_(layer.bias)
 
     def take(self, rest: Mapping[str, Tensor]) -> list[str]:
-        """Start from another model's pooler and classifier (`Loaded.rest`); the names of the tensors that it has and that fit."""
+        """Start from another model's pooler and classifier (`Loaded.extra_tensors`); the names of the tensors that it has and that fit."""
         own = dict(self.named_parameters())
         fitting = [name for name, tensor in rest.items() if name in own and own[name].shape == tensor.shape]
         with torch.no_grad():

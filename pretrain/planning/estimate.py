@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from biomlm.convert.config import ConvertConfig
-from biomlm.convert.load import read_parts
+from biomlm.convert.load import read_source
 from biomlm.core.fleet import Before, Fleet
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
@@ -90,7 +90,7 @@ def shape_of(path: str, before: Before) -> EncoderConfig:
     """Return the shape of a model that an earlier stage will make, or that is there already.
 
     Raises:
-        UserError: Neither (see `read_parts`).
+        UserError: Neither (see `read_source`).
     """
     maker = before.maker(path)
     if isinstance(maker, PretrainConfig):
@@ -99,7 +99,7 @@ def shape_of(path: str, before: Before) -> EncoderConfig:
         return shape_of(maker.src, before)
     if isinstance(maker, AverageConfig):
         return shape_of(maker.run, before)
-    return read_parts(path).config  # the weights of most kinds stay on disk: they are mapped
+    return read_source(path).config  # the weights of most kinds stay on disk: they are mapped
 
 
 def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> float:

@@ -104,7 +104,7 @@ def tensors() -> Callable[[Path], dict[str, torch.Tensor]]:
 
     def read(path: Path) -> dict[str, torch.Tensor]:
         loaded = load_model(path)
-        return {**loaded.model.state_dict(), **loaded.rest}
+        return {**loaded.model.state_dict(), **loaded.extra_tensors}
 
     return read
 

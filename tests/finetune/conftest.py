@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.tokenizer.formats import folder as tokenizer_folder
@@ -31,7 +31,7 @@ def tiny_model(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -
         max_positions=32,
         initializer_range=0.1,
     )
-    native.write(Parts("native", config, MaskedLM(config).state_dict(), folder), folder, torch.float32)
+    native.write(SourceCheckpoint("native", config, MaskedLM(config).state_dict(), folder), folder, torch.float32)
     tokenizer_folder.copy(tiny_tokenizer, folder / native.TOKENIZER)
     return folder
 

@@ -114,7 +114,7 @@ def test_a_model_that_packs_computes_the_short_texts_at_once_and_gives_them_back
 
 
 def test_reading_a_checkpoint_does_not_import_torch_s_compiler(one_golden: Path) -> None:
-    program = "import sys; from biomlm.convert.load import read_parts; read_parts(sys.argv[1]); print(*sys.modules)"
+    program = "import sys; from biomlm.convert.load import read_source; read_source(sys.argv[1]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, one_golden], capture_output=True, text=True, check=True)
     assert "biomlm.convert.load" in done.stdout.split()
     assert "torch._dynamo" not in done.stdout.split()

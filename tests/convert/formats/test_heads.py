@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from biomlm.convert.commands import convert as command_module
 from biomlm.convert.commands.check import differences
 from biomlm.convert.formats import hf, native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import load_model
 from biomlm.core.cli import run as command
 from biomlm.core.errors import CheckpointError, ConversionError, MismatchError
@@ -166,14 +166,17 @@ def test_every_head_is_compared(name: str, to: str, tmp_path: Path, convert: Con
     assert good["max_difference_heads"], "there are heads"
     assert all(value <= 1e-5 for value in good["max_difference_heads"].values())
     for head in good["max_difference_heads"]:
-        for tensor in load_model(tmp_path / "source").rest:
+        for tensor in load_model(tmp_path / "source").extra_tensors:
             if not tensor.startswith(f"{head}.") or not tensor.endswith("weight"):
                 continue
             writer = {"hf": hf, "native": native}[to]
             write = writer.write
 
-            def wrong(parts: Parts, *rest: Any, write: Any = write, tensor: str = tensor) -> Any:
-                return write(replace(parts, rest={**parts.rest, tensor: parts.rest[tensor] * -3}), *rest)
+            def wrong(parts: SourceCheckpoint, *rest: Any, write: Any = write, tensor: str = tensor) -> Any:
+                return write(
+                    replace(parts, extra_tensors={**parts.extra_tensors, tensor: parts.extra_tensors[tensor] * -3}),
+                    *rest,
+                )
 
             monkeypatch.setitem(command_module.WRITERS, to, wrong)
             with pytest.raises(ConversionError, match=f"the head {re.escape(head)}"):
@@ -229,9 +232,12 @@ def test_fairseqs_heads_are_computed_by_transformers(
     assert value <= 1e-5
     write = hf.write
 
-    def wrong(parts: Parts, *others: Any) -> Any:
+    def wrong(parts: SourceCheckpoint, *others: Any) -> Any:
         return write(
-            replace(parts, rest={k: v * (-3 if "out_proj" in k else 1) for k, v in parts.rest.items()}), *others
+            replace(
+                parts, extra_tensors={k: v * (-3 if "out_proj" in k else 1) for k, v in parts.extra_tensors.items()}
+            ),
+            *others,
         )
 
     monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
@@ -245,8 +251,10 @@ def test_what_computes_nothing_is_written_as_it_was(
     """The positions' unused rows, which no output depends on."""
     write = hf.write
 
-    def wrong(parts: Parts, *others: Any) -> Any:
-        return write(replace(parts, rest={name: tensor * -3 for name, tensor in parts.rest.items()}), *others)
+    def wrong(parts: SourceCheckpoint, *others: Any) -> Any:
+        return write(
+            replace(parts, extra_tensors={name: tensor * -3 for name, tensor in parts.extra_tensors.items()}), *others
+        )
 
     monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
     with pytest.raises(

@@ -189,7 +189,9 @@ def test_a_token_classifier_of_ours_loads_in_transformers(run_folder: Path, conv
     assert torch.equal(read.classifier.weight, rest["classification_heads.classifier.weight"])
     assert read.config.id2label == {0: "O", 1: "B", 2: "I"}
     back = load_model(convert(folder, "native", "back"))
-    assert torch.equal(back.rest["classification_heads.classifier.bias"], rest["classification_heads.classifier.bias"])
+    assert torch.equal(
+        back.extra_tensors["classification_heads.classifier.bias"], rest["classification_heads.classifier.bias"]
+    )
     assert back.facts["id2label"] == labels["id2label"]
     with pytest.raises(MismatchError, match="no head"):
         convert(run_folder, "fairseq")

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from biomlm.convert.formats import fairseq
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 
@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
     """fairseq's format, 12 kB."""
     torch.manual_seed(0)
     config = EncoderConfig(40, 8, 2, 2, 12, max_positions=9)
-    fairseq.write(Parts("native", config, MaskedLM(config).state_dict(), tmp_path), tmp_path, torch.float32)
+    fairseq.write(SourceCheckpoint("native", config, MaskedLM(config).state_dict(), tmp_path), tmp_path, torch.float32)
     return tmp_path / "model.pt"
 
 

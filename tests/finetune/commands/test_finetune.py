@@ -90,7 +90,7 @@ def test_dev_selects_the_epoch_and_the_model(whole: Path) -> None:
 def test_the_run_folder_is_a_model(whole: Path, tiny_model: Path) -> None:
     loaded = load_model(whole)
     assert loaded.facts["id2label"] == {"0": "O", "1": "B-Drug", "2": "I-Drug"}
-    assert loaded.rest["classification_heads.classifier.weight"].shape == (3, 32)
+    assert loaded.extra_tensors["classification_heads.classifier.weight"].shape == (3, 32)
     before = load_model(tiny_model).model.state_dict()
     after = loaded.model.state_dict()
     assert not torch.equal(after["encoder.layers.0.mlp.up.weight"], before["encoder.layers.0.mlp.up.weight"])

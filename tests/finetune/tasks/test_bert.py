@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.finetune.training import checkpoint
@@ -28,7 +28,7 @@ def sentence_encoder(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFact
     config = EncoderConfig(size, 32, 2, 2, 64, max_positions=32, type_vocab_size=2, shape="bert", initializer_range=0.1)
     tensors = {name: t for name, t in MaskedLM(config).state_dict().items() if not name.startswith("head.")}
     pooler = {"pooler.dense.weight": torch.randn(32, 32) / 6, "pooler.dense.bias": torch.randn(32)}
-    native.write(Parts("native", config, tensors, folder, pooler, has_head=False), folder, torch.float32)
+    native.write(SourceCheckpoint("native", config, tensors, folder, pooler, has_head=False), folder, torch.float32)
     tokenizer_folder.copy(tiny_tokenizer, folder / native.TOKENIZER)
     return folder
 
@@ -47,7 +47,9 @@ def run(model: Path, tmp_path: Path, *more: str) -> Path:
 def test_the_pretrained_pooler_is_taken_over(sentence_encoder: Path, tmp_path: Path) -> None:
     out = run(sentence_encoder, tmp_path, "--optim.lr", "1e-12")
     before, after = load_model(sentence_encoder), load_model(out)
-    assert torch.allclose(after.rest["pooler.dense.weight"], before.rest["pooler.dense.weight"], atol=1e-6)
+    assert torch.allclose(
+        after.extra_tensors["pooler.dense.weight"], before.extra_tensors["pooler.dense.weight"], atol=1e-6
+    )
     assert not after.has_head  # what the source lacked is not made up
 
 

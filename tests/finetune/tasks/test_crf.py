@@ -82,7 +82,7 @@ def test_a_run_learns_transitions_and_predict_decodes_with_them(tiny_model: Path
     assert cli.run(["finetune", *argv, *more]) == 0
     scores: dict[str, Any] = read_json(run / "scores.json")
     assert scores["test"]["f1"] > 0.9
-    learnt = load_model(run).rest["classification_heads.transitions"]
+    learnt = load_model(run).extra_tensors["classification_heads.transitions"]
     assert learnt[1, 2] > learnt[0, 2]  # I-Drug stands behind B-Drug, not behind O
     said = [orjson.loads(line) for line in (run / "seed_1/predictions.jsonl").read_bytes().splitlines()]
     words = [line.split("\t")[0] for line in (toy / "test.tsv").read_text().splitlines()]

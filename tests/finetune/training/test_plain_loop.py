@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import Parts
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.finetune.config import BatchConfig, FinetuneConfig, OptimConfig
@@ -28,7 +28,7 @@ def without_dropout(tiny_model: Path, tmp_path: Path) -> Path:
     config = replace(loaded.config, hidden_dropout=0.0, attention_dropout=0.0)
     folder = tmp_path / "model"
     folder.mkdir()
-    native.write(Parts("native", config, loaded.model.state_dict(), folder), folder, torch.float32)
+    native.write(SourceCheckpoint("native", config, loaded.model.state_dict(), folder), folder, torch.float32)
     tokenizer_folder.copy(tiny_model / native.TOKENIZER, folder / native.TOKENIZER)
     return folder
 

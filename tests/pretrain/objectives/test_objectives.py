@@ -165,7 +165,7 @@ def test_pooler_and_classifier_go_to_hugging_face_and_come_back(
     assert torch.equal(theirs.bert.pooler.dense.weight, own["pooler.dense.weight"])
     assert torch.equal(theirs.cls.seq_relationship.bias, own["seq_relationship.bias"])
     loaded = load_model(run)
-    assert {name: tensor.shape for name, tensor in loaded.rest.items()} == {n: t.shape for n, t in own.items()}
+    assert {name: tensor.shape for name, tensor in loaded.extra_tensors.items()} == {n: t.shape for n, t in own.items()}
 
     for kind, taken in (("nsp", {"pooler", "seq_relationship"}), ("drp", {"pooler"})):
         capsys.readouterr()
