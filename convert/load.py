@@ -65,13 +65,13 @@ class Loaded:
             **self.model.state_dict(),
             **{f"{REST}{name}": tensor for name, tensor in self.extra_tensors.items()},
         }
-        known = {
+        content = {
             "config": asdict(self.config),
             "has_head": self.has_head,
             "tokenizer": contents(self.tokenizer_dir) if self.tokenizer_dir else None,
             "tensors": {name: [str(t.dtype), list(t.shape), _sha256(t)] for name, t in tensors.items()},
         }
-        return digest(known)
+        return digest(content)
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -59,7 +59,7 @@ class Head:
 def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
     """The heads that a model has whole; the activation of each is `tanh`, or its reader has refused it."""
     modules = sorted({name.rpartition(".")[0] for name in extra_tensors})
-    found = [
+    heads = [
         Head("pooler" if module == "pooler.dense" else module, module, len(extra_tensors[f"{module}.weight"]))  # type: ignore[arg-type]
         for module in modules
         if module in ("pooler.dense", "seq_relationship", "qa_outputs")
@@ -68,8 +68,8 @@ def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> li
     for module in sorted({".".join(m.split(".")[:2]) for m in modules if m.startswith(CLASSIFIERS)}):
         last = f"{module}.out_proj" if f"{module}.out_proj.weight" in extra_tensors else module
         if {f"{last}.weight", f"{last}.bias"} <= extra_tensors.keys():
-            found.append(Head(_task(extra_tensors, facts, module), module, len(extra_tensors[f"{last}.weight"])))
-    return found
+            heads.append(Head(_task(extra_tensors, facts, module), module, len(extra_tensors[f"{last}.weight"])))
+    return heads
 
 
 def _task(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
@@ -78,8 +78,8 @@ def _task(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any], module:
         return "sequence"
     stated = facts.get("architectures")
     names = [str(name) for name in stated] if isinstance(stated, list) else []
-    known = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
-    return next(known, "sequence" if "pooler.dense.weight" in extra_tensors else "tokens")
+    kinds = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
+    return next(kinds, "sequence" if "pooler.dense.weight" in extra_tensors else "tokens")
 
 
 def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtype: torch.dtype, file: Path) -> None:
@@ -140,17 +140,17 @@ def by_formula(
     pooled_bh = apply("pooler.dense", first_bh).tanh() if "pooler.dense.weight" in extra_tensors else first_bh
     if config.shape == "modernbert":
         pooled_bh = prepared(torch.stack([x_th.mean(0) for x_th in hidden]) if mean else first_bh)
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for head in heads:
         if head.kind == "pooler":
-            found[head.module] = pooled_bh
+            outputs[head.module] = pooled_bh
         elif f"{head.module}.out_proj.weight" in extra_tensors:
-            found[head.module] = apply(f"{head.module}.out_proj", apply(f"{head.module}.dense", first_bh).tanh())
+            outputs[head.module] = apply(f"{head.module}.out_proj", apply(f"{head.module}.dense", first_bh).tanh())
         elif head.kind in ("seq_relationship", "sequence", "choice"):
-            found[head.module] = apply(head.module, pooled_bh)
+            outputs[head.module] = apply(head.module, pooled_bh)
         else:
-            found[head.module] = apply(head.module, prepared(tokens_th))
-    return found
+            outputs[head.module] = apply(head.module, prepared(tokens_th))
+    return outputs
 
 
 def by_transformers(
@@ -162,7 +162,7 @@ def by_transformers(
         heads: Which.
         sequences: Of token ids.
         architecture: The folder's.
-        load: Class name, number of labels → the model and what its loading said.
+        load: Class name, number of labels → the model and what its loading reported.
         file: The folder, for messages.
 
     Raises:
@@ -170,14 +170,14 @@ def by_transformers(
     """
     longest = max(map(len, sequences))
     real_bl = torch.arange(longest) < torch.tensor([len(s) for s in sequences])[:, None]
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for head in heads:
         family = architecture.masked_lm.removesuffix("ForMaskedLM")
         name = architecture.base if head.kind == "pooler" else f"{family}{CLASSES[head.kind]}"
-        model, said = load(name, head.classes)
-        if said["missing_keys"]:
+        model, report = load(name, head.classes)
+        if report["missing_keys"]:
             problem = (
-                f"its {head.module} is no head of transformers' {name}, which wants {sorted(said['missing_keys'])[0]}"
+                f"its {head.module} is no head of transformers' {name}, which wants {sorted(report['missing_keys'])[0]}"
             )
             raise ConversionError(problem, file=file, remedy="Convert to native, or remove that head.")
         padding = model.config.pad_token_id
@@ -185,9 +185,9 @@ def by_transformers(
         choice = (slice(None), None) if head.kind == "choice" else ()
         out = model(ids_bl[choice], attention_mask=real_bl.long()[choice])
         if head.kind == "pooler":
-            found[head.module] = out.pooler_output
+            outputs[head.module] = out.pooler_output
         elif head.kind == "qa_outputs":
-            found[head.module] = torch.stack([out.start_logits, out.end_logits], -1)[real_bl]
+            outputs[head.module] = torch.stack([out.start_logits, out.end_logits], -1)[real_bl]
         else:
-            found[head.module] = out.logits[real_bl] if head.kind == "tokens" else out.logits
-    return found
+            outputs[head.module] = out.logits[real_bl] if head.kind == "tokens" else out.logits
+    return outputs

@@ -120,10 +120,10 @@ class HuggingFace:
         self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
 
     def _load(self, name: str, labels: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """A class of transformers with the folder's weights, and what its loading said."""
+        """A class of transformers with the folder's weights, and what its loading reported."""
         import transformers
 
-        said = transformers.utils.logging.get_verbosity()
+        verbosity = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
         loaded, info = getattr(transformers, name).from_pretrained(
@@ -134,7 +134,7 @@ class HuggingFace:
             output_loading_info=True,
             **({} if labels is None else {"num_labels": labels}),
         )
-        transformers.utils.logging.set_verbosity(said)
+        transformers.utils.logging.set_verbosity(verbosity)
         for module in loaded.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Product
@@ -209,9 +209,9 @@ def states(model: Computes, groups: Batches, name: str) -> Iterator[list[Tensor]
     with progress(name, sum(depths), "layers") as bar:
         for batches, depth in zip(rounds, depths, strict=True):
             with shortened(*model.layers, depth, bar):
-                found = model.hidden([sequence for batch in batches for sequence in batch])
+                hidden = model.hidden([sequence for batch in batches for sequence in batch])
             tokens = [sum(len(sequence) for sequence in batch) for batch in batches]
-            for of_batch in zip(*(torch.split(state_th, tokens) for state_th in found), strict=True):
+            for of_batch in zip(*(torch.split(state_th, tokens) for state_th in hidden), strict=True):
                 yield list(of_batch)
 
 
@@ -248,7 +248,7 @@ class Recording:
         groups: The inputs.
         hidden: For every batch, its hidden states.
         logits: For every batch that went through all layers, its logits; None without a head.
-        known: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
+        vocabulary: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
         heads: Outputs of the other heads on `probes`, by the heads' names.
         wanted: Those heads.
     """
@@ -256,7 +256,7 @@ class Recording:
     groups: Batches
     hidden: list[list[Tensor]]
     logits: list[Tensor] | None
-    known: int
+    vocabulary: int
     heads: dict[str, Tensor] = field(default_factory=dict)
     wanted: Sequence[Head] = ()
 
@@ -292,9 +292,9 @@ def record(
     hidden = list(states(model, groups, "check: source"))
     outputs = [layers[-1] for layers in hidden if len(layers) == len(hidden[0])]
     head = model.head()
-    known = tokenizer.vocab_size if tokenizer else config.vocab_size
+    vocabulary = tokenizer.vocab_size if tokenizer else config.vocab_size
     others = model.others(heads, probes(groups)) if heads else {}
-    return Recording(groups, hidden, scores(head, outputs) if head else None, known, others, heads)
+    return Recording(groups, hidden, scores(head, outputs) if head else None, vocabulary, others, heads)
 
 
 def probes(groups: Batches) -> list[list[int]]:
@@ -322,7 +322,7 @@ class Differences:
     heads: dict[str, float] = field(default_factory=dict)
 
     @property
-    def said(self) -> str:
+    def summary_text(self) -> str:
         """The logits' difference, for a summary."""
         return "no masked-LM head" if self.logits is None else f"{self.logits:.2e}"
 
@@ -354,28 +354,28 @@ class Differences:
 @torch.inference_mode()
 def compare(a: Recording, model: Computes) -> Differences:
     """Compute a second model on the same inputs; magnitudes of the first are the measure."""
-    found = Differences([0.0] * len(a.hidden[0]))
+    differences = Differences([0.0] * len(a.hidden[0]))
     outputs: list[Tensor] = []
-    for group, ours, theirs in zip(a.groups, a.hidden, states(model, a.groups, "check: target"), strict=True):
-        for i, (x_th, y_th) in enumerate(zip(ours, theirs, strict=True)):
-            found.hidden[i] = _worse(found.hidden[i], x_th, y_th)
-        outputs += [theirs[-1]] if len(theirs) == len(a.hidden[0]) else []
-        found.texts += len(group)
-        found.tokens += len(ours[0])
+    for group, a_hidden, b_hidden in zip(a.groups, a.hidden, states(model, a.groups, "check: target"), strict=True):
+        for i, (x_th, y_th) in enumerate(zip(a_hidden, b_hidden, strict=True)):
+            differences.hidden[i] = _worse(differences.hidden[i], x_th, y_th)
+        outputs += [b_hidden[-1]] if len(b_hidden) == len(a.hidden[0]) else []
+        differences.texts += len(group)
+        differences.tokens += len(a_hidden[0])
     head = model.head()
     if a.logits and head:
-        found.logits = 0.0
+        differences.logits = 0.0
         for x_mv, y_mv in zip(a.logits, scores(head, outputs), strict=True):
-            found.logits = _worse_logits(found.logits, x_mv, y_mv, a.known)
+            differences.logits = _worse_logits(differences.logits, x_mv, y_mv, a.vocabulary)
     others = model.others(a.wanted, probes(a.groups)) if a.wanted else {}
-    found.heads = {name: _worse(0.0, output, others[name]) for name, output in a.heads.items()}
-    return found
+    differences.heads = {name: _worse(0.0, output, others[name]) for name, output in a.heads.items()}
+    return differences
 
 
-def _worse_logits(so_far: float, a_mv: Tensor, b_mv: Tensor, known: int) -> float:
+def _worse_logits(so_far: float, a_mv: Tensor, b_mv: Tensor, vocabulary: int) -> float:
     """Compare the tokenizer's own ids, and apart from them the padded ones: a bias of -10,000 must not set the measure for all."""
     rows = min(a_mv.shape[1], b_mv.shape[1])
-    for part in (slice(0, min(known, rows)), slice(known, rows)):
+    for part in (slice(0, min(vocabulary, rows)), slice(vocabulary, rows)):
         if part.start < part.stop:
             so_far = _worse(so_far, a_mv[:, part], b_mv[:, part])
     return so_far

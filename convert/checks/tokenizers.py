@@ -26,7 +26,7 @@ class Agreement:
     sentences: int
 
     @property
-    def said(self) -> str:
+    def summary_text(self) -> str:
         """For a summary."""
         return (
             f"{self.equal} of {self.sentences}" if self.sentences else "no tokenizer found: none written (--tokenizer)"
@@ -59,17 +59,17 @@ def agree(source: Tokenizer | None, to: Kind, folder: Path, *, words: bool = Fal
         return Agreement(0, 0)
     examples = [text for text in [*sentences(), *texts()] if "<mask>" not in text]
     front = " " if words and to == "hf" else ""
-    ours = source.encode_batch([front + text if text and text[0] != " " else text for text in examples])
+    source_ids = source.encode_batch([front + text if text and text[0] != " " else text for text in examples])
     if to == "hf":
-        theirs = [
+        written_ids = [
             [source.ids.unk if i >= source.vocab_size else i for i in ids] for ids in _transformers(folder, examples)
         ]
     elif to == "native":
-        theirs = tokenizer_folder.load(folder / "tokenizer").encode_batch(examples)
+        written_ids = tokenizer_folder.load(folder / "tokenizer").encode_batch(examples)
     else:
         dict_txt, encoder_json, vocab_bpe = (folder / name for name in fairseq_files.FILES)
-        theirs = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(examples)
-    return Agreement(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(examples))
+        written_ids = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(examples)
+    return Agreement(sum(a == b for a, b in zip(source_ids, written_ids, strict=True)), len(examples))
 
 
 def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:

@@ -17,13 +17,14 @@ def run(config: CompareConfig) -> None:
         ConversionError: A difference is above the tolerance.
     """
     a, b = load_model(config.a), load_model(config.b)
-    found = differences(a, b)
-    rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(found.hidden)}
-    heads = {name: f"{value:.2e}" for name, value in found.heads.items()}
+    result = differences(a, b)
+    rows = {("embeddings" if not i else f"layer {i}"): f"{value:.2e}" for i, value in enumerate(result.hidden)}
+    heads = {name: f"{value:.2e}" for name, value in result.heads.items()}
     summary(
-        f"biomlm convert check: {a.kind} and {b.kind}", {**rows, "logits": found.said, **heads, "texts": found.texts}
+        f"biomlm convert check: {a.kind} and {b.kind}",
+        {**rows, "logits": result.summary_text, **heads, "texts": result.texts},
     )
-    where = found.first_above(config.tolerance)
+    where = result.first_above(config.tolerance)
     if where:
         raise ConversionError(
             f"the two differ by more than {config.tolerance:g}, first in {where}",
@@ -39,10 +40,12 @@ def differences(a: Loaded, b: Loaded) -> Differences:
         MismatchError: They have different shapes.
     """
     for name in ("num_hidden_layers", "hidden_size"):
-        ours, theirs = getattr(a.config, name), getattr(b.config, name)
-        if ours != theirs:
+        value_a, value_b = getattr(a.config, name), getattr(b.config, name)
+        if value_a != value_b:
             raise MismatchError(
-                f"{name} is {theirs}, and {ours} in {a.source}", file=b.source, remedy="Compare models of one shape."
+                f"{name} is {value_b}, and {value_a} in {a.source}",
+                file=b.source,
+                remedy="Compare models of one shape.",
             )
     small, large = sorted((a, b), key=lambda model: model.config.vocab_size)
     place = next((model.tokenizer_dir for model in (small, large) if model.tokenizer_dir), None)

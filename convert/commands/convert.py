@@ -106,11 +106,11 @@ def shown(account: Mapping[str, Any], differences: Differences, agreement: Agree
         "to": account["target_kind"],
         "weights": account["weights"],
         "texts compared": differences.texts,
-        "largest difference of logits": differences.said,
+        "largest difference of logits": differences.summary_text,
         "largest difference of hidden states": f"{max(differences.hidden):.2e}",
         **{f"largest difference of {name}": f"{value:.2e}" for name, value in differences.heads.items()},
         "left out": ", ".join(account["left_out"]) or "nothing",
-        "sentences on which tokenizers agree": agreement.said,
+        "sentences on which tokenizers agree": agreement.summary_text,
     }
 
 
@@ -129,8 +129,8 @@ def _refuse(config: ConvertConfig) -> None:
         ConfigError: There is something at the target that may not be replaced.
     """
     target = Path(config.dst)
-    here = Path.cwd().resolve()
-    if target.resolve() in (here, *here.parents):
+    working = Path.cwd().resolve()
+    if target.resolve() in (working, *working.parents):
         raise ConfigError("this folder is or holds the one you work in", file=target, remedy="Give another DST.")
     refuse_target(
         target, [config.src, config.tokenizer], option="DST", ours=lambda place: nothing(place) or is_conversion(place)
@@ -211,8 +211,8 @@ def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[s
     if not source.has_head or wanted == config.head_activation:
         return source, left_out
     changed = replace(config, head_activation=wanted)
-    said = f"the head's activation, {config.head_activation}: {wanted} instead"
-    return replace(source, config=changed), [*left_out, said]
+    change = f"the head's activation, {config.head_activation}: {wanted} instead"
+    return replace(source, config=changed), [*left_out, change]
 
 
 def sorted_out(source: SourceCheckpoint, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:

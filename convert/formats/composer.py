@@ -104,8 +104,8 @@ def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
 def _running_mean(algorithms: Any) -> dict[str, Tensor]:
     """The weights that Composer's EMA algorithm keeps (composer/algorithms/ema/ema.py); none if it did not run."""
     pairs = algorithms.items() if isinstance(algorithms, dict) else algorithms if isinstance(algorithms, list) else ()
-    for _, said in (pair for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2):
-        kept = _dictionary(_dictionary(said).get("ema_model"))
+    for _, state in (pair for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2):
+        kept = _dictionary(_dictionary(state).get("ema_model"))
         named = {**_dictionary(kept.get("parameters")), **_dictionary(kept.get("buffers"))}
         if named:
             return {name: value for name, value in named.items() if isinstance(value, Tensor)}
@@ -125,10 +125,10 @@ def modern(flex: Mapping[str, Any], file: Path) -> dict[str, Any]:
             raise CheckpointError(problem, file=file, remedy=remedy)
     local = flex.get("local_attn_rotary_emb_base", -1)
     theta = {"local_rope_theta": flex.get("rotary_emb_base") if local in (-1, None) else local}
-    known = {name: flex[key] for name, key in KEYS.items() if key in flex}
+    stated = {name: flex[key] for name, key in KEYS.items() if key in flex}
     return (
         {"model_type": "modernbert", "norm_eps": norms.get("eps", 1e-5), "norm_bias": norms.get("bias", False)}
-        | known
+        | stated
         | theta
     )
 
@@ -142,8 +142,8 @@ def _renamed(name: str) -> str:
 def _tokenizer(files: Mapping[str, Any]) -> Path | None:
     """Write the tokenizer's files that a checkpoint holds into a scratch folder."""
     folder = scratch()
-    for stem, said in files.items():
-        entry = _dictionary(said)
+    for stem, stored in files.items():
+        entry = _dictionary(stored)
         name, content = f"{stem}{entry.get('file_extension')}", entry.get("content")
         if name in FILES and isinstance(content, dict):
             write_json(folder / name, content)

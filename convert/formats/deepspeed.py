@@ -79,8 +79,8 @@ def master_weights(tag: Path) -> dict[str, Tensor]:
 
 
 def _rank(file: Path) -> int:
-    found = re.search(r"zero_pp_rank_(\d+)_", file.name)
-    return int(found[1]) if found else 0
+    match = re.search(r"zero_pp_rank_(\d+)_", file.name)
+    return int(match[1]) if match else 0
 
 
 def _optimizer(file: Path) -> Mapping[str, Any]:

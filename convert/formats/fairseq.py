@@ -136,7 +136,7 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpo
     """
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         remedy = "Give the file that fairseq-train wrote; or, if it is transformers', its folder with config.json."
-        raise _refused(file, f"this holds no fairseq model, but {_said(state)}", remedy)
+        raise _refused(file, f"this holds no fairseq model, but {_contents(state)}", remedy)
     tensors = modern({k: v for k, v in state["model"].items() if isinstance(v, Tensor)})
     settings = _settings(state)
     config = encoder_config(tensors, settings, file)
@@ -148,8 +148,8 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpo
     last = history[-1] if isinstance(history, list) and history else None
     if isinstance(last, dict) and isinstance(last.get("num_updates"), int):
         facts["updates"] = last["num_updates"]
-    made = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file)
-    place, loaded = made or (tokenizer, None)
+    beside = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file)
+    place, loaded = beside or (tokenizer, None)
     mean = _running_mean(state)
     averaged = (lambda: read({**state, "model": mean, "extra_state": None}, file, tokenizer)) if mean else None
     return SourceCheckpoint("fairseq", config, native, file, extra, place, facts, tokenizer=loaded, averaged=averaged)
@@ -166,7 +166,7 @@ def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {**kept, **precise} if floats <= precise.keys() else kept
 
 
-def _said(state: Any) -> str:
+def _contents(state: Any) -> str:
     """What a file holds instead of a checkpoint of fairseq's, by its names."""
     if not isinstance(state, dict):
         return "a tensor" if isinstance(state, Tensor) else f"a {type(state).__name__}"
@@ -182,12 +182,12 @@ def choose(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    found = sorted(p.name for p in path.glob("*.pt"))
-    named = [name for name in PREFERRED if name in found] or (found if len(found) == 1 else [])
-    if not named:
-        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise _refused(path, f"this folder holds {len(found)} checkpoints: {some}", "Give the path of one of them.")
-    return path / named[0]
+    names = sorted(p.name for p in path.glob("*.pt"))
+    preferred = [name for name in PREFERRED if name in names] or (names if len(names) == 1 else [])
+    if not preferred:
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise _refused(path, f"this folder holds {len(names)} checkpoints: {some}", "Give the path of one of them.")
+    return path / preferred[0]
 
 
 def modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -284,8 +284,8 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
         MismatchError: The dictionary is not the checkpoint's, or there is none and the tokenizer's order cannot be that of one.
         DataError: The dictionary is not the tokenizer's.
     """
-    found = [next((f / name for f in folders if (f / name).is_file()), None) for name in TOKENIZER_FILES]
-    dict_txt, encoder_json, vocab_bpe = found
+    files = [next((f / name for f in folders if (f / name).is_file()), None) for name in TOKENIZER_FILES]
+    dict_txt, encoder_json, vocab_bpe = files
     if dict_txt:
         ids = len(order([symbol for symbol, _ in read_dict(dict_txt)]))
         if ids != config.vocab_size:

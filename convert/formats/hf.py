@@ -286,8 +286,8 @@ def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
             remedy="Convert to native, or remove all but one.",
         )
     tensors = {
-        name.replace(neutral, theirs, 1): source.extra_tensors[name]
-        for neutral, theirs in hf_architectures.BY_SHAPE[source.config.shape].extra_names.items()
+        name.replace(neutral, own, 1): source.extra_tensors[name]
+        for neutral, own in hf_architectures.BY_SHAPE[source.config.shape].extra_names.items()
         for name in source.extra_tensors
         if name.startswith(neutral)
     }
@@ -324,8 +324,8 @@ def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int
     if tokenizer is None:
         return {"bos_token_id": 0, "eos_token_id": 2} if source.config.shape == "roberta" else {}
     first, last = tokenizer.ids.bos, tokenizer.ids.eos
-    found = {"bos_token_id": first, "eos_token_id": last}
-    return found | ({"cls_token_id": first, "sep_token_id": last} if source.config.shape == "modernbert" else {})
+    ids = {"bos_token_id": first, "eos_token_id": last}
+    return ids | ({"cls_token_id": first, "sep_token_id": last} if source.config.shape == "modernbert" else {})
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:

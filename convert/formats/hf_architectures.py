@@ -268,8 +268,8 @@ MODERN = Architecture(
     activations=("hidden_activation", "classifier_activation"),
 )
 
-BY_TYPE = {found.model_type: found for found in (ROBERTA, PRELAYERNORM, BERT, MEGATRON, MODERN)}
-BY_SHAPE = {found.shape: found for found in BY_TYPE.values()}
+BY_TYPE = {architecture.model_type: architecture for architecture in (ROBERTA, PRELAYERNORM, BERT, MEGATRON, MODERN)}
+BY_SHAPE = {architecture.shape: architecture for architecture in BY_TYPE.values()}
 
 
 def of(raw: Mapping[str, Any], file: Path) -> Architecture:
@@ -278,8 +278,8 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
     Raises:
         CheckpointError: It is another, or one of ours that computes something else.
     """
-    found = BY_TYPE.get(str(raw.get("model_type")))
-    if found is None:
+    architecture = BY_TYPE.get(str(raw.get("model_type")))
+    if architecture is None:
         stated = (
             f"model_type is {raw['model_type']!r}, which cannot be read"
             if "model_type" in raw
@@ -290,11 +290,11 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
             file=file,
             remedy=f"Give a model of {', '.join(BY_TYPE)}.",
         )
-    for key in filter(None, found.activations):
+    for key in filter(None, architecture.activations):
         if raw.get(key, "gelu") not in list(ACTIVATIONS):  # a list, because a stranger's value may have no hash
             problem = f"{key} is {raw[key]!r}, which cannot be computed"
             raise CheckpointError(problem, file=file, remedy=f"Give a model with {', '.join(ACTIVATIONS)}.")
-    for key, accepted in {**found.demands, **FOREIGN}.items():
+    for key, accepted in {**architecture.demands, **FOREIGN}.items():
         if raw.get(key) not in accepted:
             usual = "Give an encoder of the usual kind."
             own = "Remove it from config.json, if transformers' own class computes the same without it."
@@ -308,7 +308,7 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
         if isinstance(rope, dict) and any(rope.get(key, usual) != usual for key, usual in ROTARY.items()):
             problem = f"the rotary positions of {name} are scaled or partial"
             raise CheckpointError(problem, file=file, remedy="Give a model with rotary positions of the usual kind.")
-    return found
+    return architecture
 
 
 def head_activation(config: EncoderConfig) -> Activation:
@@ -327,20 +327,20 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
         TypeError, ValueError: One is of another kind than it should be.
     """
     defaults = DEFAULTS | {"pad_token_id": architecture.pad}
-    found = {field: raw[key] if key in raw else defaults[key] for field, key in architecture.keys.items()}
-    front = found["pad_token_id"] + 1 if architecture.table.behind_padding else 0
+    values = {field: raw[key] if key in raw else defaults[key] for field, key in architecture.keys.items()}
+    front = values["pad_token_id"] + 1 if architecture.table.behind_padding else 0
     for field, key in zip(("activation", "head_activation"), architecture.activations, strict=True):
-        found[field] = ACTIVATIONS[raw.get(key, "gelu")] if key else "gelu"
-    found |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
+        values[field] = ACTIVATIONS[raw.get(key, "gelu")] if key else "gelu"
+    values |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
     if architecture.shape != "modernbert":
-        return found
+        return values
     rope = raw.get("rope_parameters") or {}
     thetas = (
         float(rope.get("full_attention", {}).get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
         float(rope.get("sliding_attention", {}).get("rope_theta", raw.get("local_rope_theta") or 10_000.0)),
     )
     return {
-        **found,
+        **values,
         "local_window": raw.get("local_attention", 128) // 2,
         "global_every": _every(raw),
         "rope_thetas": thetas,
@@ -362,7 +362,7 @@ def keys(config: EncoderConfig) -> dict[str, Any]:
     """`config.json` for a native configuration, without what depends on heads, tokenizer and number type."""
     architecture = BY_SHAPE[config.shape]
     front = config.pad_token_id + 1 if architecture.table.behind_padding else 0
-    found = {
+    stated = {
         "model_type": architecture.model_type,
         "max_position_embeddings": config.max_positions + front,
         **{key: getattr(config, field) for field, key in architecture.keys.items()},
@@ -376,10 +376,10 @@ def keys(config: EncoderConfig) -> dict[str, Any]:
         },
     }
     if config.shape != "modernbert":
-        return found | {"type_vocab_size": max(1, config.type_vocab_size)}
+        return stated | {"type_vocab_size": max(1, config.type_vocab_size)}
     wide, near = config.rope_thetas
     kinds = ["sliding_attention" if config.is_local(i) else "full_attention" for i in range(config.num_hidden_layers)]
-    return found | {
+    return stated | {
         "embedding_dropout": config.hidden_dropout,
         "local_attention": 2 * config.local_window,
         "global_attn_every_n_layers": config.global_every,  # transformers 4 reads these three

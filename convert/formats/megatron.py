@@ -71,8 +71,8 @@ def _iteration(path: Path) -> Path:
     latest = path / LATEST
     if not latest.is_file():
         return path
-    said = latest.read_text(encoding="utf-8", errors="replace").strip()
-    return path / (f"iter_{int(said):07d}" if said.isdecimal() else Path(said).name)
+    iteration = latest.read_text(encoding="utf-8", errors="replace").strip()
+    return path / (f"iter_{int(iteration):07d}" if iteration.isdecimal() else Path(iteration).name)
 
 
 def read(path: Path) -> SourceCheckpoint:
@@ -138,13 +138,13 @@ def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def flatten(model: Mapping[str, Any], prefix: str = "", depth: int = 6) -> dict[str, Tensor]:
     """A rank's nested dictionaries as one, names joined by dots."""
-    found: dict[str, Tensor] = {}
+    flat: dict[str, Tensor] = {}
     for name, value in model.items():
         if isinstance(value, Tensor):
-            found[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = value
         elif isinstance(value, dict) and depth:
-            found |= flatten(value, f"{prefix}{name}.", depth - 1)
-    return found
+            flat |= flatten(value, f"{prefix}{name}.", depth - 1)
+    return flat
 
 
 def merge(ranks: list[dict[str, Tensor]], heads: int, version: float) -> dict[str, Tensor]:
@@ -178,14 +178,14 @@ def merge(ranks: list[dict[str, Tensor]], heads: int, version: float) -> dict[st
 
 def in_order(part: Tensor, heads: int, version: float) -> Tensor:
     """One rank's `query_key_value`, [3 · rows, …], as [3, rows, …] with rows by head."""
-    rest = part.shape[1:]
+    trailing = part.shape[1:]
     size = len(part) // (3 * heads)
     views: dict[int, Callable[[], Tensor]] = {
-        0: lambda: part.view(3, heads, size, *rest),
-        1: lambda: part.view(heads, size, 3, *rest).movedim(2, 0),
-        2: lambda: part.view(heads, 3, size, *rest).movedim(1, 0),
+        0: lambda: part.view(3, heads, size, *trailing),
+        1: lambda: part.view(heads, size, 3, *trailing).movedim(2, 0),
+        2: lambda: part.view(heads, 3, size, *trailing).movedim(1, 0),
     }
-    return views[min(int(version), 2)]().reshape(3, heads * size, *rest)
+    return views[min(int(version), 2)]().reshape(3, heads * size, *trailing)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -211,11 +211,11 @@ def from_native(table: Table, native: Mapping[str, Tensor], extra_tensors: Mappi
     tensors: Tensors = {}
     for name, pieces in stacked.pieces.items():
         names = table.foreign_names(name)
-        parts = pieces if len(pieces) == len(names) else stacked[name].chunk(len(names))
+        blocks = pieces if len(pieces) == len(names) else stacked[name].chunk(len(names))
         if name == POSITIONS and front:
-            rows = extra_tensors.get(FRONT, parts[0].new_zeros(front, parts[0].shape[1]))
-            parts = (torch.cat([rows.to(parts[0].dtype), parts[0]]),)
-        tensors |= zip(names, parts, strict=True)
+            rows = extra_tensors.get(FRONT, blocks[0].new_zeros(front, blocks[0].shape[1]))
+            blocks = (torch.cat([rows.to(blocks[0].dtype), blocks[0]]),)
+        tensors |= zip(names, blocks, strict=True)
     return tensors
 
 
@@ -227,8 +227,8 @@ def common_dtype(tensors: Mapping[str, Tensor]) -> str:
 
 def count_layers(names: Sequence[str], pattern: str) -> int:
     """Layers that a checkpoint has tensors of; `pattern` has one group, the layer's number."""
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    layers = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(layers, default=-1) + 1
 
 
 def _refused(file: Path, problem: str, remedy: str) -> CheckpointError:

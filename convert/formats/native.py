@@ -53,26 +53,26 @@ def read(path: Path) -> SourceCheckpoint:
             `encoder.json`.
     """
     run = _run(path)
-    found = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
-    if found is None:
+    saved = checkpoint.load(path) if run != path else checkpoint.load_latest(run)
+    if saved is None:
         raise CheckpointError("this run has no checkpoint yet", file=run, remedy="Run `biomlm pretrain` on it first.")
     last = _last_step(run) if run == path else None
-    if last is not None and found.step != last:
+    if last is not None and saved.step != last:
         raise CheckpointError(
             "the last checkpoint of this finished run is gone or damaged",
             file=checkpoint.path_of(run, last),
-            remedy=f"Put it back, or name the one that is to be read: {checkpoint.path_of(run, found.step)}.",
+            remedy=f"Put it back, or name the one that is to be read: {checkpoint.path_of(run, saved.step)}.",
         )
-    file = min(checkpoint.path_of(run, found.step).glob("model*.safetensors"))  # of several ranks' rows, the first
-    source = from_tensors(run, found.tensors.get("model", {}), file)
-    facts = {**source.facts, **found.state.get(FACTS, {}), "step": found.step, "dtype": source.facts["dtype"]}
-    own = {name: t for name, t in found.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
-    source = replace(source, extra_tensors={**own, **found.tensors.get(REST, {})}, facts=facts)
-    moments = found.tensors.get("optimizer", {})
-    kept = [name for name in source.tensors if f"{EMA}.{name}" in moments]
+    file = min(checkpoint.path_of(run, saved.step).glob("model*.safetensors"))  # of several ranks' rows, the first
+    source = from_tensors(run, saved.tensors.get("model", {}), file)
+    facts = {**source.facts, **saved.state.get(FACTS, {}), "step": saved.step, "dtype": source.facts["dtype"]}
+    own = {name: t for name, t in saved.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
+    source = replace(source, extra_tensors={**own, **saved.tensors.get(REST, {})}, facts=facts)
+    optimizer = saved.tensors.get("optimizer", {})
+    kept = [name for name in source.tensors if f"{EMA}.{name}" in optimizer]
     if not kept:
         return source
-    return replace(source, averaged=lambda: _averaged(source, {name: moments[f"{EMA}.{name}"] for name in kept}))
+    return replace(source, averaged=lambda: _averaged(source, {name: optimizer[f"{EMA}.{name}"] for name in kept}))
 
 
 def _averaged(source: SourceCheckpoint, mean: Mapping[str, Tensor]) -> SourceCheckpoint:

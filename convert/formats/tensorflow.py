@@ -102,10 +102,10 @@ def load(index: Path) -> dict[str, Tensor]:
         CheckpointError: A file is damaged or missing.
     """
     try:
-        found = {key.decode(): _entry(value) for key, value in _table(index.read_bytes()) if key}
+        entries = {key.decode(): _entry(value) for key, value in _table(index.read_bytes()) if key}
         shards = sorted(index.parent.glob(f"{index.stem}.data-*"))
         maps = [np.memmap(shard, dtype=np.uint8, mode="c") for shard in shards]
-        return {name: _tensor(name, entry, maps) for name, entry in found.items() if not OPTIMISER.fullmatch(name)}
+        return {name: _tensor(name, entry, maps) for name, entry in entries.items() if not OPTIMISER.fullmatch(name)}
     except (IndexError, KeyError, ValueError, struct.error, OverflowError) as error:
         raise CheckpointError(
             f"this is not a whole checkpoint of TensorFlow ({type(error).__name__})",
@@ -188,9 +188,9 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _entry(message: bytes) -> Entry:
     """A BundleEntryProto: 1 dtype, 2 shape (2 dim (1 size)), 3 shard, 4 offset, 5 size."""
-    found = dict(_fields(message))
-    shape = found.get(2, b"")
-    numbers = [found.get(i, 0) for i in (1, 3, 4, 5)]
+    fields = dict(_fields(message))
+    shape = fields.get(2, b"")
+    numbers = [fields.get(i, 0) for i in (1, 3, 4, 5)]
     if not isinstance(shape, bytes) or not all(isinstance(n, int) for n in numbers):
         raise ValueError("an entry of another kind")
     sizes = tuple(_size(dim) for number, dim in _fields(shape) if number == 2)

@@ -135,7 +135,7 @@ def test_without_a_head_the_encoders_are_compared_and_nothing_is_filled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved("BertModel", tmp_path / "a")
-    assert differences(load_model(tmp_path / "a"), load_model(tmp_path / "a")).said == "no masked-LM head"
+    assert differences(load_model(tmp_path / "a"), load_model(tmp_path / "a")).summary_text == "no masked-LM head"
     pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(84)))
     (tmp_path / "a" / "vocab.txt").write_text("\n".join(pieces) + "\n")
     assert command(["convert", "fill", str(tmp_path / "a"), "--sentences", "a <mask>"]) == 2
