@@ -1,4 +1,4 @@
-"""The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; told apart by content."""
+"""The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; distinguished by content."""
 
 import hashlib
 import sys
@@ -60,7 +60,7 @@ class Loaded:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that was read, from however many files: shape, tensors, tokenizer. Training changes the tensors in place."""
+        """The SHA-256 of all that was read, from however many files: shape, tensors, tokenizer. Training changes the tensors in place."""
         tensors = {
             **self.model.state_dict(),
             **{f"{REST}{name}": tensor for name, tensor in self.extra_tensors.items()},
@@ -130,7 +130,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _inside(folder: Path, path: Path) -> Path:
-    """The one folder of an unpacked archive that holds a model."""
+    """Find the one folder of an unpacked archive that holds a model."""
     models: list[Path] = []
     for inner in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
         if not any(model in inner.parents for model in models) and _is_model(inner):
@@ -145,7 +145,7 @@ def _inside(folder: Path, path: Path) -> Path:
 
 
 def load_model(path: str | Path) -> Loaded:
-    """Read a model of any kind into memory (see `read_source` for the errors): its weights, of which a running mean is not taken.
+    """Read a model of any kind into memory (see `read_source` for the errors): its trained weights, never their running mean.
 
     The weights are copied out of the file's mapping: someone who overwrites the file must not change a running teacher.
     """
@@ -173,16 +173,16 @@ class SplitLinear(nn.Module):
         self.parts = nn.ModuleList(Linear(inputs, outputs, bias=bias) for outputs in rows)
 
     def forward(self, x_th: Tensor) -> Tensor:
-        """[t, h] → [t, outputs]."""
+        """Map [t, h] → [t, outputs]."""
         return torch.cat([part(x_th) for part in self.parts], dim=-1)
 
 
 def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = torch.float32) -> MaskedLM:
-    """The model around the given tensors, taken over without a copy where they are of the type already; without a head, it gets a new one.
+    """Build the model around the given tensors, without a copy where they have the type already; without a head, it gets a new one.
 
     Args:
         config: Its shape.
-        tensors: As in `SourceCheckpoint`; a layer whose rows are not put together yet (`Stacked`) is computed as it is, and cannot be
+        tensors: As in `SourceCheckpoint`; a layer whose rows are not concatenated yet (`Stacked`) is computed as it is, and cannot be
             trained.
         dtype: The numbers' type in the model; None for that of each tensor.
     """
@@ -204,7 +204,7 @@ def build(config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dty
 
 
 def new_head(config: EncoderConfig) -> dict[str, Tensor]:
-    """An untrained masked-LM head, initialised as `MaskedLM` does it, the same every time."""
+    """Make an untrained masked-LM head, initialised as `MaskedLM` does it, the same every time."""
     generator = torch.Generator().manual_seed(0)
     head = {name: torch.zeros(shape) for name, shape in shapes(config).items() if name.startswith(HEAD)}
     head["head.norm.weight"].fill_(1)

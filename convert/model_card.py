@@ -52,7 +52,7 @@ def _task(source: SourceCheckpoint) -> str:
 
 
 def body(source: SourceCheckpoint, record: Mapping[str, Any]) -> str:
-    """The card below its header, in Markdown."""
+    """Compose the card below its header, in Markdown."""
     config, logits = source.config, record["max_difference_logits"]
     sizes = {
         "architecture": f"{config.shape} encoder with{'' if source.has_head else 'out'} a masked-LM head",
@@ -93,7 +93,7 @@ def _training(stated: Mapping[str, Any]) -> str:
 
 
 def _stated(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings and results that the source states; paths are left out."""
+    """Collect settings and results that the source states; paths are left out."""
     stated: dict[str, Any] = {"stage": facts.get("stage"), "step": facts.get("step"), "updates": facts.get("updates")}
     for name in ("config", "settings"):
         stated |= flatten(facts.get(name) or {})
@@ -102,7 +102,7 @@ def _stated(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _private(name: str, value: Any) -> bool:
-    """Whether a setting is a path of the machine that trained the model."""
+    """Return whether a setting is a path of the machine that trained the model."""
     return name in HIDDEN or (isinstance(value, str) and ("/" in value or "\\" in value))
 
 

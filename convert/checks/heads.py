@@ -57,7 +57,7 @@ class Head:
 
 
 def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Head]:
-    """The heads that a model has whole; the activation of each is `tanh`, or its reader has refused it."""
+    """Find the heads that a model has whole; the activation of each is `tanh`, or its reader has refused it."""
     modules = sorted({name.rpartition(".")[0] for name in extra_tensors})
     heads = [
         Head("pooler" if module == "pooler.dense" else module, module, len(extra_tensors[f"{module}.weight"]))  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> li
 
 
 def _task(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
-    """What a classifier is computed from: as its class has it; else of the pooler, where there is one, or of every token."""
+    """Tell what a classifier is computed from: what its class takes; else the pooler, where there is one, or every token."""
     if f"{module}.out_proj.weight" in extra_tensors:
         return "sequence"
     stated = facts.get("architectures")
@@ -95,7 +95,7 @@ def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtyp
 
 
 def demand_numbers(source: SourceCheckpoint, file: Path) -> None:
-    """Refuse a source with a number that is none, be it in a row that nothing reads.
+    """Refuse a source that holds NaN or infinity, even in a row that nothing reads.
 
     Raises:
         CheckpointError: A tensor holds NaN or infinity.
@@ -115,7 +115,7 @@ def by_formula(
     extra_tensors: Mapping[str, Tensor],
     mean: bool,
 ) -> dict[str, Tensor]:
-    """Outputs of each head by its module's name.
+    """Compute each head's outputs by the formulas, under its module's name.
 
     Args:
         heads: Which.
@@ -156,7 +156,7 @@ def by_formula(
 def by_transformers(
     heads: Sequence[Head], sequences: Sequence[list[int]], architecture: Architecture, load: Any, file: Path
 ) -> dict[str, Tensor]:
-    """Outputs of each head by its module's name, each by the class that transformers has for it.
+    """Compute each head's outputs, under its module's name, by the class that transformers has for it.
 
     Args:
         heads: Which.

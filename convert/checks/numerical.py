@@ -44,15 +44,15 @@ class Computes(Protocol):
     packs: bool
 
     def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
-        """Hidden states after the embeddings and after each layer, [t, h] each, for the real tokens; the last one is the output, which
-        pre-LN normalises.
+        """Compute hidden states after the embeddings and after each layer, [t, h] each, for the real tokens; the last one is the
+        output, which pre-LN normalises.
         """
 
     def head(self) -> nn.Module | None:
-        """The masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
+        """Give the masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
 
     def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Outputs of other heads by their modules' names (see `checks.heads`)."""
+        """Compute the outputs of other heads, by their modules' names (see `checks.heads`)."""
 
 
 class TiedHead(nn.Module):
@@ -66,7 +66,7 @@ class TiedHead(nn.Module):
         compute_in_float32(self.decoder)
 
     def forward(self, hidden_mh: Tensor) -> Tensor:
-        """[m, h] → [m, v]."""
+        """Map [m, h] → [m, v]."""
         return self.decoder(self.head.transform(hidden_mh))  # type: ignore[no-any-return]
 
 
@@ -100,7 +100,7 @@ class Product(Linear):
     """`nn.Linear` for inputs of any rank, by the product that the native model uses; on an AMD EPYC, transformers' takes twice as long."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, h] → […, outputs]."""
+        """Map […, h] → […, outputs]."""
         return super().forward(x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
 
@@ -120,7 +120,7 @@ class HuggingFace:
         self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
 
     def _load(self, name: str, labels: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """A class of transformers with the folder's weights, and what its loading reported."""
+        """Load a class of transformers with the folder's weights; the model, and what its loading reported."""
         import transformers
 
         verbosity = transformers.utils.logging.get_verbosity()
@@ -199,7 +199,7 @@ def compute_in_float32(model: nn.Module) -> None:
 
 
 def states(model: Computes, groups: Batches, name: str) -> Iterator[list[Tensor]]:
-    """Hidden states of each batch: through all layers, but for the last batch, the longest sequence, through the first.
+    """Compute each batch's hidden states: through all layers, but for the last batch, the longest sequence, through the first ones.
 
     A model that packs computes all the others at once, so that it reads and widens its weights once.
     """
@@ -217,7 +217,7 @@ def states(model: Computes, groups: Batches, name: str) -> Iterator[list[Tensor]
 
 @contextmanager
 def shortened(module: nn.Module, name: str, depth: int, bar: Bar) -> Iterator[None]:
-    """Leave a list of layers with its first `depth` for a while; each moves the bar when it has run."""
+    """Keep only the first `depth` layers of a list inside the `with`; each advances the bar when it has run."""
     layers = getattr(module, name)
     hooks = [layer.register_forward_hook(lambda *_: bar.advance()) for layer in layers[:depth]]
     setattr(module, name, layers[:depth])
@@ -230,19 +230,19 @@ def shortened(module: nn.Module, name: str, depth: int, bar: Bar) -> Iterator[No
 
 
 def scores(head: nn.Module, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Logits [m, v] at up to `MOST_SCORED` positions of each output [t, h]."""
+    """Compute logits [m, v] at up to `MOST_SCORED` positions of each output [t, h]."""
     rows = [x_th[torch.linspace(0, len(x_th) - 1, min(len(x_th), MOST_SCORED)).long()] for x_th in outputs]
     return list(torch.split(head(torch.cat(rows)), [len(rows_mh) for rows_mh in rows]))
 
 
 def place(layer: int) -> str:
-    """The name of a place where hidden states are compared."""
+    """Name a place where hidden states are compared."""
     return f"layer {layer}" if layer else "the embeddings"
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What one model computed, so that it can be let go before the other is loaded: two large ones need not fit together.
+    """What one model computed, kept so that it can be freed before the other is loaded: two large models need not fit into memory together.
 
     Args:
         groups: The inputs.
@@ -261,7 +261,7 @@ class Recording:
     wanted: Sequence[Head] = ()
 
     def demand_numbers(self, file: Path) -> None:
-        """Refuse a source that computes nothing: its fault, and no conversion's.
+        """Refuse a source that computes NaN or infinity: the fault is its own, not the conversion's.
 
         Raises:
             CheckpointError: A hidden state or logit is NaN or infinite.
@@ -298,7 +298,7 @@ def record(
 
 
 def probes(groups: Batches) -> list[list[int]]:
-    """A few sequences, short and longer ones, for heads beside the masked-LM head."""
+    """Choose a few sequences, short and longer ones, for heads beside the masked-LM head."""
     sequences = [sequence for group in groups[:-1] for sequence in group if len(sequence) > 1]
     return sequences[:: max(1, len(sequences) // PROBES)][:PROBES] or groups[-1]
 
@@ -327,7 +327,7 @@ class Differences:
         return "no masked-LM head" if self.logits is None else f"{self.logits:.2e}"
 
     def first_above(self, tolerance: float) -> str | None:
-        """The name of the first layer that differs by more than the tolerance (or by NaN)."""
+        """Name the first layer that differs by more than the tolerance (or by NaN)."""
         for i, value in enumerate(self.hidden):
             if not value <= tolerance:
                 return place(i)
@@ -353,7 +353,7 @@ class Differences:
 
 @torch.inference_mode()
 def compare(a: Recording, model: Computes) -> Differences:
-    """Compute a second model on the same inputs; magnitudes of the first are the measure."""
+    """Compute a second model on the same inputs; differences are relative to the first one's magnitudes."""
     differences = Differences([0.0] * len(a.hidden[0]))
     outputs: list[Tensor] = []
     for group, a_hidden, b_hidden in zip(a.groups, a.hidden, states(model, a.groups, "check: target"), strict=True):
@@ -373,7 +373,7 @@ def compare(a: Recording, model: Computes) -> Differences:
 
 
 def _worse_logits(so_far: float, a_mv: Tensor, b_mv: Tensor, vocabulary: int) -> float:
-    """Compare the tokenizer's own ids, and apart from them the padded ones: a bias of -10,000 must not set the measure for all."""
+    """Compare the logits of the tokenizer's ids, and separately those of padding rows: a bias of -10,000 must not set the scale for all."""
     rows = min(a_mv.shape[1], b_mv.shape[1])
     for part in (slice(0, min(vocabulary, rows)), slice(vocabulary, rows)):
         if part.start < part.stop:
@@ -382,7 +382,7 @@ def _worse_logits(so_far: float, a_mv: Tensor, b_mv: Tensor, vocabulary: int) ->
 
 
 def _worse(so_far: float, a: Tensor, b: Tensor) -> float:
-    """The larger of two differences; NaN wins."""
+    """Return the larger of two differences; NaN wins."""
     scale = max(1.0, float(a.abs().max()))
     new = float((a - b).abs().max()) / scale
     return new if not new <= so_far else so_far

@@ -35,19 +35,19 @@ WITHOUT_TOKENIZER = SpecialIds(bos=0, pad=1, eos=2, unk=3, mask=3)
 
 @cache
 def sentences() -> tuple[str, ...]:
-    """One thousand real sentences, shipped with the project (CC0)."""
+    """Read the one thousand real sentences shipped with the project (CC0)."""
     return tuple(yaml.safe_load(Path(__file__).with_name("sentences.yaml").read_text(encoding="utf-8")))
 
 
 def texts() -> list[str]:
-    """99 texts: the shortest of the sentences' first words, odd ones, and three words each with the middle one masked."""
+    """Give 99 texts: the shortest of the sentences' first words, odd ones, and three words each with the middle one masked."""
     openings = sorted({sentence.split(" ")[0] for sentence in sentences()}, key=lambda word: (len(word), word))
     masked = (sentence.split(" ") for sentence in sentences()[:MASKED])
     return [*openings[:OPENINGS], *ODD, *(f"{words[0]} <mask> {words[2]}" for words in masked)]
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text in which `<mask>` stands for the mask token, with `<s>` and `</s>` around them.
+    """Encode a text in which `<mask>` stands for the mask token, with `<s>` and `</s>` around them.
 
     As in RoBERTa's tokenizer, the mask takes the blank before it along.
     """
@@ -59,7 +59,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def batches(config: EncoderConfig, tokenizer: Tokenizer | None) -> list[list[list[int]]]:
-    """One hundred sequences of token ids; those of like lengths in batches, the shortest with the longer ones, the longest by itself.
+    """Make one hundred sequences of token ids; those of like lengths in batches, the shortest with the longer ones, the longest by itself.
 
     Args:
         config: Longest sequence and vocabulary.
@@ -78,12 +78,12 @@ def batches(config: EncoderConfig, tokenizer: Tokenizer | None) -> list[list[lis
 
 
 def cut(sequence: list[int], most: int) -> list[int]:
-    """The first `most` ids; the last one stays the end of the sequence."""
+    """Keep the first `most` ids; the last one stays the end of the sequence."""
     return sequence if len(sequence) <= most else [*sequence[: most - 1], sequence[-1]]
 
 
 def _random(config: EncoderConfig, length: int, number: int) -> list[int]:
-    """`<s>`, random ids that are no special ones, `</s>`; none of them padding, from which RoBERTa counts its positions."""
+    """Draw `<s>`, random ids that are no special ones, `</s>`; none of them padding, from which RoBERTa counts its positions."""
     low = min(WITHOUT_TOKENIZER.unk, config.vocab_size - 1)
     ids = rng.integers(rng.key(0, "ids", number), np.arange(max(0, length - 2)), low, config.vocab_size)
     drawn, pad = [WITHOUT_TOKENIZER.bos, *ids.tolist(), WITHOUT_TOKENIZER.eos][:length], config.pad_token_id
@@ -91,7 +91,7 @@ def _random(config: EncoderConfig, length: int, number: int) -> list[int]:
 
 
 def _grouped(sequences: Sequence[list[int]]) -> list[list[list[int]]]:
-    """Sequences of rising lengths, so that a batch padded to its longest has few places that are padding."""
+    """Group sequences of rising lengths, so that a batch padded to its longest has little padding."""
     groups: list[list[list[int]]] = [[]]
     for sequence in sequences:
         if groups[-1] and len(sequence) > MOST_STRETCH * len(groups[-1][0]):

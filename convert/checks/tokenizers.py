@@ -27,7 +27,7 @@ class Agreement:
 
     @property
     def summary_text(self) -> str:
-        """For a summary."""
+        """The result, for a summary."""
         return (
             f"{self.equal} of {self.sentences}" if self.sentences else "no tokenizer found: none written (--tokenizer)"
         )
@@ -53,7 +53,7 @@ def agree(source: Tokenizer | None, to: Kind, folder: Path, *, words: bool = Fal
         source: The source's; None if it has none.
         to: The target's format.
         folder: The target.
-        words: Whether the model reads the first word as the others, with a blank in front, which transformers is told.
+        words: Whether the model reads the first word as the others, with a blank in front; the setting is passed to transformers.
     """
     if source is None:
         return Agreement(0, 0)
@@ -73,7 +73,7 @@ def agree(source: Tokenizer | None, to: Kind, folder: Path, *, words: bool = Fal
 
 
 def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:
-    """The ids that a user of transformers gets, without the special tokens around them."""
+    """Give the ids that a user of transformers gets, without the special tokens around them."""
     import transformers
 
     try:

@@ -85,7 +85,7 @@ def run(config: ConvertConfig) -> None:
 
 
 def chosen(source: SourceCheckpoint, config: ConvertConfig) -> tuple[SourceCheckpoint, str]:
-    """The model with the weights asked for, and a word on which they are.
+    """Choose the weights asked for; the model with them, and which they are in words.
 
     Raises:
         CheckpointError: A running mean is asked for, and there is none.
@@ -100,7 +100,7 @@ def chosen(source: SourceCheckpoint, config: ConvertConfig) -> tuple[SourceCheck
 
 
 def shown(account: Mapping[str, Any], differences: Differences, agreement: Agreement) -> dict[str, object]:
-    """The rows of the summary."""
+    """Give the rows of the summary."""
     return {
         "from": account["source_kind"],
         "to": account["target_kind"],
@@ -115,7 +115,7 @@ def shown(account: Mapping[str, Any], differences: Differences, agreement: Agree
 
 
 def preload(to: Kind) -> None:
-    """Import what of transformers takes seconds, if the target is to be computed by it."""
+    """Import the parts of transformers that take seconds, if transformers is to compute the target."""
     if to == "hf":
         from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
 
@@ -123,7 +123,7 @@ def preload(to: Kind) -> None:
 
 
 def _refuse(config: ConvertConfig) -> None:
-    """Never write over what is not a conversion, nor over the source, nor over the folder of work.
+    """Refuse to write over anything but a conversion, over the source, or over the working directory.
 
     Raises:
         ConfigError: There is something at the target that may not be replaced.
@@ -140,7 +140,7 @@ def _refuse(config: ConvertConfig) -> None:
 
 
 def is_conversion(place: Path) -> bool:
-    """Whether a folder holds an earlier conversion and nothing that was put there since."""
+    """Return whether a folder holds an earlier conversion and nothing that was put there since."""
     if not (place / RECORD).is_file():
         return False
     listed = read_json(place / RECORD).get("sha256")
@@ -149,7 +149,7 @@ def is_conversion(place: Path) -> bool:
 
 
 def prepared(source: SourceCheckpoint, config: ConvertConfig) -> SourceCheckpoint:
-    """Load the tokenizer; cut rows that no token has, if so told or if the format needs it (fairseq derives their number from `dict.txt`).
+    """Load the tokenizer; cut rows that no token has, if asked to or if the format needs it (fairseq derives their number from `dict.txt`).
 
     Raises:
         DataError: They cannot be told apart without a tokenizer.
@@ -173,7 +173,7 @@ def prepared(source: SourceCheckpoint, config: ConvertConfig) -> SourceCheckpoin
 
 
 def padded_as(source: SourceCheckpoint, pad_token_id: int) -> SourceCheckpoint:
-    """The same model with the tokenizer's padding, which no real token depends on, unless positions are counted from it in the source.
+    """Set the padding id to the tokenizer's; no real token depends on it, unless the source counts positions from it.
 
     Raises:
         MismatchError: They are.
@@ -190,7 +190,7 @@ def padded_as(source: SourceCheckpoint, pad_token_id: int) -> SourceCheckpoint:
 
 
 def cut_rows(source: SourceCheckpoint, rows: int) -> SourceCheckpoint:
-    """The same model with the first `rows` of its vocabulary only."""
+    """Keep only the first `rows` rows of the vocabulary."""
     cut: dict[str, Tensor] = {name: source.tensors[name][:rows] for name in (WORDS, BIAS) if name in source.tensors}
     tensors = Stacked(source.tensors)
     tensors.update(cut)
@@ -198,8 +198,8 @@ def cut_rows(source: SourceCheckpoint, rows: int) -> SourceCheckpoint:
 
 
 def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[str]]:
-    """Give the masked-LM head the activation that the format has for it (the two GELUs differ by 5e-4 at most); that and all else that
-    the format has no place for, by name.
+    """Give the masked-LM head the activation that the format has for it (the two GELUs differ by 5e-4 at most). Return
+    the model, and the names of this and of all else that the format has no place for.
     """
     config = source.config
     wanted = {
@@ -216,14 +216,14 @@ def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[s
 
 
 def sorted_out(source: SourceCheckpoint, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:
-    """Of what the format has a place for beside the model: the heads, and what belongs to none and computes nothing."""
+    """Sort the extra tensors that the format has a place for: the heads, and tensors that belong to none and compute nothing."""
     kept = {name: tensor for name, tensor in source.extra_tensors.items() if has_place(name, to, source.config)}
     heads = present(kept, source.facts)
     return heads, {n: t for n, t in kept.items() if not any(n.startswith(f"{head.module}.") for head in heads)}
 
 
 def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
-    """Whether a format stores a tensor of `extra_tensors`."""
+    """Return whether a format stores a tensor of `extra_tensors`."""
     if to == "native" or name.startswith(hf.HEADS):
         return True
     behind_padding = to == "fairseq" or BY_SHAPE[config.shape].table.behind_padding
@@ -263,7 +263,7 @@ def write_tokenizer(source: SourceCheckpoint, to: Kind, folder: Path) -> list[Pa
 
 
 def set_prefix_space(folder: Path) -> None:
-    """Have byte-level BPE read a text's first word as the others, with a blank in front: each of its files states that."""
+    """Make byte-level BPE read a text's first word like the others, with a blank in front, in each of its files."""
     settings, file = folder / "tokenizer_config.json", folder / "tokenizer.json"
     write_json(settings, read_json(settings) | {"add_prefix_space": True})
     if file.exists():
@@ -275,7 +275,7 @@ def set_prefix_space(folder: Path) -> None:
 
 
 def bound_length(settings: Path, max_positions: int) -> None:
-    """State a `model_max_length` that the model has positions for: a longer one lets long texts through to an index error."""
+    """State a `model_max_length` that the model has positions for: with a longer one, long texts end in an index error."""
     stated = read_json(settings) if settings.exists() else {}
     length = stated.get("model_max_length")
     if not isinstance(length, (int, float)) or length > max_positions:
@@ -283,14 +283,14 @@ def bound_length(settings: Path, max_positions: int) -> None:
 
 
 def written_model(to: Kind, source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
-    """The target as a model, as read from the files just written, by transformers where it can."""
+    """Load the target from the files just written, by transformers where it can."""
     return HuggingFace(source.weights.parent, source.has_head, dtype) if to == "hf" else ours(source, None)
 
 
 def computed(source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
-    """The source as a model: by transformers where that reads the source itself, else by ours.
+    """Load the source as a model: by transformers where that reads the source itself, else by the native model.
 
-    If another number type was asked for, its weights are rounded first: that loss was wished, and is no fault of the conversion.
+    If another number type was asked for, its weights are rounded first: that loss was asked for, and is no fault of the conversion.
     Likewise the head has the activation that the target has for it.
     """
     as_it_is = source.config.head_activation == hf_architectures.head_activation(source.config)
@@ -301,7 +301,7 @@ def computed(source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
 
 
 def ours(source: SourceCheckpoint, dtype: torch.dtype | None) -> Ours:
-    """A model as the native one with its heads, of the given number type or each tensor's own."""
+    """Build the native model with its heads, in the given number type or each tensor's own."""
     extra_tensors = {
         name: tensor if dtype is None else tensor.to(dtype) for name, tensor in source.extra_tensors.items()
     }
@@ -310,7 +310,7 @@ def ours(source: SourceCheckpoint, dtype: torch.dtype | None) -> Ours:
 
 
 def accounted(source: SourceCheckpoint, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
-    """The content of `conversion.json`, but for what was left out and the hashes."""
+    """Give the content of `conversion.json`, except what was left out and the hashes."""
     assert source.has_head == (differences.logits is not None), "a head was lost"
     return {
         "source_kind": source.kind,

@@ -45,7 +45,7 @@ def run(config: FillConfig) -> None:
 
 @torch.inference_mode()
 def fill(loaded: Loaded, tokenizer: Tokenizer, text: str, top_k: int) -> list[list[dict[str, Any]]]:
-    """For every mask of a text, the likeliest tokens and their probabilities, best first.
+    """Give, for every mask of a text, the likeliest tokens and their probabilities, best first.
 
     Args:
         loaded: The model.

@@ -25,7 +25,7 @@ NAMES = (
     (r"^model\.bert\.", "model."),
     (r"^model\.(?=head|decoder)", ""),
 )
-# What FlexBERT must be told to compute what ModernBERT does.
+# FlexBERT's settings under which it computes what ModernBERT does.
 DEMANDS = {
     "attention_layer": "rope",
     "bert_layer": "prenorm",
@@ -63,7 +63,7 @@ FILES = {f"{stem}.json" for stem in ("tokenizer", "tokenizer_config", "special_t
 
 
 def holds(state: Any) -> bool:
-    """Whether an opened checkpoint is Composer's."""
+    """Return whether an opened checkpoint is Composer's."""
     inner = state.get("state") if isinstance(state, dict) else None
     return isinstance(inner, dict) and isinstance(inner.get("model"), dict)
 
@@ -102,7 +102,7 @@ def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
 
 
 def _running_mean(algorithms: Any) -> dict[str, Tensor]:
-    """The weights that Composer's EMA algorithm keeps (composer/algorithms/ema/ema.py); none if it did not run."""
+    """Read the weights that Composer's EMA algorithm keeps (composer/algorithms/ema/ema.py); none if it did not run."""
     pairs = algorithms.items() if isinstance(algorithms, dict) else algorithms if isinstance(algorithms, list) else ()
     for _, state in (pair for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2):
         kept = _dictionary(_dictionary(state).get("ema_model"))
@@ -113,7 +113,7 @@ def _running_mean(algorithms: Any) -> dict[str, Tensor]:
 
 
 def modern(flex: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """ModernBERT's `config.json` from FlexBERT's settings.
+    """Make ModernBERT's `config.json` from FlexBERT's settings.
 
     Raises:
         CheckpointError: They make something else.

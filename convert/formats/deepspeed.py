@@ -1,7 +1,7 @@
-"""DeepSpeed's ZeRO folders, stages 1 to 3: the float32 master weights, put together from every rank's part without DeepSpeed.
+"""DeepSpeed's ZeRO folders, stages 1 to 3: the float32 master weights, assembled from every rank's part without DeepSpeed.
 
 A folder holds `latest` (the name of a tag) and `TAG/*_model_states.pt` and `TAG/*_optim_states.pt`. The master weights lie flat in the
-optimiser's states: in stages 1 and 2 each rank has a stretch of every group, in stage 3 a stretch of every parameter. The layout is that of
+optimiser's states: in stages 1 and 2 each rank has a slice of every group, in stage 3 a slice of every parameter. The layout is that of
 `deepspeed/utils/zero_to_fp32.py`. The shape stands in `config.json` or `encoder.json` in the folder or above it.
 """
 
@@ -28,7 +28,7 @@ LEVELS = 3  # the tag's folder, the checkpoint's, the run's
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a ZeRO folder, or one tag inside it, without weights put together already."""
+    """Return whether this is a ZeRO folder, or one tag inside it, without weights put together already."""
     return path.is_dir() and not hf.has_weights(path) and any(_tag(path).glob(MODEL))
 
 
@@ -39,7 +39,7 @@ def _tag(path: Path) -> Path:
 
 
 def read(path: Path) -> SourceCheckpoint:
-    """Put a model together.
+    """Assemble a model from its ranks' files.
 
     Raises:
         UnsafeFileError: A file wants to run code.
@@ -59,7 +59,7 @@ def read(path: Path) -> SourceCheckpoint:
 
 
 def master_weights(tag: Path) -> dict[str, Tensor]:
-    """Every parameter in float32, and the buffers, from one tag's folder."""
+    """Assemble every parameter in float32, and the buffers, from one tag's folder."""
     state = torch_file.load(sorted(tag.glob(MODEL))[0])
     ranks = [_optimizer(file) for file in sorted(tag.glob(OPTIMIZER), key=_rank)]
     stage = entries(ranks[0]).get("zero_stage") if ranks else None
@@ -94,7 +94,7 @@ def _optimizer(file: Path) -> Mapping[str, Any]:
 def _whole_groups(
     ranks: list[Mapping[str, Any]], groups: list[dict[str, tuple[int, ...]]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stages 1 and 2: the ranks' stretches of a group, end to end, are its parameters end to end."""
+    """Join stages 1 and 2: the ranks' slices of a group, end to end, are its parameters end to end."""
     for number, shapes in enumerate(groups):
         flat = torch.cat([rank["single_partition_of_fp32_groups"][number] for rank in ranks])
         start = 0
@@ -107,7 +107,7 @@ def _whole_groups(
 def _partitioned(
     ranks: list[Mapping[str, Any]], groups: list[dict[str, tuple[int, ...]]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stage 3: every parameter is cut into as many equal stretches as there are ranks, the last one padded."""
+    """Join stage 3: every parameter is cut into as many equal slices as there are ranks, the last one padded."""
     flats = [torch.cat(list(rank["fp32_flat_groups"])) for rank in ranks]
     start = 0
     for shapes in groups:

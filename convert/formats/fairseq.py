@@ -66,7 +66,7 @@ UNUSED = r"encoder\.sentence_encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(w
 
 
 def _table(norms: Mapping[str, tuple[str, ...]]) -> Table:
-    """The names of RoBERTa with its first layer-norm, its last or both."""
+    """Make the table of RoBERTa with its first layer-norm, its last or both."""
     return Table(
         modules={
             "encoder.word_embeddings": (f"{E_}.embed_tokens",),
@@ -118,7 +118,7 @@ OPTIMISER = ("max_update", "warmup_updates", "weight_decay", "adam_betas", "adam
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a checkpoint file, or a folder that holds one."""
+    """Return whether this is a checkpoint file, or a folder that holds one."""
     return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
 
 
@@ -156,7 +156,7 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpo
 
 
 def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that fairseq's `--store-ema` kept (`fairseq/trainer.py`), in float32 where `--ema-fp32` did; none without it."""
+    """Read the weights that fairseq's `--store-ema` kept (`fairseq/trainer.py`), in float32 where `--ema-fp32` did; none without it."""
     extra = entries(state.get("extra_state"))
     kept = {name: value for name, value in entries(extra.get("ema")).items() if isinstance(value, Tensor)}
     precise = {
@@ -167,7 +167,7 @@ def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _contents(state: Any) -> str:
-    """What a file holds instead of a checkpoint of fairseq's, by its names."""
+    """Describe what a file holds instead of a fairseq checkpoint, by its names."""
     if not isinstance(state, dict):
         return "a tensor" if isinstance(state, Tensor) else f"a {type(state).__name__}"
     names = [str(name)[:60] for name in state]
@@ -175,10 +175,10 @@ def _contents(state: Any) -> str:
 
 
 def choose(path: Path) -> Path:
-    """The file itself, or the one checkpoint of a folder.
+    """Choose the file itself, or the one checkpoint of a folder.
 
     Raises:
-        CheckpointError: There are several, and none has a name that goes before the others'.
+        CheckpointError: There are several, and none has a preferred name.
     """
     if path.is_file():
         return path
@@ -206,7 +206,7 @@ def modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The training's settings, flat: from `args` (before 0.10), or from the sections of `cfg`, the model's last."""
+    """Read the training's settings, flat: from `args` (before 0.10), or from the sections of `cfg`, the model's last."""
     sections = entries(state.get("cfg"))
     flat: dict[str, Any] = {}
     for name in (*(n for n in sections if n != "model"), "model"):
@@ -307,7 +307,7 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
 def _given(
     folders: list[Path], dict_txt: Path | None, config: EncoderConfig, file: Path
 ) -> tuple[Path, Tokenizer] | None:
-    """The tokenizer folder given, whose ids must be the model's."""
+    """Load the tokenizer folder given, whose ids must be the model's."""
     if not folders or not tokenizer_folder.is_folder(folders[0]):
         return None
     loaded = tokenizer_folder.load(folders[0])
@@ -382,7 +382,7 @@ def _refuse_what_fairseq_lacks(source: SourceCheckpoint) -> None:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """The tensor with a storage of its own: `torch.save` writes the whole storage that a view is part of."""
+    """Give the tensor a storage of its own: `torch.save` writes the whole storage that a view is part of."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
@@ -396,7 +396,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def settings(config: EncoderConfig) -> dict[str, Any]:
-    """What fairseq needs to build the same model: the names of `roberta_base` in `fairseq/models/roberta/model.py`."""
+    """Give the settings that fairseq needs to build the same model: the names of `roberta_base` in `fairseq/models/roberta/model.py`."""
     return {
         "arch": "roberta_prenorm" if config.shape == "megatron-bert" else "roberta_base",
         "task": "masked_lm",
@@ -423,7 +423,7 @@ def settings(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _labels(file: Path) -> dict[str, Any]:
-    """The classes of a classification head, if `label/dict.txt` lies beside the checkpoint, as Hugging Face writes them."""
+    """Read the classes of a classification head, if `label/dict.txt` lies beside the checkpoint, as Hugging Face writes them."""
     if not file.is_file():
         return {}
     names = [name for name, _ in read_dict(file)]

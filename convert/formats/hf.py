@@ -49,7 +49,7 @@ WITH_HEAD = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a Hugging Face model folder."""
+    """Return whether this is a Hugging Face model folder."""
     return path.is_dir() and (path / CONFIG).is_file()
 
 
@@ -67,7 +67,7 @@ def read(path: Path) -> SourceCheckpoint:
 
 
 def has_weights(path: Path) -> bool:
-    """Whether weights lie in a folder in one of Hugging Face's files."""
+    """Return whether weights lie in a folder in one of Hugging Face's files."""
     return any((path / f"{name}{end}").is_file() for name in (SAFETENSORS, BIN) for end in ("", ".index.json"))
 
 
@@ -103,13 +103,13 @@ def from_tensors(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tenso
 
 
 def _names_head(raw: Mapping[str, Any]) -> bool:
-    """Whether `config.json` names a class with a masked-LM head; one that is missing then is a fault."""
+    """Return whether `config.json` names a class with a masked-LM head; one that is missing then is a fault."""
     stated = raw.get("architectures")
     return isinstance(stated, list) and any(str(name).endswith(WITH_HEAD) for name in stated)
 
 
 def _tokenizer(path: Path, model_max_length: int) -> Path | None:
-    """The folder itself if its tokenizer is whole, or one made of `vocab.txt`; None if there is neither."""
+    """Return the folder itself if its tokenizer is whole, or one made of `vocab.txt`; None if there is neither."""
     if any(all((path / name).is_file() for name in names) for names in TOKENIZERS):
         return path
     if not (path / VOCABULARY).is_file():
@@ -121,14 +121,14 @@ def _tokenizer(path: Path, model_max_length: int) -> Path | None:
 
 
 def _sensible(labels: Any) -> bool:
-    """Whether this is a table of numbers to names of one line."""
+    """Return whether this is a table of numbers to names of one line."""
     return isinstance(labels, dict) and all(
         number.isdecimal() and isinstance(name, str) and len(name.splitlines()) <= 1 for number, name in labels.items()
     )
 
 
 def _leaf(match: re.Match[str]) -> str:
-    """What a layer-norm's parameters are called today; the first BERT of PyTorch kept TensorFlow's names."""
+    """Give today's name of a layer-norm's parameter; the first BERT of PyTorch kept TensorFlow's names."""
     return "LayerNorm.weight" if match[1] == "gamma" else "LayerNorm.bias"
 
 
@@ -151,7 +151,7 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
 
 
 def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights, from whichever files there are, and the first of those."""
+    """Read the weights from whichever files there are; the first file, and the tensors."""
     for name, reader in ((SAFETENSORS, read_safetensors), (BIN, read_bin)):
         files = [path / name] if (path / name).is_file() else _shards(path / f"{name}.index.json")
         if files:
@@ -165,7 +165,7 @@ def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, each inside the index's folder; none if there is no index."""
+    """List the files that an index names, each inside the index's folder; none if there is no index."""
     if not index.is_file():
         return []
     weight_map = read_json(index).get("weight_map")
@@ -175,7 +175,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file, mapped into memory rather than read.
+    """Map the tensors of one file into memory.
 
     Raises:
         CheckpointError: It is missing, truncated or something else.
@@ -189,7 +189,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_bin(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file of `torch.save`.
+    """Read the tensors of one file of `torch.save`.
 
     Raises:
         UnsafeFileError: It wants to run code.
@@ -254,7 +254,7 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dty
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write a safetensors file tensor by tensor: only one at a time is in memory in a new type, which safetensors' own writer cannot do.
+    """Write a safetensors file tensor by tensor: only one at a time is converted in memory, as safetensors' own writer cannot do.
 
     The format: the header's length in 8 bytes, the header (JSON, padded to a multiple of 8 bytes), the numbers.
     """
@@ -273,7 +273,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dt
 
 
 def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
-    """The pooler, the next-sentence head and the classification head, under the names of transformers' classes.
+    """Give the pooler, the next-sentence head and the classification head, under the names of transformers' classes.
 
     Raises:
         MismatchError: There are several heads.
@@ -299,7 +299,7 @@ def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
 
 
 def _classes(source: SourceCheckpoint) -> dict[str, list[str]]:
-    """The class for the model: the one with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
+    """Name the class for the model: with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
     architecture = hf_architectures.BY_SHAPE[source.config.shape]
     if source.has_head:
         return {"architectures": [architecture.masked_lm]}
@@ -308,7 +308,7 @@ def _classes(source: SourceCheckpoint) -> dict[str, list[str]]:
 
 
 def _labels(source: SourceCheckpoint) -> dict[str, Any]:
-    """The labels' names and what kind they are; where the source has no names their numbers, from which transformers knows how many."""
+    """Give the labels' names and their kind; where the source has no names, numbers, by which transformers counts the labels."""
     rows = next((len(value) for name, value in source.extra_tensors.items() if name.endswith(LAST)), 0)
     stated = {name: source.facts[name] for name in LABELS if name in source.facts}
     if "problem_type" not in stated and source.task in PROBLEMS:
@@ -320,7 +320,7 @@ def _labels(source: SourceCheckpoint) -> dict[str, Any]:
 
 
 def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
-    """Special ids as `config.json` names them; without a tokenizer, RoBERTa's are known."""
+    """Give special ids as `config.json` names them; without a tokenizer, only RoBERTa's are known."""
     if tokenizer is None:
         return {"bos_token_id": 0, "eos_token_id": 2} if source.config.shape == "roberta" else {}
     first, last = tokenizer.ids.bos, tokenizer.ids.eos

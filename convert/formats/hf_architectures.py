@@ -88,7 +88,7 @@ FOREIGN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of Hugging Face's.
+    """One of Hugging Face's architectures.
 
     Args:
         model_type: As `config.json` names it.
@@ -118,7 +118,7 @@ class Architecture:
 
 
 def _bert_layers(prefix: str, norms: tuple[str, str]) -> dict[str, tuple[str, ...]]:
-    """The rows that RoBERTa, BERT and MegatronBERT share, but for the names of a layer's two norms."""
+    """Make the rows that RoBERTa, BERT and MegatronBERT share, but for the names of a layer's two norms."""
     layer = f"{prefix}.encoder.layer.*"
     return {
         "encoder.word_embeddings": (f"{prefix}.embeddings.word_embeddings",),
@@ -273,7 +273,7 @@ BY_SHAPE = {architecture.shape: architecture for architecture in BY_TYPE.values(
 
 
 def of(raw: Mapping[str, Any], file: Path) -> Architecture:
-    """The architecture that a `config.json` names.
+    """Find the architecture that a `config.json` names.
 
     Raises:
         CheckpointError: It is another, or one of ours that computes something else.
@@ -312,7 +312,7 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
 
 
 def head_activation(config: EncoderConfig) -> Activation:
-    """The activation that transformers' masked-LM head has for a model: its own, the layers', or exact GELU."""
+    """Give the activation that transformers' masked-LM head has for a model: its own, the layers', or exact GELU."""
     layers, head = BY_SHAPE[config.shape].activations
     if head is None:
         return "gelu"
@@ -320,7 +320,7 @@ def head_activation(config: EncoderConfig) -> Activation:
 
 
 def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The native configuration's fields from a `config.json`.
+    """Read the native configuration's fields from a `config.json`.
 
     Raises:
         KeyError: A size is missing.
@@ -348,7 +348,7 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _every(raw: Mapping[str, Any]) -> int:
-    """Each how many layers one is global, from `layer_types` (transformers 5) or the number itself (4)."""
+    """Count how many layers there are to each global one, from `layer_types` (transformers 5) or the number itself (4)."""
     types = raw.get("layer_types")
     if types is None:
         return int(raw.get("global_attn_every_n_layers", 3))
@@ -359,7 +359,7 @@ def _every(raw: Mapping[str, Any]) -> int:
 
 
 def keys(config: EncoderConfig) -> dict[str, Any]:
-    """`config.json` for a native configuration, without what depends on heads, tokenizer and number type."""
+    """Make `config.json` for a native configuration, without what depends on heads, tokenizer and number type."""
     architecture = BY_SHAPE[config.shape]
     front = config.pad_token_id + 1 if architecture.table.behind_padding else 0
     stated = {

@@ -63,7 +63,7 @@ QKV = re.compile(r"(.*attention)\.query_key_value\.(weight|bias)")
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a folder that Megatron-LM wrote, or one iteration of it."""
+    """Return whether this is a folder that Megatron-LM wrote, or one iteration of it."""
     return path.is_dir() and any(_iteration(path).glob(RANKS))
 
 
@@ -109,7 +109,7 @@ def read(path: Path) -> SourceCheckpoint:
 
 
 def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """`config.json` from the training's arguments; the first checkpoints have none, and need a `config.json` beside them.
+    """Make `config.json` from the training's arguments; the first checkpoints have none, and need a `config.json` beside them.
 
     Raises:
         DataError: There is neither.
@@ -137,7 +137,7 @@ def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def flatten(model: Mapping[str, Any], prefix: str = "", depth: int = 6) -> dict[str, Tensor]:
-    """A rank's nested dictionaries as one, names joined by dots."""
+    """Flatten a rank's nested dictionaries into one, names joined by dots."""
     flat: dict[str, Tensor] = {}
     for name, value in model.items():
         if isinstance(value, Tensor):
@@ -148,7 +148,7 @@ def flatten(model: Mapping[str, Any], prefix: str = "", depth: int = 6) -> dict[
 
 
 def merge(ranks: list[dict[str, Tensor]], heads: int, version: float) -> dict[str, Tensor]:
-    """One model of all ranks' parts, under transformers' names.
+    """Merge all ranks' parts into one model, under transformers' names.
 
     Args:
         ranks: The tensors of each rank.
@@ -177,7 +177,7 @@ def merge(ranks: list[dict[str, Tensor]], heads: int, version: float) -> dict[st
 
 
 def in_order(part: Tensor, heads: int, version: float) -> Tensor:
-    """One rank's `query_key_value`, [3 · rows, …], as [3, rows, …] with rows by head."""
+    """Reorder one rank's `query_key_value`, [3 · rows, …], to [3, rows, …] with rows by head."""
     trailing = part.shape[1:]
     size = len(part) // (3 * heads)
     views: dict[int, Callable[[], Tensor]] = {
@@ -193,7 +193,7 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def _renamed(name: str) -> str:
-    """transformers' name; Megatron's own where there is none, so that it is refused by that name."""
+    """Give transformers' name; Megatron's own where there is none, so that it is refused by that name."""
     for pattern, replacement in NAMES:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)

@@ -31,7 +31,7 @@ FRONT = "front.position_embeddings.weight"
 
 
 class Stacked(MutableMapping[str, Tensor]):
-    """Tensors by name. One whose rows lie in several tensors of a file is put together when it is asked for, and not before: of a model
+    """Tensors by name. One whose rows lie in several tensors of a file is concatenated when it is asked for, and not before: of a model
     that is mapped into memory none is copied by being listed here.
 
     Args:
@@ -83,7 +83,7 @@ class Table:
     behind_padding: bool = False
 
     def foreign_names(self, native: str) -> list[str]:
-        """The format's names for one native tensor, in the order of its rows."""
+        """Give the format's names for one native tensor, in the order of its rows."""
         module, _, leaf = native.rpartition(".")
         layer = re.search(r"(?<=\.layers\.)\d+", module)
         pattern = re.sub(r"(?<=\.layers\.)\d+", "*", module)
@@ -92,7 +92,7 @@ class Table:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Passes over `nn.init.normal_`: on the meta device it fills nothing, and imports torch's compiler for that, which takes a second."""
+    """Skips `nn.init.normal_`: on the meta device it fills nothing, and it imports torch's compiler for that, which takes a second."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,13 +102,13 @@ class _Unfilled(TorchFunctionMode):
 
 
 def meta_model(config: EncoderConfig) -> MaskedLM:
-    """The native model with tensors that have shapes and no numbers."""
+    """Make the native model on the meta device: its tensors have shapes and no numbers."""
     with torch.device("meta"), _Unfilled():
         return MaskedLM(config)
 
 
 def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the native model, or of its encoder alone, without making it."""
+    """Give name and shape of every tensor of the native model, or of its encoder alone, without allocating it."""
     state = meta_model(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if has_head or not name.startswith(HEAD)}
 
@@ -116,7 +116,7 @@ def shapes(config: EncoderConfig, has_head: bool = True) -> dict[str, tuple[int,
 def to_native(
     table: Table, tensors: Mapping[str, Tensor], config: EncoderConfig, file: Path, has_head: bool = True
 ) -> tuple[Stacked, Tensors]:
-    """Translate a format's tensors; the native ones, and those that the model does not have.
+    """Translate a format's tensors; return the native ones, and those that the native model does not have.
 
     Args:
         table: The format's.
@@ -151,7 +151,7 @@ def _taken(
 
     Args:
         left: Where they are taken from.
-        names: Theirs.
+        names: The names of those tensors.
         shape: The native tensor's rows, rows that stand before these in the format, and the other dimensions.
         of_head: Whether the native tensor is the masked-LM head's.
         file: The checkpoint, for messages.
@@ -174,7 +174,7 @@ def _taken(
 
 
 def _neutral(table: Table, name: str, value: Tensor, native: Mapping[str, Tensor], file: Path) -> str | None:
-    """The neutral name of a tensor that no row of the table asked for; None if it says nothing new."""
+    """Find the neutral name of a tensor that no row of the table asked for; None if it says nothing new."""
     if name in table.tied:
         if not torch.equal(value, native[table.tied[name]]):
             raise _refused(
@@ -220,13 +220,13 @@ def from_native(table: Table, native: Mapping[str, Tensor], extra_tensors: Mappi
 
 
 def common_dtype(tensors: Mapping[str, Tensor]) -> str:
-    """The number type that holds all of a model's tensors without loss, such as `float16`."""
+    """Find the number type that holds all of a model's tensors without loss, such as `float16`."""
     dtypes = (piece.dtype for piece in Stacked(tensors).all_pieces)
     return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
 
 
 def count_layers(names: Sequence[str], pattern: str) -> int:
-    """Layers that a checkpoint has tensors of; `pattern` has one group, the layer's number."""
+    """Count the layers that a checkpoint has tensors of; `pattern` has one group, the layer's number."""
     layers = [int(match[1]) for name in names if (match := re.match(pattern, name))]
     return max(layers, default=-1) + 1
 

@@ -35,13 +35,13 @@ FACTS = "facts"
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a run folder, or one checkpoint inside it; GPT-2's BPE has an `encoder.json` too, with pieces in it."""
+    """Return whether this is a run folder, or one checkpoint inside it; GPT-2's BPE has an `encoder.json` too, with pieces in it."""
     file = _run(path) / ENCODER
     return file.is_file() and "hidden_size" in read_json(file)
 
 
 def _run(path: Path) -> Path:
-    """The run folder that `path` is, or is a checkpoint of."""
+    """Find the run folder that `path` is, or is a checkpoint of."""
     return path.resolve().parent.parent if re.fullmatch(r"step_\d+", path.resolve().name) else path
 
 
@@ -80,7 +80,7 @@ def _averaged(source: SourceCheckpoint, mean: Mapping[str, Tensor]) -> SourceChe
 
 
 def _last_step(run: Path) -> int | None:
-    """The last step of a run of ours that is finished; None for any other folder."""
+    """Read the last step of a finished run of ours; None for any other folder."""
     if not (run / MANIFEST).is_file():
         return None
     record = read_json(run / MANIFEST)
@@ -90,7 +90,7 @@ def _last_step(run: Path) -> int | None:
 
 
 def from_tensors(run: Path, tensors: Mapping[str, Tensor], file: Path) -> SourceCheckpoint:
-    """Check tensors against a run's `encoder.json`, and gather what the run says of itself.
+    """Check tensors against a run's `encoder.json`, and gather what the run records about itself.
 
     Raises:
         CheckpointError: They are not those of `encoder.json`.
@@ -116,7 +116,7 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _facts(run: Path) -> dict[str, Any]:
-    """What the run says of its own making: the verb, its configuration, the last evaluation."""
+    """Read how the run was made: the verb, its configuration, the last evaluation."""
     facts: dict[str, Any] = {}
     if (run / MANIFEST).is_file():
         manifest = read_json(run / MANIFEST)

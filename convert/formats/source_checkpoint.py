@@ -18,7 +18,7 @@ MOST_LAYERS = 1000  # a configuration that asks for more was not written by a tr
 
 
 def sane(config: EncoderConfig, file: Path) -> EncoderConfig:
-    """The same configuration, if a model can have it; a stranger's file may say anything.
+    """Return the same configuration if a model can have it; a file from outside may say anything.
 
     Raises:
         CheckpointError: A size is no positive number, or a rate is none.
@@ -59,7 +59,7 @@ class SourceCheckpoint:
         extra_tensors: Tensors that the native model does not have, under neutral names (see `convert.formats.name_table`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
-        tokenizer: What lies there, if it has been loaded already; that takes a second for a large one.
+        tokenizer: The tokenizer in that folder, if it has been loaded already; loading a large one takes a second.
         averaged: The same with the running mean (EMA) of the weights that the checkpoint holds beside them; None if it holds none.
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
         has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
@@ -78,12 +78,12 @@ class SourceCheckpoint:
 
     @property
     def task(self) -> str:
-        """What `biomlm finetune` trained it for; nothing if it did not."""
+        """The task that `biomlm finetune` trained it for; empty if it did not."""
         stated = self.facts.get("finetune")
         return str(stated.get("task", "") if isinstance(stated, dict) else self.facts.get(TASK, ""))
 
     @property
     def reads_words(self) -> bool:
-        """Whether it labels words and each, the first too, was read with a blank in front, which byte-level BPE tells from one without."""
+        """Whether it labels words, each read with a blank in front (the first too), which byte-level BPE distinguishes from one without."""
         split = (self.tokenizer.state["pre_tokenizer"] or {}) if self.tokenizer else {}
         return self.task in ("ner", "pico") and split.get("type") == "ByteLevel"

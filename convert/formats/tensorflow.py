@@ -48,7 +48,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies.
+    """The place of a tensor in the data files.
 
     Args:
         dtype: TensorFlow's number of its type.
@@ -66,7 +66,7 @@ class Entry:
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a folder with a checkpoint of TensorFlow's."""
+    """Return whether this is a folder with a checkpoint of TensorFlow's."""
     return path.is_dir() and (path / CONFIG).is_file() and len(list(path.glob("*.index"))) == 1
 
 
@@ -84,7 +84,7 @@ def read(path: Path) -> SourceCheckpoint:
 
 
 def _name(key: str) -> str | None:
-    """transformers' name of a variable; None for the optimiser's."""
+    """Give transformers' name of a variable; None for the optimiser's."""
     if OPTIMISER.fullmatch(key):
         return None
     for pattern, replacement in NAMES:
@@ -93,7 +93,7 @@ def _name(key: str) -> str | None:
 
 
 def load(index: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint under TensorFlow's names, matrices of dense layers (`kernel`) turned to PyTorch's side.
+    """Read every tensor of a checkpoint under TensorFlow's names, matrices of dense layers (`kernel`) transposed to PyTorch's order.
 
     Args:
         index: The file `X.index`; `X.data-00000-of-0000N` lie beside it.
@@ -125,7 +125,7 @@ def _tensor(name: str, entry: Entry, maps: list["np.memmap[tuple[int], np.dtype[
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a sorted table: its index block names the data blocks."""
+    """Yield keys and values of a sorted table: its index block names the data blocks."""
     if struct.unpack("<Q", content[-8:])[0] != MAGIC:
         raise ValueError("no table")
     _, place = _handle(content, len(content) - FOOTER)  # of the block of meta data, which is not needed
@@ -142,7 +142,7 @@ def _handle(content: bytes, place: int) -> tuple[tuple[int, int], int]:
 
 
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Entries of a block: each key shares its first bytes with the one before."""
+    """Yield the entries of a block: each key shares its first bytes with the one before."""
     if content[offset + size] != 0:
         raise ValueError("a compressed block")
     block = content[offset : offset + size]
@@ -169,7 +169,7 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of a protocol buffer's fields."""
+    """Yield number and value of each field of a protocol buffer."""
     place = 0
     while place < len(message):
         tag, place = _varint(message, place)
@@ -187,7 +187,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _entry(message: bytes) -> Entry:
-    """A BundleEntryProto: 1 dtype, 2 shape (2 dim (1 size)), 3 shard, 4 offset, 5 size."""
+    """Parse a BundleEntryProto: 1 dtype, 2 shape (2 dim (1 size)), 3 shard, 4 offset, 5 size."""
     fields = dict(_fields(message))
     shape = fields.get(2, b"")
     numbers = [fields.get(i, 0) for i in (1, 3, 4, 5)]

@@ -26,13 +26,13 @@ _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def scratch() -> Path:
-    """A new empty folder, removed when the program ends."""
+    """Make an empty folder, removed when the program ends."""
     _scratch.append(tempfile.TemporaryDirectory(prefix="biomlm-"))
     return Path(_scratch[-1].name)
 
 
 def detect(path: Path) -> bool:
-    """Whether this is a gzip file or a plain tar archive."""
+    """Return whether this is a gzip file or a plain tar archive."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -41,7 +41,7 @@ def detect(path: Path) -> bool:
 
 
 def unpack(path: Path) -> Path:
-    """Unpack an archive; the scratch folder with its content.
+    """Unpack an archive; return the scratch folder with its content.
 
     Raises:
         UnsafeFileError: A member climbs out, is a link or a device, or the content is out of all proportion.
@@ -71,7 +71,7 @@ class _Bounded(io.RawIOBase):
         self.stream, self.left, self.path = stream, most, path
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes."""
+        """Read up to `size` bytes."""
         block = self.stream.read(BLOCK if size < 0 else size)
         self.left -= len(block)
         if self.left < 0:
@@ -84,7 +84,7 @@ class _Bounded(io.RawIOBase):
 
 
 def members(path: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
-    """Relative name and content of every file in an archive, in its order; each must be read before the next."""
+    """Yield relative name and content of every file in an archive, in its order; each must be read before the next."""
     size = path.stat().st_size
     with path.open("rb") as raw, progress("unpack", size, "B") as bar:
         zipped = raw.read(2) == GZIP

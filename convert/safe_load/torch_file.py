@@ -26,7 +26,7 @@ MAX_PICKLE = 1 << 28  # bytes of the program that arranges the tensors; real one
 
 
 def load(path: str | Path) -> Any:
-    """Read what `torch.save` wrote: dictionaries, lists, scalars, tensors and `restricted.Opaque` objects.
+    """Read what `torch.save` wrote: dictionaries, lists, scalars, tensors and `unpickle.Opaque` objects.
 
     Raises:
         UnsafeFileError: It names something that could run code.
@@ -72,7 +72,7 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
 
 
 def _load_legacy(path: Path, mapped: mmap.mmap) -> Any:
-    """Pickles of magic number, version, system, the object and the order of storages; then the storages, each after its length.
+    """Read pickles of magic number, version, system, the object and the order of storages; then the storages, each after its length.
 
     The object comes before anyone knows where its numbers are, so it is read twice: first for the sizes alone.
     """
@@ -117,7 +117,7 @@ def _load_legacy(path: Path, mapped: mmap.mmap) -> Any:
 
 
 def _numbers(mapped: mmap.mmap, dtype: torch.dtype, start: int, count: int, end: int) -> Tensor:
-    """`count` numbers from byte `start` on, as a flat tensor that lies in the file itself where alignment allows it."""
+    """View `count` numbers from byte `start` on as a flat tensor, which lies in the file itself where alignment allows it."""
     size = count * dtype.itemsize
     if type(count) is not int or count < 0 or start + size > min(end, len(mapped)):
         raise ValueError("a storage reaches beyond the end of the file")

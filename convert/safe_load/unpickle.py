@@ -3,7 +3,8 @@
 A checkpoint of PyTorch is a pickle, and a pickle is a program: `pickle.load` runs whatever it names (fairseq issue 5603). Here
 `pickletools` only decodes its instructions, and a small stack machine carries out those that build data. Every name in the file
 is looked up in a table of ours: tensors are rebuilt, ordered dictionaries are dictionaries, a configuration class becomes `Opaque`,
-which only remembers what it was given. Any other name is refused, and said. Files of tensors are opened by `convert.safe_load.torch_file`.
+which only remembers what it was given. Any other name is refused, and named in the error. Files of tensors are opened by
+`convert.safe_load.torch_file`.
 """
 
 import pickletools
@@ -103,7 +104,7 @@ def _latin1(text: str, codec: str) -> bytes:
 
 
 def _typed(rebuild: Global, _type: Global, args: tuple[Any, ...], _state: object) -> Any:
-    """A tensor of a subclass or with attributes: the tensor alone."""
+    """Rebuild a tensor of a subclass or with attributes as the tensor alone."""
     return rebuild.make(*args)
 
 
@@ -142,7 +143,7 @@ def lookup(name: str, file: Path) -> Global:
 
 
 def storage_dtype(storage: object) -> torch.dtype:
-    """The number type of a storage class that the file names, such as `torch.HalfStorage`."""
+    """Give the number type of a storage class that the file names, such as `torch.HalfStorage`."""
     if not isinstance(storage, Global) or not storage.name.endswith("Storage"):
         raise ValueError("a storage of no known type")
     return STORAGES[storage.name.rpartition(".")[2].removesuffix("Storage")]
@@ -150,7 +151,7 @@ def storage_dtype(storage: object) -> torch.dtype:
 
 @dataclass
 class Machine:
-    """Carries out one pickle's instructions on a stack.
+    """A stack machine that carries out one pickle's instructions.
 
     Args:
         file: For messages.
@@ -247,12 +248,12 @@ class Machine:
 
 
 def pairs(items: list[Any]) -> dict[Hashable, Any]:
-    """Keys and values in turn, as a dictionary."""
+    """Make a dictionary of alternating keys and values."""
     return dict(zip(keys(items[::2]), items[1::2], strict=True))
 
 
 def keys(items: list[Any]) -> list[Any]:
-    """The same, if each is a scalar or an enumeration's member: to hash a tuple nested a million deep would end the process."""
+    """Return the items if each is a scalar or an enumeration's member: to hash a tuple nested a million deep would end the process."""
     if any(type(item) not in (str, int, float, bool, bytes, type(None), Opaque) for item in items):
         raise ValueError("a key that is no scalar")
     return items
@@ -320,7 +321,7 @@ ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
 
 
 def entries(value: Any) -> dict[str, Any]:
-    """The attributes or keys of a configuration object: argparse's Namespace, omegaconf's DictConfig, a dictionary.
+    """Give the attributes or keys of a configuration object: argparse's Namespace, omegaconf's DictConfig, a dictionary.
 
     Only this level is looked at, so no crafted nesting makes it long.
     """
@@ -336,7 +337,7 @@ def entries(value: Any) -> dict[str, Any]:
 
 
 def _unwrapped(value: Any) -> Any:
-    """What an omegaconf node or an enumeration's member holds; anything else as it is."""
+    """Unwrap an omegaconf node or an enumeration's member; anything else is returned as it is."""
     if isinstance(value, Opaque) and isinstance(value.state, dict) and "_val" in value.state:
         return value.state["_val"]
     if isinstance(value, Opaque) and value.state is None and len(value.args) == 1:
