@@ -17,6 +17,9 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term
 
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
