@@ -322,6 +322,9 @@ def _regular(argv: Sequence[str], known: dict[str, Any], positionals: Sequence[s
                 yield f"{word}={rest.pop(0)}"
                 continue
             waiting.pop(0)
+        name, equals, value = word.partition("=")
+        if equals and _is_list(known.get(name[2:])):
+            word, rest = name, [value, *rest]
         kind = known.get(word[2:])
         values: list[str] = []
         while rest and not rest[0].startswith("--") and (_is_list(kind) or not values):
@@ -363,6 +366,7 @@ def _gathered(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
 
 
 def _check_keys(argv: list[str], known: dict[str, Any]) -> None:
+    lists: set[str] = set()
     for i, word in enumerate(argv):
         name, _, value = word.partition("=")
         if not name.startswith("--"):
@@ -373,6 +377,13 @@ def _check_keys(argv: list[str], known: dict[str, Any]) -> None:
             )
         if name[2:].rstrip("+") not in known.keys() | OWN_FLAGS:
             raise ConfigError(f"there is no option {name}", remedy=_nearest(name[2:], known, "--"))
+        if name in lists:
+            raise ConfigError(
+                f"{name} is given twice, and the first would not count",
+                remedy=f"Give all values to one {name}, or the later ones to {name}+.",
+            )
+        if _is_list(known.get(name[2:])):
+            lists.add(name)
         if name == "--config":
             _check_yaml(Path(value or (argv[i + 1] if i + 1 < len(argv) else "")), known)
 
@@ -398,11 +409,30 @@ def yaml_errors(path: Path, remedy: str) -> Iterator[None]:
 def _check_yaml(path: Path, known: dict[str, Any]) -> None:
     with yaml_errors(path, "Give a YAML file to --config."):
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    if root is None:
-        return
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError("a configuration must be `key: value` lines", file=path, remedy="See --print_config for one.")
+    refuse_doubles(root, path)
     _check_mapping(root, "", path, known)
+
+
+def refuse_doubles(node: yaml.Node | None, path: Path, prefix: str = "") -> None:
+    """Refuse a mapping that has a key twice, of which YAML's readers would take the last without a word.
+
+    Raises:
+        ConfigError: One has.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            refuse_doubles(item, path, prefix)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if name in seen:
+                line = f"line {key.start_mark.line + 1}"
+                raise ConfigError(f"`{name}` stands twice", file=path, record=line, remedy="Keep one of the two.")
+            seen.add(name)
+            refuse_doubles(value, path, f"{name}.")
 
 
 def _check_mapping(node: yaml.MappingNode, prefix: str, path: Path, known: dict[str, Any]) -> None:

@@ -5,7 +5,18 @@ from typing import Literal
 
 from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
-from biomlm.corpus.text.dates import iso
+from biomlm.corpus.filters.language import LANGUAGES
+from biomlm.corpus.text.dates import between, iso
+
+NOTE_FIELDS = {  # of a note → MIMIC's names of its column
+    "id": ("row_id", "note_id"),
+    "patient": ("subject_id",),
+    "text": ("text",),
+    "category": ("category", "note_type"),
+    "description": ("description",),
+    "date": ("chartdate", "charttime"),
+    "error": ("iserror",),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,13 @@ class Selection:
             bound = getattr(self, name)
             if bound and iso(bound) != bound:
                 raise ConfigError(f"select.{name} is no date", remedy="Write 2011, 2011-03 or 2011-03-04.")
+        if self.date_from and self.date_to and not between(self.date_from, "", self.date_to):
+            raise ConfigError("select.date_to lies before select.date_from", remedy="Exchange the two.")
+        if unknown := [code for code in self.languages if code not in LANGUAGES]:
+            raise ConfigError(
+                f"select.languages has `{unknown[0]}`, which is never found",
+                remedy=f"Give any of {', '.join(LANGUAGES)}.",
+            )
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,11 @@ class BuildConfig:
             raise ConfigError("workers and min_words cannot be negative", remedy="Give a number from 0 on.")
         if self.template_patients < 2:
             raise ConfigError("template_patients must be at least 2", remedy="Give a number such as 50.")
+        if unknown := [name for name in self.note_columns if name not in NOTE_FIELDS]:
+            raise ConfigError(
+                f"note_columns has `{unknown[0]}`, which is no field of a note",
+                remedy=f"Say the column of any of {', '.join(NOTE_FIELDS)}.",
+            )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
         filepath: Its name.
 
     Raises:
-        DataError: A header that cannot be read; a Parquet file without pyarrow to read it, or in a compressed file.
+        DataError: A header that cannot be read, or has a name twice; a Parquet file without pyarrow to read it, or in a compressed file.
     """
     name = bare_name(filepath)
     if name.endswith(".parquet"):
@@ -47,6 +47,12 @@ def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
 def _csv(stream: IO[bytes], filepath: str) -> Iterator[Row]:
     table = Table(stream, filepath)
     names = [name.strip() for name in table.header]
+    if len(set(filter(None, names))) < len(list(filter(None, names))):  # which is told without it: it may be a note's
+        raise DataError(
+            f"two columns of the {len(names)} in the first row have the same name",
+            file=filepath,
+            remedy="The first line names the columns: write it if it is missing, or rename one of the two.",
+        )
     for line, row, foreign in table.rows():
         fields = row if isinstance(row, str) else dict(zip(names, row, strict=True))
         yield Row(f"line {line}", fields, CP1252 if foreign else "")

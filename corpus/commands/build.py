@@ -248,7 +248,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     """Sum what both passes counted."""
     sources: dict[str, Any] = {}
     problems: list[str] = []
-    deletes = renamed = 0
+    deletes = renamed = without_patient = 0
     encodings: Counter[str] = Counter()
     repeated = dict.fromkeys(REPEATED, 0)
 
@@ -261,6 +261,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         problems += read["problems"]
         deletes += read["deletes"]
         renamed += wrote["renamed"]
+        without_patient += read.get("without_patient", 0)  # nor these
         encodings.update(read.get("encodings", {}))  # 0.1 did not count them
         repeated = {name: n + wrote[name] for name, n in repeated.items()}
         for source, n in read["records"].items():
@@ -276,7 +277,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
     counts = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
-    rare = {"renamed": renamed, CP1252: dict(+encodings)}
+    rare = {"renamed": renamed, "without_patient": without_patient, CP1252: dict(+encodings)}
     return counts | {name: value for name, value in rare.items() if value}
 
 
@@ -308,6 +309,8 @@ def show(out: Path, counts: dict[str, Any]) -> None:
         rows["articles without any"] = f"{graph['isolated']:,} of {graph['documents']:,}"
     rows |= {f"{name.replace('_', ' ')} in notes": counts[name] for name in REPEATED if counts[name]}
     rows |= {f"{source}: read as {CP1252}": n for source, n in counts.get(CP1252, {}).items()}
+    if counts.get("without_patient"):
+        rows["notes without a patient, each a patient of its own"] = counts["without_patient"]
     if counts.get("renamed"):
         rows["ids of unlike texts told apart by file"] = counts["renamed"]
     for problem in counts["problems"][:5]:

@@ -29,6 +29,7 @@ SCRIPTS = (
     ("ar", re.compile("[\u0600-\u06ff]")),
     ("el", re.compile("[\u0370-\u03ff]")),
 )
+LANGUAGES = (*WORDS, *(name for name, _ in SCRIPTS))
 
 
 def language(text: str) -> str:

@@ -50,16 +50,23 @@ def find(source: str, names: Iterable[str]) -> list[Input]:
     PubMed's update files supersede earlier ones; the NLM numbers them so that the order of names is the order of time.
 
     Raises:
-        DataError: A name matches nothing, or names a file that the reader cannot read.
+        DataError: A name matches nothing, or names a file that the reader cannot read; a link in a folder leads nowhere.
     """
     paths: dict[Path, None] = {}
     for name in names:
         path = Path(name)
         matches = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        files = []
+        files: list[Path] = []
         for match in matches:
             if match.is_dir():
-                files += [p for p in match.rglob("*") if p.is_file() and suits(source, p, named=False)]
+                within = [p for p in match.rglob("*") if suits(source, p, named=False)]
+                for broken in (p for p in within if p.is_symlink() and not p.exists()):
+                    raise DataError(
+                        "this is a link to a file that is not there",
+                        file=broken,
+                        remedy="Fetch the file, or remove the link.",
+                    )
+                files += filter(Path.is_file, within)
             elif suits(source, match, named=True):
                 files.append(match)
         if not files:

@@ -86,6 +86,7 @@ class _Part:
         self.dropped: dict[str, Counter[str]] = {}
         self.problems: list[str] = []
         self.encodings: Counter[str] = Counter()
+        self.without_patient = 0
         self.deletes = self.documents = 0
         self.stack = ExitStack()
         self.tables = {name: _Table(folder / f"{name}.bin", kind) for name, kind in TABLES.items()}
@@ -115,6 +116,7 @@ class _Part:
                 self.problems.append(problem)
             if not (self.keep_dropped or has_versions(meta)):
                 return
+        self.without_patient += source == "notes" and not reason and "patient" not in meta
         version = meta.pop("version", (0, 0))
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
             self.tables["bands"].append(bands)
@@ -165,7 +167,8 @@ class _Part:
         for table in self.tables.values():
             table.flush()
         counts = {"records": self.records, "dropped": self.dropped, "problems": self.problems}
-        write_json(self.folder / "counts.json", {**counts, "deletes": self.deletes, "encodings": self.encodings})
+        more = {"deletes": self.deletes, "encodings": self.encodings, "without_patient": self.without_patient}
+        write_json(self.folder / "counts.json", {**counts, **more})
 
 
 def has_versions(meta: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biomlm.core.errors import DataError
+from biomlm.corpus.config import NOTE_FIELDS
 from biomlm.corpus.readers.deid_placeholders import Placeholders
 from biomlm.corpus.readers.note_sections import note_sections
 from biomlm.corpus.salt import key_of
@@ -21,17 +22,6 @@ from biomlm.corpus.text.document import DROPPED, ENCODING, build, damaged
 from biomlm.inputs.streams import opened
 from biomlm.inputs.tables import rows
 from biomlm.inputs.values import NOT_TEXT, NULL_TEXT, NoTextError, identifier, is_set, scalar, text
-
-FIELDS = {
-    "id": ("row_id", "note_id"),
-    "patient": ("subject_id",),
-    "text": ("text",),
-    "category": ("category", "note_type"),
-    "description": ("description",),
-    "date": ("chartdate", "charttime"),
-    "error": ("iserror",),
-}
-
 
 NOTE_ID = re.compile(r"(\d+)-([A-Z]{2})-(\d+)")  # MIMIC-IV-Note's note_id: subject_id, kind of note, number
 
@@ -68,7 +58,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         """Yield every row of one CSV, JSONL or Parquet file, compressed or not.
 
         Raises:
-            DataError: There is no column of text, or one that was named is missing.
+            DataError: There is no column of text, one that was named is missing, or two have the name of one that is needed.
         """
         with opened(self, filepath) as stream:
             where: dict[str, str] = {}
@@ -96,10 +86,16 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         """Map every field to the column that holds it."""
         spelling = {name.lower(): name for name in names}
         where = {}
-        for field, candidates in FIELDS.items():
+        for field, candidates in NOTE_FIELDS.items():
             wanted = (self.columns[field].lower(),) if field in self.columns else candidates
             column = next((spelling[name] for name in wanted if name in spelling), None)
             if column is not None:
+                if sum(name.lower() == column.lower() for name in names) > 1:
+                    raise DataError(
+                        f"there are two columns `{column.lower()}`, told apart by no more than capitals",
+                        file=self.data_folder.resolve_paths(file),
+                        remedy="Rename one of them, or take it out.",
+                    )
                 where[field] = column
             elif field == "text" or field in self.columns:
                 raise DataError(  # without their names: where there is no header, they are a note

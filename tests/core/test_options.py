@@ -114,6 +114,7 @@ VALUES: dict[str, Any] = {
     "weights": {"notes": 2.0},
     "mix.weights": {"notes": 2.0},
     "note_columns": {"id": "x"},
+    "select.languages": ["en"],
     "select.date_from": "2011",
     "select.date_to": "2012",
     "loss.layers": "uniform",
@@ -322,3 +323,47 @@ def test_settings_of_a_folder_that_was_made_are_read_as_they_were(tmp_path: Path
     with pytest.raises(ConfigError, match="power has no effect"):
         config.parse(class_of("finetune"), words, prog="biomlm finetune")
     assert config.parse(class_of("finetune"), words, prog="biomlm finetune", as_it_was=True).optim.power == 3
+
+
+@pytest.mark.parametrize("words", ["--notes a.csv --notes b.csv --out O", "--notes=a.csv --out O --notes b.csv c.csv"])
+def test_a_list_given_twice_does_not_lose_the_first(words: str) -> None:
+    with pytest.raises(ConfigError, match=r"--notes is given twice(.|\n)*one --notes"):
+        parse("corpus build", words)
+    assert parse("corpus build", "--notes a.csv --notes+ b.csv --out O").notes == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("out: O\nnotes: [a]\nnotes: [b]\n", 3, "notes"),
+        ("out: O\nselect:\n  max_words: 3\n  max_words: 4\n", 4, "select.max_words"),
+        ("out: O\nnotes: [a]\nnote_columns:\n  id: x\n  id: y\n", 5, "note_columns.id"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_configuration_is_refused(text: str, line: int, key: str, tmp_path: Path) -> None:
+    (file := tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"line {line}.*`{key}` stands twice"):
+        parse("corpus build", f"--config {file}")
+
+
+def test_an_empty_configuration_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (file := tmp_path / "c.yaml").write_text("# nothing yet\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: (.|\n)*--print_config"):
+        parse("corpus build", f"--config {file}")
+
+
+def test_a_column_map_names_known_fields_only() -> None:
+    with pytest.raises(ConfigError, match=r"note_columns(.|\n)*id, patient, text"):
+        parse("corpus build", "--notes N --out O --note_columns.pat mrn")
+
+
+@pytest.mark.parametrize("words", ["--select.languages english", "--select.languages en xx"])
+def test_a_language_that_is_never_found_is_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match=r"select\.languages(.|\n)*en, de"):
+        parse("corpus build", f"--text T --out O {words}")
+
+
+def test_a_span_of_dates_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"select\.date_to"):
+        parse("corpus build", "--text T --out O --select.date_from 2015 --select.date_to 2011")
+    parse("corpus build", "--text T --out O --select.date_from 2015-03 --select.date_to 2015")

@@ -200,3 +200,12 @@ def test_stats_prints_every_source(raw: Path, tmp_path: Path, capsys: pytest.Cap
     assert "2150" in out
     assert "same article in PMC" in out
     assert biomlm(["corpus", "stats", str(raw)]) == 2
+
+
+def test_a_link_to_nothing_in_a_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("more than five words of a text")
+    (tmp_path / "raw" / "b.txt").symlink_to(tmp_path / "absent.txt")
+    (tmp_path / "raw" / "c.pdf").symlink_to(tmp_path / "absent.pdf")  # no file that would be read
+    assert biomlm(["corpus", "build", "--text", f"{tmp_path}/raw", "--out", f"{tmp_path}/out"]) == 2
+    assert "raw/b.txt: this is a link to a file that is not there" in capsys.readouterr().err

@@ -241,3 +241,28 @@ def test_copied_forward_paragraphs(tmp_path: Path, make: Any) -> None:
     assert texts["remove"][1] == "Plan two is to act."
     assert texts["remove"][0] == texts["count"][0]
     assert texts["remove"][2] == texts["count"][2]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("N.csv", "ROW_ID,SUBJECT_ID,TEXT,TEXT\n1,7,a note of some words,zzcanary\n"),
+        ("N.csv", "ROW_ID,SUBJECT_ID, subject_id,TEXT\n1,7,8,a note of some words\n"),
+        ("N.jsonl", '{"row_id": 1, "text": "a note of some words", "TEXT": "zzcanary"}\n'),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(name: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"two columns") as refused:
+        read(tmp_path, data, name)
+    assert "zzcanary" not in str(refused.value)
+
+
+def test_notes_without_a_patient_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "a note of more words than the five that it needs"
+    rows = "".join(f"{i},{'' if i % 3 else 7},{words} number {i}\n" for i in range(30))
+    for patient, counted in (("subject_id", "20"), ("mrn", "30")):
+        (tmp_path / f"{patient}.csv").write_text(f"row_id,{patient},text\n{rows}")
+        notes = ["--notes", f"{tmp_path}/{patient}.csv"]
+        assert biomlm(["corpus", "build", *notes, "--out", f"{tmp_path}/{patient}"]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if "without a patient" in line)
+        assert line.split()[-1] == counted
