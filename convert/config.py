@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from biomlm.core.config import added, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import added, runtime
 
 Kind = Literal["native", "hf", "fairseq"]  # what can be written
 TOLERANCE = 1e-5

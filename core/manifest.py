@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from biomlm.core import lock
-from biomlm.core.config import decisive
 from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.fields import decisive
 from biomlm.core.files import MANIFEST, read_json, sha256, write_json
 
 FORMAT = 1
@@ -68,7 +68,7 @@ def digest(value: object) -> str:
 
 
 def config_hash(config: Any) -> str:
-    """Hash the part of a configuration that the output depends on (`core.config.decisive`)."""
+    """Hash the part of a configuration that the output depends on (`core.fields.decisive`)."""
     return digest(decisive(config))
 
 

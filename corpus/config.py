@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import Applies, only, require_positive, runtime
 from biomlm.corpus.filters.language import LANGUAGES
 from biomlm.corpus.text.dates import between, iso
 

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import runtime
 from biomlm.distill.losses.kinds import Distance, Kind
 from biomlm.distill.losses.layer_maps import check_map
 from biomlm.model.config import Precision

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import Applies, only, require_positive, runtime
 from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
 from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from biomlm.core.config import require_positive
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.fields import require_positive
 from biomlm.core.files import read_json, write_json
 
 Size = Literal["tiny", "mini", "small", "medium", "base", "large", "345m", "3.9b", "8.9b"]

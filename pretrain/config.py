@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import Applies, only, require_positive, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import Applies, only, require_positive, runtime
 from biomlm.model.config import ComputeConfig, ModelConfig, ScaledPrecision
 from biomlm.model.optim.config import OptimConfig
 from biomlm.tokenizer.upos import UPOS

@@ -55,11 +55,7 @@ NO_PATH = {  # words that name no file
     "pretrain average": "",
     "finetune": "negative one_type columns.id columns.text columns.pair columns.label columns.choices columns.separator columns.document",
 }
-RUNTIME = {
-    "deepspeed.config",
-    "salt_file",
-    "needs_init",
-}  # how a run computes; the salt has a fingerprint; what init is, in words
+RUNTIME = {"deepspeed.config"}  # decides how a run computes, not what
 
 
 class Library:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from biomlm.core.config import only, require_positive, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import only, require_positive, runtime
 
 
 @dataclass(frozen=True)

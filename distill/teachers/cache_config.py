@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from biomlm.core.config import Applies, decisive, only, runtime
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import Applies, decisive, only, runtime
 from biomlm.distill.config import DistillConfig
 from biomlm.model.config import Precision
 from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig

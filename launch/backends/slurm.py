@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
+from biomlm.core.fields import only, require_positive
 from biomlm.core.files import read_json, write_json, write_text
 from biomlm.launch.recipe import TRAINING, Recipe, Stage
 

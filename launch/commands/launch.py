@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from biomlm.core.config import Applies, only, runtime
 from biomlm.core.errors import ConfigError, TemporaryError
+from biomlm.core.fields import Applies, only, runtime
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.core.progress import clock

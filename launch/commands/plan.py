@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from biomlm.core import config as configuration
-from biomlm.core.config import only, require_positive
 from biomlm.core.errors import ConfigError, DataError, UserError
+from biomlm.core.fields import only, require_positive
 from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
 from biomlm.core.verbs import VERBS, Verb

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from biomlm.core.config import only
 from biomlm.core.errors import ConfigError
+from biomlm.core.fields import only
 
 LAST = ("wsd", "sqrt")  # schedules that decay in the last of the steps
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomlm.core import config
+from biomlm.core import fields as option_fields
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import config_hash
 
@@ -153,8 +154,8 @@ class TodayOptim:
         decay: Weight decay; it was 0 before there was a choice.
     """
 
-    lr: float = config.renamed(1e-3, was="rate")
-    decay: float = config.added(0.1, former=0.0)
+    lr: float = option_fields.renamed(1e-3, was="rate")
+    decay: float = option_fields.added(0.1, former=0.0)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Today:
 
     optim: TodayOptim = field(default_factory=TodayOptim)
     stages: list[TodayOptim] = field(default_factory=list)
-    guard: list[str] = config.added(list)
+    guard: list[str] = option_fields.added(list)
 
 
 @given(

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from biomlm.core import cli, config
+from biomlm.core import fields as option_fields
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import config_hash
 from biomlm.pretrain.config import StageConfig
@@ -185,7 +186,7 @@ def outcomes(verb: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for base in (BASE[verb], *VARIANTS.get(verb, [])):
         plain = parse(verb, base)
-        assert not list(config.without_effect(plain)), base
+        assert not list(option_fields.without_effect(plain)), base
         for key, kind in options(verb).items():
             value, seen = another(verb, key, kind, value_at(plain, key)), found.setdefault(key, set())
             try:
@@ -194,7 +195,7 @@ def outcomes(verb: str) -> dict[str, set[str]]:
                 seen.add("refused")
                 continue
             assert value_at(made, key) != value_at(plain, key), f"{key} of {verb} keeps {value}"
-            if key in dict(config.without_effect(made)):
+            if key in dict(option_fields.without_effect(made)):
                 seen.add("no effect")
             elif config_hash(made) != config_hash(plain):
                 seen.add("effect")
@@ -250,7 +251,7 @@ def test_what_has_no_effect_is_named(verb: str, base: str, idle: str) -> None:
     for key, kind in options(verb).items():
         with contextlib.suppress(ConfigError):
             made = with_value(plain, key, another(verb, key, kind, value_at(plain, key)))
-            found |= {key} & dict(config.without_effect(made)).keys()
+            found |= {key} & dict(option_fields.without_effect(made)).keys()
     assert found == set(idle.split())
 
 
@@ -273,7 +274,9 @@ def test_no_number_is_negative_or_none(verb: str, number: float) -> None:
         if isinstance(now, bool) or not isinstance(now, (int, float)):
             continue
         with pytest.raises(ConfigError):
-            config.require_numbers(with_value(plain, key, type(now)(number) if math.isfinite(number) else number), "")
+            option_fields.require_numbers(
+                with_value(plain, key, type(now)(number) if math.isfinite(number) else number), ""
+            )
 
 
 @pytest.mark.parametrize(
