@@ -3,6 +3,8 @@ their device and refuse to meet those of another. Prints a case's name and what 
 """
 
 import json
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -153,3 +155,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # a device made in Python may abort while the interpreter goes down, when all has been said
