@@ -114,10 +114,10 @@ def _default_of(f: Field[Any]) -> Any:
 
 
 def require_numbers(value: Any, name: str) -> None:
-    """Refuse what no option means: a number below 0, or none at all.
+    """Refuse what no option means: a number below 0, none at all, or one that a manifest cannot hold.
 
     Raises:
-        ConfigError: One is negative, infinite or not a number.
+        ConfigError: One is negative, infinite, not a number, or an integer of more than 64 bits.
     """
     if is_dataclass(value) and not isinstance(value, type):
         for f in fields(value):
@@ -127,6 +127,9 @@ def require_numbers(value: Any, name: str) -> None:
             require_numbers(item, name)
     elif isinstance(value, (int, float)) and not 0 <= value < math.inf:
         raise ConfigError(f"{name} is {value}, and must be a number from 0", remedy=f"Give --{name} another value.")
+    elif isinstance(value, int) and value >= 2**64:  # JSON, and so a manifest, holds 64 bits here
+        problem = f"{name} is {value}, and must be less than 2 to the power of 64"
+        raise ConfigError(problem, remedy=f"Give --{name} another value.")
 
 
 def require_positive(config: Any, *names: str, prefix: str = "") -> None:

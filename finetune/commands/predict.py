@@ -42,7 +42,8 @@ def run(config: PredictConfig) -> None:
     """
     path = Path(config.file)
     if not bare_name(path.name).endswith(ENDINGS):
-        raise ConfigError("the file is neither .jsonl nor .txt", remedy="Give texts as JSON lines, or one a line.")
+        remedy = "Give texts as JSON lines, or one a line."
+        raise ConfigError("the file is neither .jsonl nor .txt", file=path, remedy=remedy)
     is_ours = nothing if config.to == "brat" else lambda _: False
     refuse_target(config.out, [config.model, config.file], option="--out", ours=is_ours)
     task, model = checkpoint.read(config.model)

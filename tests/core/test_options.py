@@ -282,6 +282,21 @@ def test_no_number_is_negative_or_none(verb: str, number: float) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        "pretrain --shards S --out O --seed",
+        "pretrain --shards S --out O --batch.tokens",
+        "finetune --model M --task ner --data D --out O --grid.size",
+    ],
+)
+@pytest.mark.parametrize("number", [2**64, 10**20])
+def test_a_number_beyond_64_bits_is_refused(words: str, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*words.split(), str(number)]) == 2
+    name = words.rsplit("--", maxsplit=1)[-1]
+    assert f"{name} is {number}, and must be less than 2 to the power of 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         "pretrain --shards S --out O --mlm.max_predictions -1",
         "pretrain --shards S --out O --mlm.static_masks -5",
         "pretrain --shards S --out O --eval_tokens -5",

@@ -141,6 +141,12 @@ def test_predict_refuses_in_two_lines(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_predict_names_a_file_that_it_does_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["RUN", str(tmp_path / "test.tsv"), "--out", str(tmp_path / "out.jsonl")]
+    assert cli.run(["finetune", "predict", *argv]) == 2
+    assert f"{tmp_path / 'test.tsv'}: the file is neither .jsonl nor .txt" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def made(tiny_model: Path, folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch with two seeds."""
