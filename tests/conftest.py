@@ -11,10 +11,15 @@ from pathlib import Path
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 
 from biomlm.core import cli
 from biomlm.core.manifest import Manifest
 from biomlm.tokenizer.commands import encode
+
+# A machine that does other work too is slow at times, which is no fault of a property.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 PUBLIC_SALT = "biolm"  # the demo's
 
