@@ -178,7 +178,7 @@ def test_padded_rows_never_enter_the_vocabulary(tiny_shards: Path, tmp_path: Pat
         (["--seed", "2"], "seed"),
         (["--batch.tokens", "8"], "less than one sequence"),
         (["--optim.lrr", "1"], "--optim.lr"),
-        (["--shards", "/no/such/shards"], "/no/such/shards"),
+        (["--shards", "/no/such/shards"], "--shards is given twice"),
         (["--init", "/no/such/model"], "/no/such/model"),
     ],
 )
@@ -189,6 +189,11 @@ def test_mistakes_end_in_two_lines(
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) <= 2
+
+
+def test_shards_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(argv(Path("/no/such/shards"), tmp_path / "run", 120)) == 2
+    assert "/no/such/shards" in capsys.readouterr().err
 
 
 def test_shards_of_another_tokenizer_are_refused(
