@@ -6,6 +6,7 @@ from typing import Literal
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, only, require_positive, runtime
 from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
+from biomlm.inputs.streams import bare_name
 from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim
 
@@ -170,7 +171,7 @@ class FinetuneConfig:
 
 def json_lines(config: "PredictConfig") -> bool:
     """Whether the texts come as JSON lines."""
-    return config.file.removesuffix(".gz").endswith(".jsonl")
+    return bare_name(config.file).endswith(".jsonl")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import random
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -159,3 +159,16 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{scripts}:{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("BIOMLM_TEST_KEPT", str(kept))
     return kept
+
+
+def _without(words: list[str], flag: str) -> list[str]:
+    if flag not in words:
+        return words
+    at = words.index(flag)
+    return words[:at] + words[at + 2 :]
+
+
+@pytest.fixture(scope="session")
+def without() -> Callable[[list[str], str], list[str]]:
+    """Take a flag and its one value out of a command's words: a list that is given twice is refused."""
+    return _without

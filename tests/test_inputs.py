@@ -20,6 +20,8 @@ from biomlm.core import checkpoint, cli, config
 from biomlm.core.files import read_json
 from biomlm.core.manifest import Manifest
 
+Without = Callable[[list[str], str], list[str]]
+
 DEMO = Path(__file__).parents[1] / "demo" / "data"
 FINETUNE = Path(__file__).parent / "data" / "finetune"
 WORDS = [
@@ -289,6 +291,7 @@ def test_other_content_at_a_path_is_another_input(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    without: Without,
 ) -> None:
     monkeypatch.setitem(sys.modules, "spacy", make_spacy())
     if verb == "corpus build":
@@ -307,7 +310,7 @@ def test_other_content_at_a_path_is_another_input(
     argv = [*verb.split(), *words(verb, place), "--out", str(out)]
     argv += SHAPE if verb in ("pretrain", "distill") and not {"init", "longer"} & given.keys() else []
     for key, value in given.items():
-        argv = [*_without(argv, f"--{key}"), f"--{key}", place(value)]
+        argv = [*without(argv, f"--{key}"), f"--{key}", place(value)]
     assert cli.run(argv) == 0
     before = read_json(out / "manifest.json")["inputs"]
     change(tmp_path / name)
@@ -315,13 +318,6 @@ def test_other_content_at_a_path_is_another_input(
     assert cli.run(argv) == 2
     assert "made with another " + ("configuration" if option == "salt_file" else "input: ") in capsys.readouterr().err
     assert read_json(out / "manifest.json")["inputs"] == before
-
-
-def _without(argv: list[str], flag: str) -> list[str]:
-    if flag not in argv:
-        return argv
-    at = argv.index(flag)
-    return argv[:at] + argv[at + 2 :]
 
 
 def test_every_option_that_can_name_a_path_is_in_the_table() -> None:

@@ -16,7 +16,7 @@ from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.finetune.config import PredictConfig
+from biomlm.finetune.config import PredictConfig, json_lines
 from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger
@@ -99,7 +99,7 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
 
 
 def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    as_json = bare_name(config.file).endswith(".jsonl")
+    as_json = json_lines(config)
     for number, line in enumerate(open_lines(raw), start=1):
         if line.strip():
             name, texts = _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from biomlm.model.packed import pack
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.objectives.base import LossDenominators
+
+Without = Callable[[list[str], str], list[str]]
 
 CPU = Device(torch.device("cpu"), "fp32")
 TOTALS = LossDenominators(masked=3, tokens=9)
@@ -271,14 +274,8 @@ def test_an_interrupted_distillation_ends_with_the_same_bits(runs: Path, learn: 
             assert torch.equal(again.tensors[group][name], tensor), f"{group} {name}"
 
 
-def without(words: list[str], flag: str) -> list[str]:
-    """The words but for a flag and its one value: a list given twice is refused."""
-    at = words.index(flag)
-    return words[:at] + words[at + 2 :]
-
-
 def test_a_teacher_with_another_vocabulary_is_refused(
-    tiny_docs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_docs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], without: Without
 ) -> None:
     tokenizer, shards = tmp_path / "tokenizer", tmp_path / "shards"
     docs = ["--docs", str(tiny_docs)]
@@ -293,7 +290,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(
 
 
 def test_a_vocabulary_of_the_same_size_in_another_order_is_refused(
-    runs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], without: Without
 ) -> None:
     teacher = tmp_path / "teacher"
     shutil.copytree(runs / "teacher", teacher)
@@ -340,7 +337,9 @@ def test_a_deeper_student_is_refused(learn: list[str], tmp_path: Path, capsys: p
     assert not (tmp_path / "run").exists()
 
 
-def test_two_teachers_all_parts_and_a_student_made_of_the_first(runs: Path, learn: list[str], tmp_path: Path) -> None:
+def test_two_teachers_all_parts_and_a_student_made_of_the_first(
+    runs: Path, learn: list[str], tmp_path: Path, without: Without
+) -> None:
     """The command takes several teachers, a schedule, every part, and starts from the teacher's own layers."""
     teachers = ["--teacher", str(runs / "teacher"), str(runs / "student")]
     parts = ["--loss.kl", "5..1", "--loss.embeddings", "0.5", "--loss.relations", "1", "--loss.relation", "minilm"]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from biomlm.core.metrics import read_metrics
 from biomlm.distill.losses.targets import Sampled, Top, sample, top
 from biomlm.distill.teachers import cache_blocks
 from biomlm.distill.teachers.cached import CachedTeachers, EncodedOutputs, block_file, read_index, write_blocks
+
+Without = Callable[[list[str], str], list[str]]
 
 CPU = torch.device("cpu")
 
@@ -232,14 +235,8 @@ def test_planned_and_written_sizes_agree(caches: Path, ask: list[str], capsys: p
     assert float(line.split()[-1]) == pytest.approx(counts["bytes"] / counts["tokens"], rel=0.1)  # type: ignore[index]
 
 
-def without(words: list[str], flag: str) -> list[str]:
-    """The words but for a flag and its one value: a list given twice is refused."""
-    at = words.index(flag)
-    return words[:at] + words[at + 2 :]
-
-
 def test_a_layer_that_the_teacher_lacks_cannot_be_cached(
-    ask: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ask: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], without: Without
 ) -> None:
     assert cli.run([*ask, "--hidden", "3", "--out", str(tmp_path / "cache")]) == 2
     assert "layer 3 are asked for, and the teacher has 2 layers" in capsys.readouterr().err

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomlm.core import cli
+from biomlm.core.config import parse
 from biomlm.core.files import read_json
+from biomlm.finetune.config import PredictConfig
 from biomlm.finetune.metrics.labels import LabelScorer, PearsonScorer
 from biomlm.finetune.tasks.examples import collate
 from biomlm.finetune.tasks.inputs import pair_windows, segment_ids, text_windows
@@ -145,6 +147,13 @@ def test_predict_names_a_file_that_it_does_not_read(tmp_path: Path, capsys: pyte
     argv = ["RUN", str(tmp_path / "test.tsv"), "--out", str(tmp_path / "out.jsonl")]
     assert cli.run(["finetune", "predict", *argv]) == 2
     assert f"{tmp_path / 'test.tsv'}: the file is neither .jsonl nor .txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["n.jsonl", "N.JSONL", "n.jsonl.gz", "N.JSONL.GZ", "n.jsonl.xz"])
+def test_options_of_json_lines_apply_whatever_the_suffix(name: str) -> None:
+    words = ["RUN", name, "--text", "note", "--id", "number"]
+    config = parse(PredictConfig, words, prog="biomlm finetune predict", positionals=("model", "file"))
+    assert (config.text, config.id) == (["note"], "number")
 
 
 @pytest.fixture(scope="module")
