@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from biomlm.core.checkpoint import Checkpoint
-from biomlm.core.saver import Saver
 from biomlm.model.config import ModelConfig
 from biomlm.model.encoder import MaskedLM, parameter_count
+from biomlm.training.saver import Saver
 
 
 def step(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -34,7 +34,8 @@ from biomlm.model.packed import pad
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
 
 WARM = 2
 SEED = 3

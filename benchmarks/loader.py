@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.prefetch import AHEAD, Prefetcher
+from biomlm.training.prefetch import AHEAD, Prefetcher
 
 Take = Callable[[], list[Batch]]
 own: list[Batches] = []  # of a process that makes them

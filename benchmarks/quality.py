@@ -33,8 +33,8 @@ from biomlm.model.optim.optimizer import Optimizer
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.objectives.base import LossDenominators
 from biomlm.pretrain.training.evaluate import Evaluator
+from biomlm.training.objective import LossDenominators
 
 POINTS = 12  # evaluations of a side
 WARMUP = 0.1

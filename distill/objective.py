@@ -22,7 +22,7 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators, Objective
+from biomlm.training.objective import LossDenominators, Objective
 
 EMBEDDINGS = (0, 0)
 

@@ -22,7 +22,7 @@ from biomlm.distill.losses.layer_maps import layer_map, require_no_deeper
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.training.trainer import seed_weights
+from biomlm.training.trainer import seed_weights
 
 Tensors = dict[str, Tensor]
 WORD_EMBEDDINGS = "encoder.word_embeddings.weight"

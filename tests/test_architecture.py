@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "tokenizer": {"core", "inputs", "corpus"},
     "model": {"core"},
     "convert": {"core", "inputs", "tokenizer", "model"},
-    "pretrain": {"core", "tokenizer", "model", "convert"},
-    "distill": {"core", "tokenizer", "model", "convert", "pretrain"},
+    "training": {"core", "model", "convert", "pretrain"},
+    "pretrain": {"core", "tokenizer", "model", "convert", "training"},
+    "distill": {"core", "tokenizer", "model", "convert", "training", "pretrain"},
     "finetune": {"core", "inputs", "tokenizer", "model", "convert"},
     "launch": {"core"},
 }

@@ -9,8 +9,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from biomlm.pretrain.config import GuardConfig
-from biomlm.pretrain.distributed.loss_scale import LossScale
+from biomlm.training.config import GuardConfig
+from biomlm.training.distributed.loss_scale import LossScale
 
 MEMORY = 0.99  # weight of the past in the running mean of gradient norms
 SETTLED = 100  # steps before a norm is called large

@@ -13,7 +13,7 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.flops import step_flops
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.curriculum import Curriculum
-from biomlm.pretrain.objectives.base import LossDenominators
+from biomlm.training.objective import LossDenominators
 
 FINGERPRINT = 2**63 - 1
 

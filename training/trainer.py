@@ -18,22 +18,22 @@ from torch import Tensor
 from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import DataError, StoppedError
-from biomlm.core.saver import Saver
 from biomlm.model.flops import peak
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum, End, end_of
-from biomlm.pretrain.data.prefetch import Prefetcher
-from biomlm.pretrain.distributed.engine import Engine
-from biomlm.pretrain.distributed.hang_detector import HangDetector, is_lost
-from biomlm.pretrain.distributed.preemption import PreemptionHandler
-from biomlm.pretrain.objectives.base import LossDenominators
-from biomlm.pretrain.training.anomaly_guard import Guard
 from biomlm.pretrain.training.evaluate import EvalResult, Evaluator
 from biomlm.pretrain.training.filled_examples import Examples
-from biomlm.pretrain.training.metrics import MetricsLogger
-from biomlm.pretrain.training.out_of_memory import is_out_of_memory, largest, too_large
-from biomlm.pretrain.training.rank_batches import RankBatches, batches_of_rank
+from biomlm.training.anomaly_guard import Guard
+from biomlm.training.distributed.engine import Engine
+from biomlm.training.distributed.hang_detector import HangDetector, is_lost
+from biomlm.training.distributed.preemption import PreemptionHandler
+from biomlm.training.metrics import MetricsLogger
+from biomlm.training.objective import LossDenominators
+from biomlm.training.out_of_memory import is_out_of_memory, largest, too_large
+from biomlm.training.prefetch import Prefetcher
+from biomlm.training.rank_batches import RankBatches, batches_of_rank
+from biomlm.training.saver import Saver
 
 DIVERGED = 2.0  # times the loss of a blind guess among all pieces: beginnings are near 1
 

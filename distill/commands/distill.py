@@ -15,7 +15,7 @@ from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training import run_folder
-from biomlm.pretrain.training.trainer import seed_weights
+from biomlm.training.trainer import seed_weights
 
 STAGE = "distill"
 

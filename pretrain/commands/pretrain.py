@@ -10,7 +10,7 @@ from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training import run_folder
-from biomlm.pretrain.training.trainer import seed_weights
+from biomlm.training.trainer import seed_weights
 
 STAGE = "pretrain"
 

@@ -1,1 +1,1 @@
-"""The training loop and what it needs around it: run folder, guard, metrics, evaluation."""
+"""What pretraining does around the loop: the run folder, weights to start from, evaluation."""

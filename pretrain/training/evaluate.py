@@ -16,10 +16,11 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
-from biomlm.pretrain.data.prefetch import Prefetcher
 from biomlm.pretrain.data.segment_pairs import NAMES
-from biomlm.pretrain.distributed.process_group import RankInfo, World
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective, first_tokens
+from biomlm.pretrain.objectives.base import PretrainObjective, first_tokens
+from biomlm.training.distributed.process_group import RankInfo, World
+from biomlm.training.objective import LossDenominators
+from biomlm.training.prefetch import Prefetcher
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]

@@ -19,15 +19,16 @@ from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
-from biomlm.pretrain.distributed.build import make
-from biomlm.pretrain.distributed.engine import Engine
-from biomlm.pretrain.distributed.process_group import World, join, rank_info
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
-from biomlm.pretrain.objectives.base import Objective, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, PairEvaluator
-from biomlm.pretrain.training.trainer import Trainer, TrainResult, deterministic, seed_weights
 from biomlm.pretrain.training.vocabulary_match import renew
 from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.training.distributed.build import make
+from biomlm.training.distributed.engine import Engine
+from biomlm.training.distributed.process_group import World, join, rank_info
+from biomlm.training.objective import Objective
+from biomlm.training.trainer import Trainer, TrainResult, deterministic, seed_weights
 
 RESULT = "result.json"
 SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files

@@ -29,7 +29,8 @@ from biomlm.model.kernels.cross_entropy import linear_cross_entropy
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
 
 GPU = "gpu"
 PIECES, LENGTHS = 61, (9, 4, 12)

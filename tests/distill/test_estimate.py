@@ -27,8 +27,8 @@ from biomlm.model.kernels import linear
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators
 from biomlm.pretrain.planning.estimate import need, parameters
+from biomlm.training.objective import LossDenominators
 
 LENGTH, ROWS, VOCABULARY, MASKED = 32, 16, 8192, 77
 BASE, LARGE = (ModelConfig(size=size).resolve(50_048, 512, 1) for size in ("base", "large"))  # type: ignore[arg-type]

@@ -19,8 +19,9 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
-from biomlm.pretrain.training.out_of_memory import cut, largest, too_large
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
+from biomlm.training.out_of_memory import cut, largest, too_large
 
 SHAPE = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32"]
 SHAPE += ["--model.num_attention_heads", "2"]
@@ -183,7 +184,7 @@ def test_where_nothing_fits_another_remedy_is_given() -> None:
 def test_the_hosts_memory_running_out_is_told_apart(tmp_path: Path) -> None:
     code = """
 import resource, torch
-from biomlm.pretrain.training.out_of_memory import is_out_of_memory
+from biomlm.training.out_of_memory import is_out_of_memory
 torch.ones(10)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), -1))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed import hang_detector
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.distributed import hang_detector
+from biomlm.training.objective import LossDenominators
 
 hang_detector.ANSWER = 3.0
 RANK, FROM = os.environ.get("LATE_RANK", ""), int(os.environ.get("LATE_FROM", "1"))

@@ -18,11 +18,12 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import GuardConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.loss_scale import FLOOR, INTERVAL, START, LossScale
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
-from biomlm.pretrain.training.anomaly_guard import SETTLED, Guard
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.anomaly_guard import SETTLED, Guard
+from biomlm.training.config import GuardConfig
+from biomlm.training.distributed.loss_scale import FLOOR, INTERVAL, START, LossScale
+from biomlm.training.objective import LossDenominators
 
 STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "4", "--keep", "9"]

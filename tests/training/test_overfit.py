@@ -14,7 +14,8 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.sequences import EpochPlan
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
 
 SEQUENCES, LENGTH, MOST_STEPS = 32, 24, 400
 LEARNT = 0.05  # nats

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from biomlm.pretrain.data.prefetch import Prefetcher
+from biomlm.training.prefetch import Prefetcher
 
 
 def test_steps_come_in_order() -> None:

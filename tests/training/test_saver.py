@@ -11,7 +11,7 @@ import torch
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.files import sweep
-from biomlm.core.saver import Saver
+from biomlm.training.saver import Saver
 
 
 def made(step: int, value: float, rows: int = 4) -> Checkpoint:

@@ -8,12 +8,12 @@ from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.optimizer import freeze
 from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.distributed.ddp import DDPEngine
-from biomlm.pretrain.distributed.deepspeed import DeepSpeedEngine
-from biomlm.pretrain.distributed.engine import Engine, LossModule
-from biomlm.pretrain.distributed.fsdp import FSDPEngine
-from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import Objective
+from biomlm.training.distributed.ddp import DDPEngine
+from biomlm.training.distributed.deepspeed import DeepSpeedEngine
+from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.fsdp import FSDPEngine
+from biomlm.training.distributed.process_group import World
+from biomlm.training.objective import Objective
 
 
 def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: World) -> Engine:

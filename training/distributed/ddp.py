@@ -14,9 +14,9 @@ from biomlm.model.device import Device
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.engine import Engine, LossModule
-from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import LossDenominators
+from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.process_group import World
+from biomlm.training.objective import LossDenominators
 
 
 class DDPEngine(Engine):

@@ -22,10 +22,10 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.optimizer import MOMENTS, Optimizer, schedule
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.deepspeed_config import settings
-from biomlm.pretrain.distributed.engine import Engine, LossModule
-from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import LossDenominators
+from biomlm.training.distributed.deepspeed_config import settings
+from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.process_group import World
+from biomlm.training.objective import LossDenominators
 
 
 class DeepSpeedEngine(Engine):

@@ -17,9 +17,9 @@ from biomlm.core.checkpoint import Groups
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.loss_scale import LossScale
-from biomlm.pretrain.distributed.process_group import World
-from biomlm.pretrain.objectives.base import LossDenominators, Objective
+from biomlm.training.distributed.loss_scale import LossScale
+from biomlm.training.distributed.process_group import World
+from biomlm.training.objective import LossDenominators, Objective
 
 
 class LossModule(nn.Module):

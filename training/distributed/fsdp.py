@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from biomlm.core.checkpoint import Groups
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.distributed.ddp import DDPEngine
+from biomlm.training.distributed.ddp import DDPEngine
 
 
 class FSDPEngine(DDPEngine):

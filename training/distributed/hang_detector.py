@@ -16,7 +16,7 @@ import orjson
 import torch.distributed as dist
 
 from biomlm.core.errors import TemporaryError
-from biomlm.pretrain.distributed.process_group import World
+from biomlm.training.distributed.process_group import World
 
 ANSWER = 10.0  # seconds that a rank has to answer
 LOOK = 0.2  # seconds between looks

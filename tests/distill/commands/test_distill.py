@@ -25,7 +25,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators
+from biomlm.training.objective import LossDenominators
 
 Without = Callable[[list[str], str], list[str]]
 

@@ -14,7 +14,8 @@ from biomlm.convert.load import load_model
 from biomlm.model.packed import unpad
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
 
 DATA = Path(__file__).parents[2] / "data"
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fairseq_golden"

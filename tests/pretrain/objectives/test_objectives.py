@@ -26,7 +26,8 @@ from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, Pair
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.segment_pairs import CLASSES
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.objective import LossDenominators
 
 LENGTH = 32
 THEIRS = {"bert": (BertForPreTraining, BertConfig), "megatron-bert": (MegatronBertForPreTraining, MegatronBertConfig)}

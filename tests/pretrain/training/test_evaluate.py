@@ -20,9 +20,9 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.config import BatchConfig, ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.distributed.process_group import RankInfo, World
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training.evaluate import Evaluator, PairEvaluator, evaluated
+from biomlm.training.distributed.process_group import RankInfo, World
 
 CPU = Device(torch.device("cpu"), "fp32")
 SIZES = BatchConfig(tokens=256, max_length=32)

@@ -17,15 +17,17 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import DeepSpeedConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.ddp import DDPEngine
-from biomlm.pretrain.distributed.deepspeed import DeepSpeedEngine
-from biomlm.pretrain.distributed.engine import Engine, LossModule
-from biomlm.pretrain.distributed.loss_scale import START
-from biomlm.pretrain.distributed.process_group import RankInfo, World
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
-from biomlm.pretrain.training.anomaly_guard import Guard
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.anomaly_guard import Guard
+from biomlm.training.config import DeepSpeedConfig
+from biomlm.training.distributed.ddp import DDPEngine
+from biomlm.training.distributed.deepspeed import DeepSpeedEngine
+from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.loss_scale import START
+from biomlm.training.distributed.process_group import RankInfo, World
+from biomlm.training.objective import LossDenominators
 
 PIECES, HIGH = 50, 2.0**40
 CPU = torch.device("cpu")

@@ -20,9 +20,10 @@ from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import write_json
-from biomlm.pretrain.config import DeepSpeedConfig, PretrainConfig
-from biomlm.pretrain.distributed.deepspeed_config import TAKEN, settings
-from biomlm.pretrain.distributed.loss_scale import START
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.training.config import DeepSpeedConfig
+from biomlm.training.distributed.deepspeed_config import TAKEN, settings
+from biomlm.training.distributed.loss_scale import START
 
 STEPS = 16
 EVERY = ["--log_every", "1", "--save_every", "100", "--batch.accumulation", "3"]

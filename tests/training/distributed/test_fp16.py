@@ -18,11 +18,12 @@ from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.distributed.ddp import DDPEngine
-from biomlm.pretrain.distributed.engine import LossModule
-from biomlm.pretrain.distributed.loss_scale import FLOOR, START
-from biomlm.pretrain.distributed.process_group import RankInfo, World
-from biomlm.pretrain.objectives.base import LossDenominators, PretrainObjective
+from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.distributed.ddp import DDPEngine
+from biomlm.training.distributed.engine import LossModule
+from biomlm.training.distributed.loss_scale import FLOOR, START
+from biomlm.training.distributed.process_group import RankInfo, World
+from biomlm.training.objective import LossDenominators
 
 LARGEST = 65_504.0  # of fp16
 PIECES, MASK, MASKED = 2048, 4, 656

@@ -12,9 +12,9 @@ from biomlm.model.config import ModelConfig
 from biomlm.pretrain.config import BatchConfig, MlmConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.distributed.process_group import PORTS, RankInfo, World, first_host, rank_info
-from biomlm.pretrain.objectives.base import LossDenominators
-from biomlm.pretrain.training.rank_batches import FINGERPRINT, batches_of_rank
+from biomlm.training.distributed.process_group import PORTS, RankInfo, World, first_host, rank_info
+from biomlm.training.objective import LossDenominators
+from biomlm.training.rank_batches import FINGERPRINT, batches_of_rank
 
 SLURM = {
     "SLURM_JOB_ID": "123456",

@@ -61,7 +61,7 @@ def test_a_rank_that_hangs_in_its_code_is_named_with_the_line(
     ranks = start_ranks(2, argv, patch="patch_late.py", **late)
     assert ranks.wait() == [75, 75], ranks.said()
     assert set(re.findall(r"rank (\d) of 2", ranks.said())) == {"1"}, ranks.said()
-    assert re.search(r"rank 1 of 2 hangs at step 4 of this process, in biomlm\.pretrain\.\S+:\d+", ranks.said())
+    assert re.search(r"rank 1 of 2 hangs at step 4 of this process, in biomlm\.training\.\S+:\d+", ranks.said())
 
 
 def test_a_slow_rank_is_named(
@@ -92,7 +92,7 @@ def test_torchruns_agent_starts_again_and_the_weights_are_the_same(
         "--max-restarts",
         "1",
     ]
-    command = [*agent, "--monitor-interval", "0.2", str(Path(__file__).parents[1] / "under_agent.py")]
+    command = [*agent, "--monitor-interval", "0.2", str(Path(__file__).parents[2] / "ranks" / "under_agent.py")]
     late = {"OMP_NUM_THREADS": "1", "LATE_RANK": "1", "LATE_FROM": "6"}
     words = [*command, *small_run(tiny_shards, run, 8, *every)]
     done = subprocess.run(words, env={**os.environ, **late}, capture_output=True, text=True, check=False, timeout=300)

@@ -1,0 +1,1 @@
+"""The one training loop under pretraining, distillation and fine-tuning, and what it needs around it."""
