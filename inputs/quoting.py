@@ -11,7 +11,7 @@ EMPTY, NUMBER, CODE, TEXT = range(4)
 # and a field in quotes, which it needs for what stands in it, or does not.
 NEEDED, ALWAYS = range(4, 6)
 QUOTED = frozenset((NEEDED, ALWAYS))
-NUMERIC = re.compile(r"[-+\d.,:/ T]*\d[-+\d.,:/ TZ]*")
+NUMERIC = re.compile(r"[-+.,:/ T]*\d[-+\d.,:/ TZ]*")
 
 
 class Row(NamedTuple):

@@ -2,9 +2,9 @@
 
 import re
 
-TRUNCATED = re.compile(r"\s*\(?ABSTRACT TRUNCATED(?: AT \d+ WORDS)?\)?\.?\s*$")
+TRUNCATED = re.compile(r"(?<!\s)\s*+\(?ABSTRACT TRUNCATED(?: AT \d+ WORDS)?\)?\.?\s*$")
 COPYRIGHT = re.compile(
-    r"\s*(?:(?:Copyright|©|\(c\))\s*){1,3}\(?(?:19|20)\d\d[^.!?]{0,120}(?:\.[^.!?]{0,80}){0,3}\.?\s*$", re.I
+    r"(?<!\s)\s*+(?:(?:Copyright|©|\(c\))\s*+){1,3}\(?(?:19|20)\d\d[^.!?]{0,120}(?:\.[^.!?]{0,80}){0,3}\.?\s*$", re.I
 )  # from the mark and the year to the end, no more than a line or two
 
 TAIL = 250  # characters in which these are looked for

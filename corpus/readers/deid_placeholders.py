@@ -8,8 +8,7 @@ import re
 
 from biomlm.core.errors import ConfigError
 from biomlm.corpus.text.document import hash64
-
-PLACEHOLDER = re.compile(r"\[\*\*(.*?)\*\*\]", re.S)
+from biomlm.inputs.sentences import placeholders
 
 KINDS = (
     ("AGE", re.compile(r"\bage over\b", re.I)),
@@ -20,7 +19,7 @@ KINDS = (
     ("LOCATION", re.compile(r"location|state|country|address|apartment|po box|university|college|company", re.I)),
     ("ID", re.compile(r"number|numeric|\bid\b|serial|unit|clip|job|record|identifier", re.I)),
     ("HOLIDAY", re.compile(r"holiday", re.I)),
-    ("DATE", re.compile(r"date|month|year|day\b|^[\s\d/-]*\d[\s\d/-]*$", re.I)),
+    ("DATE", re.compile(r"date|month|year|day\b|^[\s/-]*\d[\s\d/-]*+$", re.I)),
 )
 SURROGATES = {
     "NAME": "Adams Baker Carter Davis Evans Foster Garcia Hughes Irwin Jones Keller Lopez Meyer Nolan Owens Price Quinn Reyes Stone Turner",
@@ -58,20 +57,21 @@ class Placeholders:
 
     def replace(self, text: str) -> str:
         """Return the text with its placeholders replaced."""
-        if self.mode == "keep" or "[**" not in text:
+        if self.mode == "keep":
             return text
-        return PLACEHOLDER.sub(self._typed if self.mode == "type" else self._surrogate, text)
+        parts, end = [], 0
+        for start, after in placeholders(text):
+            content = text[start + 3 : after - 3]
+            parts += [text[end:start], f"[{kind(content)}]" if self.mode == "type" else self._surrogate(content)]
+            end = after
+        return "".join((*parts, text[end:]))
 
-    def _typed(self, match: re.Match[str]) -> str:
-        return f"[{kind(match[1])}]"
-
-    def _surrogate(self, match: re.Match[str]) -> str:
-        name = kind(match[1])
-        number = hash64(self.key, match[1])
+    def _surrogate(self, content: str) -> str:
+        name = kind(content)
+        number = hash64(self.key, content)
         if name == "DATE":
-            return (
-                match[1].strip() if re.search(r"\d{4}-\d", match[1]) else f"{number % 12 + 1}/{number // 12 % 28 + 1}"
-            )
+            written = re.search(r"\d{4}-\d", content)
+            return content.strip() if written else f"{number % 12 + 1}/{number // 12 % 28 + 1}"
         if name == "PHONE":
             return f"555-{number % 10_000:04}"
         choices = SURROGATES.get(name, "").split()

@@ -1,6 +1,5 @@
 """The running text of a JATS article: every paragraph in reading order under the path of its section titles."""
 
-import re
 from collections.abc import Iterator
 
 from lxml import etree
@@ -26,7 +25,6 @@ sec-meta email uri-list ref citation element-citation mixed-citation nlm-citatio
 """
 LEFT_OUT = frozenset(_LEFT_OUT.split())
 FORMULAS = frozenset(("disp-formula", "inline-formula", "alternatives"))
-TEX = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.S)
 
 
 def body_sections(root: Element, tables: bool) -> Iterator[Section]:
@@ -252,8 +250,8 @@ def formula(element: Element) -> str:
         return _spoken(math)
     for tex in element.iter("tex-math"):
         source = tex.text or ""
-        match = TEX.search(source)
-        return (match[1] if match else source).strip().strip("$")
+        formula, ended, _ = source.partition(r"\begin{document}")[2].partition(r"\end{document}")
+        return (formula if ended else source).strip().strip("$")
     return text_of(element)
 
 

@@ -17,8 +17,8 @@ BEFORE, BETWEEN, AFTER = (
 )  # characters: left of a call-out, between two that are treated together, right of one
 
 CALLOUT = f"{OPEN}[^{OPEN}{CLOSE}]*{CLOSE}"
-NUMBER = rf"{OPEN}[\s\[(]*(?:refs?\.?\s*)?[\d\s,;*†‡§–—‐‑−+-]+[a-z]?[\s\])]*{CLOSE}"
-# Every turn of these loops takes one mark or one whole word, in one way only: they cannot backtrack for long.
+# Every turn of these loops takes one mark or one whole word, in one way only, and gives nothing back: they cannot backtrack for long.
+NUMBER = rf"{OPEN}[\s\[(]*+(?:refs?\.?)?(?:[\d\s,;*†‡§–—‐‑−+-]++|(?<=\s))[a-z]?[\s\])]*+{CLOSE}"
 JOINT = r"(?:[ ,;:.&–—‐‑−-]|(?:and|or|to)\b)*"
 GLUE = (
     r"(?:[ ,;:.&–—‐‑−-]|(?:and|or|to|but|see|e\.?g|i\.?e|cf|for|an?|recent(?:ly)?|review(?:s|ed)?|also|example|in|by|refs?|references?|"
@@ -33,7 +33,7 @@ OPENING = re.compile(r"(?<=[(\[])[ ,;]+(?=\S)")
 TWO_STOPS = re.compile(r"(?<!\.)\. ?\.(?=\s|$)")
 BEFORE_MARK = re.compile(r" (?=[,.;:!?)\]])")
 DOUBLED = re.compile(r"([,;])(?: ?[,;])+")
-STOPPED = re.compile(r"[,;]+(?=[.)\]])")
+STOPPED = re.compile(r"(?<![,;])[,;]++(?=[.)\]])")
 
 
 def without_callouts(text: str) -> str:

@@ -32,7 +32,7 @@ LOCATION = re.compile(r'<ELocationID EIdType="doi"(?: ValidYN="Y")?>([^<]*)</ELo
 LANGUAGE = re.compile(r"<Language>([^<]+)</Language>")
 PUBLICATION_TYPE = re.compile(r"<PublicationType(?: [^<>]*)?>([^<]+)</PublicationType>")
 DESCRIPTOR = re.compile(r"<DescriptorName\s[^<>]*>([^<]+)</DescriptorName>")
-VERNACULAR = re.compile(r"<VernacularTitle>([^<]*(?:<(?!/VernacularTitle>)[^<]*)*)</VernacularTitle>")
+VERNACULAR = re.compile(r"<VernacularTitle>([^<]*(?:<(?!/?VernacularTitle>)[^<]*)*)</VernacularTitle>")
 ABSTRACT_TEXT = re.compile(r"<AbstractText([^<>]*)>([^<]*(?:<(?!/?AbstractText)[^<]*)*)</AbstractText>")
 OTHER_ABSTRACT = re.compile(r"<OtherAbstract([^<>]*)>([^<]*(?:<(?!/?OtherAbstract)[^<]*)*)</OtherAbstract>")
 

@@ -27,8 +27,8 @@ FOLDERS = {
     "test": ("reference_standard_for_test_data", "test_data", "testing", "ground_truth"),
 }
 ENDS = r"(\d+):(\d+) (\d+):(\d+)"
-CONCEPT = re.compile(rf'c="(.*)" {ENDS}\|\|t="(.+)"')
-RELATION = re.compile(rf'c=".*" {ENDS}\|\|r="(.+)"\|\|c=".*" {ENDS}')
+CONCEPT = re.compile(rf'c="(.*)" {ENDS}\|\|t="([^"]+)"')
+RELATION = re.compile(rf'c="(?:(?!\|\|r=").)*" {ENDS}\|\|r="([^"]+)"\|\|c=".*" {ENDS}')
 RELATED = ({"problem"}, {"problem", "treatment"}, {"problem", "test"})
 NONE = "false"
 ASIDE = ("SECTIME", "TLINK")  # elements of 2012's that are no entities

@@ -15,7 +15,7 @@ from biomlm.finetune.data.records import Tagged
 from biomlm.inputs.streams import read_text
 
 DOCUMENT = "-DOCSTART-"
-TABS, BLANKS = re.compile(" *\t *"), re.compile(" +")  # not str.split(), for which a no-break space is a blank as well
+BLANKS = re.compile(" +")  # not str.split(), for which a no-break space is a blank as well
 Token = tuple[str, str, int]  # word, tag, line number
 
 
@@ -49,11 +49,12 @@ def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
 
 def _sentences(path: Path) -> Iterator[list[Token]]:
     lines = read_text(path).split("\n")  # not splitlines(): a word may hold U+2028 or U+0085
-    separator = TABS if any("\t" in line for line in lines) else BLANKS
+    tabs = any("\t" in line for line in lines)
     tokens: list[Token] = []
     columns = 0
     for number, line in enumerate(lines, start=1):
-        parts = separator.split(line.rstrip("\r").strip(" "))
+        row = line.rstrip("\r").strip(" ")
+        parts = [cell.strip(" ") for cell in row.split("\t")] if tabs else BLANKS.split(row)
         if not line.strip() or parts[0] == DOCUMENT:
             if tokens:
                 yield tokens
