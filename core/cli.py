@@ -56,8 +56,8 @@ def _stop_on_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        said = f"\nbiomlm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
-        os.write(2, said.encode())  # print is not to be entered twice
+        message = f"\nbiomlm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
+        os.write(2, message.encode())  # print is not to be entered twice
         raise SystemExit(TemporaryError.exit_code)  # no `except Exception` takes it for a fault of what was being done
 
     for number in SIGNALS:

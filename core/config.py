@@ -39,13 +39,13 @@ def variable(name: str, default: str = "") -> str:
 
 def keys(cls: type) -> dict[str, Any]:
     """Every dotted key of a configuration class → its type; a nested dataclass has an entry of its own."""
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
     for f in fields(cls):
-        found[f.name] = hints[f.name]
+        types[f.name] = hints[f.name]
         if is_dataclass(hints[f.name]):
-            found |= {f"{f.name}.{k}": t for k, t in keys(hints[f.name]).items()}
-    return found
+            types |= {f"{f.name}.{k}": t for k, t in keys(hints[f.name]).items()}
+    return types
 
 
 def parse(
@@ -213,7 +213,7 @@ def _gathered(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
     """Rewrite `--mix.weights.pubmed 2 --mix.weights.pmc 1` as one JSON mapping, where the first of them stands."""
     maps = [name for name, kind in known.items() if typing.get_origin(kind) is dict]
     words: list[str] = []
-    found: dict[str, dict[str, Any]] = {}
+    mappings: dict[str, dict[str, Any]] = {}
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -224,11 +224,12 @@ def _gathered(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
         key, equals, value = word[len(name) + 3 :].partition("=")
         if not equals and rest:
             value = rest.pop(0)
-        if name not in found:
+        if name not in mappings:
             words.append(f"--{name}=")
-        found.setdefault(name, {})[key] = yaml.safe_load(value)
+        mappings.setdefault(name, {})[key] = yaml.safe_load(value)
     return [
-        f"{word}{json.dumps(found[word[2:-1]])}" if word[2:-1] in found and word[-1] == "=" else word for word in words
+        f"{word}{json.dumps(mappings[word[2:-1]])}" if word[2:-1] in mappings and word[-1] == "=" else word
+        for word in words
     ]
 
 

@@ -22,8 +22,8 @@ def added(default: Any, *, former: Any = MISSING) -> Any:
         former: The value at which the stage does what it did before the field; the default unless said otherwise.
     """
     factory = {"default_factory": default} if callable(default) else {"default": default}
-    made = default() if callable(default) else default
-    return field(**factory, metadata={"former": made if former is MISSING else former})
+    value = default() if callable(default) else default
+    return field(**factory, metadata={"former": value if former is MISSING else former})
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def decisive(value: Any) -> Any:
 
 def former_names(cls: type, prefix: str = "") -> dict[str, str]:
     """Map every dotted key that a class had before to today's."""
-    found: dict[str, str] = {}
+    today: dict[str, str] = {}
     hints = typing.get_type_hints(cls)
     for f in fields(cls):
         if "was" in f.metadata:
-            found[prefix + f.metadata["was"]] = prefix + f.name
+            today[prefix + f.metadata["was"]] = prefix + f.name
         if is_dataclass(hints[f.name]):
-            found |= former_names(hints[f.name], f"{prefix}{f.name}.")
-    return found
+            today |= former_names(hints[f.name], f"{prefix}{f.name}.")
+    return today
 
 
 def without_effect(config: Any) -> Iterator[tuple[str, str]]:

@@ -52,13 +52,13 @@ def real_records(folder: Path) -> Iterator[str]:
 
 def works(path: Path) -> list[dict[str, Any]]:
     """The first works by PMID that have a title and an abstract."""
-    found: dict[int, dict[str, Any]] = {}
+    by_pmid: dict[int, dict[str, Any]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             work = json.loads(line)
             if work["pmid"] and work["title"] and work["abstract"] and len(work["abstract"]) > 400:
-                found.setdefault(int(work["pmid"]), work)
-    return [found[pmid] for pmid in sorted(found)][:WORKS]
+                by_pmid.setdefault(int(work["pmid"]), work)
+    return [by_pmid[pmid] for pmid in sorted(by_pmid)][:WORKS]
 
 
 def as_pubmed(work: dict[str, Any], pmids: dict[str, str]) -> str:

@@ -266,7 +266,10 @@ def _paths(args: dict[str, Any], out: Path, earlier: list[Stage]) -> tuple[tuple
         if path != out and out not in path.parents:
             continue
         makers = [
-            s.name for s in earlier for made in s.outputs if path in (made, *made.parents) or made in path.parents
+            s.name
+            for s in earlier
+            for output in s.outputs
+            if path in (output, *output.parents) or output in path.parents
         ]
         reads |= dict.fromkeys(makers)
         if not makers and path != out:

@@ -114,6 +114,38 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
 
+SAYS_NOTHING = {"found", "said", "made", "here", "theirs"}
+
+
+def names_assigned(tree: ast.AST) -> set[str]:
+    """Every variable that is assigned in a function or module: fields of a class, which are read with its name before them, are not."""
+    fields = {
+        id(part.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.AnnAssign)
+    }
+    stored = [
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in fields
+    ]
+    caught = [node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name]
+    return {*stored, *caught, *(node.arg for node in ast.walk(tree) if isinstance(node, ast.arg))}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_variable_is_named_after_what_it_holds(path: Path) -> None:
+    assert not names_assigned(ast.parse(path.read_text(encoding="utf-8"))) & SAYS_NOTHING
+
+
+def test_every_way_to_assign_a_name_is_seen() -> None:
+    code = "def f(here, *, theirs):\n for said in (found := 1,):\n  pass\n made: int = 2\nclass C:\n found: int\n"
+    assert names_assigned(ast.parse(code)) == {"here", "theirs", "said", "found", "made"}
+    assert names_assigned(ast.parse("class C:\n found: int")) == set()
+
+
 EVERY = 17  # one module in so many is asked for all its imports of ours
 
 

@@ -28,14 +28,14 @@ class Mistake:
         span: The entity, in characters; None where the whole record has a label.
         gold: What is right; empty where an entity was seen that is none.
         share: Of all runs and seeds, how many get it wrong.
-        said: What they say instead, most frequent first.
+        predicted: What they say instead, most frequent first.
     """
 
     record: int
     span: tuple[int, int] | None
     gold: str
     share: float
-    said: tuple[str, ...]
+    predicted: tuple[str, ...]
 
 
 def spans(entities: Iterable[Mapping[str, Any]]) -> list[Span]:

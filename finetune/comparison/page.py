@@ -110,7 +110,7 @@ def _words(comparison: Comparison) -> Markup | None:
     rows: list[list[Child]] = []
     for mistake, (before, inside, after) in comparison.words:
         shown = join(before, tag("mark", inside), after) if mistake.span else inside
-        rows.append([shown, mistake.gold or "nothing", ", ".join(mistake.said), f"{mistake.share:.0%}"])
+        rows.append([shown, mistake.gold or "nothing", ", ".join(mistake.predicted), f"{mistake.share:.0%}"])
     if not rows:
         return None
     return join(

@@ -89,7 +89,7 @@ class Comparison:
             {
                 "id": self.runs[0].lines[0][m.record]["id"],
                 "gold": m.gold,
-                "said": m.said,
+                "said": m.predicted,
                 "share": m.share,
                 "words": words,
             }

@@ -105,6 +105,6 @@ def _words(comparison: Comparison) -> Table:
     for mistake, (before, inside, after) in comparison.words:
         shown = f"{before}[{inside}]{after}" if mistake.span else inside
         table.add_row(
-            " ".join(shown.split()), mistake.gold or "nothing", ", ".join(mistake.said), f"{mistake.share:.0%}"
+            " ".join(shown.split()), mistake.gold or "nothing", ", ".join(mistake.predicted), f"{mistake.share:.0%}"
         )
     return table

@@ -204,8 +204,8 @@ def _in_queue(folder: Path) -> list[str]:
     """Jobs of an earlier call that wait or run."""
     if not (folder / JOBS).exists():
         return []
-    found = []
+    queued = []
     for job in read_json(folder / JOBS).values():
         answer = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
-        found += [str(job)] * (answer.returncode == 0 and bool(answer.stdout.strip()))
-    return found
+        queued += [str(job)] * (answer.returncode == 0 and bool(answer.stdout.strip()))
+    return queued

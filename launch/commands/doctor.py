@@ -105,12 +105,12 @@ def judge(machine: Machine) -> Iterator[Capability]:
 
 
 def _disk(machine: Machine) -> Capability:
-    found = f"{machine.disk_free / GIB:.1f} GiB free"
+    evidence = f"{machine.disk_free / GIB:.1f} GiB free"
     if machine.disk_free < LOW_DISK:
         return Capability(
-            "room on disk", "partly", found, "Enough for the demo; give --out on a larger disk for a real corpus."
+            "room on disk", "partly", evidence, "Enough for the demo; give --out on a larger disk for a real corpus."
         )
-    return Capability("room on disk", "yes", found)
+    return Capability("room on disk", "yes", evidence)
 
 
 def _gpu(machine: Machine) -> Capability:
@@ -121,21 +121,21 @@ def _gpu(machine: Machine) -> Capability:
         )
     unsupported = [gpu for gpu in torch.gpus if not gpu.supported]
     if unsupported:
-        found = f"this build of torch (CUDA {torch.cuda}) has no kernels for {unsupported[0].name}"
+        evidence = f"this build of torch (CUDA {torch.cuda}) has no kernels for {unsupported[0].name}"
         remedy = "Install a CUDA 12.6 build of torch, the last for capability 7.0 and below: docs/install.md."
-        return Capability("training on a GPU", "no", found, remedy)
+        return Capability("training on a GPU", "no", evidence, remedy)
     if torch.gpus:
         return Capability("training on a GPU", "yes", f"{len(torch.gpus)} × {torch.gpus[0].name}, CUDA {torch.cuda}")
     if not machine.driver:
         return Capability("training on a GPU", "no", "no NVIDIA driver here", "Small models train on the CPU.")
     if not torch.cuda:
-        found = f"driver {machine.driver}, but torch {torch.version} is a CPU build"
-        return Capability("training on a GPU", "no", found, "Install a CUDA build of torch: docs/install.md.")
-    found = torch.problem or f"driver {machine.driver}, CUDA {torch.cuda}, and torch sees no device"
+        evidence = f"driver {machine.driver}, but torch {torch.version} is a CPU build"
+        return Capability("training on a GPU", "no", evidence, "Install a CUDA build of torch: docs/install.md.")
+    evidence = torch.problem or f"driver {machine.driver}, CUDA {torch.cuda}, and torch sees no device"
     return Capability(
         "training on a GPU",
         "no",
-        found,
+        evidence,
         "Check nvidia-smi and CUDA_VISIBLE_DEVICES; an old driver needs an older CUDA.",
     )
 
@@ -154,10 +154,10 @@ def _bf16(machine: Machine) -> Capability:
         )
     gain = _gain(machine, "bf16")
     extensions = [flag for flag in machine.flags or () if flag in ("amx_bf16", "avx512_bf16")]
-    found = f"{gain:.1f} × fp32 in matrix products" + (f" ({', '.join(extensions)})" if extensions else "")
+    evidence = f"{gain:.1f} × fp32 in matrix products" + (f" ({', '.join(extensions)})" if extensions else "")
     if gain >= WORTH:
-        return Capability(name, "yes", found)
-    return Capability(name, "no", found, "Give --precision fp32.")
+        return Capability(name, "yes", evidence)
+    return Capability(name, "no", evidence, "Give --precision fp32.")
 
 
 def _fp16(machine: Machine) -> Capability:
@@ -183,13 +183,16 @@ def _gain(machine: Machine, precision: str) -> float:
 
 def _attention(machine: Machine) -> Capability:
     working = [name for name, works in machine.torch.attention.items() if works]
-    found = f"torch's own: {', '.join(working) or 'none'}"
+    evidence = f"torch's own: {', '.join(working) or 'none'}"
     if not machine.torch.gpus:
-        return Capability("attention kernels", "yes", f"{found}; biomlm's blocks on a CPU")
+        return Capability("attention kernels", "yes", f"{evidence}; biomlm's blocks on a CPU")
     if "flash" in working:
-        return Capability("attention kernels", "yes", found)
+        return Capability("attention kernels", "yes", evidence)
     return Capability(
-        "attention kernels", "partly", found, "Flash attention needs capability 8.0; packed sequences run slower here."
+        "attention kernels",
+        "partly",
+        evidence,
+        "Flash attention needs capability 8.0; packed sequences run slower here.",
     )
 
 
@@ -199,8 +202,8 @@ def _flash_attn(machine: Machine) -> Capability:
         return _optional(
             "flash-attn", package, "Optional: pip install flash-attn --no-build-isolation (it compiles for long)."
         )
-    found = "installed, but it needs a GPU of capability 8.0" if package.version else "not installed"
-    return Capability("flash-attn", "no", found, "Nothing: it would not run here.")
+    evidence = "installed, but it needs a GPU of capability 8.0" if package.version else "not installed"
+    return Capability("flash-attn", "no", evidence, "Nothing: it would not run here.")
 
 
 def _deepspeed(machine: Machine) -> Capability:

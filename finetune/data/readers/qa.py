@@ -63,8 +63,8 @@ def read_pubmedqa_fold(paths: Sequence[Path], fold: str, dropped: Dropped) -> li
 
 def find_bioasq(folder: Path) -> dict[str, list[Path]] | None:
     """Find BioASQ's training file and golden test batches (`7B1_golden.json` …), anywhere below."""
-    found = {fold: sorted(folder.rglob(pattern)) for fold, pattern in BIOASQ.items()}
-    return {fold: files for fold, files in found.items() if files} if found["train"] and found["test"] else None
+    folds = {fold: sorted(folder.rglob(pattern)) for fold, pattern in BIOASQ.items()}
+    return {fold: files for fold, files in folds.items() if files} if folds["train"] and folds["test"] else None
 
 
 def read_bioasq(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labelled]:  # noqa: ARG001
