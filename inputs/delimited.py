@@ -12,13 +12,14 @@ The row in front of damage is looked at again, for a quote that is missing may o
 """
 
 import csv
+import io
 import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from biomlm.core.errors import DataError
 from biomlm.inputs.encodings import TOO_LONG, Foreign, Problem, Unreadable, text_lines
@@ -339,6 +340,29 @@ class Table:
         """Return a row as `rows` yields it."""
         kinds = {type(line) for line in row.lines} if self.lines.odd else set()
         return row.line, ENCODING if Unreadable in kinds else row.fields, Foreign in kinds
+
+
+def exact_rows(stream: IO[bytes], *, tabs: bool) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the first line and the fields of every row that is not empty, without a guess, up to the first damage.
+
+    Args:
+        stream: The decompressed file, in UTF-8.
+        tabs: Tabs part the fields, and a quotation mark is a character like others; otherwise commas, and quotes are RFC 4180's.
+
+    Yields:
+        In place of the fields, last, what is wrong with them.
+    """
+    lines = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    dialect: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    reader = csv.reader(lines, strict=True, **dialect)
+    first = 1
+    try:
+        for row in reader:
+            if row:
+                yield first, row
+            first = reader.line_num + 1
+    except csv.Error as error:
+        yield first, f"no valid table ({error})"
 
 
 class _Noted:

@@ -1,17 +1,28 @@
-"""Tables of records: CSV and the like, JSONL and Parquet, row by row, as dictionaries. Damage costs the rows it is in."""
+"""Tables of records: CSV and the like, JSONL and Parquet, row by row, as dictionaries.
+
+One reader under two rules, for two kinds of table are read here:
+
+- What hospitals export (`rows`): delimiters, quotes and encodings are found out, and damage costs the rows it is in, which are told.
+- Labelled data (`whole_rows`): every row counts, so the first that is damaged is refused; the text is UTF-8, the suffix says what parts the
+  fields, and a quotation mark in a TSV is a character.
+
+Rows are named by the line they begin on, from 1, and columns by the first row, in which no name stands twice.
+"""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import orjson
 
 from biomlm.core.errors import DataError
-from biomlm.inputs.delimited import ENCODING, Table
+from biomlm.inputs.delimited import ENCODING, Table, exact_rows
 from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, chunks, decoded
-from biomlm.inputs.streams import bare_name
+from biomlm.inputs.streams import bare_name, read_text
 
-NO_OBJECT = "not a JSON object"
+JSON_LINES = (".jsonl", ".ndjson")
+NO_OBJECT = "no JSON object"
 
 
 class Row(NamedTuple):
@@ -29,7 +40,7 @@ class Row(NamedTuple):
 
 
 def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
-    """Yield every row of a table, by the file's suffix.
+    """Yield every row of a table, by the file's suffix; those that are damaged with what is wrong with them.
 
     Args:
         stream: The decompressed file.
@@ -41,29 +52,89 @@ def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
     name = bare_name(filepath)
     if name.endswith(".parquet"):
         return _parquet(stream, filepath)
-    return _jsonl(stream) if name.endswith((".jsonl", ".ndjson")) else _csv(stream, filepath)
-
-
-def _csv(stream: IO[bytes], filepath: str) -> Iterator[Row]:
+    if name.endswith(JSON_LINES):
+        return (Row(f"line {line}", fields, encoding) for line, fields, encoding in _jsonl(stream))
     table = Table(stream, filepath)
-    names = [name.strip() for name in table.header]
+    names = _names(table.header, filepath)
+    return (
+        Row(
+            f"line {line}",
+            row if isinstance(row, str) else dict(zip(names, row, strict=True)),
+            CP1252 if foreign else "",
+        )
+        for line, row, foreign in table.rows()
+    )
+
+
+def whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the fields of every row of a table that must be whole, by the suffix: JSON lines, `.tsv`, else CSV.
+
+    Raises:
+        DataError: The file cannot be read, a row is damaged or has another number of fields than the first, or two columns have one name.
+    """
+    if bare_name(path.name).endswith(JSON_LINES):
+        yield from whole_objects(path)
+        return
+    lists = whole_lists(path)
+    _, header = next(lists, (0, []))
+    names = _names(header, path)
+    for line, row in lists:
+        if len(row) != len(names):
+            raise _refused(path, line, f"a row with not as many fields as the head line's {len(names)}")
+        yield line, dict(zip(names, row, strict=True))
+
+
+def whole_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the fields of every row of a CSV or TSV that must be whole, the head line included if it has one.
+
+    Raises:
+        DataError: The file cannot be read, or a row is damaged.
+    """
+    for line, row in exact_rows(_utf8(path), tabs=bare_name(path.name).endswith(".tsv")):
+        if isinstance(row, str):
+            raise _refused(path, line, row)
+        yield line, row
+
+
+def whole_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the object of every line of JSON that is not empty, of a file that must be whole.
+
+    Raises:
+        DataError: The file cannot be read, or a line is no object.
+    """
+    for line, fields, _ in _jsonl(_utf8(path)):
+        if isinstance(fields, str):
+            raise _refused(path, line, fields, "Write one object a line.")
+        yield line, fields
+
+
+def _utf8(path: Path) -> IO[bytes]:
+    return io.BytesIO(read_text(path).encode())
+
+
+def _refused(path: Path, line: int, problem: str, remedy: str = "Mend that line.") -> DataError:
+    return DataError(f"this is {problem}", file=path, record=f"line {line}", remedy=remedy)
+
+
+def _names(header: Iterable[str], file: str | Path) -> list[str]:
+    """Return the names of a table's columns."""
+    names = [name.strip() for name in header]
     if len(set(filter(None, names))) < len(list(filter(None, names))):  # which is told without it: it may be a note's
         raise DataError(
             f"two columns of the {len(names)} in the first row have the same name",
-            file=filepath,
+            file=file,
             remedy="The first line names the columns: write it if it is missing, or rename one of the two.",
         )
-    for line, row, foreign in table.rows():
-        fields = row if isinstance(row, str) else dict(zip(names, row, strict=True))
-        yield Row(f"line {line}", fields, CP1252 if foreign else "")
+    return names
 
 
-def _jsonl(stream: IO[bytes]) -> Iterator[Row]:
+def _jsonl(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | str, str]]:
+    """Yield the line, the object or what is wrong with it, and the encoding of every line that is not empty."""
     number = 0
     for chunk in chunks(stream):
         if isinstance(chunk, Problem):
             number += 1
-            yield Row(f"line {number}", str(chunk))
+            yield number, str(chunk), ""
             continue
         for line in io.BytesIO(chunk):
             number += 1
@@ -71,20 +142,20 @@ def _jsonl(stream: IO[bytes]) -> Iterator[Row]:
                 value = orjson.loads(line)
             except orjson.JSONDecodeError:
                 if line.strip():
-                    yield _mended(f"line {number}", decoded(line))
+                    yield number, *_mended(decoded(line))
                 continue
-            yield Row(f"line {number}", value if isinstance(value, dict) else NO_OBJECT)
+            yield number, value if isinstance(value, dict) else NO_OBJECT, ""
 
 
-def _mended(where: str, line: str) -> Row:
+def _mended(line: str) -> tuple[dict[str, Any] | str, str]:
     """Read a line that is no JSON in UTF-8 as JSON in cp1252."""
     if not isinstance(line, Foreign):
-        return Row(where, ENCODING if isinstance(line, Unreadable) else NO_OBJECT)
+        return ENCODING if isinstance(line, Unreadable) else NO_OBJECT, ""
     try:
         value = orjson.loads(str(line))
     except orjson.JSONDecodeError:
-        return Row(where, NO_OBJECT)
-    return Row(where, value, CP1252) if isinstance(value, dict) else Row(where, NO_OBJECT)
+        return NO_OBJECT, ""
+    return (value, CP1252) if isinstance(value, dict) else (NO_OBJECT, "")
 
 
 def _parquet(stream: IO[bytes], filepath: str) -> Iterator[Row]:

@@ -1,8 +1,10 @@
 """Tables as strangers write them: damage costs the rows it is in, whatever their first column is; delimiters, quotes, encodings."""
 
 import csv
+import gzip
 import io
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomlm.core.errors import DataError
-from biomlm.inputs.tables import rows
+from biomlm.inputs.tables import rows, whole_lists, whole_objects, whole_rows
 
 WORDS = [
     "pain",
@@ -196,3 +198,52 @@ def test_a_broken_stream_gives_what_stands_before() -> None:
     found = list(rows(Broken(data.encode()), "x.csv"))
     assert [row.where for row in found] == ["line 2", "line 4", "line 6", "line 8", "line 10", "line 12", "line 13"]
     assert [row.fields for row in found[-2:]] == ["broken quoting", "truncated"]
+
+
+FIELDS = st.lists(st.sampled_from([*WORDS, "", "\r\n", "\x85", "\u2028"]), max_size=4).map(" ".join)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(FIELDS, FIELDS.filter(bool)), max_size=6), st.sampled_from(["\n", "\r\n"]))
+def test_a_whole_table_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]], end: str
+) -> None:
+    """Each row with the line that it begins on, counted in the text in front of it; blank lines are none."""
+    path = tmp_path_factory.mktemp("whole") / "x.CSV.gz"
+    text, expected = f"one,two{end}{end}", []
+    for record in records:
+        expected.append((len(text.replace("\r\n", "\n").split("\n")), dict(zip(("one", "two"), record, strict=True))))
+        text += written(list(record), lineterminator=end)
+    path.write_bytes(gzip.compress(text.encode("utf-8-sig")))
+    assert list(whole_rows(path)) == expected
+    assert [row for _, row in whole_lists(path)][1:] == [list(row.values()) for _, row in expected]
+
+
+def test_a_quotation_mark_in_a_whole_tsv_is_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text('id\ttext\n1\t"He said\n\n2\tno" and "no\n')
+    assert list(whole_rows(path)) == [(2, {"id": "1", "text": '"He said'}), (4, {"id": "2", "text": 'no" and "no'})]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.csv", b"a,b\n1,2\n3\n", r"line 3\): this is a row with not as many fields as the head line's 2"),
+        ("x.csv", b'a,b\n1,2\n\n"3,4\n5,6\n', r"line 4\): this is no valid table \(unexpected end of data\)"),
+        ("x.tsv", b"a\ta\n1\t2\n", "two columns of the 2 in the first row have the same name"),
+        ("x.csv", "a,b\n1,é\n".encode("cp1252"), r"line 2\): this is not UTF-8"),
+        ("x.csv", "a,b\n1,2\n".encode("utf-16"), r"line 1\): this is not UTF-8"),
+        ("x.jsonl", b'{"a": 1}\n\n[2]\n', r"line 3\): this is no JSON object"),
+        ("x.ndjson", b"{", r"line 1\): this is no JSON object"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "this gzip file is damaged or cut off"),
+    ],
+)
+def test_the_first_damage_of_a_whole_table_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        list(whole_rows(tmp_path / name))
+
+
+def test_json_lines_may_have_another_suffix(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}\n \n{"b": "\u2028"}\n')
+    assert list(whole_objects(tmp_path / "x.json")) == [(1, {"a": 1}), (3, {"b": "\u2028"})]

@@ -23,8 +23,7 @@ from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.columns import letters_of, number
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.records import Labelled, Tagged
-from biomlm.inputs import whole_tables
-from biomlm.inputs.streams import read_text
+from biomlm.inputs import tables
 
 Row = tuple[int, list[str]]  # line number and fields
 REMEDY = "Make the file again with BLURB's script, or give a head line and --columns."
@@ -72,8 +71,7 @@ def read_tables(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labe
         DataError: A line has another number of columns, or a label that is none.
     """
     (path,) = paths
-    lines = [line.rstrip("\r").split("\t") for line in read_text(path).split("\n")]
-    rows = [(i, fields) for i, fields in enumerate(lines, start=1) if fields != [""]]
+    rows = list(tables.whole_lists(path))
     reader = _reader(rows[0][1]) if rows else None
     if rows and reader is None:
         raise DataError(
@@ -138,7 +136,7 @@ def read_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Label
         DataError: A line lacks a field, or its label is none.
     """
     (path,) = paths
-    return [_line(path, line, row, fold) for line, row in whole_tables.json_lines(path)]
+    return [_line(path, line, row, fold) for line, row in tables.whole_objects(path)]
 
 
 def read_tagged_lines(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Tagged]:  # noqa: ARG001

@@ -8,7 +8,7 @@ from typing import Any
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.data.schema import Columns
-from biomlm.inputs import whole_tables
+from biomlm.inputs import tables
 
 ENDINGS = (".jsonl", ".tsv", ".csv")
 
@@ -37,7 +37,7 @@ def read_table(path: Path, fold: str, columns: Columns, task: str) -> list[Label
         *columns.choices,
     ]
     records: list[Labelled] = []
-    for line, row in whole_tables.rows(path):
+    for line, row in tables.whole_rows(path):
         missing = [
             name
             for name in wanted

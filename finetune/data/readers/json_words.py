@@ -13,7 +13,7 @@ import orjson
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.readers.iob import record_of
 from biomlm.finetune.data.records import Tagged
-from biomlm.inputs import whole_tables
+from biomlm.inputs import tables
 from biomlm.inputs.streams import read_text
 
 WORDS, TAGS = ("words", "tokens"), ("ner_tags", "label_ids")
@@ -67,7 +67,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the objects, each with its line, or its number in a list."""
     text = read_text(path)
     if not text.lstrip().startswith("["):
-        yield from whole_tables.json_lines(path)
+        yield from tables.whole_objects(path)
         return
     try:
         rows = orjson.loads(text)

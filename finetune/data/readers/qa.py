@@ -11,7 +11,7 @@ from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.readers.columns import letters_of, read_table
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.data.schema import Columns
-from biomlm.inputs import whole_tables
+from biomlm.inputs import tables
 from biomlm.inputs.streams import read_text
 
 PUBMEDQA = ("ori_pqal.json", "ori_pqal.json.gz")
@@ -134,7 +134,7 @@ def read_mmlu(paths: Sequence[Path], fold: str, dropped: Dropped) -> list[Labell
     """
     records = []
     for path in paths:
-        for number, (line, row) in enumerate(whole_tables.fields(path), start=1):
+        for number, (line, row) in enumerate(tables.whole_lists(path), start=1):
             if len(row) != 6 or row[5] not in letters_of(4):
                 problem = "six fields were expected: a question, four choices, a letter from A to D"
                 raise DataError(problem, file=path, record=f"line {line}", remedy="Mend that line.")

@@ -81,7 +81,7 @@ def test_any_columns_by_a_map(tmp_path: Path) -> None:
     found = read(tmp_path, lines, "n.jsonl", columns=columns)
     assert found[0].id == "note:7"
     assert len(found[0].metadata["patient"]) == 16
-    assert found[1].metadata["problem"] == "n.jsonl: line 2, not a JSON object"
+    assert found[1].metadata["problem"] == "n.jsonl: line 2, no JSON object"
     with pytest.raises(DataError, match="no column `body` among the 2 columns"):
         read(tmp_path, "key,mrn\n1,2\n", columns=columns)
 
