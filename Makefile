@@ -1,6 +1,8 @@
 # Two commands need nothing done before them: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the tests; their coverage is added together.
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: setup demo test test-slow check matrix bench clean
@@ -15,7 +17,7 @@ demo: setup
 	$(BIN)/biomlm launch demo --out runs/demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --cov --cov-report=term
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

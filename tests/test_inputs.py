@@ -280,7 +280,9 @@ def make_spacy() -> types.ModuleType:
     return made
 
 
-@pytest.mark.parametrize(("verb", "option", "name", "others", "change"), CASES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("verb", "option", "name", "others", "change"), CASES, ids=lambda value: getattr(value, "__name__", str(value))[:30]
+)
 def test_other_content_at_a_path_is_another_input(
     verb: str,
     option: str,

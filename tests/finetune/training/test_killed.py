@@ -35,7 +35,7 @@ def killed_when(seen: Callable[[], bool], argv: list[str]) -> None:
 def test_a_killed_run_ends_with_the_same_bits(tiny_model: Path, toy: Path, tmp_path: Path) -> None:
     def argv(out: Path) -> list[str]:
         where = ["--model", str(tiny_model), "--task", "ner", "--data", str(toy), "--out", str(out)]
-        return [*where, "--epochs", "4", "--batch.size", "8", "--grid.lr", "1e-3", "3e-3"]
+        return [*where, "--epochs", "2", "--batch.size", "8", "--grid.lr", "1e-3", "3e-3"]
 
     out, alone = tmp_path / "killed", tmp_path / "alone"
     grid = out / "grid"
