@@ -109,6 +109,20 @@ VERBS: Mapping[str, Verb] = {
         "biomlm pretrain average RUN --last 3 --out MEAN",
         positionals=("run",),
     ),
+    "pretrain evaluate": Verb(
+        "any model + held-out shards → loss, by source",
+        "biomlm.pretrain.planning.config:EvaluateConfig",
+        "biomlm.pretrain.commands.evaluate:evaluate",
+        "biomlm pretrain evaluate models/roberta-base --shards SHARDS --out BEFORE",
+        positionals=("model",),
+    ),
+    "pretrain trial": Verb(
+        "the micro-batch that trains a model fastest, and how fast",
+        "biomlm.pretrain.planning.config:TrialConfig",
+        "biomlm.pretrain.commands.trial:trial",
+        "biomlm pretrain trial models/roberta-base --shards SHARDS --out TRIAL",
+        positionals=("init",),
+    ),
     "distill": Verb(
         "shards + teacher → run folder",
         "biomlm.distill.config:DistillConfig",
@@ -202,6 +216,13 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.launch.commands.plan:run",
         "biomlm launch plan demo --out runs/demo",
         positionals=("recipe",),
+    ),
+    "adapt": Verb(
+        "your text + any encoder → a Hugging Face model, and what it was worth",
+        "biomlm.launch.commands.adapt:AdaptConfig",
+        "biomlm.launch.commands.adapt:run",
+        "biomlm adapt --model models/roberta-base --notes NOTEEVENTS.csv --pubmed baseline/ --budget 8h --out runs/adapted",
+        first=("model", "notes", "pubmed", "budget", "out"),
     ),
     "report": Verb(
         "runs → a self-contained HTML page",

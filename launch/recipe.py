@@ -214,7 +214,7 @@ def _stage(
     name, verb = str(raw.get("name", "")), str(raw.get("verb", ""))
     if not STAGE_NAME.fullmatch(name) or any(stage.name == name for stage in earlier):
         raise refuse(f"a stage cannot be named `{name}`", "Use a name of a-z, 0-9, - and _ that no other stage has.")
-    if verb not in VERBS or verb.startswith("launch"):
+    if verb not in VERBS or verb == "adapt" or verb.startswith("launch"):
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         raise refuse(
             f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biomlm."

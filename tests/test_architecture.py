@@ -88,7 +88,7 @@ def test_every_verb_has_a_file_of_its_name() -> None:
     for verb, place in VERBS.items():
         room, _, rest = place.module.removeprefix("biomlm.").partition(".")
         assert rest == f"commands.{verb.rpartition(' ')[2]}", verb
-        assert room == verb.split()[0] or verb in ("report", "doctor"), verb
+        assert room == verb.split()[0] or verb in ("report", "doctor", "adapt"), verb
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda p: p.relative_to(ROOT).as_posix())

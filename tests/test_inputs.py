@@ -55,6 +55,8 @@ NO_PATH = {  # words that name no file
     "loss.embeddings loss.relations loss.layers",
     "distill cache": "mlm.pos mix.weights",
     "pretrain average": "",
+    "pretrain evaluate": "",
+    "pretrain trial": "fleet",
     "finetune": "negative one_type columns.id columns.text columns.pair columns.label columns.choices columns.separator columns.document",
 }
 RUNTIME = {"deepspeed.config"}  # decides how a run computes, not what
@@ -212,6 +214,8 @@ def words(verb: str, place: Callable[[str], str]) -> list[str]:
         "tokenizer encode": ["--docs", place("docs"), "--tokenizer", place("tokenizer"), "--workers", "1"],
         "pretrain": shards,
         "pretrain average": ["--last", "1"],
+        "pretrain evaluate": ["--eval_tokens", "64", "--precision", "fp32"],
+        "pretrain trial": ["--largest", "16", "--precision", "fp32"],
         "distill": shards,
         "distill cache": [*shards[:6], "--steps", "1", "--k", "4"],
         "finetune": ["--task", "ner", "--epochs", "1", "--precision", "fp32", "--batch.max_length", "16"],
@@ -244,6 +248,10 @@ CASES: list[tuple[str, str, str, dict[str, str], Change]] = [
     ("pretrain", "longer", "model", {}, other_moments),
     ("pretrain average", "run", "model", {}, other_weights),
     ("pretrain average", "run", "model", {}, other_encoder),
+    ("pretrain evaluate", "model", "model", {"shards": "shards"}, other_weights),
+    ("pretrain evaluate", "shards", "shards", {"model": "model"}, other_stage),
+    ("pretrain trial", "init", "hf", {"shards": "shards"}, other_activation),
+    ("pretrain trial", "shards", "shards", {"init": "model"}, other_stage),
     ("distill", "shards", "shards", {"teacher": "model"}, other_stage),
     ("distill", "teacher", "model", {}, other_weights),
     ("distill", "teacher", "hf", {}, other_activation),

@@ -21,6 +21,10 @@ COMMANDS = {
     ("pretrain", "out", "init"): "--shards ELSE --init IN --steps 1 --out OUT",
     ("pretrain", "out", "longer"): "--shards ELSE --longer IN --steps 1 --out OUT",
     ("pretrain average", "out"): "IN --out OUT",
+    ("pretrain evaluate", "out"): "IN --shards ELSE --out OUT",
+    ("pretrain evaluate", "out", "shards"): "ELSE --shards IN --out OUT",
+    ("pretrain trial", "out"): "IN --shards ELSE --out OUT",
+    ("pretrain trial", "out", "shards"): "ELSE --shards IN --out OUT",
     ("distill", "out"): "--shards IN --teacher ELSE --steps 1 --out OUT",
     ("distill", "out", "teacher"): "--shards ELSE --teacher IN --steps 1 --out OUT",
     ("distill", "out", "cache"): "--shards ELSE --cache IN --steps 1 --loss.hidden 0 --out OUT",
@@ -43,6 +47,7 @@ COMMANDS = {
     ("finetune compare", "page"): "IN ELSE --page OUT",
     ("finetune blurb", "out"): "NCBI-disease=IN --out OUT",
     ("launch", "out"): "IN.yaml --out OUT",
+    ("adapt", "out"): "--model IN --text IN --out OUT",
     ("report", "out"): "IN --out OUT",
 }
 RECIPE = "stages:\n  - {name: docs, verb: corpus build, args: {text: [nowhere], out: '${out}/docs'}}\n"

@@ -11,7 +11,7 @@ from biomlm.core.files import matching, refuse_target, write_text
 from biomlm.core.html.page import Markup, document, join, tag
 from biomlm.core.progress import clock, human
 from biomlm.core.summary import summary
-from biomlm.launch.reporting import sections
+from biomlm.launch.reporting import sections, worth
 from biomlm.launch.reporting.run_folders import ReportData, collect, tokens, total
 
 
@@ -58,6 +58,7 @@ def render(data: ReportData, title: str, *, log_x: bool = False) -> str:
     description = data.launch.description if data.launch else ""
     time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = [
+        ("What the training was worth", worth.section(data)),
         ("Pipeline", sections.pipeline(data)),
         ("Documents", sections.documents(data)),
         ("Loss", sections.losses(data, log_x)),

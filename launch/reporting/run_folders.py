@@ -21,8 +21,10 @@ from biomlm.launch.state import NAME as LAUNCH
 from biomlm.launch.state import State, read_state
 
 RUN_STAGES = ("pretrain", "distill")
+EVALUATE = "pretrain evaluate"
 CONVERSION = "conversion.json"
 RESULT = "result.json"
+SCORES = "scores.json"
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Folder:
 
 @dataclass
 class Run(Folder):
-    """A run folder of pretraining or distillation.
+    """A run folder of pretraining or distillation, or an evaluation, which has a result alone.
 
     Args:
         metrics: The records of `metrics.jsonl`.
@@ -110,8 +112,10 @@ class ReportData:
         tokenizers: Tokenizer folders.
         shards: Folders of token shards.
         runs: Run folders.
+        evaluations: Folders of `pretrain evaluate`: what models that are not trained here do on held-out text.
         conversions: Name → `conversion.json` of every converted model.
         fills: Name → a file of filled-in masks.
+        scores: Name → `scores.json` of every fine-tuned model.
         others: Folders of other stages.
         missing: What could not be read, one sentence each.
     """
@@ -121,15 +125,17 @@ class ReportData:
     tokenizers: list[Folder] = field(default_factory=list)
     shards: list[Folder] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    evaluations: list[Run] = field(default_factory=list)
     conversions: dict[str, dict[str, Any]] = field(default_factory=dict)
     fills: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: list[Folder] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @property
     def folders(self) -> list[Folder]:
         """Every folder with a manifest."""
-        return [*self.corpora, *self.tokenizers, *self.shards, *self.runs, *self.others]
+        return [*self.corpora, *self.tokenizers, *self.shards, *self.evaluations, *self.runs, *self.others]
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -199,8 +205,13 @@ def _add(path: Path, data: ReportData) -> None:
     if stage in RUN_STAGES:
         data.runs.append(_run(name, path, manifest, data))
         return
+    if stage == EVALUATE:
+        data.evaluations.append(_run(name, path, manifest, data))
+        return
     kinds = {"corpus build": data.corpora, "tokenizer train": data.tokenizers, "tokenizer encode": data.shards}
     kinds.get(stage, data.others).append(Folder(name, path, manifest))
+    if stage == "finetune" and (path / SCORES).exists():
+        data.scores[name] = _read(path / SCORES, data)
     if manifest.get("status") != "done":
         data.missing.append(f"{name}: `{stage}` has not finished")
 
@@ -266,7 +277,7 @@ def summary_rows(data: ReportData) -> dict[str, object]:
         rows |= {f"  dropped: {reason}": n for reason, n in dropped(corpus).items()}
     for shards in data.shards:
         rows |= {f"tokens, {split}": n for split, n in tokens(shards).items()}
-    for run in data.runs:
+    for run in [*data.evaluations, *data.runs]:
         rows |= _run_rows(run)
     for entropy in [finite(run.result.get("unigram_entropy")) for run in data.runs if run.result][:1]:
         rows["held-out unigram entropy (nats)"] = entropy

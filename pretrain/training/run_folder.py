@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -360,7 +361,6 @@ def show(stage: str, run: Path) -> None:
     if rank_info(os.environ).rank:
         return
     result = read_json(run / RESULT)
-    valid, entropy = result["valid"], result["unigram_entropy"]
     rows = {
         "parameters": result["parameters"],
         "steps": result["step"],
@@ -371,16 +371,26 @@ def show(stage: str, run: Path) -> None:
         "model FLOPs utilisation": result["mfu"],
         "share of time waiting for batches": result["data_wait"],
         "device and precision": f"{result['device']} {result['precision']}",
+        **held_out_rows(result),
     }
-    if isinstance(valid, dict):
-        rows["held-out loss (nats)"] = valid["loss"]
-        rows["held-out perplexity"] = valid["perplexity"]
-        rows["held-out masked accuracy"] = valid["accuracy"]
-        for source, figures in valid["sources"].items():
-            rows |= {f"held-out loss, {source}": figures["loss"], f"held-out accuracy, {source}": figures["accuracy"]}
-        rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
-        rows["held-out unigram entropy (nats)"] = entropy
     summary(f"biomlm {stage} → {run}", {name: value for name, value in rows.items() if value is not None})
+
+
+def held_out_rows(result: Mapping[str, Any]) -> dict[str, object]:
+    """Give the rows of a summary that say how well a model does on held-out text."""
+    valid = result["valid"]
+    if not isinstance(valid, dict):
+        return {}
+    rows: dict[str, object] = {
+        "held-out loss (nats)": valid["loss"],
+        "held-out perplexity": valid["perplexity"],
+        "held-out masked accuracy": valid["accuracy"],
+    }
+    for source, figures in valid["sources"].items():
+        rows |= {f"held-out loss, {source}": figures["loss"], f"held-out accuracy, {source}": figures["accuracy"]}
+    rows |= {f"held-out {name.replace('_', ' ')}": value for name, value in valid.get("pairs", {}).items()}
+    rows["held-out unigram entropy (nats)"] = result["unigram_entropy"]
+    return {name: value for name, value in rows.items() if value is not None}
 
 
 def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, world: World) -> Evaluator | None:

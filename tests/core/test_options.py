@@ -26,6 +26,8 @@ BASE = {
     "tokenizer compare": "--tokenizers T --docs D",
     "pretrain": "--shards S --out O",
     "pretrain average": "--run R --out O",
+    "pretrain evaluate": "--model M --shards S --out O",
+    "pretrain trial": "--init M --shards S --out O",
     "distill": "--shards S --teacher T --out O",
     "distill cache": "--shards S --teacher T --out O",
     "distill plan": "--shards S --teacher T",
@@ -39,6 +41,7 @@ BASE = {
     "finetune blurb": "--runs GAD=A",
     "launch": "--recipe demo --out O",
     "launch plan": "--recipe demo",
+    "adapt": "--model M --text T --out O",
     "report": "--runs A",
     "doctor": "",
 }
@@ -103,6 +106,7 @@ VARIANTS = {
         "--recipe demo --out O --on hosts --hostfile H",
     ],
     "launch plan": ["--recipe demo --fleet v100-32gb"],
+    "adapt": ["--model M --notes N --out O --data D --task relation"],
 }
 # Another value than the default, where the type alone does not give one that is allowed.
 VALUES: dict[str, Any] = {
@@ -125,6 +129,7 @@ VALUES: dict[str, Any] = {
     "sentences": ["a <mask>"],
     "runs": ["A", "C"],
     "hidden": [2],
+    "budget": "8h",
 }
 OVERRIDING = {("finetune blurb", "runs"): ["GAD=B"]}
 REFUSED = {  # by the configuration itself, whatever else is given
