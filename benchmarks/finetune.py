@@ -33,7 +33,7 @@ from biomlm.finetune.data.splits import find
 from biomlm.finetune.metrics.entities import EntityScorer
 from biomlm.finetune.tasks.token_classification import labels_of
 from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, use_onednn
+from biomlm.finetune.training.inference import outputs
 from biomlm.model.config import ModelConfig, Precision
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
@@ -196,7 +196,6 @@ def train_theirs(model: Path, data: Path, epochs: int, out: Path, seconds: list[
 def predict_ours(run: Path, data: Path, precision: Precision, seconds: list[Timed]) -> None:
     """The test sentences as texts, words cut and tokens made."""
     task, model = checkpoint.read(str(run))
-    model = use_onednn(model, choose(precision))
     texts = [record.text for record in read_iob(data / "test.tsv", "test")]
     with timed(seconds):
         records = [task.unlabelled(str(i), [text], i) for i, text in enumerate(texts)]

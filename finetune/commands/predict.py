@@ -21,7 +21,7 @@ from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
 from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, use_onednn
+from biomlm.finetune.training.inference import outputs
 from biomlm.inputs.streams import bare_name, open_lines
 from biomlm.model.device import choose
 
@@ -50,7 +50,7 @@ def run(config: PredictConfig) -> None:
     if isinstance(task, Tagger) and task.cutting is None:
         print(f"biomlm finetune predict: {CUTTING_UNKNOWN}", file=sys.stderr)
     device = choose(config.precision)
-    model = use_onednn(model.to(device.torch), device)
+    model = model.to(device.torch)
     tokens = config.tokens or BATCH_TOKENS[device.torch.type]
     done = 0
     with ExitStack() as stack:

@@ -10,40 +10,6 @@ from biomlm.finetune.tasks.examples import Example, by_length, collate
 from biomlm.model.device import Device
 
 
-class OneDnnLinear(nn.Module):
-    """A linear layer's fp32 product by oneDNN, for computing without gradients.
-
-    Args:
-        linear: The layer; its weights are laid out anew once.
-    """
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight = linear.weight.detach().to_mkldnn()
-        self.bias = None if linear.bias is None else linear.bias.detach().to_mkldnn()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute what `nn.Linear` computes."""
-        return torch.ops.aten.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()  # type: ignore[no-any-return]
-
-
-def use_onednn(model: nn.Module, device: Device) -> nn.Module:
-    """Prepare the model for prediction alone: on a CPU in fp32 its linear layers go through oneDNN, with the weights laid out for it once.
-
-    torch multiplies fp32 by MKL, which reached 88 GFLOP/s on one core of an AMD EPYC where oneDNN reached 166 (2048 × 1024 × 256).
-
-    Args:
-        model: A task's model in evaluation mode; it is changed in place and cannot be trained any more.
-        device: Where it is.
-    """
-    if device.torch.type == "cpu" and device.precision == "fp32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        for module in list(model.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(module, name, OneDnnLinear(child))
-    return model
-
-
 @torch.inference_mode()
 def outputs(
     model: nn.Module, examples: Sequence[Sequence[Example]], tokens: int, device: Device, bar: Bar | None = None

@@ -21,10 +21,7 @@ from biomlm.finetune.metrics.labels import LabelScorer, PearsonScorer
 from biomlm.finetune.tasks.examples import collate
 from biomlm.finetune.tasks.inputs import pair_windows, segment_ids, text_windows
 from biomlm.finetune.tasks.text_classification import Choice, Classification
-from biomlm.finetune.training import checkpoint
-from biomlm.finetune.training.inference import outputs, use_onednn
 from biomlm.model.config import EncoderConfig
-from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
 from biomlm.tokenizer.formats import folder as tokenizer_folder
@@ -162,16 +159,6 @@ def made(tiny_model: Path, folder: Callable[[str], Path], tmp_path_factory: pyte
     run = tmp_path_factory.mktemp("made") / "run"
     finetune(tiny_model, folder("relation"), run, "relation", "--negative", "false", "--epochs", "1", "--seeds", "2")
     return run
-
-
-def test_a_quickened_model_says_the_same(made: Path) -> None:
-    task, model = checkpoint.read(str(made))
-    record = task.unlabelled("1", ["often aspirin"], 1)
-    device = choose("fp32")
-    before = outputs(model, task.examples([record]), 2048, device)[0]
-    quick = use_onednn(model, device)
-    assert not any(type(module) is torch.nn.Linear for module in quick.lm.encoder.modules())  # type: ignore[union-attr]
-    assert torch.allclose(outputs(quick, task.examples([record]), 2048, device)[0], before, atol=1e-6)
 
 
 def test_plain_models_do_not_predict(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
