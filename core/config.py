@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PACKAGE = Path(__file__).parents[1]
 OWN_FLAGS = {"config", "print_config", "help"}
 
 
@@ -75,6 +76,7 @@ def parse(
     """
     known = keys(cls)
     former = former_names(cls)
+    argv = list(_config_files(argv, cls.__module__.partition(".")[2].partition(".")[0]))
     with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
         argv = list(_regular(_gathered(_renamed(argv, former, Path(scratch)), known), known, positionals))
         _check_keys(argv, known)
@@ -122,6 +124,38 @@ def _show_first(parser: "ArgumentParser", names: Sequence[str]) -> None:
                 start._group_actions.append(action)
 
 
+def shipped_config(name: str, room: str) -> Path:
+    """The file of a configuration that biomlm ships, by its name.
+
+    Args:
+        name: With or without `.yaml`.
+        room: The room of the verb that it is for.
+
+    Raises:
+        ConfigError: That room has none of this name.
+    """
+    names = {path.stem: path for path in sorted((PACKAGE / room / "configs").glob("*.yaml"))}
+    stem = name.removesuffix(".yaml")
+    if stem in names:
+        return names[stem]
+    close = difflib.get_close_matches(stem, names, n=1)
+    shipped = f"{room} ships {', '.join(names)}" if names else f"{room} ships none"
+    hint = f"Did you mean {close[0]}?" if close else f"Give a YAML file; {shipped}."
+    raise ConfigError("there is no such file, and no configuration of that name", file=name, remedy=hint)
+
+
+def _config_files(argv: Sequence[str], room: str) -> Iterator[str]:
+    """Put the file of a shipped configuration in the place of its name."""
+    before = ""
+    for word in argv:
+        flag, equals, value = word.partition("=") if word.startswith("--config=") else ("", "", word)
+        if (before == "--config" or equals) and value and not Path(value).exists():
+            yield f"{flag}{equals}{shipped_config(value, room)}"
+        else:
+            yield word
+        before = word
+
+
 def _renamed(argv: Sequence[str], former: dict[str, str], scratch: Path) -> list[str]:
     """Put today's names in the place of former ones, in flags and in copies of the YAML files that have some."""
     words: list[str] = []
@@ -133,6 +167,7 @@ def _renamed(argv: Sequence[str], former: dict[str, str], scratch: Path) -> list
             copy = scratch / f"{len(words)}.yaml"
             with yaml_errors(path, "Give a YAML file to --config."):
                 text = path.read_text(encoding="utf-8")
+                refuse_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
                 today = _renamed_yaml(text, former)
             if today != text:
                 copy.write_text(today, encoding="utf-8")
@@ -144,13 +179,13 @@ def _renamed_yaml(text: str, former: dict[str, str]) -> str:
     """Replace former keys in the text itself, so that every line keeps its number."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     waiting: list[tuple[str, yaml.Node | None]] = [("", root)]
-    places: list[tuple[int, int, str]] = []
+    places: set[tuple[int, int, str]] = set()  # an alias shows one place several times
     while waiting:
         prefix, node = waiting.pop()
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             name = f"{prefix}{key.value}"
             if name in former:
-                places.append((key.start_mark.index, key.end_mark.index, former[name].rsplit(".", 1)[-1]))
+                places.add((key.start_mark.index, key.end_mark.index, former[name].rsplit(".", 1)[-1]))
             waiting.append((f"{name}.", value))
     for start, end, name in sorted(places, reverse=True):
         text = text[:start] + name + text[end:]
@@ -283,24 +318,30 @@ def _check_yaml(path: Path, known: dict[str, Any]) -> None:
     _check_mapping(root, "", path, known)
 
 
-def refuse_doubles(node: yaml.Node | None, path: Path, prefix: str = "") -> None:
-    """Refuse a mapping that has a key twice, of which YAML's readers would take the last without a word.
+def refuse_doubles(node: yaml.Node | None, path: Path, prefix: str = "", outer: tuple[yaml.Node, ...] = ()) -> None:
+    """Refuse a mapping that has a key twice, of which YAML's readers would take the last without a word, or that holds itself.
 
     Raises:
-        ConfigError: One has.
+        ConfigError: One does.
     """
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return
+    line = f"line {node.start_mark.line + 1}"
+    if any(node is each for each in outer):
+        raise ConfigError("this holds itself", file=path, record=line, remedy="Take its *alias out of it.")
+    outer = (*outer, node)
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            refuse_doubles(item, path, prefix)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = f"{prefix}{key.value}"
-            if name in seen:
-                line = f"line {key.start_mark.line + 1}"
-                raise ConfigError(f"`{name}` stands twice", file=path, record=line, remedy="Keep one of the two.")
-            seen.add(name)
-            refuse_doubles(value, path, f"{name}.")
+            refuse_doubles(item, path, prefix, outer)
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            line = f"line {key.start_mark.line + 1}"
+            raise ConfigError(f"`{name}` stands twice", file=path, record=line, remedy="Keep one of the two.")
+        seen.add(name)
+        refuse_doubles(value, path, f"{name}.", outer)
 
 
 def _check_mapping(node: yaml.MappingNode, prefix: str, path: Path, known: dict[str, Any]) -> None:

@@ -202,3 +202,26 @@ def test_a_renamed_key_is_read_under_both_names(tmp_path: Path) -> None:
     old.write_text("optim:\n  rate: 0.5\n  ratee: 1\n")
     with pytest.raises(ConfigError, match=r"line 3(.|\n)*optim\."):
         config.parse(Today, ["--config", str(old)], prog="p")
+
+
+def test_a_shipped_configuration_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from biomlm.pretrain.config import PretrainConfig
+
+    base = ["--shards", "S", "--out", "O"]
+    file = Path(config.__file__).parents[1] / "pretrain" / "configs" / "gatortron-345m.yaml"
+    monkeypatch.chdir(tmp_path)
+    expected = config.parse(PretrainConfig, [*base, "--config", str(file)], prog="biomlm pretrain")
+    for words in (["--config", "gatortron-345m"], ["--config=gatortron-345m.yaml"]):
+        assert config.parse(PretrainConfig, [*base, *words], prog="biomlm pretrain") == expected
+    with pytest.raises(ConfigError, match=r"gatortron-345: there is no such file(.|\n)*Did you mean gatortron-345m\?"):
+        config.parse(PretrainConfig, [*base, "--config", "gatortron-345"], prog="biomlm pretrain")
+    with pytest.raises(ConfigError, match=r"pretrain ships bio-clinicalbert, bio-lm-base"):
+        config.parse(PretrainConfig, [*base, "--config", "zzz.yaml"], prog="biomlm pretrain")
+    (tmp_path / "gatortron-345m").write_text("steps: 3\n")  # a file that is there goes before a name
+    assert config.parse(PretrainConfig, [*base, "--config", "gatortron-345m"], prog="biomlm pretrain").steps == 3
+
+
+def test_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("src: s\noptim: &a\n  lr: *a\n")
+    with pytest.raises(ConfigError, match=r"a.yaml \(line 2\): this holds itself"):
+        parse("--config", str(tmp_path / "a.yaml"))
