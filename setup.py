@@ -23,10 +23,11 @@ def packages() -> list[str]:
     Raises:
         SystemExit: The links have become text files, as in a zip archive: an empty wheel would be built without a word.
     """
-    broken = sorted(p.name for p in PACKAGE.iterdir() if p.suffix not in (".py", ".typed") and not p.is_dir())
+    links = [path for path in PACKAGE.iterdir() if path.suffix not in (".py", ".typed")]
+    broken = sorted(path for path in (*links, PACKAGE / "launch" / "records") if not path.is_dir())
     if broken:
         sys.exit(
-            f"src/biomlm/{broken[0]} is a file and not a link to the folder {broken[0]}/: this copy lost its symbolic links, as a zip "
+            f"{broken[0].relative_to(HERE)} is a file and not a link to a folder: this copy lost its symbolic links, as a zip "
             "archive does.\nTake a git clone, the .tar.gz archive or the sdist (git on Windows: core.symlinks=true)."
         )
     return find_packages("src")
@@ -42,7 +43,10 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=packages(),
-    package_data={"": ["py.typed", "*.yaml", "configs/*.yaml", "recipes/*.yaml", "*.html", "*.sh", "*.css"]},
+    package_data={
+        "": ["py.typed", "*.yaml", "configs/*.yaml", "recipes/**/*.yaml", "*.html", "*.sh", "*.css"],
+        "biomlm.launch": ["records/**"],  # demo/data, through a link
+    },
     entry_points={
         "console_scripts": ["biomlm=biomlm.core.cli:main", "biomlm-fairseq-env=biomlm.launch.fairseq_env:main"],
     },

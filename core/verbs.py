@@ -6,7 +6,7 @@ Rooms are named here as text and imported when their verb is called, so that `co
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from biomlm.core.fleet import Before, Fleet
 
@@ -24,6 +24,7 @@ class Verb:
         first: The fields that matter most, which `--help` shows first.
         estimate_at: Place of the function that says what a run would need on a fleet after earlier stages; empty for verbs that
             need no fleet.
+        gpus: The GPUs that it can use: `none`, `one`, or `all`, with a process for each.
     """
 
     summary: str
@@ -33,11 +34,17 @@ class Verb:
     positionals: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     estimate_at: str = ""
+    gpus: Literal["none", "one", "all"] = "none"
 
     @property
     def module(self) -> str:
         """The module of its function."""
         return self.run_at.partition(":")[0]
+
+    @property
+    def room(self) -> str:
+        """The room that its configuration class belongs to."""
+        return self.config_at.split(".")[1]
 
     @property
     def config(self) -> type[Any]:
@@ -101,6 +108,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm pretrain --shards SHARDS --model.size tiny --steps 200 --seed 1 --out RUN",
         first=("shards", "model.size", "steps", "init", "out"),
         estimate_at="biomlm.pretrain.planning.estimate:estimate",
+        gpus="all",
     ),
     "pretrain average": Verb(
         "the mean of a run's last checkpoints, as a model",
@@ -130,6 +138,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm distill --shards SHARDS --teacher RUN --model.size tiny --steps 200 --out STUDENT",
         first=("shards", "teacher", "model.size", "steps", "out"),
         estimate_at="biomlm.distill.estimate:estimate",
+        gpus="all",
     ),
     "distill cache": Verb(
         "a teacher's answers ahead of time → cache folder",
@@ -138,6 +147,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm distill cache --shards SHARDS --teacher RUN --steps 200 --out CACHE",
         first=("shards", "teacher", "steps", "workers", "out"),
         estimate_at="biomlm.distill.estimate:estimate_cache",
+        gpus="one",
     ),
     "distill plan": Verb(
         "what such a cache would take",
@@ -180,6 +190,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.finetune.commands.finetune:run",
         "biomlm finetune --model runs/demo/student --task ner --data NCBI-disease-IOB --epochs 3 --out runs/ncbi",
         first=("model", "task", "data", "epochs", "out"),
+        gpus="one",
     ),
     "finetune predict": Verb(
         "a fine-tuned model's predictions for texts",
@@ -187,6 +198,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.finetune.commands.predict:run",
         "biomlm finetune predict runs/ncbi notes.jsonl --out entities.jsonl",
         positionals=("model", "file"),
+        gpus="one",
     ),
     "finetune compare": Verb(
         "fine-tuned runs side by side, with intervals and a paired test",
@@ -223,6 +235,13 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.launch.commands.adapt:run",
         "biomlm adapt --model models/roberta-base --notes NOTEEVENTS.csv --pubmed baseline/ --budget 8h --out runs/adapted",
         first=("model", "notes", "pubmed", "budget", "out"),
+    ),
+    "launch show": Verb(
+        "what a recipe comes to, and where each value stands",
+        "biomlm.launch.commands.show:ShowConfig",
+        "biomlm.launch.commands.show:run",
+        "biomlm launch show demo --scale smoke",
+        positionals=("recipe",),
     ),
     "report": Verb(
         "runs → a self-contained HTML page",

@@ -1,18 +1,21 @@
-"""Recipes: a YAML file that lists the stages of a whole job, and how it is read.
+"""Recipes: a YAML file that lists the stages of a whole job, and what it comes to when its variables are filled in.
 
     description: What comes out.
-    vars: {data: demo/data}                    # any names; `--var data=DIR` overrides them
+    vars: {data: "${demo}"}                    # any names; `--var data=DIR` overrides them
     inputs: ["${data}/pubmed"]                 # must be there before the first stage starts
     stages:
       - name: corpus                           # names the log, OUT/logs/corpus.log
         verb: corpus build
+        config: NAME                           # a configuration of the verb's room, laid under args
         args: {pubmed: ["${data}/pubmed"], out: "${out}/corpus"}
         smoke: {limit: 100}                    # laid over args at --scale smoke
         minutes: 0.5                           # its share of the time, for the estimate of the time left
         slurm: {time: "2:00:00"}               # laid over --slurm.… for this stage (docs/scaling.md)
+        expect: {…}                            # what must be true of its output (`launch.expect`)
 
-`${out}` is the launch's output folder and `${recipe}` the folder of the recipe file. What a stage depends on is not written down
-twice: a path under `${out}` belongs to the first stage that names it, and the later ones that name it, or something in it, read it.
+`${out}` is the launch's output folder, `${recipe}` the folder of the file in which it stands, `${demo}` the records that come with biomlm.
+What a stage depends on is not written down twice: a path under `${out}` belongs to the stage that has it as its output (`out`, `dst`,
+`page`), and the later ones that name it, or something in it, read it. How files extend each other is `launch.resolve`'s.
 """
 
 import difflib
@@ -23,20 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from biomlm.core.config import yaml_errors
 from biomlm.core.errors import ConfigError
 from biomlm.core.fleet import Fleet
 from biomlm.core.verbs import VERBS
+from biomlm.launch.resolve import Document, find, name_of, resolve
+from biomlm.launch.sourced import Place, Value, merge
+from biomlm.launch.variables import Need, fill, settle
 
-SHIPPED = Path(__file__).parent / "recipes"
-
-RECIPE_KEYS = ("description", "vars", "inputs", "stages")
-STAGE_KEYS = ("name", "verb", "args", "smoke", "minutes", "slurm")
-TRAINING = ("pretrain", "distill")  # verbs that run on all GPUs
+OUTPUTS = ("out", "dst", "page")  # the options of all verbs that name what they write
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -47,26 +45,36 @@ class Stage:
         name: Unique in the recipe; names the log.
         verb: A verb of `biomlm`, such as `corpus build`.
         args: Options of the verb; nested mappings are dotted options.
+        place: Where the stage stands.
         minutes: Expected share of the wall time at full scale.
-        outputs: Paths under the output folder that this stage is the first to name.
+        outputs: Paths under the output folder that are this stage's.
         reads: Names of the earlier stages whose outputs it names.
-        line: Where the stage stands in the recipe file.
         slurm: What its batch job wants that others do not.
+        expect: What must be true of its output.
+        options: Dotted option, and `slurm.NAME` → where its value stands.
     """
 
     name: str
     verb: str
     args: dict[str, Any]
-    minutes: float
-    outputs: tuple[Path, ...]
-    reads: tuple[str, ...]
-    line: int
+    place: Place
+    minutes: float = 1.0
+    outputs: tuple[Path, ...] = ()
+    reads: tuple[str, ...] = ()
     slurm: dict[str, Any] = field(default_factory=dict)
+    expect: Value | None = None
+    options: Mapping[str, Place] = field(default_factory=dict)
 
     @property
     def words(self) -> list[str]:
         """The command line behind `biomlm`."""
         return [*self.verb.split(), *_flags(self.args)]
+
+    def refused(self, problem: str, remedy: str) -> ConfigError:
+        """Make the error about this stage, on the line of the option that it names, else on the stage's."""
+        named = [name for name in self.options if re.search(rf"(^|--|`){re.escape(name)}(?![\w.])", problem)]
+        place = self.options[max(named, key=len)] if named else self.place
+        return ConfigError(f"stage {self.name}: {problem}", file=place.file, record=f"line {place.line}", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -74,36 +82,27 @@ class Recipe:
     """A recipe with its variables filled in.
 
     Args:
-        name: The file's name without `.yaml`.
+        name: A shipped recipe's name, or the file's without `.yaml`.
         file: The recipe file.
         description: What comes out, in the recipe's own words.
         out: The launch's output folder, as `${out}` gives it.
-        inputs: Paths that must exist before the first stage.
+        needs: What must exist before the first stage.
         stages: In the order in which they run.
+        published: What is known of the model that the recipe follows (docs/recipes.md).
     """
 
     name: str
     file: Path
     description: str
     out: Path
-    inputs: tuple[Path, ...]
+    needs: tuple[Need, ...]
     stages: tuple[Stage, ...]
+    published: dict[str, Any] = field(default_factory=dict)
 
 
-def find(name: str) -> Path:
-    """The file of a shipped recipe's name or of a path.
-
-    Raises:
-        ConfigError: There is neither.
-    """
-    if (path := Path(name)).is_file():
-        return path
-    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
-    if name not in shipped:
-        close = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"Give a YAML file, or one of: {', '.join(shipped)}."
-        raise ConfigError("there is no such recipe", file=name, remedy=hint)
-    return shipped[name]
+def default_out(name: str, scale: str) -> str:
+    """The output folder of a recipe if none is given."""
+    return f"runs/{name_of(find(name))}{'-smoke' if scale == 'smoke' else ''}"
 
 
 def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = (), fleet: Fleet | None = None) -> Recipe:
@@ -111,8 +110,8 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
 
     Args:
         name: A shipped recipe's name or a path.
-        out: The value of `${out}`.
-        scale: `smoke` lays each stage's `smoke` over its `args`.
+        out: The value of `${out}`; `runs/NAME` if empty.
+        scale: `smoke` lays what the recipe says of that scale over the rest.
         variables: `NAME=VALUE` for variables that the recipe declares.
         fleet: Its options are laid under those of training stages.
 
@@ -120,132 +119,69 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
         ConfigError: The recipe is missing, is not YAML, or holds an unknown or ill-typed key, verb or variable.
     """
     file = find(name)
-    node, raw = _load(file)
-    _check_keys(file, node, RECIPE_KEYS, "")
-    stage_nodes = _stage_nodes(file, node)
-    given = _given(file, raw.get("vars") or {}, variables)
-    folder = Path.cwd() if Path(out) == Path() else Path(out)
-    values = {"out": str(folder), "recipe": str(file.parent)}
-    for key, value in given.items():
-        values[key] = _fill(str(value), values, file, None)
-    inputs = tuple(Path(_fill(str(path), values, file, None)) for path in raw.get("inputs") or [])
+    document = resolve(file, scale)
+    folder = Path(out or default_out(name, scale))
+    folder = Path.cwd() if folder == Path() else folder
+    values, needs = settle(document, variables, folder)
     stages: list[Stage] = []
-    for stage_node, entry in zip(stage_nodes, raw["stages"], strict=True):
-        stages.append(_stage(file, stage_node, _suited(entry, fleet), values, scale, stages))
-    return Recipe(file.stem, file, str(raw.get("description", "")).strip(), folder, inputs, tuple(stages))
-
-
-def _load(file: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
-    """The recipe twice: as nodes, which know their lines, and as values."""
-    with yaml_errors(file, "Give a recipe in YAML."):
-        text = file.read_text(encoding="utf-8")
-        node, raw = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(
-            "a recipe is a mapping with `stages`", file=file, remedy="`biomlm launch plan demo` shows one."
-        )
-    return node, raw
-
-
-def _at(node: yaml.Node) -> str:
-    return f"line {node.start_mark.line + 1}"
-
-
-def _check_keys(file: Path, node: yaml.MappingNode, known: tuple[str, ...], of: str) -> None:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if key.value not in known:
-            close = difflib.get_close_matches(str(key.value), known, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]}?" if close else f"The keys are {', '.join(known)}."
-            raise ConfigError(f"there is no key `{key.value}`{of}", file=file, record=_at(key), remedy=hint)
-        if key.value in seen:
-            raise ConfigError(f"`{key.value}` stands twice{of}", file=file, record=_at(key), remedy="Remove one.")
-        seen.add(key.value)
-
-
-def _stage_nodes(file: Path, node: yaml.MappingNode) -> list[yaml.MappingNode]:
-    stages = next((value for key, value in node.value if key.value == "stages"), None)
-    if not isinstance(stages, yaml.SequenceNode) or not stages.value:
-        raise ConfigError("a recipe needs a list `stages`", file=file, remedy="`biomlm launch plan demo` shows one.")
-    for stage in stages.value:
-        if not isinstance(stage, yaml.MappingNode):
-            raise ConfigError("a stage is a mapping", file=file, record=_at(stage), remedy="Give it a name and a verb.")
-        _check_keys(file, stage, STAGE_KEYS, " in a stage")
-    return list(stages.value)
-
-
-def _given(file: Path, declared: Any, variables: Iterable[str]) -> dict[str, Any]:
-    if not isinstance(declared, dict) or {"out", "recipe"} & declared.keys():
-        raise ConfigError("`vars` is a mapping of names other than out and recipe", file=file, remedy="Mend `vars`.")
-    given = dict(declared)
-    for word in variables:
-        name, equals, value = word.partition("=")
-        if not equals or name not in declared:
-            names = ", ".join(declared) or "none"
-            raise ConfigError(f"the recipe has no variable for `--var {word}`", file=file, remedy=f"It has: {names}.")
-        given[name] = value
-    return given
-
-
-def _fill(value: Any, values: Mapping[str, str], file: Path, line: str | None) -> Any:
-    """Replace `${name}` in every string of a value."""
-    if isinstance(value, dict):
-        return {key: _fill(item, values, file, line) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, values, file, line) for item in value]
-    if not isinstance(value, str):
-        return value
-    for name in VARIABLE.findall(value):
-        if name not in values:
-            close = difflib.get_close_matches(name, values, n=1, cutoff=0.5)
-            hint = f"Did you mean ${{{close[0]}}}?" if close else "Declare it under `vars`."
-            raise ConfigError(f"there is no variable ${{{name}}}", file=file, record=line, remedy=hint)
-    return VARIABLE.sub(lambda match: values[match[1]], value)
+    for entry in document.stages.values():
+        stages.append(_stage(entry, values, fleet, stages, document))
+    description, published = document.entries.get("description"), document.entries.get("published")
+    return Recipe(
+        name=name_of(file),
+        file=file,
+        description=str(description.plain).strip() if description else "",
+        out=folder,
+        needs=tuple(needs),
+        stages=tuple(stages),
+        published=published.plain if published else {},
+    )
 
 
 def _stage(
-    file: Path, node: yaml.MappingNode, raw: dict[str, Any], values: Mapping[str, str], scale: str, earlier: list[Stage]
+    entry: Value, values: Mapping[str, Any], fleet: Fleet | None, earlier: list[Stage], document: Document
 ) -> Stage:
-    line = _at(node)
-
-    def refuse(problem: str, remedy: str) -> ConfigError:
-        return ConfigError(problem, file=file, record=line, remedy=remedy)
-
-    name, verb = str(raw.get("name", "")), str(raw.get("verb", ""))
-    if not STAGE_NAME.fullmatch(name) or any(stage.name == name for stage in earlier):
-        raise refuse(f"a stage cannot be named `{name}`", "Use a name of a-z, 0-9, - and _ that no other stage has.")
+    entries = entry.entries
+    name, verb = (str(entries[key].plain) if key in entries else "" for key in ("name", "verb"))
+    if not STAGE_NAME.fullmatch(name):
+        raise entry.refused(f"a stage cannot be named `{name}`", "Use a name of a-z, 0-9, - and _.")
     if verb not in VERBS or verb == "adapt" or verb.startswith("launch"):
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        raise refuse(
+        raise entry.refused(
             f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biomlm."
         )
-    args, smoke, minutes = raw.get("args") or {}, raw.get("smoke") or {}, raw.get("minutes", 1)
-    slurm = raw.get("slurm") or {}
-    if not all(isinstance(mapping, dict) for mapping in (args, smoke, slurm)):
-        raise refuse(
-            f"stage {name}: `args`, `smoke` and `slurm` are mappings of options", "Write `option: value` lines."
-        )
+    slurm, expect = entries.get("slurm"), entries.get("expect")
+    if not all(part is None or isinstance(part.data, dict) for part in (slurm, expect)):
+        raise entry.refused(f"stage {name}: `slurm` and `expect` are mappings", "Write `name: value` lines.")
+    named = {f"slurm.{key}": value.place for key, value in (slurm.entries if slurm else {}).items()}
+    minutes = entries["minutes"].plain if "minutes" in entries else 1
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
-        raise refuse(f"stage {name}: `minutes` must be a positive number", "Give the minutes that it takes.")
-    args = _fill(_over(args, smoke) if scale == "smoke" else args, values, file, line)
-    outputs, reads = _paths(args, Path(values["out"]), earlier)
-    return Stage(name, verb, args, float(minutes), outputs, reads, node.start_mark.line + 1, slurm)
+        raise entries["minutes"].refused(
+            f"stage {name}: `minutes` must be a positive number", "Give the minutes that it takes."
+        )
+    args = entries["args"]
+    if fleet is not None and VERBS[verb].gpus == "all":
+        args = merge(_without_places(fleet.options, entry.place), args)
+    filled = fill(args, values)
+    outputs, reads = _paths(name, args, filled, Path(values["out"]), earlier, document, values)
+    return Stage(
+        name=name,
+        verb=verb,
+        args=filled,
+        place=entry.place,
+        minutes=float(minutes),
+        outputs=outputs,
+        reads=reads,
+        slurm=slurm.plain if slurm else {},
+        expect=expect,
+        options={option: value.place for option, value in args.leaves()} | named,
+    )
 
 
-def _suited(entry: dict[str, Any], fleet: Fleet | None) -> dict[str, Any]:
-    """A stage as the recipe has it, on top of the options that suit the fleet if it trains."""
-    args = entry.get("args") or {}
-    if fleet is None or entry.get("verb") not in TRAINING or not isinstance(args, dict):
-        return entry
-    return {**entry, "args": _over(fleet.options, args)}
-
-
-def _over(args: dict[str, Any], smoke: dict[str, Any]) -> dict[str, Any]:
-    both = dict(args)
-    for key, value in smoke.items():
-        below = both.get(key)
-        both[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return both
+def _without_places(data: Any, place: Place) -> Value:
+    if isinstance(data, dict):
+        return Value({key: _without_places(item, place) for key, item in data.items()}, place)
+    return Value(data, place)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -257,24 +193,59 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def _paths(args: dict[str, Any], out: Path, earlier: list[Stage]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """A stage's own outputs, and the names of the stages it reads from."""
+def _paths(
+    name: str,
+    args: Value,
+    filled: dict[str, Any],
+    out: Path,
+    earlier: list[Stage],
+    document: Document,
+    values: Mapping[str, Any],
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """A stage's own outputs, and the names of the stages it reads from.
+
+    Raises:
+        ConfigError: It reads what no stage before it makes.
+    """
     own: dict[Path, None] = {}
     reads: dict[str, None] = {}
-    for word in strings(args):
-        path = Path(word)
-        if path != out and out not in path.parents:
-            continue
-        makers = [
-            s.name
-            for s in earlier
-            for output in s.outputs
-            if path in (output, *output.parents) or output in path.parents
-        ]
-        reads |= dict.fromkeys(makers)
-        if not makers and path != out:
+    for option, words in filled.items():
+        for word in strings(words):
+            path = Path(word)
+            if path != out and out not in path.parents:
+                continue
+            makers = [
+                s.name for s in earlier for made in s.outputs if path in (made, *made.parents) or made in path.parents
+            ]
+            reads |= dict.fromkeys(makers)
+            if makers or path == out:
+                continue
+            if option not in OUTPUTS:
+                raise _unmade(name, args.entries[option], path, out, document, values)
             own[path] = None
     return tuple(own), tuple(reads)
+
+
+def _unmade(
+    name: str, value: Value, path: Path, out: Path, document: Document, values: Mapping[str, Any]
+) -> ConfigError:
+    """Make the error about a path that a stage reads and no stage before it makes."""
+    problem = f"stage {name} reads ${{out}}/{path.relative_to(out)}, which "
+    for stage, place in document.removed:
+        made = [Path(word) for word in _output_words(stage, values)]
+        if any(each == path or each in path.parents for each in made):
+            maker = stage.entries["name"].text
+            return value.refused(
+                f"{problem}stage {maker} made, and {place} takes that away", "Read another, or keep that stage."
+            )
+    return value.refused(f"{problem}no stage before it makes", f"Make it with the {', '.join(OUTPUTS)} of a stage.")
+
+
+def _output_words(stage: Value, values: Mapping[str, Any]) -> Iterator[str]:
+    args = stage.entries.get("args")
+    for option, value in (args.entries if args else {}).items():
+        if option in OUTPUTS:
+            yield from strings(fill(value, values))
 
 
 def _flags(args: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -17,11 +17,27 @@ from pathlib import Path
 from typing import IO
 
 from biomlm.core.errors import ConfigError
+from biomlm.core.verbs import VERBS
+from biomlm.launch.backends import local
+from biomlm.launch.backends.base import Backend, OneByOne
+from biomlm.launch.backends.local import torchrun
+from biomlm.launch.recipe import Recipe, Stage
 
 PORT = 29_500
 LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?\s*(?:#.*)?")
 POLL = 0.5  # seconds between two looks at whether a machine has ended
 SSH = ("ssh", "-o", "BatchMode=yes", "-tt")  # -tt: what runs there ends when the connection does
+
+
+@dataclass(frozen=True)
+class HostsOptions:
+    """Which machines train.
+
+    Args:
+        hostfile: For `hosts`: lines such as `gpu01 slots=8`, as DeepSpeed's; ssh must reach each without a password.
+    """
+
+    hostfile: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,18 +71,6 @@ def read(path: Path) -> list[Host]:
     if not hosts:
         raise ConfigError("it names no host", file=path, remedy="Write `name slots=8` a line.")
     return list(hosts.values())
-
-
-def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standalone",)) -> list[str]:
-    """Build the command that starts a verb's processes on one machine.
-
-    Args:
-        words: The command line behind `biomlm`.
-        slots: Processes.
-        node: torchrun's options about the other machines.
-    """
-    start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
-    return [*start, "-m", "biomlm.core", *words]
 
 
 def commands(words: Sequence[str], hosts: Sequence[Host]) -> list[list[str]]:
@@ -132,3 +136,18 @@ def _wait(running: "Sequence[subprocess.Popen[str]]") -> int:
         if None not in codes:
             return 0
         time.sleep(POLL)
+
+
+def _check(_recipe: Recipe, options: HostsOptions) -> None:
+    if not options.hostfile:
+        raise ConfigError("--on hosts needs a host file", remedy="Name it with --hostfile.")
+    read(Path(options.hostfile))
+
+
+def _run(stage: Stage, words: Sequence[str], log: Path, options: HostsOptions) -> int:
+    if VERBS[stage.verb].gpus != "all":
+        return local.run_stage(words, log)
+    return run_stage(words, log, read(Path(options.hostfile)))
+
+
+BACKEND = Backend("hosts", HostsOptions, OneByOne(_run), _check)

@@ -7,12 +7,29 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from biomlm.core.fields import require_positive
+from biomlm.core.verbs import VERBS
+from biomlm.launch.backends.base import Backend, OneByOne
+from biomlm.launch.recipe import Recipe, Stage
+
 START = "from biomlm.core.cli import main; main()"  # `biomlm` of this very Python, be its script on the PATH or not
 PATIENCE = 20  # seconds that a stage has to end after it was asked to
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """How stages run on this machine.
+
+    Args:
+        processes: Processes of a training stage on this machine, with a GPU each.
+    """
+
+    processes: int = 1
 
 
 def shown(words: Sequence[str]) -> str:
@@ -61,6 +78,18 @@ def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> i
     return code
 
 
+def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standalone",)) -> list[str]:
+    """Build the command that starts a verb's processes on one machine.
+
+    Args:
+        words: The command line behind `biomlm`.
+        slots: Processes.
+        node: torchrun's options about the other machines.
+    """
+    start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
+    return [*start, "-m", "biomlm.core", *words]
+
+
 def _stop(child: subprocess.Popen[bytes], *, asked: bool) -> None:
     """End a stage. One that Ctrl-C in a terminal has already reached is given time before it is terminated."""
     steps = [child.terminate, child.kill]
@@ -81,3 +110,15 @@ def stop_on_sigterm() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def _check(_recipe: Recipe, options: LocalOptions) -> None:
+    require_positive(options, "processes")
+
+
+def _run(stage: Stage, words: Sequence[str], log: Path, options: LocalOptions) -> int:
+    several = VERBS[stage.verb].gpus == "all" and options.processes > 1
+    return run_stage(words, log, torchrun(words, options.processes) if several else ())
+
+
+BACKEND = Backend("local", LocalOptions, OneByOne(_run), _check)

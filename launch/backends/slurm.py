@@ -16,7 +16,10 @@ from pathlib import Path
 from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
 from biomlm.core.fields import only, require_positive
 from biomlm.core.files import read_json, write_json, write_text
-from biomlm.launch.recipe import TRAINING, Recipe, Stage
+from biomlm.core.verbs import VERBS
+from biomlm.launch.backends.base import Backend, Batch
+from biomlm.launch.recipe import Recipe, Stage
+from biomlm.launch.resolve import KINDS
 
 JOBS = "jobs.json"
 FORMER_COMMAND = "-m biolm.core"
@@ -29,6 +32,7 @@ class SlurmConfig:
 
     Args:
         partition: Where to run; `sinfo` lists them. Empty for the default one.
+        cpu_partition: Where the stages run that use no GPU; empty for `partition`.
         account: What to charge; empty for the default one.
         time: Limit of a job, as sbatch takes it.
         nodes: Nodes of a training stage.
@@ -38,11 +42,13 @@ class SlurmConfig:
         memory: Of a node, as sbatch takes it; empty for the default.
         grace: Seconds before the time limit at which a stage is told to save.
         arrays: Run corpus stages as job arrays of this many tasks at a time; 0 in one job.
+        prefix: What stands before each command, such as `apptainer exec --nv biomlm.sif`; behind it the program is `biomlm`.
         setup: Shell lines before the command, such as `module load cuda`.
         extra: Further options of sbatch, such as `--qos=long`.
     """
 
     partition: str = ""
+    cpu_partition: str = ""
     account: str = ""
     time: str = "24:00:00"
     nodes: int = 1
@@ -52,76 +58,108 @@ class SlurmConfig:
     memory: str = ""
     grace: int = 120
     arrays: int = 0
+    prefix: str = ""
     setup: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_positive(self, "nodes", "tasks", "cpus", "grace", prefix="slurm.")
+        if self.arrays and self.prefix:
+            raise ConfigError(
+                "slurm.arrays and slurm.prefix exclude each other: behind a prefix there is no sbatch",
+                remedy="Leave one of them out.",
+            )
 
-    def of(self, stage: Stage, recipe: Recipe) -> "SlurmConfig":
+    def partition_of(self, stage: Stage) -> str:
+        """The partition of a stage: the processors' for one that uses no GPU."""
+        return (self.cpu_partition if VERBS[stage.verb].gpus == "none" else "") or self.partition
+
+    def of(self, stage: Stage) -> "SlurmConfig":
         """The same with a stage's own wishes.
 
         Raises:
-            ConfigError: The recipe names an option that there is not.
+            ConfigError: The recipe names an option that there is not, or gives one a value of the wrong type.
         """
-        known = {f.name for f in fields(SlurmConfig)}
-        odd = sorted(stage.slurm.keys() - known)
-        if odd:
-            raise ConfigError(
-                f"stage {stage.name}: there is no `slurm: {odd[0]}`",
-                file=recipe.file,
-                record=f"line {stage.line}",
-                remedy=f"There are {', '.join(sorted(known))}.",
-            )
-        return replace(self, **stage.slurm)
+        known = [f.name for f in fields(SlurmConfig)]
+        for name, value in stage.slurm.items():
+            if name not in known:
+                raise stage.refused(f"there is no `slurm.{name}`", f"There are {', '.join(sorted(known))}.")
+            wanted = type(getattr(self, name))
+            if type(value) is not wanted:
+                raise stage.refused(f"`slurm.{name}` is {value!r}, and must be {KINDS[wanted]}", "Mend it.")
+        try:
+            return replace(self, **stage.slurm)
+        except ConfigError as error:
+            raise stage.refused(error.problem, error.remedy) from None
 
 
-def require_use(recipe: Recipe, config: SlurmConfig) -> None:
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What batch jobs ask for.
+
+    Args:
+        slurm: For `slurm`: what batch jobs ask for.
+    """
+
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+
+def _check(recipe: Recipe, options: SlurmOptions) -> None:
     """Refuse wishes for stages that the recipe does not have.
 
     Raises:
         ConfigError: It has no corpus to build in arrays, or nothing that trains on several nodes or processes.
     """
-    verbs = {stage.verb for stage in recipe.stages}
-    trains = bool(verbs & set(TRAINING))
-    for name, used in {"arrays": "corpus build" in verbs, "nodes": trains, "gpus": trains, "tasks": trains}.items():
-        if getattr(config, name) != getattr(SlurmConfig, name) and not used:
+    verbs = [VERBS[stage.verb] for stage in recipe.stages]
+    trains = any(verb.gpus == "all" for verb in verbs)
+    used = {
+        "arrays": any(stage.verb == "corpus build" for stage in recipe.stages),
+        "nodes": trains,
+        "tasks": trains,
+        "gpus": any(verb.gpus != "none" for verb in verbs),
+        "cpu_partition": any(verb.gpus == "none" for verb in verbs),
+    }
+    for name, has_use in used.items():
+        if getattr(options.slurm, name) != getattr(SlurmConfig, name) and not has_use:
             raise ConfigError(
                 f"--slurm.{name} has no effect: the recipe has no stage that it is for",
                 file=recipe.file,
                 remedy="Leave it out.",
             )
+    for stage in recipe.stages:
+        options.slurm.of(stage)
 
 
-def script(stage: Stage, recipe: Recipe, config: SlurmConfig, launch: Sequence[str]) -> str:
+def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence[str]) -> str:
     """The batch script of one stage.
 
     Args:
         stage: What to run.
         recipe: Where it stands.
-        config: What the job asks for.
+        options: What jobs ask for.
         launch: The words after `biomlm` that note a stage as done, without its name.
     """
-    wants, out = config.of(stage, recipe), recipe.out.resolve()
-    trains = stage.verb in TRAINING
+    wants, out = options.slurm.of(stage), recipe.out.resolve()
+    uses = VERBS[stage.verb].gpus
+    trains = uses == "all"
     tasks = (wants.gpus or wants.tasks) if trains else 1
     asks = {
-        "job-name": f"{recipe.name}-{stage.name}",
+        "job-name": f"{recipe.name}-{stage.name}".replace("/", "-"),
         "output": out / "logs" / f"{stage.name}.log",
         "open-mode": "append",
-        "partition": wants.partition,
+        "partition": wants.partition_of(stage),
         "account": wants.account,
         "time": wants.time,
         "nodes": wants.nodes if trains else 1,
         "ntasks-per-node": tasks,
         "cpus-per-task": wants.cpus,
-        "gpus-per-node": wants.gpus if trains else 0,
+        "gpus-per-node": {"none": 0, "one": min(wants.gpus, 1), "all": wants.gpus}[uses],
         "mem": wants.memory,
         "signal": f"USR1@{wants.grace}",
     }
     several = trains and tasks * wants.nodes > 1
     ranks = f" --output={shlex.quote(str(out / 'logs' / stage.name))}-rank%t.log" if several else ""
-    biomlm = f"{shlex.quote(sys.executable)} -m biomlm.core"
+    biomlm = f"{wants.prefix} biomlm" if wants.prefix else f"{shlex.quote(sys.executable)} -m biomlm.core"
     lines = [
         "#!/bin/bash",
         f"# Stage {stage.name} of recipe {recipe.name}: written by `biomlm launch --on slurm`.",
@@ -149,11 +187,11 @@ def _words(stage: Stage, config: SlurmConfig) -> list[str]:
     """The stage's command; a corpus stage may want its tasks as a job array."""
     if stage.verb != "corpus build" or not config.arrays:
         return stage.words
-    array = ["--where.executor", "slurm", "--workers", str(config.arrays), "--where.partition", config.partition]
-    return [*stage.words, *array]
+    array = ["--where.executor", "slurm", "--workers", str(config.arrays)]
+    return [*stage.words, *array, "--where.partition", config.partition_of(stage)]
 
 
-def submit(recipe: Recipe, to_do: Sequence[Stage], config: SlurmConfig, launch: Sequence[str]) -> dict[str, str]:
+def submit(recipe: Recipe, to_do: Sequence[Stage], options: SlurmOptions, launch: Sequence[str]) -> dict[str, str]:
     """Write and submit the jobs of the stages that are not done; stage → job number.
 
     Raises:
@@ -178,7 +216,7 @@ def submit(recipe: Recipe, to_do: Sequence[Stage], config: SlurmConfig, launch: 
     jobs: dict[str, str] = {}
     for stage in to_do:
         file = folder / f"{stage.name}.sbatch"
-        write_text(file, script(stage, recipe, config, launch))
+        write_text(file, script(stage, recipe, options, launch))
         after = [jobs[name] for name in stage.reads if name in jobs]
         jobs[stage.name] = _sbatch(file, after)
         write_json(folder / JOBS, jobs)
@@ -209,3 +247,6 @@ def _in_queue(folder: Path) -> list[str]:
         answer = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
         queued += [str(job)] * (answer.returncode == 0 and bool(answer.stdout.strip()))
     return queued
+
+
+BACKEND = Backend("slurm", SlurmOptions, Batch(script, submit), _check)

@@ -26,7 +26,7 @@ class PlanConfig:
     Args:
         recipe: A shipped recipe's name, or a YAML file.
         out: The output folder, as the commands name it.
-        scale: `smoke` shows the small version of the recipe.
+        scale: `smoke` shows the small version of the recipe; `paper` is another word for `full`.
         var: `NAME=VALUE` for variables that the recipe declares.
         fleet: GPUs to plan for, such as `v100-32gb` or `4 x a100-80gb`: memory, time and disk of every stage that trains or asks a teacher.
         vocab_size: Pieces of the vocabulary, if no stage of the recipe learns it.
@@ -34,13 +34,15 @@ class PlanConfig:
 
     recipe: str
     out: str = field(default="runs/plan", metadata={"runtime": True})
-    scale: Literal["full", "smoke"] = "full"
+    scale: Literal["full", "smoke", "paper"] = "full"
     var: list[str] = field(default_factory=list)
     fleet: str = ""
     vocab_size: int = only(50_048, lambda c: bool(c.fleet), "--fleet")
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size")
+        if self.scale == "paper":
+            object.__setattr__(self, "scale", "full")
 
 
 def check(recipe: Recipe) -> None:
@@ -53,12 +55,7 @@ def check(recipe: Recipe) -> None:
         try:
             _parsed(stage, VERBS[stage.verb])
         except ConfigError as error:
-            raise ConfigError(
-                f"stage {stage.name}: {error.problem}",
-                file=recipe.file,
-                record=f"line {stage.line}",
-                remedy=error.remedy,
-            ) from None
+            raise stage.refused(error.problem, error.remedy) from None
 
 
 def takes_override(stage: Stage) -> bool:
@@ -66,19 +63,33 @@ def takes_override(stage: Stage) -> bool:
     return "override" in configuration.keys(VERBS[stage.verb].config)
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Refuse to start without the recipe's inputs.
+def check_needs(recipe: Recipe) -> None:
+    """Refuse to start without what the recipe needs from outside.
 
     Raises:
-        DataError: One of them is not there.
+        DataError: Something of it is not there; where to get it is said, and its licence.
     """
-    for path in recipe.inputs:
-        if not path.exists():
-            raise DataError(
-                f"recipe {recipe.name} reads this, and it is not there",
-                file=path,
-                remedy=f"Start in the folder that holds it, or say where it is with --var (`vars` in {recipe.file}).",
-            )
+    missing = next((need for need in recipe.needs if not is_there(need.path)), None)
+    if missing is None:
+        return
+    origin = f" from {missing.origin}" if missing.origin else ""
+    licence = f" (licence: {missing.licence})" if missing.licence else ""
+    get = f"Get it{origin}{licence}" if origin or licence else "Start in the folder that holds it"
+    say = f"say where it is with --var {missing.variable}=PATH" if missing.variable else "say where it is with --var"
+    raise DataError(
+        f"recipe {recipe.name} needs {missing.what or missing.path or missing.variable}, and it is not there",
+        file=missing.path or missing.place.file,
+        record=None if missing.path else f"line {missing.place.line}",
+        remedy=f"{get}, or {say}." if not origin and not licence else f"{get}, then {say}.",
+    )
+
+
+def is_there(path: str) -> bool:
+    """Whether a path exists, or a glob has matches; an empty one is not there."""
+    anchor = Path(path).anchor
+    return bool(path) and (
+        Path(path).exists() or (bool(set("*?[") & set(path)) and any(Path(anchor).glob(path[len(anchor) :])))
+    )
 
 
 def table(recipe: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -42,6 +42,7 @@ BASE = {
     "launch": "--recipe demo --out O",
     "launch plan": "--recipe demo",
     "adapt": "--model M --text T --out O",
+    "launch show": "--recipe demo",
     "report": "--runs A",
     "doctor": "",
 }
@@ -244,9 +245,10 @@ def test_every_verb_is_in_the_table() -> None:
         ("finetune", "--model M --task classification --data D --out O --grid.lr 1e-5 --grid.size 8", "batch.size optim.lr optim.decay "
          "optim.power optim.ema columns.choices columns.document columns.separator"),
         ("finetune predict", "--model M --file F.txt.gz", "text id"),
-        ("launch", "--recipe demo --out O", "code slurm.partition slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "
+        ("launch", "--recipe demo --out O", "code hostfile slurm.partition slurm.cpu_partition "
+         "slurm.prefix slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "
          "slurm.memory slurm.grace slurm.arrays slurm.setup slurm.extra"),
-        ("launch", "--recipe demo --out O --on slurm", "code override processes slurm.tasks"),
+        ("launch", "--recipe demo --out O --on slurm", "code hostfile override processes slurm.tasks"),
         ("launch plan", "--recipe demo", "vocab_size"),
     ],
     ids=lambda value: value[:30],

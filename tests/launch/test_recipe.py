@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from biomlm.core import config as configuration
 from biomlm.core.errors import ConfigError
 from biomlm.core.verbs import VERBS
-from biomlm.launch.recipe import SHIPPED, Recipe, Stage, read
+from biomlm.launch.recipe import Recipe, Stage, read
+from biomlm.launch.resolve import shipped
+from biomlm.launch.sourced import Place
 
 RECIPE = """\
 description: two stages
@@ -37,7 +39,7 @@ def write(tmp_path: Path, text: str) -> str:
 def test_variables_outputs_and_what_is_read(tmp_path: Path) -> None:
     recipe = read(write(tmp_path, RECIPE), "runs/a", variables=["data=/data"])
     corpus, report = recipe.stages
-    assert recipe.inputs == (Path("/data"),)
+    assert [need.path for need in recipe.needs] == ["/data"]
     assert corpus.words == [
         *("corpus", "build", "--pubmed", "/data/xml"),
         *("--out", "runs/a/corpus", "--valid_fraction", "0.1"),
@@ -65,13 +67,13 @@ def test_the_current_folder_as_out_does_not_own_every_relative_path(tmp_path: Pa
         ("description:", "descripton:", 1, "Did you mean description?"),
         ("    verb: report", "    vreb: report", 11, "Did you mean verb?"),
         ("verb: report", "verb: reprot", 10, "Did you mean report?"),
-        ("${deep}", "${depp}", 5, "Did you mean ${deep}?"),
-        ("minutes: 2", "minutes: soon", 5, "positive number"),
-        ("minutes: 2", "minutes: true", 5, "positive number"),
+        ("${deep}", "${depp}", 7, "Did you mean ${deep}?"),
+        ("minutes: 2", "minutes: soon", 9, "positive number"),
+        ("minutes: 2", "minutes: true", 9, "positive number"),
         ("name: report", "name: corpus", 10, "no other stage has"),
         ("name: report", "name: ../up", 10, "a-z, 0-9"),
         ("verb: report", "verb: launch", 10, "no verb `launch`"),
-        ('args: {runs: ["${out}"], out: "${out}/report.html"}', "args: [1]", 10, "mappings of options"),
+        ('args: {runs: ["${out}"], out: "${out}/report.html"}', "args: [1]", 12, "mappings of options"),
         ("    minutes: 2", "    minutes: 2\n    minutes: 3", 10, "stands twice"),
         ("minutes: 2", "minutes: [2", 10, "not valid YAML"),
     ],
@@ -91,7 +93,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, li
         ("- a", "a mapping with `stages`"),
         ("stages: []", "a list `stages`"),
         ("stages: [a]", "a stage is a mapping"),
-        ("vars: {out: x}\nstages: [{name: a, verb: doctor}]", "other than out and recipe"),
+        ("vars: {out: x}\nstages: [{name: a, verb: doctor}]", "others than out, recipe, demo"),
         ("vars: [x]\nstages: [{name: a, verb: doctor}]", "mapping of names"),
     ],
 )
@@ -159,7 +161,7 @@ def test_options_arrive_as_they_stand_in_the_recipe(
     words: list[str], text: str, number: int, on: bool, rate: float
 ) -> None:
     args = {"words": words, "text": text, "number": number, "on": on, "maybe": None, "inner": {"rate": rate}}
-    stage = Stage("s", "doctor", args, 1.0, (), (), 1)
+    stage = Stage("s", "doctor", args, Place(Path("mine.yaml"), 1))
     parsed = configuration.parse(Options, stage.words[1:], prog="test", as_it_was=True)  # of any number
     assert parsed == Options(words, text, number, on, None, Inner(rate))
 
@@ -184,9 +186,10 @@ def test_the_documented_recipe_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["full", "smoke"])
-@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_give_their_verbs_options_that_they_have(file: Path, scale: str) -> None:
-    recipe: Recipe = read(file.stem, "runs/x", scale)
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_give_their_verbs_options_that_they_have(name: str, scale: str) -> None:
+    recipe: Recipe = read(name, "runs/x", scale)
+    assert recipe.name == name
     assert recipe.description
     accepted(recipe)
 
@@ -208,3 +211,19 @@ mlm: {pos: [NOUN, VERB]}
     direct = configuration.parse(verb.config, ["--config", str(tmp_path / "config.yaml")], prog="biomlm pretrain")
     assert configuration.parse(verb.config, recipe.stages[0].words[1:], prog="biomlm pretrain") == direct
     assert direct.curriculum[0].max_length == 64
+
+
+def test_the_records_that_come_with_biomlm_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone they are named as it names them, so that a demo of earlier releases goes on."""
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    assert [need.path for need in read("demo", "o").needs] == ["demo/data/pubmed", "demo/data/pmc", "demo/data/notes"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo/data").mkdir(parents=True)
+    (tmp_path / "demo/data/README.md").write_text("of another project")
+    for need in read("demo", "").needs:
+        assert (Path(need.path).resolve()).parent == (root / "demo/data").resolve()
+    assert read("demo", "").out == Path("runs/demo")
+    assert read("demo", "", "smoke").out == Path("runs/demo-smoke")

@@ -170,7 +170,61 @@ def test_an_unknown_wish_of_a_stage_is_named_with_its_line(tmp_path: Path, capsy
     recipe = make_recipe(tmp_path, 10)
     recipe.write_text(recipe.read_text().replace("nodes: 2", "node: 2"))
     assert launch(recipe, "--dry_run") == 2
-    assert "there is no `slurm: node`" in capsys.readouterr().err
+    assert "there is no `slurm.node`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ("time: 48:00:00", "`slurm.time` is 172800, and must be text"),  # YAML 1.1 reads base 60
+        ("nodes: two", "`slurm.nodes` is 'two', and must be a whole number"),
+        ("nodes: 0", "slurm.nodes is 0, and must be above 0"),
+    ],
+)
+def test_a_wish_of_the_wrong_kind_is_named_with_its_line(
+    tmp_path: Path, wish: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    recipe.write_text(recipe.read_text().replace('nodes: 2, time: "1:00:00"', wish))
+    assert launch(recipe, "--dry_run") == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "mine.yaml (line 1" in said
+
+
+def scripts(text: str) -> dict[str, str]:
+    """Stage → script, of a dry run."""
+    return {part.split("# Stage ", 1)[1].split()[0]: part for part in text.split("#!/bin/bash")[1:]}
+
+
+@pytest.mark.parametrize("gpus", [1, 4, 8])
+def test_stages_go_where_they_belong_and_run_behind_a_prefix(
+    tmp_path: Path, gpus: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    more = '  - {name: ner, verb: finetune, args: {model: "${out}/model", task: ner, data: d, out: "${out}/ner"}}\n'
+    recipe.write_text(recipe.read_text() + more)
+    asked = ["--slurm.partition", "gpu", "--slurm.cpu_partition", "cpu", "--slurm.gpus", str(gpus)]
+    asked += ["--slurm.setup", "module purge", "module load apptainer/1.3"]
+    assert launch(recipe, "--dry_run", *asked, "--slurm.prefix", "apptainer exec --nv biomlm.sif") == 0
+    by_stage = scripts(capsys.readouterr().out)
+    assert list(by_stage) == ["corpus", "tokenizer", "shards", "model", "ner"]
+    for stage, text in by_stage.items():
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        training, on_gpu = stage == "model", stage in ("model", "ner")
+        assert f"#SBATCH --partition={'gpu' if on_gpu else 'cpu'}\n" in text
+        assert (f"#SBATCH --gpus-per-node={gpus if training else 1}\n" in text) == on_gpu
+        assert f"#SBATCH --ntasks-per-node={gpus if training else 1}\n" in text
+        run, note = [line for line in text.splitlines() if "apptainer exec" in line]
+        assert " apptainer exec --nv biomlm.sif biomlm " in run
+        assert note.startswith("apptainer exec --nv biomlm.sif biomlm launch ")
+        assert text.index("module purge\nmodule load apptainer/1.3\n") < text.index(run)
+
+
+def test_a_prefix_and_job_arrays_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--slurm.prefix", "apptainer exec b.sif", "--slurm.arrays", "4"]
+    assert launch(make_recipe(tmp_path, 10), "--dry_run", *asked) == 2
+    assert "behind a prefix there is no sbatch" in capsys.readouterr().err
 
 
 def test_without_slurm_it_says_so(

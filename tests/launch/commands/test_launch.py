@@ -53,12 +53,12 @@ def state(recipe: Path) -> dict[str, dict[str, Any]]:
 KILLED = """
 import os, signal, sys
 from biomlm.core.cli import run
-from biomlm.launch.commands import launch
-start = launch.run_stage
+from biomlm.launch.backends import local
+start = local.run_stage
 def killed(words, log, command=()):
     code = start(words, log, command)
     os.kill(os.getpid(), signal.SIGKILL)
-launch.run_stage = killed
+local.run_stage = killed
 run(sys.argv[1:])
 """
 

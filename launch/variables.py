@@ -1,0 +1,177 @@
+"""A recipe's variables: what they stand for, how they are filled in, and what a recipe needs from outside.
+
+vars:
+  data: "${demo}"               # text, a number, true or false, or a list; `--var data=DIR` gives another
+  steps: 1000                   # a whole number: `--var steps=many` is refused
+  init:                         # a file or folder from outside, without which nothing starts
+    what: BioBERT v1.0
+    from: github.com/naver/biobert-pretrained
+    licence: Apache-2.0
+"""
+
+import difflib
+import filecmp
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from biomlm.core.errors import ConfigError
+from biomlm.launch.resolve import KINDS, Document, kind
+from biomlm.launch.sourced import Place, Value
+
+RECORDS = Path(__file__).parent / "records"  # a link to demo/data in a clone
+CLONE = Path("demo/data")
+
+BUILT_IN = ("out", "recipe", "demo")
+NEED_KEYS = ("default", "what", "from", "licence")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something from outside that a recipe cannot do without.
+
+    Args:
+        path: A path or a glob; empty where a variable has not been given.
+        variable: The variable that names it, if one does.
+        what: What it is.
+        origin: Where to get it.
+        licence: Under which licence.
+        place: Where the recipe asks for it.
+    """
+
+    path: str
+    place: Place
+    variable: str = ""
+    what: str = ""
+    origin: str = ""
+    licence: str = ""
+
+
+def records() -> Path:
+    """The folder of the records that come with biomlm: as a clone names it, where the current folder is one."""
+    same = (CLONE / "README.md").is_file() and filecmp.cmp(CLONE / "README.md", RECORDS / "README.md", shallow=False)
+    return CLONE if same else RECORDS
+
+
+def settle(document: Document, given: Iterable[str], out: Path) -> tuple[dict[str, Any], list[Need]]:
+    """Give every variable its value, and list what must be there before the first stage.
+
+    Args:
+        document: The recipe.
+        given: `NAME=VALUE` words of the command line.
+        out: The launch's output folder.
+
+    Raises:
+        ConfigError: There is no such variable, or it is another kind of thing.
+    """
+    values: dict[str, Any] = {"out": str(out), "demo": str(records())}
+    declared = document.entries.get("vars") or Value({}, Place(document.files[0], 1))
+    for name, variable in declared.entries.items():
+        if name in BUILT_IN:
+            raise variable.refused(f"`{name}` is no name for a variable", f"Use others than {', '.join(BUILT_IN)}.")
+        kind(variable)
+    chosen = dict(_given(document, declared, given))
+    needs: list[Need] = []
+    for name, variable in declared.entries.items():
+        need = variable.data if isinstance(variable.data, dict) else None
+        value = chosen.get(name, (need.get("default") if need is not None else variable))
+        values[name] = f"<{name}>" if value is None else fill(value, values)
+        if need is not None:
+            needs += _needs(variable, values, name, None if value is None else values[name])
+    inputs = document.entries.get("inputs")
+    for value in inputs.items if inputs else ():
+        needs += _needs(value, values)
+    return values, needs
+
+
+def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterator[tuple[str, Value]]:
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name not in declared.entries:
+            names = ", ".join(declared.entries) or "none"
+            problem = f"the recipe has no variable for `--var {word}`"
+            raise ConfigError(problem, file=document.files[0], remedy=f"It has: {names}.")
+        variable = declared.entries[name]
+        wanted = kind(variable)
+        value = Value(text if wanted == KINDS[str] else _typed(text, wanted), variable.place)
+        if isinstance(value.data, list):
+            value = Value([Value(item, variable.place) for item in value.data], variable.place)
+        if wanted == KINDS[float] and type(value.data) is int:
+            value = Value(float(value.data), variable.place)
+        if kind(value) != wanted:
+            raise variable.refused(f"`--var {word}`: {name} is {wanted}", f"Give {wanted}, such as {variable.plain}.")
+        yield name, value
+
+
+def _typed(text: str, wanted: str) -> Any:
+    """A variable's value from the command line; a lone word stands for a list of it."""
+    try:
+        value = yaml.safe_load(text)
+        if wanted == KINDS[float] and isinstance(value, str):
+            return float(value)  # YAML reads 1e-4 as text
+    except (yaml.YAMLError, ValueError):
+        return text
+    if wanted == KINDS[list] and not isinstance(value, list):
+        return [text]
+    return value if isinstance(value, tuple(KINDS)) else text
+
+
+def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: Any = None) -> Iterator[Need]:
+    """What an entry of `inputs`, or a variable that stands for a file from outside, asks for."""
+    about: dict[str, str] = {}
+    if isinstance(value.data, dict):
+        known = NEED_KEYS if variable else ("path", *NEED_KEYS[1:])
+        odd = next(
+            (
+                entry.refused(f"there is no key `{key}` here", f"The keys are {', '.join(known)}.")
+                for key, entry in value.data.items()
+                if key not in known
+            ),
+            None,
+        )
+        if odd is not None:
+            raise odd
+        about = {key: str(fill(value.data[key], values)) for key in NEED_KEYS[1:] if key in value.data}
+        if not variable and "path" not in value.data:
+            raise value.refused("an input needs its `path`", f"The keys are {', '.join(known)}.")
+        given = given if variable else fill(value.data["path"], values)
+    else:
+        given = fill(value, values)
+    for path in given if isinstance(given, list) else [given]:
+        yield Need(
+            path="" if path is None else str(path),
+            place=value.place,
+            variable=variable,
+            what=about.get("what", ""),
+            origin=about.get("from", ""),
+            licence=about.get("licence", ""),
+        )
+
+
+def fill(value: Value, values: Mapping[str, Any]) -> Any:
+    """Replace `${name}` in every string of a value, which comes back without its places.
+
+    Raises:
+        ConfigError: There is no such variable, or a list stands inside of a text.
+    """
+    if isinstance(value.data, dict):
+        return {key: fill(item, values) for key, item in value.data.items()}
+    if isinstance(value.data, list):
+        return [fill(item, values) for item in value.data]
+    if not isinstance(value.data, str):
+        return value.data
+    values = {**values, "recipe": str(value.place.file.parent)}
+    for name in VARIABLE.findall(value.data):
+        if name not in values:
+            close = difflib.get_close_matches(name, values, n=1, cutoff=0.5)
+            hint = f"Did you mean ${{{close[0]}}}?" if close else "Declare it under `vars`."
+            raise value.refused(f"there is no variable ${{{name}}}", hint)
+        if isinstance(values[name], list) and value.data != f"${{{name}}}":
+            raise value.refused(f"${{{name}}} is a list, and stands inside of a text", "Let it stand alone.")
+    alone = VARIABLE.fullmatch(value.data)
+    return values[alone[1]] if alone else VARIABLE.sub(lambda match: str(values[match[1]]), value.data)
