@@ -123,6 +123,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.pretrain.commands.evaluate:evaluate",
         "biomlm pretrain evaluate models/roberta-base --shards SHARDS --out BEFORE",
         positionals=("model",),
+        gpus="one",
     ),
     "pretrain trial": Verb(
         "the micro-batch that trains a model fastest, and how fast",
@@ -130,6 +131,7 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.pretrain.commands.trial:trial",
         "biomlm pretrain trial models/roberta-base --shards SHARDS --out TRIAL",
         positionals=("init",),
+        gpus="one",
     ),
     "distill": Verb(
         "shards + teacher → run folder",

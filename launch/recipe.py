@@ -215,7 +215,10 @@ def _paths(
             if path != out and out not in path.parents:
                 continue
             makers = [
-                s.name for s in earlier for made in s.outputs if path in (made, *made.parents) or made in path.parents
+                s.name
+                for s in earlier
+                for output in s.outputs
+                if path in (output, *output.parents) or output in path.parents
             ]
             reads |= dict.fromkeys(makers)
             if makers or path == out:
@@ -232,8 +235,8 @@ def _unmade(
     """Make the error about a path that a stage reads and no stage before it makes."""
     problem = f"stage {name} reads ${{out}}/{path.relative_to(out)}, which "
     for stage, place in document.removed:
-        made = [Path(word) for word in _output_words(stage, values)]
-        if any(each == path or each in path.parents for each in made):
+        outputs = [Path(word) for word in _output_words(stage, values)]
+        if any(output == path or output in path.parents for output in outputs):
             maker = stage.entries["name"].text
             return value.refused(
                 f"{problem}stage {maker} made, and {place} takes that away", "Read another, or keep that stage."

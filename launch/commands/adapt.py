@@ -125,14 +125,19 @@ def run(config: AdaptConfig) -> None:
             State(recipe.stem, LaunchConfig.scale).write(out)
         first = recipe_file.first_stages(request)
         _write(config, first, f"{config.model}, tried on {', '.join(config.given)}.")
-        launch.run(LaunchConfig(recipe=str(recipe), out=config.out))
+        _launch(recipe, config)
         _finish_recipe(config, request, first)
     trial = Trial.read(read_json(out / "trial" / "result.json"))
     if fleet is not None and not trial.device.startswith("cuda"):
         words = ["biomlm", "launch", str(recipe), "--out", config.out, "--on", "slurm"]
         print(f"The recipe is for {config.fleet}, which this machine has not. Run it there: {shlex.join(words)}")
         return
-    launch.run(LaunchConfig(recipe=str(recipe), out=config.out, processes=trial.processes))
+    _launch(recipe, config, "--processes", str(trial.processes))
+
+
+def _launch(recipe: Path, config: AdaptConfig, *options: str) -> None:
+    words = ["--recipe", str(recipe), "--out", config.out, *options]
+    launch.run(configuration.parse(LaunchConfig, words, prog="biomlm launch"))
 
 
 def _require_model(model: str) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fields import only, runtime
@@ -68,7 +68,7 @@ class LaunchOptions:
             object.__setattr__(self, "scale", "full")
 
 
-LaunchConfig = with_options(LaunchOptions, tuple(BACKENDS.values()))
+LaunchConfig: Any = with_options(LaunchOptions, tuple(BACKENDS.values()))
 
 
 def run(config: LaunchOptions) -> None:
