@@ -1,7 +1,7 @@
 """Tar packages as they stream by: members are read in place, never written anywhere, so their names cannot do harm.
 
 `tarfile` takes a damaged header in mid-file for the end of the package and says nothing. Here it is reported, and reading goes on at the
-next block that is a header.
+next block that is a header. A model's archive, which must be whole and is unpacked to disk, is `convert.safe_load.archive`'s.
 """
 
 import tarfile

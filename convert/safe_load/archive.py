@@ -2,6 +2,9 @@
 
 An archive from outside may try to write elsewhere, to link elsewhere, or to unpack to more than the disk holds: only plain
 files and folders below the scratch folder are taken, and a member's size is counted while it is written.
+
+`inputs.tar` reads packages of articles under the opposite rule, and so is not used here: it writes nothing, passes over whatever is
+no plain file and goes on behind damage, where half a model is none and a link in its archive is a reason to refuse it all.
 """
 
 import io
