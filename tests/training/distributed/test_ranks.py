@@ -39,7 +39,7 @@ def test_a_lost_rank_is_named(
     number: signal.Signals, said: str, tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    argv = small_run(tiny_shards, run, 10_000, "--log_every", "1", "--save_every", "5", "--timeout", "5", *DEALT)
+    argv = small_run(tiny_shards, run, 10_000, "--log_every", "1", "--save_every", "5", "--timeout", "10", *DEALT)
     ranks = start_ranks(2, argv, patch="patch_late.py")
     deadline = time.monotonic() + 120
     while not checkpoint.steps(run) and time.monotonic() < deadline:
@@ -56,7 +56,7 @@ def test_a_lost_rank_is_named(
 def test_a_rank_that_hangs_in_its_code_is_named_with_the_line(
     engine: str, tiny_shards: Path, small_run: Words, start_ranks: Start, tmp_path: Path
 ) -> None:
-    argv = small_run(tiny_shards, tmp_path / "run", 10, "--engine", engine, "--timeout", "5", *DEALT)
+    argv = small_run(tiny_shards, tmp_path / "run", 10, "--engine", engine, "--timeout", "10", *DEALT)
     late = {"LATE_RANK": "1", "LATE_FROM": "4", "LATE_SECONDS": "1000"}
     ranks = start_ranks(2, argv, patch="patch_late.py", **late)
     assert ranks.wait() == [75, 75], ranks.said()
