@@ -196,7 +196,7 @@ def _layer(layer: Tensors, teacher: EncoderConfig, student: EncoderConfig, r_hh:
     inner = teacher.hidden_size
     qkv_rows = torch.cat([rows["qk"], rows["qk"] + inner, rows["v"] + 2 * inner])
     neurons = _neurons(layer, teacher, student)
-    up_rows = torch.cat([neurons, neurons + teacher.intermediate_size]) if teacher.shape == "modernbert" else neurons
+    up_rows = torch.cat([neurons, neurons + teacher.intermediate_size]) if teacher.features.gated else neurons
     cut: Tensors = {}
     for name, tensor in layer.items():
         part = name.rpartition(".")[0]

@@ -2,13 +2,12 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.fields import require_positive
 from biomlm.core.files import read_json, write_json
-
-Size = Literal["tiny", "mini", "small", "medium", "base", "large", "345m", "3.9b", "8.9b"]
+from biomlm.model.shapes import SHAPES, Features
 
 # layers, hidden size, heads; the feed-forward is 4 × hidden. tiny to medium: Turc et al. 2019 (arXiv 1908.08962);
 # base and large: Liu et al. 2019 (arXiv 1907.11692). 345m to 8.9b: GatorTron (Yang et al. 2022, npj Digital Medicine 5:194), whose
@@ -26,28 +25,14 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 NAME = "encoder.json"
 
-# roberta: post-LN, learned positions (arXiv 1907.11692). bert: the same with token types (arXiv 1810.04805).
-# roberta-prelayernorm: RoBERTa with pre-LN (fairseq's encoder_normalize_before; arXiv 2202.08005). megatron-bert: pre-LN, no norm on the
-# embeddings (arXiv 1909.08053). modernbert: pre-LN, rotary positions, GeGLU, no biases, most
-# layers attending locally (arXiv 2412.13663).
 Precision = Literal["auto", "fp32", "bf16"]
 ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs
 Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
-Shape = Literal["roberta", "roberta-prelayernorm", "bert", "megatron-bert", "modernbert"]
-LAYER_NORM_EPS: dict[Shape, float] = {
-    "roberta": 1e-5,
-    "roberta-prelayernorm": 1e-5,
-    "bert": 1e-12,
-    "megatron-bert": 1e-12,
-    "modernbert": 1e-5,
-}
-TOKEN_TYPES: dict[Shape, int] = {
-    "roberta": 0,
-    "roberta-prelayernorm": 0,
-    "bert": 2,
-    "megatron-bert": 2,
-    "modernbert": 0,
-}
+if TYPE_CHECKING:
+    Shape: TypeAlias = str
+    Size: TypeAlias = str
+else:
+    Shape, Size = Literal[tuple(SHAPES)], Literal[tuple(SIZES)]
 # gelu: exact. gelu_tanh: its approximation by tanh (Hendrycks and Gimpel 2016, arXiv 1606.08415), Megatron-LM's fused kernel.
 Activation = Literal["gelu", "gelu_tanh"]
 
@@ -99,6 +84,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
             raise ConfigError("sizes of the encoder must be positive", remedy="Check the model's configuration.")
+        if self.shape not in SHAPES:
+            raise ConfigError(f"there is no shape {self.shape}", remedy=f"Choose one of {', '.join(SHAPES)}.")
         for name in (self.activation, self.head_activation):
             if name not in get_args(Activation):
                 raise ConfigError(f"there is no activation {name}", remedy="Choose gelu or gelu_tanh.")
@@ -109,23 +96,28 @@ class EncoderConfig:
             )
 
     @property
+    def features(self) -> Features:
+        """What distinguishes its shape from the others."""
+        return SHAPES[self.shape]
+
+    @property
     def pre_norm(self) -> bool:
         """Whether layers normalise their input, and the encoder its output, instead of each sub-layer's sum."""
-        return self.shape in ("roberta-prelayernorm", "megatron-bert", "modernbert")
+        return self.features.pre_norm
 
     @property
     def rotary(self) -> bool:
         """Whether positions turn queries and keys instead of being added to the embeddings."""
-        return self.shape == "modernbert"
+        return self.features.rotary
 
     @property
     def bias(self) -> bool:
         """Whether linear layers and norms of the encoder have biases (the decoder always has one)."""
-        return self.shape != "modernbert"
+        return self.features.bias
 
     def is_local(self, layer: int) -> bool:
         """Whether a layer, counted from 0, attends to its neighbourhood only."""
-        return self.shape == "modernbert" and layer % self.global_every != 0
+        return self.features.local and layer % self.global_every != 0
 
     @property
     def head_size(self) -> int:
@@ -154,6 +146,8 @@ class EncoderConfig:
             missing = ", ".join(sorted(names - raw.keys())) or "none"
             problem = f"{len(raw.keys() - names)} keys are unknown, and missing are {missing}"
             raise DataError(problem, file=path, remedy="Use the version that wrote it.") from None
+        except ConfigError as error:
+            raise DataError(error.problem, file=path, remedy="Use the version that wrote it.") from None
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,7 @@ class ModelConfig:
     """The model, by the name of its size; any number given replaces the name's.
 
     Args:
-        shape: roberta, roberta-prelayernorm, bert, megatron-bert or modernbert.
+        shape: The arrangement of the layers.
         size: Name of a size: tiny 2 × 128, mini 4 × 256, small 4 × 512, medium 8 × 512, base 12 × 768, large and
             345m 24 × 1024, 3.9b 48 × 2560, 8.9b 56 × 3584.
         num_hidden_layers: Layers, if not the size's.
@@ -208,8 +202,8 @@ class ModelConfig:
             attention_dropout=self.attention_dropout,
             pad_token_id=pad_token_id,
             shape=self.shape,
-            layer_norm_eps=LAYER_NORM_EPS[self.shape],
-            type_vocab_size=TOKEN_TYPES[self.shape],
+            layer_norm_eps=SHAPES[self.shape].layer_norm_eps,
+            type_vocab_size=SHAPES[self.shape].token_types,
         )
 
 

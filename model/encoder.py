@@ -1,4 +1,4 @@
-"""The encoder and its masked-LM head in four shapes (see `model.config.Shape`), with GELU and the decoder tied to the embeddings.
+"""The encoder and its masked-LM head in each of `model.shapes`, with GELU and the decoder tied to the embeddings.
 
 Parameter names are those of docs/design.md; `convert` maps them onto other formats by tables. Shape suffixes: see `model.packed`.
 """
@@ -61,11 +61,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between; in ModernBERT's shape the first is twice as wide and half of it gates (GeGLU)."""
+    """Two linear layers with GELU between; in a gated shape the first is twice as wide and half of it gates (GeGLU)."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.gated, self.approximate = config.shape == "modernbert", approximation(config.activation)
+        self.gated, self.approximate = config.features.gated, approximation(config.activation)
         width = config.intermediate_size * (2 if self.gated else 1)
         self.up = Linear(config.hidden_size, width, bias=config.bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
@@ -86,8 +86,7 @@ class Layer(nn.Module):
         super().__init__()
         self.pre_norm = config.pre_norm
         self.attention = Attention(config, config.local_window if config.is_local(index) else None)
-        # ModernBERT's embeddings are normalised already, so its first layer is not.
-        self.attention_norm = nn.Identity() if config.shape == "modernbert" and index == 0 else norm(config)
+        self.attention_norm = norm(config) if config.features.first_norm or index else nn.Identity()
         self.mlp = FeedForward(config)
         self.mlp_norm = norm(config)
         self.dropout = Dropout(config.hidden_dropout)
@@ -122,7 +121,7 @@ class Encoder(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
         self.position_embeddings = None if config.rotary else nn.Embedding(config.max_positions, size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
-        self.embedding_norm = None if config.shape == "megatron-bert" else norm(config)
+        self.embedding_norm = norm(config) if config.features.embedding_norm else None
         self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.final_norm = norm(config) if config.pre_norm else None

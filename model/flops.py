@@ -48,7 +48,7 @@ def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int, la
     """
     h, width = config.hidden_size, config.intermediate_size
     lengths_b = np.array(lengths, dtype=np.float64)
-    up = 2 if config.shape == "modernbert" else 1  # gated: the first matrix has twice the rows
+    up = 2 if config.features.gated else 1  # gated: the first matrix has twice the rows
     per_token = 2 * h * (3 * h + h + (up + 1) * width)
     total = config.num_hidden_layers * per_token * float(lengths_b.sum())
     if last is not None:  # it needs the queries, keys and values of all

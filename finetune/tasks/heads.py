@@ -64,7 +64,7 @@ def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
     """
     width = lm.config.hidden_size
     dense = OrderedDict[str, nn.Module](dense=nn.Linear(width, width), activation=nn.Tanh())
-    if lm.config.shape in ("bert", "megatron-bert"):
+    if lm.config.features.pooler:
         pooler = _initialize(lm, nn.Sequential(dense))
         return Classifier(lm, _initialize(lm, nn.Linear(width, labels)), pooler)
     dense |= OrderedDict(dropout=nn.Dropout(lm.config.hidden_dropout), out_proj=nn.Linear(width, labels))

@@ -112,7 +112,7 @@ def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> fl
     h, inner, b = encoder.hidden_size, encoder.intermediate_size, 2 if half else 4
     if recompute:
         return 4 * h
-    wide = 4 if encoder.shape == "modernbert" else 2
+    wide = 4 if encoder.features.gated else 2
     masks = 2 if encoder.hidden_dropout else 0
     return h * (6 * b + 12 + masks) + wide * b * inner
 
