@@ -55,9 +55,9 @@ fsync_path(Path(sys.argv[2]))
 SPARSE = """
 import json, sys
 from pathlib import Path
-from biomlm.convert.formats import hf_architectures
-from biomlm.convert.formats.name_table import shapes
-from biomlm.convert.formats.name_table import from_native
+from biomlm.convert.names import hf_architectures
+from biomlm.convert.names.table import shapes
+from biomlm.convert.names.table import from_native
 from biomlm.model.config import EncoderConfig
 import torch
 layers, folder = int(sys.argv[1]), Path(sys.argv[2])

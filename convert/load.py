@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from biomlm.convert.formats import composer, deepspeed, fairseq, hf, megatron, native, tensorflow
-from biomlm.convert.formats.name_table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, SourceKind
+from biomlm.convert.names.table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.safe_load import archive, torch_file
 from biomlm.core.errors import DataError
 from biomlm.core.files import sha256
@@ -44,7 +44,7 @@ class Loaded:
         source: The path as given.
         sha256: Of the file that holds the weights (of several, the first).
         facts: What else the source says: training settings, labels, dtype.
-        extra_tensors: Tensors of the source that the model does not have, under neutral names (see `convert.formats.name_table`).
+        extra_tensors: Tensors of the source that the model does not have, under neutral names (see `convert.names.table`).
         has_head: Whether the source has a masked-LM head. Without one, only `model.encoder` is worth anything.
     """
 

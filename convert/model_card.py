@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from biomlm.convert.formats.name_table import shapes
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.table import shapes
 from biomlm.core.files import write_text
 from biomlm.core.manifest import flatten
 from biomlm.core.summary import shown

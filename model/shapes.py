@@ -1,6 +1,6 @@
 """The encoder's shapes: one row of features each. All else asks for a feature, and nothing for a shape's name.
 
-A shape is added by a row here and one in `convert.formats.hf_architectures` (docs/extending.md). No torch is imported: `--help` reads this.
+A shape is added by a row here and one in `convert.names.hf_architectures` (docs/extending.md). No torch is imported: `--help` reads this.
 """
 
 from collections.abc import Mapping

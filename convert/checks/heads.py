@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biomlm.convert.formats.hf_architectures import Architecture
-from biomlm.convert.formats.name_table import Stacked
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.hf_architectures import Architecture
+from biomlm.convert.names.table import Stacked
 from biomlm.core.errors import CheckpointError, ConversionError
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import approximation

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from biomlm.convert.checks.heads import PROBES, Head, by_formula, by_transformers
 from biomlm.convert.checks.probe_inputs import batches
-from biomlm.convert.formats import hf_architectures
+from biomlm.convert.names import hf_architectures
 from biomlm.core.errors import CheckpointError, ConversionError
 from biomlm.core.files import read_json
 from biomlm.core.progress import Bar, progress

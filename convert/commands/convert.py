@@ -18,11 +18,12 @@ from biomlm.convert.checks.heads import Head, demand_equal, demand_numbers, pres
 from biomlm.convert.checks.numerical import Computes, Differences, HuggingFace, Ours, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
 from biomlm.convert.config import TOLERANCE, ConvertConfig, Kind
-from biomlm.convert.formats import fairseq, hf, hf_architectures, native
-from biomlm.convert.formats.hf_architectures import BY_SHAPE
-from biomlm.convert.formats.name_table import BIAS, FRONT, WORDS, Stacked
+from biomlm.convert.formats import fairseq, hf, native
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import build, read_source
+from biomlm.convert.names import hf_architectures
+from biomlm.convert.names.hf_architectures import BY_SHAPE
+from biomlm.convert.names.table import BIAS, FRONT, WORDS, Stacked
 from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomlm.convert.formats.name_table import (
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, sane
+from biomlm.convert.names.table import (
     POSITIONS,
     TYPES,
     Stacked,
@@ -26,7 +27,6 @@ from biomlm.convert.formats.name_table import (
     from_native,
     to_native,
 )
-from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, sane
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError, MismatchError

@@ -1,6 +1,6 @@
 """Hugging Face folders: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
 
-`convert.formats.hf_architectures` says which architectures, and their tensors' names. RoBERTa's single token-type row is added to every
+`convert.names.hf_architectures` says which architectures, and their tensors' names. RoBERTa's single token-type row is added to every
 token; where it is all zero the native model leaves it out.
 """
 
@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biomlm.convert.formats import hf_architectures
-from biomlm.convert.formats.name_table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.formats.source_checkpoint import TASK, SourceCheckpoint, sane
+from biomlm.convert.names import hf_architectures
+from biomlm.convert.names.table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError, MismatchError, kind

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomlm.convert.formats.name_table import HEAD, common_dtype, shapes
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.table import HEAD, common_dtype, shapes
 from biomlm.core import checkpoint
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json

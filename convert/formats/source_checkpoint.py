@@ -56,7 +56,7 @@ class SourceCheckpoint:
         kind: The format that it was read from.
         config: The encoder's shape.
         tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file; without those of `head.` if there is none.
-        extra_tensors: Tensors that the native model does not have, under neutral names (see `convert.formats.name_table`).
+        extra_tensors: Tensors that the native model does not have, under neutral names (see `convert.names.table`).
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         tokenizer: The tokenizer in that folder, if it has been loaded already; loading a large one takes a second.

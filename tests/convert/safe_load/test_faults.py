@@ -307,7 +307,8 @@ def test_nothing_is_written_when_the_check_fails(
     hf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A writer with a bug (two matrices swapped in layer 1) must be caught by the check."""
-    from biomlm.convert.formats import hf, hf_architectures
+    from biomlm.convert.formats import hf
+    from biomlm.convert.names import hf_architectures
 
     names = dict(hf_architectures.ROBERTA.table.modules)
     query, key, _ = names["encoder.layers.*.attention.qkv"]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from biomlm.convert.formats import fairseq
-from biomlm.convert.formats.name_table import to_native
 from biomlm.convert.load import load_model
+from biomlm.convert.names.table import to_native
 from biomlm.model.packed import unpad
 from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch

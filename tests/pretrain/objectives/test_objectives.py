@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, MegatronBertConfig, MegatronBertForPreTraining
 
-from biomlm.convert.formats import hf_architectures
-from biomlm.convert.formats.name_table import from_native, to_native
 from biomlm.convert.load import load_model
+from biomlm.convert.names import hf_architectures
+from biomlm.convert.names.table import from_native, to_native
 from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.metrics import read_metrics

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biomlm.convert.formats.name_table import Table
+from biomlm.convert.names.table import Table
 from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.model.config import Activation, EncoderConfig, Shape
 
