@@ -138,7 +138,7 @@ def by_formula(
 
     tokens_th, first_bh = torch.cat(list(hidden)), torch.stack([x_th[0] for x_th in hidden])
     pooled_bh = apply("pooler.dense", first_bh).tanh() if "pooler.dense.weight" in extra_tensors else first_bh
-    if config.shape == "modernbert":
+    if f"{PREDICTION}.dense.weight" in extra_tensors:
         pooled_bh = prepared(torch.stack([x_th.mean(0) for x_th in hidden]) if mean else first_bh)
     outputs: dict[str, Tensor] = {}
     for head in heads:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from biomlm.convert.checks.heads import PROBES, Head, by_formula, by_transformers
 from biomlm.convert.checks.probe_inputs import batches
-from biomlm.convert.names import hf_architectures
+from biomlm.convert.names import hf_config
 from biomlm.core.errors import CheckpointError, ConversionError
 from biomlm.core.files import read_json
 from biomlm.core.progress import Bar, progress
@@ -113,7 +113,7 @@ class HuggingFace:
     packs = False
 
     def __init__(self, folder: Path, has_head: bool, dtype: torch.dtype = torch.float32):
-        architecture = hf_architectures.of(read_json(folder / "config.json"), folder)
+        architecture = hf_config.of(read_json(folder / "config.json"), folder)
         self.folder, self.has_head, self.dtype = folder, has_head, dtype
         self.model, _ = self._load(architecture.masked_lm if has_head else architecture.base)
         base = self.model.base_model
@@ -160,7 +160,7 @@ class HuggingFace:
 
     def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
         """See `Computes`."""
-        architecture = hf_architectures.of(read_json(self.folder / "config.json"), self.folder)
+        architecture = hf_config.of(read_json(self.folder / "config.json"), self.folder)
         return by_transformers(wanted, sequences, architecture, self._load, self.folder)
 
 

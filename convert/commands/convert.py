@@ -21,7 +21,7 @@ from biomlm.convert.config import TOLERANCE, ConvertConfig, Kind
 from biomlm.convert.formats import fairseq, hf, native
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import build, read_source
-from biomlm.convert.names import hf_architectures
+from biomlm.convert.names import hf_config
 from biomlm.convert.names.hf_architectures import BY_SHAPE
 from biomlm.convert.names.table import BIAS, FRONT, WORDS, Stacked
 from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
@@ -206,7 +206,7 @@ def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[s
     wanted = {
         "native": config.head_activation,
         "fairseq": config.activation,
-        "hf": hf_architectures.head_activation(config),
+        "hf": hf_config.head_activation(config),
     }[to]
     left_out = sorted(name for name in source.extra_tensors if not has_place(name, to, config))
     if not source.has_head or wanted == config.head_activation:
@@ -294,7 +294,7 @@ def computed(source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
     If another number type was asked for, its weights are rounded first: that loss was asked for, and is no fault of the conversion.
     Likewise the head has the activation that the target has for it.
     """
-    as_it_is = source.config.head_activation == hf_architectures.head_activation(source.config)
+    as_it_is = source.config.head_activation == hf_config.head_activation(source.config)
     as_it_is &= str(dtype) == f"torch.{source.facts['dtype']}"
     if source.kind == "hf" and source.weights.name == hf.SAFETENSORS and as_it_is:
         return HuggingFace(source.weights.parent, source.has_head, dtype)

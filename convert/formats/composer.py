@@ -15,6 +15,7 @@ from torch import Tensor
 
 from biomlm.convert.formats import hf
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.hf_architectures import MODERN
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json, write_json, write_text
@@ -88,7 +89,7 @@ def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
     flex = any(name.startswith("model.bert.encoder.layers.") for name in tensors)
     tensors = {_renamed(name) if flex else name.removeprefix("model."): value for name, value in tensors.items()}
     tokenizer = _tokenizer(_dictionary(stated.get("tokenizer")))
-    if flex and raw.get("model_type") != "modernbert":
+    if flex and raw.get("model_type") != MODERN.model_type:
         raw = modern(raw, file)
         if tokenizer:  # FlexBERT's own is BERT's default, whatever the tokenizer
             raw["pad_token_id"] = tokenizer_folder.load(tokenizer).ids.pad
@@ -127,7 +128,7 @@ def modern(flex: Mapping[str, Any], file: Path) -> dict[str, Any]:
     theta = {"local_rope_theta": flex.get("rotary_emb_base") if local in (-1, None) else local}
     stated = {name: flex[key] for name, key in KEYS.items() if key in flex}
     return (
-        {"model_type": "modernbert", "norm_eps": norms.get("eps", 1e-5), "norm_bias": norms.get("bias", False)}
+        {"model_type": MODERN.model_type, "norm_eps": norms.get("eps", 1e-5), "norm_bias": norms.get("bias", False)}
         | stated
         | theta
     )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biomlm.convert.formats.source_checkpoint import TASK, SourceCheckpoint, sane
-from biomlm.convert.names import hf_architectures
+from biomlm.convert.names import hf_architectures, hf_config
 from biomlm.convert.names.table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.archive import scratch
@@ -138,9 +138,9 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
     Raises:
         CheckpointError: It is no architecture of ours, or one that computes something else.
     """
-    architecture = hf_architectures.of(raw, file)
+    architecture = hf_config.of(raw, file)
     try:
-        config = EncoderConfig(**hf_architectures.fields(architecture, raw))
+        config = EncoderConfig(**hf_config.fields(architecture, raw))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(
             f"a size of the model is missing or wrong ({getattr(error, 'problem', kind(error))})",
@@ -217,15 +217,13 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
         native[WORDS] = torch.cat([words, words[tokenizer.ids.unk].expand(extra, -1)])
         if source.has_head:
             native[BIAS] = torch.cat([native[BIAS], native[BIAS].new_full((extra,), SILENT)])
-    if not source.config.type_vocab_size and source.config.shape != "modernbert":
+    if not source.config.type_vocab_size and architecture.has_types:
         native[TYPES] = torch.zeros(1, source.config.hidden_size)
     tensors = from_native(architecture.table, native, source.extra_tensors, front) | _extra_tensors(source)
     if all(name.startswith(architecture.prefix) for name in tensors):
         tensors = {name.removeprefix(architecture.prefix): value for name, value in tensors.items()}
     config = replace(source.config, vocab_size=len(native[WORDS]))
-    stated = (
-        hf_architectures.keys(config) | _classes(source) | _ids(source, tokenizer) | _labels(source) | _dtype(dtype)
-    )
+    stated = hf_config.keys(config) | _classes(source) | _ids(source, tokenizer) | _labels(source) | _dtype(dtype)
     write_json(folder / CONFIG, stated)
     return [folder / CONFIG, *_write_tensors(folder, tensors, dtype)]
 
@@ -320,12 +318,11 @@ def _labels(source: SourceCheckpoint) -> dict[str, Any]:
 
 
 def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
-    """Give special ids as `config.json` names them; without a tokenizer, only RoBERTa's are known."""
+    """Give special ids as `config.json` names them; without a tokenizer, the usual ones."""
+    architecture = hf_architectures.BY_SHAPE[source.config.shape]
     if tokenizer is None:
-        return {"bos_token_id": 0, "eos_token_id": 2} if source.config.shape == "roberta" else {}
-    first, last = tokenizer.ids.bos, tokenizer.ids.eos
-    ids = {"bos_token_id": first, "eos_token_id": last}
-    return ids | ({"cls_token_id": first, "sep_token_id": last} if source.config.shape == "modernbert" else {})
+        return dict(architecture.usual_ids)
+    return {key: getattr(tokenizer.ids, role) for key, role in architecture.special_ids.items()}
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:

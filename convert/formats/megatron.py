@@ -16,6 +16,7 @@ from torch import Tensor
 
 from biomlm.convert.formats import hf
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.hf_architectures import MEGATRON
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import CheckpointError, kind
@@ -124,7 +125,7 @@ def _config(args: Mapping[str, Any], file: Path) -> dict[str, Any]:
     tanh = args.get("openai_gelu") or args.get("bias_gelu_fusion")
     hidden = args.get("hidden_size")
     return {
-        "model_type": "megatron-bert",
+        "model_type": MEGATRON.model_type,
         "hidden_act": "gelu_new" if tanh else "gelu",
         "hidden_size": hidden,
         "num_hidden_layers": args.get("num_layers"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from biomlm.convert.formats import hf
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.hf_architectures import BERT
 from biomlm.core.errors import CheckpointError
 from biomlm.core.files import read_json
 
@@ -78,7 +79,7 @@ def read(path: Path) -> SourceCheckpoint:
     """
     index = next(iter(path.glob("*.index")))
     tensors = {name: value for key, value in load(index).items() if (name := _name(key))}
-    raw = {"model_type": "bert", **read_json(path / CONFIG, remedy="Get the whole folder again.")}
+    raw = {"model_type": BERT.model_type, **read_json(path / CONFIG, remedy="Get the whole folder again.")}
     weights = sorted(path.glob(f"{index.stem}.data-*"))[0]
     return replace(hf.from_tensors(path, raw, tensors, weights), kind="tensorflow")
 

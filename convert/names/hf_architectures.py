@@ -3,14 +3,13 @@
 Sources: transformers' `modeling_*.py` and `configuration_*.py` of the five. RoBERTas' positions begin at row pad + 1, others' at 0.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from biomlm.convert.names.table import Table
-from biomlm.core.errors import CheckpointError, ConfigError
-from biomlm.model.config import Activation, EncoderConfig, Shape
+from biomlm.convert.names import hf_modernbert
+from biomlm.convert.names.table import TYPES, Table
+from biomlm.model.config import EncoderConfig, Shape
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -34,27 +33,6 @@ MODERN_KEYS = {
     "hidden_dropout": "mlp_dropout",
     "attention_dropout": "attention_dropout",
 }
-# What the configuration classes take for a key that a file leaves out.
-DEFAULTS = {
-    "initializer_range": 0.02,
-    "type_vocab_size": 2,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "layer_norm_eps": 1e-12,
-    "norm_eps": 1e-5,
-    "mlp_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "pad_token_id": 0,
-}
-# The names in transformers' table of activations; the first of each meaning is written.
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-}
 # Under which values the class computes what the native model does; the first is written.
 BERT_DEMANDS: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute", None),
@@ -69,20 +47,6 @@ MODERN_DEMANDS: dict[str, tuple[Any, ...]] = {
     "classifier_bias": (False, None),
     "decoder_bias": (True, None),
     "tie_word_embeddings": (True, None),
-}
-
-
-ROTARY = {"rope_type": "default", "partial_rotary_factor": 1.0}  # of a kind of layer, in ModernBERT's `rope_parameters`
-# Keys that no class of transformers has for these architectures: forks and programs of a model's own compute something else by them.
-FOREIGN: dict[str, tuple[Any, ...]] = {
-    "auto_map": (None, {}),
-    "rope_scaling": (None,),
-    "scale_embedding": (None, False),
-    "alibi_starting_size": (None,),
-    "pooler_act": (None, "tanh"),
-    "pooler_activation": (None, "tanh"),
-    "pooler_hidden_act": (None, "tanh"),
-    "pooler_activation_fn": (None, "tanh"),
 }
 
 
@@ -102,6 +66,10 @@ class Architecture:
         demands: Key → values that are accepted.
         activations: Keys of the layers' activation and of the head's; RoBERTa's head has exact GELU always.
         pad: The padding id of a file that states none.
+        more_fields: Native fields that are no key of `config.json` by themselves, computed from all of it.
+        more_keys: The reverse.
+        special_ids: Keys of the ids that open and close a sequence → their roles (`tokenizer.formats.folder.SpecialIds`).
+        usual_ids: What these are without a tokenizer, where its models have always the same.
     """
 
     model_type: str
@@ -115,6 +83,15 @@ class Architecture:
     demands: Mapping[str, tuple[Any, ...]]
     activations: tuple[str, str | None] = ("hidden_act", "hidden_act")
     pad: int = 0
+    more_fields: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
+    more_keys: Callable[[EncoderConfig], dict[str, Any]] = lambda _: {}
+    special_ids: Mapping[str, str] = field(default_factory=lambda: {"bos_token_id": "bos", "eos_token_id": "eos"})
+    usual_ids: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def has_types(self) -> bool:
+        """Whether its classes have token types: one at least, even where the native model has none."""
+        return TYPES.rpartition(".")[0] in self.table.modules
 
 
 def _bert_layers(prefix: str, norms: tuple[str, str]) -> dict[str, tuple[str, ...]]:
@@ -176,6 +153,7 @@ ROBERTA = Architecture(
     demands=BERT_DEMANDS,
     activations=("hidden_act", None),
     pad=1,
+    usual_ids={"bos_token_id": 0, "eos_token_id": 2},
 )
 
 PRELAYERNORM = replace(
@@ -196,6 +174,7 @@ PRELAYERNORM = replace(
         extra_names={r"roberta_prelayernorm\.pooler\.dense": "pooler.dense", **CLASSIFIER},
     ),
     extra_names={"pooler.": "roberta_prelayernorm.pooler.", **QA_BACK},
+    usual_ids={},
 )
 
 BERT = Architecture(
@@ -266,128 +245,17 @@ MODERN = Architecture(
     keys=MODERN_KEYS,
     demands=MODERN_DEMANDS,
     activations=("hidden_activation", "classifier_activation"),
+    more_fields=hf_modernbert.fields,
+    more_keys=hf_modernbert.keys,
+    special_ids={"bos_token_id": "bos", "eos_token_id": "eos", "cls_token_id": "bos", "sep_token_id": "eos"},
 )
 
-BY_TYPE = {architecture.model_type: architecture for architecture in (ROBERTA, PRELAYERNORM, BERT, MEGATRON, MODERN)}
-BY_SHAPE = {architecture.shape: architecture for architecture in BY_TYPE.values()}
-
-
-def of(raw: Mapping[str, Any], file: Path) -> Architecture:
-    """Find the architecture that a `config.json` names.
-
-    Raises:
-        CheckpointError: It is another, or one of ours that computes something else.
-    """
-    architecture = BY_TYPE.get(str(raw.get("model_type")))
-    if architecture is None:
-        stated = (
-            f"model_type is {raw['model_type']!r}, which cannot be read"
-            if "model_type" in raw
-            else "it has no model_type"
-        )
-        raise CheckpointError(
-            stated,
-            file=file,
-            remedy=f"Give a model of {', '.join(BY_TYPE)}.",
-        )
-    for key in filter(None, architecture.activations):
-        if raw.get(key, "gelu") not in list(ACTIVATIONS):  # a list, because a stranger's value may have no hash
-            problem = f"{key} is {raw[key]!r}, which cannot be computed"
-            raise CheckpointError(problem, file=file, remedy=f"Give a model with {', '.join(ACTIVATIONS)}.")
-    for key, accepted in {**architecture.demands, **FOREIGN}.items():
-        if raw.get(key) not in accepted:
-            usual = "Give an encoder of the usual kind."
-            own = "Remove it from config.json, if transformers' own class computes the same without it."
-            raise CheckpointError(
-                f"{key} is {raw[key]!r}; only {accepted[0]!r} can be read",
-                file=file,
-                remedy=own if key in FOREIGN else usual,
-            )
-    ropes = raw.get("rope_parameters")
-    for name, rope in ropes.items() if isinstance(ropes, dict) else ():
-        if isinstance(rope, dict) and any(rope.get(key, usual) != usual for key, usual in ROTARY.items()):
-            problem = f"the rotary positions of {name} are scaled or partial"
-            raise CheckpointError(problem, file=file, remedy="Give a model with rotary positions of the usual kind.")
-    return architecture
-
-
-def head_activation(config: EncoderConfig) -> Activation:
-    """Give the activation that transformers' masked-LM head has for a model: its own, the layers', or exact GELU."""
-    layers, head = BY_SHAPE[config.shape].activations
-    if head is None:
-        return "gelu"
-    return config.activation if head == layers else config.head_activation
-
-
-def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the native configuration's fields from a `config.json`.
-
-    Raises:
-        KeyError: A size is missing.
-        TypeError, ValueError: One is of another kind than it should be.
-    """
-    defaults = DEFAULTS | {"pad_token_id": architecture.pad}
-    values = {field: raw[key] if key in raw else defaults[key] for field, key in architecture.keys.items()}
-    front = values["pad_token_id"] + 1 if architecture.table.behind_padding else 0
-    for field, key in zip(("activation", "head_activation"), architecture.activations, strict=True):
-        values[field] = ACTIVATIONS[raw.get(key, "gelu")] if key else "gelu"
-    values |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
-    if architecture.shape != "modernbert":
-        return values
-    rope = raw.get("rope_parameters") or {}
-    thetas = (
-        float(rope.get("full_attention", {}).get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
-        float(rope.get("sliding_attention", {}).get("rope_theta", raw.get("local_rope_theta") or 10_000.0)),
-    )
-    return {
-        **values,
-        "local_window": raw.get("local_attention", 128) // 2,
-        "global_every": _every(raw),
-        "rope_thetas": thetas,
-    }
-
-
-def _every(raw: Mapping[str, Any]) -> int:
-    """Count how many layers there are to each global one, from `layer_types` (transformers 5) or the number itself (4)."""
-    types = raw.get("layer_types")
-    if types is None:
-        return int(raw.get("global_attn_every_n_layers", 3))
-    for every in range(1, len(types) + 1):
-        if types == ["sliding_attention" if i % every else "full_attention" for i in range(len(types))]:
-            return every
-    raise ConfigError("layer_types has no regular pattern", remedy="Each n-th layer must be global.")
-
-
-def keys(config: EncoderConfig) -> dict[str, Any]:
-    """Make `config.json` for a native configuration, without what depends on heads, tokenizer and number type."""
-    architecture = BY_SHAPE[config.shape]
-    front = config.pad_token_id + 1 if architecture.table.behind_padding else 0
-    stated = {
-        "model_type": architecture.model_type,
-        "max_position_embeddings": config.max_positions + front,
-        **{key: getattr(config, field) for field, key in architecture.keys.items()},
-        **{key: accepted[0] for key, accepted in architecture.demands.items()},
-        **{
-            key: next(name for name, meant in ACTIVATIONS.items() if meant == activation)
-            for key, activation in zip(
-                architecture.activations, (config.activation, head_activation(config)), strict=True
-            )
-            if key
-        },
-    }
-    if config.shape != "modernbert":
-        return stated | {"type_vocab_size": max(1, config.type_vocab_size)}
-    wide, near = config.rope_thetas
-    kinds = ["sliding_attention" if config.is_local(i) else "full_attention" for i in range(config.num_hidden_layers)]
-    return stated | {
-        "embedding_dropout": config.hidden_dropout,
-        "local_attention": 2 * config.local_window,
-        "global_attn_every_n_layers": config.global_every,  # transformers 4 reads these three
-        "global_rope_theta": wide,
-        "local_rope_theta": near,
-        "layer_types": kinds,  # transformers 5 reads these two
-        "rope_parameters": {
-            "full_attention": {"rope_theta": wide, "rope_type": "default"},
-            "sliding_attention": {"rope_theta": near, "rope_type": "default"},
-        },
-    }
+ARCHITECTURES = (
+    ROBERTA,
+    PRELAYERNORM,
+    BERT,
+    MEGATRON,
+    MODERN,
+)
+BY_TYPE = {architecture.model_type: architecture for architecture in ARCHITECTURES}
+BY_SHAPE = {architecture.shape: architecture for architecture in ARCHITECTURES}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, MegatronBertConfig, MegatronBertForPreTraining
 
 from biomlm.convert.load import load_model
-from biomlm.convert.names import hf_architectures
+from biomlm.convert.names import hf_architectures, hf_config
 from biomlm.convert.names.table import from_native, to_native
 from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ def ours_and_theirs(shape: Shape, kind: PairKind, pad_id: int) -> tuple[MaskedLM
     model, objective = MaskedLM(config).eval(), PretrainObjective(ObjectiveConfig(**{kind: 0.5}), config)
     nn.init.normal_(model.head.bias, std=0.1)
     cls, settings = THEIRS[shape]
-    keys = hf_architectures.keys(config)
+    keys = hf_config.keys(config)
     theirs = cls(settings(**{key: keys[key] for key in keys if key not in ("architectures", "model_type")})).eval()
     if kind == "drp":
         theirs.cls.seq_relationship = nn.Linear(32, CLASSES[kind])
