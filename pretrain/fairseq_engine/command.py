@@ -10,10 +10,12 @@ from typing import Any
 
 import orjson
 
+from biomlm.convert.names.fairseq import ARCHITECTURES
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import EncoderConfig
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
 
+ARCH = "roberta_base"
 BITS = math.log(2)  # nats
 RECORD = re.compile(r"\| (train_inner|valid) \| (\{.*\})\s*$")
 
@@ -33,11 +35,10 @@ def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precisi
     """
     refuse(config, encoder, precision, gpu)
     optim, mlm = config.optim, config.mlm
-    prenorm = encoder.shape == "roberta-prelayernorm"
     options: dict[str, object] = {
         "task": "masked_lm",
         "criterion": "masked_lm",
-        "arch": "roberta_base",
+        "arch": ARCH,
         "encoder-layers": encoder.num_hidden_layers,
         "encoder-embed-dim": encoder.hidden_size,
         "encoder-ffn-embed-dim": encoder.intermediate_size,
@@ -73,7 +74,7 @@ def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precisi
         "save-dir": save_dir,
     }
     flags = ["skip-invalid-size-inputs-valid-test", "no-epoch-checkpoints"]
-    flags += ["encoder-normalize-before"] * prenorm + ["cpu"] * (not gpu) + [precision] * (precision != "fp32")
+    flags += ["encoder-normalize-before"] * encoder.pre_norm + ["cpu"] * (not gpu) + [precision] * (precision != "fp32")
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     return [config.folders[0], *words, *(f"--{flag}" for flag in flags)]
 
@@ -86,7 +87,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
     batch, sizes = config.batch, BatchConfig(config.batch.tokens, config.batch.accumulation, config.batch.max_length)
     cannot = {
         "several folders of shards": len(config.folders) > 1,
-        f"models of the shape {encoder.shape}": encoder.shape not in ("roberta", "roberta-prelayernorm"),
+        f"models of the shape {encoder.shape}": ARCHITECTURES.get(encoder.shape) != ARCH,
         "a model to start from": config.init is not None or config.longer is not None,
         "rows behind the vocabulary (model.pad_vocab_to)": config.model.pad_vocab_to != 1,
         "weight of its one loss (objective.mlm)": config.objective.mlm != 1,

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biomlm.convert.formats import fairseq
 from biomlm.convert.load import load_model
+from biomlm.convert.names import fairseq
 from biomlm.convert.names.table import to_native
 from biomlm.model.packed import unpad
 from biomlm.pretrain.config import ObjectiveConfig
