@@ -1,12 +1,16 @@
 """The configurations of `biomlm convert` and its verbs, in a module without torch: `--help` reads it."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from biomlm.convert.formats.registry import WRITTEN
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import added, runtime
 
-Kind = Literal["native", "hf", "fairseq"]  # what can be written
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[WRITTEN]
 TOLERANCE = 1e-5
 MASK = "<mask>"
 
@@ -19,7 +23,7 @@ class ConvertConfig:
         src: A run folder or one of its checkpoints; a Hugging Face folder; a checkpoint of fairseq, Composer, DeepSpeed,
             Megatron-LM or TensorFlow; a published .tar.gz of one.
         dst: Folder to write; it must be new or empty, or an earlier conversion and --override given.
-        to: The format: hf, fairseq or native.
+        to: The format.
         dtype: Number type of the weights written; `source` keeps the source's.
         rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
         weights: Those that were trained, or the running mean of them (`ema`) that the checkpoint keeps beside them.
@@ -37,8 +41,8 @@ class ConvertConfig:
     override: bool = False
 
     def __post_init__(self) -> None:
-        if self.to not in get_args(Kind):
-            raise ConfigError(f"--to {self.to} is no format", remedy=f"Choose one of {', '.join(get_args(Kind))}.")
+        if self.to not in WRITTEN:
+            raise ConfigError(f"--to {self.to} is no format", remedy=f"Choose one of {', '.join(WRITTEN)}.")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biomlm.convert.formats import composer, deepspeed, fairseq, hf, megatron, native, tensorflow
-from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, SourceKind
+from biomlm.convert.formats.base import Folder, SavedFile
+from biomlm.convert.formats.registry import FORMATS, find
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.safe_load import archive, torch_file
 from biomlm.core.errors import DataError
@@ -23,13 +24,6 @@ from biomlm.model.kernels.linear import Linear
 from biomlm.tokenizer.formats.folder import contents
 
 REST = "rest: "  # in front of the names of tensors that the model does not have, in a fingerprint
-READERS = (
-    (deepspeed.detect, deepspeed.read),
-    (native.detect, native.read),
-    (megatron.detect, megatron.read),
-    (hf.detect, hf.read),
-    (tensorflow.detect, tensorflow.read),
-)  # in this order; fairseq's and Composer's come last, because any file might be theirs
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Loaded:
 
     model: MaskedLM
     config: EncoderConfig
-    kind: SourceKind
+    kind: str
     tokenizer_dir: Path | None
     source: Path
     sha256: str
@@ -103,17 +97,17 @@ def read_source(path: str | Path, tokenizer: Path | None = None) -> SourceCheckp
 
 
 def _read(path: Path, tokenizer: Path | None) -> SourceCheckpoint:
-    for detect, read in READERS:
-        if detect(path):
-            return _with_tokenizer(read(path), tokenizer)
-    if path.suffix in hf.SUFFIXES and path.is_file():
+    formats = [find(name).source for name in FORMATS]
+    for folder in (source for source in formats if isinstance(source, Folder)):
+        if folder.detect(path):
+            return _with_tokenizer(folder.read(path), tokenizer)
+    if path.is_file() and any(isinstance(source, Folder) and path.suffix in source.parts for source in formats):
         raise DataError("this is one file of a model's folder", file=path, remedy=f"Give the folder: {path.parent}")
-    if fairseq.detect(path):
-        file = fairseq.choose(path)
+    if torch_file.is_saved(path):
+        file = torch_file.choose(path)
         state = torch_file.load(file)
-        if composer.holds(state):
-            return _with_tokenizer(composer.read(state, file), tokenizer)
-        return fairseq.read(state, file, tokenizer)
+        saved = next(source for source in formats if isinstance(source, SavedFile) and source.holds(state))
+        return saved.read(state, file, tokenizer)
     raise DataError(
         "this is no model of a known kind",
         file=path,
@@ -122,11 +116,16 @@ def _read(path: Path, tokenizer: Path | None) -> SourceCheckpoint:
 
 
 def _with_tokenizer(source: SourceCheckpoint, tokenizer: Path | None) -> SourceCheckpoint:
-    return source if tokenizer is None else replace(source, tokenizer_dir=tokenizer)
+    if tokenizer is None:
+        return source
+    averaged = source.averaged
+    mean = None if averaged is None else lambda: replace(averaged(), tokenizer_dir=tokenizer)
+    return replace(source, tokenizer_dir=tokenizer, averaged=mean)
 
 
 def _is_model(path: Path) -> bool:
-    return fairseq.detect(path) or any(detect(path) for detect, _ in READERS)
+    formats = (find(name).source for name in FORMATS)
+    return torch_file.is_saved(path) or any(isinstance(source, Folder) and source.detect(path) for source in formats)
 
 
 def _inside(folder: Path, path: Path) -> Path:

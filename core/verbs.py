@@ -49,19 +49,20 @@ class Verb:
     @property
     def config(self) -> type[Any]:
         """Its configuration class."""
-        return _load(self.config_at)  # type: ignore[no-any-return]
+        return load(self.config_at)  # type: ignore[no-any-return]
 
     def run(self, config: Any) -> None:
         """Do the work."""
-        _load(self.run_at)(config)
+        load(self.run_at)(config)
 
     @property
     def estimate(self) -> Callable[[Any, Fleet, Before], dict[str, object]] | None:
         """The function that estimates what a run needs, as rows to print."""
-        return _load(self.estimate_at) if self.estimate_at else None
+        return load(self.estimate_at) if self.estimate_at else None
 
 
-def _load(place: str) -> Any:
+def load(place: str) -> Any:
+    """Import what a place (`module:name`) names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

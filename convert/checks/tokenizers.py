@@ -1,15 +1,12 @@
 """Do a model's tokenizer and the one that was written beside its conversion give the same ids? Asked on a thousand real sentences."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biomlm.convert.checks.probe_inputs import sentences, texts
-from biomlm.convert.config import Kind
-from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import ConversionError
-from biomlm.tokenizer.formats import fairseq as fairseq_files
-from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 
@@ -46,34 +43,29 @@ class Agreement:
             )
 
 
-def agree(source: Tokenizer | None, to: Kind, folder: Path, *, words: bool = False) -> Agreement:
+TokenIds = Callable[[Tokenizer, Path, Sequence[str]], list[list[int]]]
+
+
+def agree(source: Tokenizer | None, folder: Path, token_ids: TokenIds, *, words: bool = False) -> Agreement:
     """Compare a source's tokenizer with the one in a written folder, which is read as its own format's users will read it.
 
     Args:
         source: The source's; None if it has none.
-        to: The target's format.
         folder: The target.
-        words: Whether the model reads the first word as the others, with a blank in front; the setting is passed to transformers.
+        token_ids: Gives texts' ids by the tokenizer there.
+        words: Whether it reads a first word like the others, with a blank in front.
     """
     if source is None:
         return Agreement(0, 0)
     examples = [text for text in [*sentences(), *texts()] if "<mask>" not in text]
-    front = " " if words and to == "hf" else ""
+    front = " " if words else ""
     source_ids = source.encode_batch([front + text if text and text[0] != " " else text for text in examples])
-    if to == "hf":
-        written_ids = [
-            [source.ids.unk if i >= source.vocab_size else i for i in ids] for ids in _transformers(folder, examples)
-        ]
-    elif to == "native":
-        written_ids = tokenizer_folder.load(folder / "tokenizer").encode_batch(examples)
-    else:
-        dict_txt, encoder_json, vocab_bpe = (folder / name for name in fairseq_files.FILES)
-        written_ids = tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(examples)
+    written_ids = token_ids(source, folder, examples)
     return Agreement(sum(a == b for a, b in zip(source_ids, written_ids, strict=True)), len(examples))
 
 
-def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:
-    """Give the ids that a user of transformers gets, without the special tokens around them."""
+def by_transformers(source: Tokenizer, folder: Path, examples: Sequence[str]) -> list[list[int]]:
+    """Give the ids that a user of transformers gets, without the special tokens around them; those past the model's are unknown to it."""
     import transformers
 
     try:
@@ -84,5 +76,5 @@ def _transformers(folder: Path, examples: list[str]) -> list[list[int]]:
             file=folder,
             remedy="Mend the source's tokenizer_config.json, or give --tokenizer.",
         ) from None
-    ids: list[list[int]] = loaded(examples, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+    ids: list[list[int]] = loaded(list(examples), add_special_tokens=False, verbose=False)["input_ids"]
+    return [[source.ids.unk if i >= source.vocab_size else i for i in row] for row in ids]

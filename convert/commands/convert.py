@@ -1,13 +1,10 @@
 """`biomlm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
 
-import atexit
 import gc
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import torch
@@ -15,28 +12,21 @@ from torch import Tensor
 
 from biomlm.convert import model_card
 from biomlm.convert.checks.heads import Head, demand_equal, demand_numbers, present
-from biomlm.convert.checks.numerical import Computes, Differences, HuggingFace, Ours, compare, record
+from biomlm.convert.checks.numerical import Computes, Differences, Ours, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
-from biomlm.convert.config import TOLERANCE, ConvertConfig, Kind
-from biomlm.convert.formats import fairseq, hf, native
+from biomlm.convert.config import TOLERANCE, ConvertConfig
+from biomlm.convert.formats.base import Target
+from biomlm.convert.formats.registry import find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import build, read_source
-from biomlm.convert.names import hf_config
-from biomlm.convert.names.hf_architectures import BY_SHAPE
 from biomlm.convert.names.table import BIAS, FRONT, WORDS, Stacked
 from biomlm.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from biomlm.core.files import atomic_dir, fsync_path, nothing, read_json, refuse_target, sha256, write_json
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 RECORD = "conversion.json"
-WRITERS: dict[Kind, Callable[[SourceCheckpoint, Path, torch.dtype], list[Path]]] = {
-    "hf": hf.write,
-    "fairseq": fairseq.write,
-    "native": native.write,
-}
 
 
 def run(config: ConvertConfig) -> None:
@@ -46,28 +36,32 @@ def run(config: ConvertConfig) -> None:
         UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
     """
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
-    src, target = Path(config.src), Path(config.dst)
+    src, dst = Path(config.src), Path(config.dst)
     _refuse(config)
     source, taken = chosen(read_source(src, Path(config.tokenizer) if config.tokenizer else None), config)
-    source, left_out = fitted(prepared(source, config), config.to)
-    heads, carried = sorted_out(source, config.to)
+    target = target_of(config.to)
+    source, left_out = fitted(prepared(source, config, target), target)
+    target.refuse(source)
+    heads, carried = sorted_out(source, target)
     dtype = getattr(torch, source.facts["dtype"] if config.dtype == "source" else config.dtype)
-    with atomic_dir(target) as folder, ThreadPoolExecutor(4) as threads:
+    with atomic_dir(dst) as folder, ThreadPoolExecutor(4) as threads:
         source_hash = threads.submit(sha256, source.weights)
         numbers = threads.submit(demand_numbers, source, src)
-        imported = threads.submit(preload, config.to)
-        written = write(source, config.to, folder, dtype)
+        imported = threads.submit(target.library.preload) if target.library else None
+        written = write(source, target, folder, dtype)
         hashes = {path.relative_to(folder).as_posix(): threads.submit(sha256, path) for path in written}
         flushed = [threads.submit(fsync_path, path) for path in written]  # beside the check, which takes as long
-        imported.result()
-        agreeing = threads.submit(agree, source.tokenizer, config.to, folder, words=source.reads_words)
+        if imported:
+            imported.result()
+        words = target.reads_words and source.reads_words
+        agreeing = threads.submit(agree, source.tokenizer, folder, target.token_ids, words=words)
         recording = record(computed(source, dtype), source.config, source.tokenizer, heads)
         recording.demand_numbers(src)
         numbers.result()
         source = replace(source, tensors={}, extra_tensors={})  # the target is loaded next, and both need not fit
         back = read_source(folder)
         demand_equal(carried, back.extra_tensors, dtype, src)
-        differences = compare(recording, written_model(config.to, back, dtype))
+        differences = compare(recording, written_model(target, back, dtype))
         differences.demand(TOLERANCE, src)
         agreement = agreeing.result()
         agreement.demand(src)
@@ -80,9 +74,16 @@ def run(config: ConvertConfig) -> None:
         for done in flushed:
             done.result()
         write_json(folder / RECORD, account)
-        if config.to == "hf":
-            model_card.write(folder, source, account)
-    summary(f"biomlm convert: {src} → {target}", shown(account, differences, agreement))
+        if target.card:
+            target.card(folder, source, account)
+    summary(f"biomlm convert: {src} → {dst}", shown(account, differences, agreement))
+
+
+def target_of(name: str) -> Target:
+    """Find what it takes to write a format."""
+    target = find(name).target
+    assert target is not None, f"{name} is not written"
+    return target
 
 
 def chosen(source: SourceCheckpoint, config: ConvertConfig) -> tuple[SourceCheckpoint, str]:
@@ -115,14 +116,6 @@ def shown(account: Mapping[str, Any], differences: Differences, agreement: Agree
     }
 
 
-def preload(to: Kind) -> None:
-    """Import the parts of transformers that take seconds, if transformers is to compute the target."""
-    if to == "hf":
-        from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
-
-        atexit.register(gc.freeze)  # or the collector goes through all of it once more when the program ends, for 0.4 s
-
-
 def _refuse(config: ConvertConfig) -> None:
     """Refuse to write over anything but a conversion, over the source, or over the working directory.
 
@@ -149,8 +142,8 @@ def is_conversion(place: Path) -> bool:
     return {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()} <= written
 
 
-def prepared(source: SourceCheckpoint, config: ConvertConfig) -> SourceCheckpoint:
-    """Load the tokenizer; cut rows that no token has, if asked to or if the format needs it (fairseq derives their number from `dict.txt`).
+def prepared(source: SourceCheckpoint, config: ConvertConfig, target: Target) -> SourceCheckpoint:
+    """Load the tokenizer; cut rows that no token has, if asked to or if the format has none.
 
     Raises:
         DataError: They cannot be told apart without a tokenizer.
@@ -170,7 +163,7 @@ def prepared(source: SourceCheckpoint, config: ConvertConfig) -> SourceCheckpoin
             file=source.weights,
             remedy="Give the tokenizer that the model was trained with.",
         )
-    return cut_rows(source, ids) if config.rows == "cut" or config.to == "fairseq" else source
+    return cut_rows(source, ids) if config.rows == "cut" or target.cuts_rows else source
 
 
 def padded_as(source: SourceCheckpoint, pad_token_id: int) -> SourceCheckpoint:
@@ -198,17 +191,13 @@ def cut_rows(source: SourceCheckpoint, rows: int) -> SourceCheckpoint:
     return replace(source, tensors=tensors, config=replace(source.config, vocab_size=rows))
 
 
-def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[str]]:
+def fitted(source: SourceCheckpoint, target: Target) -> tuple[SourceCheckpoint, list[str]]:
     """Give the masked-LM head the activation that the format has for it (the two GELUs differ by 5e-4 at most). Return
     the model, and the names of this and of all else that the format has no place for.
     """
     config = source.config
-    wanted = {
-        "native": config.head_activation,
-        "fairseq": config.activation,
-        "hf": hf_config.head_activation(config),
-    }[to]
-    left_out = sorted(name for name in source.extra_tensors if not has_place(name, to, config))
+    wanted = target.head_activation(config)
+    left_out = sorted(name for name in source.extra_tensors if not target.has_place(name, config))
     if not source.has_head or wanted == config.head_activation:
         return source, left_out
     changed = replace(config, head_activation=wanted)
@@ -216,88 +205,48 @@ def fitted(source: SourceCheckpoint, to: Kind) -> tuple[SourceCheckpoint, list[s
     return replace(source, config=changed), [*left_out, change]
 
 
-def sorted_out(source: SourceCheckpoint, to: Kind) -> tuple[list[Head], dict[str, Tensor]]:
+def sorted_out(source: SourceCheckpoint, target: Target) -> tuple[list[Head], dict[str, Tensor]]:
     """Sort the extra tensors that the format has a place for: the heads, and tensors that belong to none and compute nothing."""
-    kept = {name: tensor for name, tensor in source.extra_tensors.items() if has_place(name, to, source.config)}
+    kept = {name: tensor for name, tensor in source.extra_tensors.items() if target.has_place(name, source.config)}
     heads = present(kept, source.facts)
     return heads, {n: t for n, t in kept.items() if not any(n.startswith(f"{head.module}.") for head in heads)}
 
 
-def has_place(name: str, to: Kind, config: EncoderConfig) -> bool:
-    """Return whether a format stores a tensor of `extra_tensors`."""
-    if to == "native" or name.startswith(hf.HEADS):
-        return True
-    behind_padding = to == "fairseq" or BY_SHAPE[config.shape].table.behind_padding
-    return (
-        behind_padding if name == FRONT else to == "hf" and name.startswith(tuple(BY_SHAPE[config.shape].extra_names))
-    )
-
-
-def write(source: SourceCheckpoint, to: Kind, folder: Path, dtype: torch.dtype) -> list[Path]:
+def write(source: SourceCheckpoint, target: Target, folder: Path, dtype: torch.dtype) -> list[Path]:
     """Write weights, configuration and tokenizer; the files' paths."""
-    tokenizer = write_tokenizer(source, to, folder)
+    tokenizer = write_tokenizer(source, target, folder)
     size = sum(piece.numel() for piece in Stacked(source.tensors).all_pieces) * dtype.itemsize
     with progress("write", size, "B") as bar:
-        written = WRITERS[to](source, folder, dtype)
+        written = target.write(source, folder, dtype)
         bar.advance(size)
     return written + tokenizer
 
 
-def write_tokenizer(source: SourceCheckpoint, to: Kind, folder: Path) -> list[Path]:
+def write_tokenizer(source: SourceCheckpoint, target: Target, folder: Path) -> list[Path]:
     """Write the tokenizer's files as the format has them; their paths."""
     if source.tokenizer_dir is None:
         return []
-    place = folder / native.TOKENIZER if to == "native" else folder
     before = set(folder.rglob("*"))
-    if to == "fairseq":
-        for name, content in tokenizer_folder.fairseq_files(source.tokenizer_dir).items():
-            (place / name).write_bytes(content)
-    else:
-        place.mkdir(exist_ok=True)
-        for name in tokenizer_folder.FILES:
-            if (source.tokenizer_dir / name).exists():
-                copyfile(source.tokenizer_dir / name, place / name)
-        bound_length(place / "tokenizer_config.json", source.config.max_positions)
-        if to == "hf" and source.reads_words:
-            set_prefix_space(place)
+    target.write_tokenizer(source, folder)
     return sorted(path for path in set(folder.rglob("*")) - before if path.is_file())
 
 
-def set_prefix_space(folder: Path) -> None:
-    """Make byte-level BPE read a text's first word like the others, with a blank in front, in each of its files."""
-    settings, file = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    write_json(settings, read_json(settings) | {"add_prefix_space": True})
-    if file.exists():
-        state: dict[str, Any] = read_json(file)
-        for part in (state["pre_tokenizer"], state["post_processor"] or {}):
-            if "add_prefix_space" in part:
-                part["add_prefix_space"] = True
-        file.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
-
-
-def bound_length(settings: Path, max_positions: int) -> None:
-    """State a `model_max_length` that the model has positions for: with a longer one, long texts end in an index error."""
-    stated = read_json(settings) if settings.exists() else {}
-    length = stated.get("model_max_length")
-    if not isinstance(length, (int, float)) or length > max_positions:
-        write_json(settings, stated | {"model_max_length": max_positions})
-
-
-def written_model(to: Kind, source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
-    """Load the target from the files just written, by transformers where it can."""
-    return HuggingFace(source.weights.parent, source.has_head, dtype) if to == "hf" else ours(source, None)
+def written_model(target: Target, source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
+    """Load the target from the files just written, by a library of its own where there is one."""
+    return target.library.load(source, dtype) if target.library else ours(source, None)
 
 
 def computed(source: SourceCheckpoint, dtype: torch.dtype) -> Computes:
-    """Load the source as a model: by transformers where that reads the source itself, else by the native model.
+    """Load the source as a model: by its format's own library where that reads it as it is, else by the native model.
 
     If another number type was asked for, its weights are rounded first: that loss was asked for, and is no fault of the conversion.
     Likewise the head has the activation that the target has for it.
     """
-    as_it_is = source.config.head_activation == hf_config.head_activation(source.config)
+    own = find(source.kind).target
+    as_it_is = own is not None and source.config.head_activation == own.head_activation(source.config)
     as_it_is &= str(dtype) == f"torch.{source.facts['dtype']}"
-    if source.kind == "hf" and source.weights.name == hf.SAFETENSORS and as_it_is:
-        return HuggingFace(source.weights.parent, source.has_head, dtype)
+    if own and own.library and own.library.reads(source) and as_it_is:
+        return own.library.load(source, dtype)
     return ours(source, dtype)
 
 
@@ -310,7 +259,7 @@ def ours(source: SourceCheckpoint, dtype: torch.dtype | None) -> Ours:
     return Ours(build(source.config, source.tensors, dtype), source.has_head, extra_tensors, mean)
 
 
-def accounted(source: SourceCheckpoint, to: Kind, differences: Differences, agreement: Agreement) -> dict[str, Any]:
+def accounted(source: SourceCheckpoint, to: str, differences: Differences, agreement: Agreement) -> dict[str, Any]:
     """Give the content of `conversion.json`, except what was left out and the hashes."""
     assert source.has_head == (differences.logits is not None), "a head was lost"
     return {

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from biomlm.convert.formats import hf
+from biomlm.convert.formats.base import Format, SavedFile
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.hf_architectures import MODERN
 from biomlm.convert.safe_load.archive import scratch
@@ -69,8 +70,13 @@ def holds(state: Any) -> bool:
     return isinstance(inner, dict) and isinstance(inner.get("model"), dict)
 
 
-def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
+def read(state: Mapping[str, Any], file: Path, given: Path | None = None) -> SourceCheckpoint:
     """Translate an opened checkpoint.
+
+    Args:
+        state: What the file holds.
+        file: The file.
+        given: A tokenizer folder to take in the place of the one that it holds.
 
     Raises:
         CheckpointError: It is of another architecture, or nothing tells its shape.
@@ -94,12 +100,12 @@ def read(state: Mapping[str, Any], file: Path) -> SourceCheckpoint:
         if tokenizer:  # FlexBERT's own is BERT's default, whatever the tokenizer
             raw["pad_token_id"] = tokenizer_folder.load(tokenizer).ids.pad
     source = hf.from_tensors(file.parent, raw, tensors, file)
-    source = replace(source, kind="composer", tokenizer_dir=tokenizer or source.tokenizer_dir)
+    source = replace(source, kind="composer", tokenizer_dir=given or tokenizer or source.tokenizer_dir)
     mean = _running_mean(inner.get("algorithms"))
     if not mean:
         return source
     changed = {**inner, "model": {**inner["model"], **mean}, "algorithms": None}
-    return replace(source, averaged=lambda: read({**state, "state": changed}, file))
+    return replace(source, averaged=lambda: read({**state, "state": changed}, file, given))
 
 
 def _running_mean(algorithms: Any) -> dict[str, Tensor]:
@@ -155,3 +161,6 @@ def _tokenizer(files: Mapping[str, Any]) -> Path | None:
 
 def _dictionary(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+FORMAT = Format(SavedFile(holds, read))

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomlm.convert.formats import hf, native
+from biomlm.convert.formats import hf, hf_weights, native
+from biomlm.convert.formats.base import Folder, Format
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.safe_load import torch_file
 from biomlm.convert.safe_load.unpickle import entries
@@ -29,7 +30,7 @@ LEVELS = 3  # the tag's folder, the checkpoint's, the run's
 
 def detect(path: Path) -> bool:
     """Return whether this is a ZeRO folder, or one tag inside it, without weights put together already."""
-    return path.is_dir() and not hf.has_weights(path) and any(_tag(path).glob(MODEL))
+    return path.is_dir() and not hf_weights.has_weights(path) and any(_tag(path).glob(MODEL))
 
 
 def _tag(path: Path) -> Path:
@@ -120,3 +121,6 @@ def _partitioned(
 
 def _refused(file: Path, problem: str) -> CheckpointError:
     return CheckpointError(problem, file=file, remedy="Copy the whole folder that DeepSpeed's save_checkpoint wrote.")
+
+
+FORMAT = Format(Folder(detect, read))

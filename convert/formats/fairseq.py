@@ -7,18 +7,20 @@ import errno
 import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from biomlm.convert.formats.base import Format, SavedFile, Target
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names import fairseq_settings
 from biomlm.convert.names.fairseq import ARCHITECTURES, E_, HEADS, TABLES, VERSION, aged, modern
 from biomlm.convert.names.fairseq_settings import EPS, PAD, encoder_config, refused
 from biomlm.convert.names.table import (
+    FRONT,
     POSITIONS,
     TYPES,
     Stacked,
@@ -38,7 +40,7 @@ from biomlm.tokenizer.formats.fairseq import order, read_dict
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 PAIR = ("vocab.json", "merges.txt")
-PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+FILE = "model.pt"
 HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
 # What `checkpoint_utils._upgrade_state_dict` asks of every checkpoint.
@@ -47,11 +49,6 @@ HISTORY = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam", "l
 # Settings of the training that a model card may show; others (paths above all) stay where they are.
 TASK = ("arch", "task", "sample_break_mode", "tokens_per_sample", "mask_prob", "dropout", "attention_dropout", "seed")
 OPTIMISER = ("max_update", "warmup_updates", "weight_decay", "adam_betas", "adam_eps", "clip_norm", "fp16", "bf16")
-
-
-def detect(path: Path) -> bool:
-    """Return whether this is a checkpoint file, or a folder that holds one."""
-    return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
 
 
 def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpoint:
@@ -104,22 +101,6 @@ def _contents(state: Any) -> str:
         return "a tensor" if isinstance(state, Tensor) else f"a {type(state).__name__}"
     names = [str(name)[:60] for name in state]
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else "nothing"
-
-
-def choose(path: Path) -> Path:
-    """Choose the file itself, or the one checkpoint of a folder.
-
-    Raises:
-        CheckpointError: There are several, and none has a preferred name.
-    """
-    if path.is_file():
-        return path
-    names = sorted(p.name for p in path.glob("*.pt"))
-    preferred = [name for name in PREFERRED if name in names] or (names if len(names) == 1 else [])
-    if not preferred:
-        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        raise refused(path, f"this folder holds {len(names)} checkpoints: {some}", "Give the path of one of them.")
-    return path / preferred[0]
 
 
 def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[Path, Tokenizer] | None:
@@ -177,11 +158,7 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
     """Write `model.pt` into a folder that is not in place yet, and `label/dict.txt` if it has a classification head; their paths.
 
     Token types, which fairseq's RoBERTa lacks, are added to the positions.
-
-    Raises:
-        MismatchError: The shape, the padding id, the norms' eps, the token types or a head are none of fairseq's.
     """
-    _refuse_what_fairseq_lacks(source)
     native = Stacked(source.tensors)
     types = native.pop(TYPES, None)
     if types is not None and types[0].any():
@@ -199,15 +176,20 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
-    _save(state, folder / PREFERRED[0])
+    _save(state, folder / FILE)
     labels = source.facts.get("id2label")
     if not isinstance(labels, dict) or not any(name.startswith(HEADS) for name in source.extra_tensors):
-        return [folder / PREFERRED[0]]
+        return [folder / FILE]
     write_text(folder / LABELS, "".join(f"{labels[i]} 1\n" for i in sorted(labels, key=int)))
-    return [folder / PREFERRED[0], folder / LABELS]
+    return [folder / FILE, folder / LABELS]
 
 
-def _refuse_what_fairseq_lacks(source: SourceCheckpoint) -> None:
+def refuse(source: SourceCheckpoint) -> None:
+    """Refuse what fairseq's RoBERTa lacks.
+
+    Raises:
+        MismatchError: The shape, the padding id, the norms' eps, the token types or a head are none of fairseq's.
+    """
     config = source.config
     odd = [name for name in source.extra_tensors if name.startswith(HEADS) and not re.fullmatch(HEAD_NAMES, name)]
     lacks = {
@@ -244,3 +226,34 @@ def _labels(file: Path) -> dict[str, Any]:
         return {}
     names = [name for name, _ in read_dict(file)]
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def write_tokenizer(source: SourceCheckpoint, folder: Path) -> None:
+    """Write `dict.txt`, `encoder.json` and `vocab.bpe`.
+
+    Raises:
+        MismatchError: fairseq cannot have this tokenizer.
+    """
+    assert source.tokenizer_dir is not None
+    for name, content in tokenizer_folder.fairseq_files(source.tokenizer_dir).items():
+        (folder / name).write_bytes(content)
+
+
+def token_ids(_: Tokenizer, folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Give texts' ids by the three files."""
+    dict_txt, encoder_json, vocab_bpe = (folder / name for name in TOKENIZER_FILES)
+    return tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(texts)
+
+
+FORMAT = Format(
+    SavedFile(lambda _: True, read),  # what is none of its checkpoints, it says
+    Target(
+        write=write,
+        refuse=refuse,
+        has_place=lambda name, _: name.startswith(HEADS) or name == FRONT,
+        head_activation=lambda config: config.activation,
+        cuts_rows=True,
+        write_tokenizer=write_tokenizer,
+        token_ids=token_ids,
+    ),
+)

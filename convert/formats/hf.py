@@ -1,25 +1,29 @@
-"""Hugging Face folders: `config.json` and `model.safetensors` or the older `pytorch_model.bin`, whole or in shards.
+"""Hugging Face folders: `config.json`, weights (`convert.formats.hf_weights`) and tokenizer.
 
 `convert.names.hf_architectures` says which architectures, and their tensors' names. RoBERTa's single token-type row is added to every
 token; where it is all zero the native model leaves it out.
 """
 
+import atexit
+import gc
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from biomlm.convert import model_card
+from biomlm.convert.checks.numerical import HuggingFace
+from biomlm.convert.checks.tokenizers import by_transformers
+from biomlm.convert.formats import hf_weights
+from biomlm.convert.formats.base import Folder, Format, Library, Target, copy_tokenizer
 from biomlm.convert.formats.source_checkpoint import TASK, SourceCheckpoint, sane
 from biomlm.convert.names import hf_architectures, hf_config
-from biomlm.convert.names.table import BIAS, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
-from biomlm.convert.safe_load import torch_file
+from biomlm.convert.names.table import BIAS, FRONT, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError, MismatchError, kind
 from biomlm.core.files import read_json, write_json
@@ -29,11 +33,7 @@ from biomlm.tokenizer.formats import vocab_txt
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 CONFIG = "config.json"
-SAFETENSORS = "model.safetensors"
-BIN = "pytorch_model.bin"
 SUFFIXES = (".json", ".safetensors", ".bin")
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-SHARD = 5 * 10**9  # bytes; transformers' own limit for a file
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
@@ -62,13 +62,8 @@ def read(path: Path) -> SourceCheckpoint:
     """
     raw = read_json(path / CONFIG, remedy="Give a folder that `save_pretrained` wrote.")
     encoder_config(raw, path / CONFIG)  # another architecture is named before its weights are looked for
-    weights, tensors = _tensors(path)
+    weights, tensors = hf_weights.read(path)
     return from_tensors(path, raw, tensors, weights)
-
-
-def has_weights(path: Path) -> bool:
-    """Return whether weights lie in a folder in one of Hugging Face's files."""
-    return any((path / f"{name}{end}").is_file() for name in (SAFETENSORS, BIN) for end in ("", ".index.json"))
 
 
 def from_tensors(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Path) -> SourceCheckpoint:
@@ -150,55 +145,27 @@ def encoder_config(raw: Mapping[str, Any], file: Path) -> EncoderConfig:
     return sane(config, file)
 
 
-def _tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """Read the weights from whichever files there are; the first file, and the tensors."""
-    for name, reader in ((SAFETENSORS, read_safetensors), (BIN, read_bin)):
-        files = [path / name] if (path / name).is_file() else _shards(path / f"{name}.index.json")
-        if files:
-            tensors: dict[str, Tensor] = {}
-            for file in files:
-                tensors |= reader(file)
-            return files[0], tensors
-    raise CheckpointError(
-        f"there is neither {SAFETENSORS} nor {BIN} in this folder", file=path, remedy="Get the weights as well."
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    """List the files that an index names, each inside the index's folder; none if there is no index."""
-    if not index.is_file():
-        return []
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("the index has no weight_map", file=index, remedy="Get the whole folder again.")
-    return [index.parent / Path(name).name for name in sorted(set(weight_map.values()))]
-
-
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Map the tensors of one file into memory.
+def refuse(source: SourceCheckpoint) -> None:
+    """Refuse a model with more classification heads than a folder holds.
 
     Raises:
-        CheckpointError: It is missing, truncated or something else.
+        MismatchError: There are several.
     """
-    try:
-        return load_file(file)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"this is not a whole safetensors file ({kind(error)})", file=file, remedy="Get it again."
-        ) from None
+    heads = sorted({name.split(".")[1] for name in source.extra_tensors if name.startswith(HEADS)})
+    if len(heads) > 1:
+        raise MismatchError(
+            f"it has {len(heads)} classification heads ({', '.join(heads)}), and a Hugging Face folder holds one",
+            file=source.weights,
+            remedy="Convert to native, or remove all but one.",
+        )
 
 
-def read_bin(file: Path) -> dict[str, Tensor]:
-    """Read the tensors of one file of `torch.save`.
-
-    Raises:
-        UnsafeFileError: It wants to run code.
-        CheckpointError: It is damaged, or no dictionary of tensors.
-    """
-    state = torch_file.load(file)
-    if not isinstance(state, dict):
-        raise CheckpointError("this holds no tensors by name", file=file, remedy="Get the file again.")
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+def has_place(name: str, config: EncoderConfig) -> bool:
+    """Return whether a folder stores a tensor of `extra_tensors`."""
+    architecture = hf_architectures.BY_SHAPE[config.shape]
+    if name == FRONT:
+        return architecture.table.behind_padding
+    return name.startswith((HEADS, *architecture.extra_names))
 
 
 def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Path]:
@@ -225,64 +192,11 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
     config = replace(source.config, vocab_size=len(native[WORDS]))
     stated = hf_config.keys(config) | _classes(source) | _ids(source, tokenizer) | _labels(source) | _dtype(dtype)
     write_json(folder / CONFIG, stated)
-    return [folder / CONFIG, *_write_tensors(folder, tensors, dtype)]
-
-
-def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> list[Path]:
-    """Write one file, or shards of at most `SHARD` bytes and their index."""
-    shards: list[dict[str, Tensor]] = [{}]
-    room = SHARD
-    for name, value in tensors.items():
-        size = value.numel() * dtype.itemsize
-        if shards[-1] and size > room:
-            shards.append({})
-            room = SHARD
-        shards[-1][name] = value
-        room -= size
-    of = len(shards)
-    names = [SAFETENSORS] if of == 1 else [f"model-{i:05}-of-{of:05}.safetensors" for i in range(1, of + 1)]
-    for file, shard in zip(names, shards, strict=True):
-        write_safetensors(folder / file, shard, dtype)
-    if of == 1:
-        return [folder / SAFETENSORS]
-    weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-    total = sum(value.numel() for value in tensors.values()) * dtype.itemsize
-    write_json(folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return [*(folder / file for file in names), folder / f"{SAFETENSORS}.index.json"]
-
-
-def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write a safetensors file tensor by tensor: only one at a time is converted in memory, as safetensors' own writer cannot do.
-
-    The format: the header's length in 8 bytes, the header (JSON, padded to a multiple of 8 bytes), the numbers.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, value in tensors.items():
-        end = place + value.numel() * dtype.itemsize
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(value.shape), "data_offsets": [place, end]}
-        place = end
-    text = orjson.dumps(header)
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for value in tensors.values():
-            out.write(value.to(dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
+    return [folder / CONFIG, *hf_weights.write(folder, tensors, dtype)]
 
 
 def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
-    """Give the pooler, the next-sentence head and the classification head, under the names of transformers' classes.
-
-    Raises:
-        MismatchError: There are several heads.
-    """
-    heads = sorted({name.split(".")[1] for name in source.extra_tensors if name.startswith(HEADS)})
-    if len(heads) > 1:
-        raise MismatchError(
-            f"it has {len(heads)} classification heads ({', '.join(heads)}), and a Hugging Face folder holds one",
-            file=source.weights,
-            remedy="Convert to native, or remove all but one.",
-        )
+    """Give the pooler, the next-sentence head and the classification head, under the names of transformers' classes."""
     tensors = {
         name.replace(neutral, own, 1): source.extra_tensors[name]
         for neutral, own in hf_architectures.BY_SHAPE[source.config.shape].extra_names.items()
@@ -327,3 +241,49 @@ def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:
     return {"torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def write_tokenizer(source: SourceCheckpoint, folder: Path) -> None:
+    """Write the tokenizer, so that it reads words as the model does."""
+    copy_tokenizer(source, folder)
+    if source.reads_words:
+        _set_prefix_space(folder)
+
+
+def _set_prefix_space(folder: Path) -> None:
+    """Make byte-level BPE read a text's first word like the others, with a blank in front, in each of its files."""
+    settings, file = folder / SETTINGS, folder / "tokenizer.json"
+    write_json(settings, read_json(settings) | {"add_prefix_space": True})
+    if file.exists():
+        state: dict[str, Any] = read_json(file)
+        for part in (state["pre_tokenizer"], state["post_processor"] or {}):
+            if "add_prefix_space" in part:
+                part["add_prefix_space"] = True
+        file.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _preload() -> None:
+    """Import the parts of transformers that take seconds."""
+    from transformers import AutoTokenizer, PreTrainedModel  # noqa: F401
+
+    atexit.register(gc.freeze)  # or the collector goes through all of it once more when the program ends, for 0.4 s
+
+
+FORMAT = Format(
+    Folder(detect, read, SUFFIXES),
+    Target(
+        write=write,
+        refuse=refuse,
+        has_place=has_place,
+        head_activation=hf_config.head_activation,
+        write_tokenizer=write_tokenizer,
+        token_ids=by_transformers,
+        reads_words=True,
+        library=Library(
+            preload=_preload,
+            reads=lambda source: source.weights.name == hf_weights.SAFETENSORS,
+            load=lambda source, dtype: HuggingFace(source.weights.parent, source.has_head, dtype),
+        ),
+        card=model_card.write,
+    ),
+)

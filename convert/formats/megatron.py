@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats import hf
+from biomlm.convert.formats.base import Folder, Format
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.hf_architectures import MEGATRON
 from biomlm.convert.safe_load import torch_file
@@ -203,3 +204,6 @@ def _renamed(name: str) -> str:
 
 def _refused(file: Path, problem: str) -> CheckpointError:
     return CheckpointError(problem, file=file, remedy="Give the whole folder of a BERT that Megatron-LM wrote.")
+
+
+FORMAT = Format(Folder(detect, read))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomlm.convert.formats.base import Folder, Format, Target, copied_ids, copy_tokenizer
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.table import HEAD, common_dtype, shapes
 from biomlm.core import checkpoint
@@ -133,3 +134,13 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
     source.config.save(folder)
     saved = checkpoint.save(folder, checkpoint.Checkpoint(0, tensors, {FACTS: source.facts}), keep=1)
     return [folder / ENCODER, *sorted(saved.iterdir())]
+
+
+FORMAT = Format(
+    Folder(detect, read),
+    Target(
+        write=write,
+        write_tokenizer=lambda source, folder: copy_tokenizer(source, folder / TOKENIZER),
+        token_ids=lambda tokenizer, folder, texts: copied_ids(tokenizer, folder / TOKENIZER, texts),
+    ),
+)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +11,6 @@ from biomlm.core.errors import CheckpointError
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats.folder import Tokenizer
 
-SourceKind = Literal["native", "hf", "fairseq", "tensorflow", "megatron", "composer"]
 TASK = "finetuned_for"  # in Hugging Face's config.json: the task of `biomlm finetune`, so that it outlives a second conversion
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
@@ -53,7 +52,7 @@ class SourceCheckpoint:
     """A checkpoint in native terms.
 
     Args:
-        kind: The format that it was read from.
+        kind: The name of the format that it was read from (`convert.formats.registry`).
         config: The encoder's shape.
         tensors: Exactly the names of `MaskedLM(config).state_dict()`, in the dtype of the file; without those of `head.` if there is none.
         extra_tensors: Tensors that the native model does not have, under neutral names (see `convert.names.table`).
@@ -65,7 +64,7 @@ class SourceCheckpoint:
         has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
     """
 
-    kind: SourceKind
+    kind: str
     config: EncoderConfig
     tensors: Mapping[str, Tensor]
     weights: Path

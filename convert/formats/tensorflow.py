@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from biomlm.convert.formats import hf
+from biomlm.convert.formats.base import Folder, Format
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.hf_architectures import BERT
 from biomlm.core.errors import CheckpointError
@@ -204,3 +205,6 @@ def _size(dimension: int | bytes) -> int:
     if not isinstance(value, int):
         raise ValueError("a size that is no number")
     return value
+
+
+FORMAT = Format(Folder(detect, read))

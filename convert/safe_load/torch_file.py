@@ -17,12 +17,35 @@ from torch import Tensor
 from biomlm.convert.safe_load.unpickle import Machine, storage_dtype
 from biomlm.core.errors import CheckpointError, kind
 
+PREFERRED = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # of the files in a folder; fairseq's names
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py
 LEGACY_PROTOCOL = 1001
 NOT_BINARY = (b"<", b"{", b"[", b"version https://git-lfs")  # a web page, JSON, a pointer of Git LFS
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's header up to the lengths of its name and its extra field
 MAX_PICKLE = 1 << 28  # bytes of the program that arranges the tensors; real ones have below a megabyte
+
+
+def is_saved(path: Path) -> bool:
+    """Return whether this is a file, or a folder that holds one of `torch.save`."""
+    return path.is_file() or (path.is_dir() and any(path.glob("*.pt")))
+
+
+def choose(path: Path) -> Path:
+    """Choose the file itself, or the one checkpoint of a folder.
+
+    Raises:
+        CheckpointError: There are several, and none has a preferred name.
+    """
+    if path.is_file():
+        return path
+    names = sorted(p.name for p in path.glob("*.pt"))
+    preferred = [name for name in PREFERRED if name in names] or (names if len(names) == 1 else [])
+    if not preferred:
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        problem = f"this folder holds {len(names)} checkpoints: {some}"
+        raise CheckpointError(problem, file=path, remedy="Give the path of one of them.")
+    return path / preferred[0]
 
 
 def load(path: str | Path) -> Any:

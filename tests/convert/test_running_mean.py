@@ -1,6 +1,7 @@
 """A running mean (EMA) of the weights beside them: whoever reads the checkpoint is told which were taken, and can choose."""
 
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_composers(hf_model: transformers.RobertaForMaskedLM, tmp_path: Path, co
         rows(convert(tmp_path / "ep1.pt", "hf", "mean", weights="ema")),
         rows(convert(tmp_path / "ep1.pt", "hf", "trained")) * 0.5,
     )
+
+
+def test_it_comes_with_the_tokenizer_given(tiny_shards: Path, tmp_path: Path, convert: Convert) -> None:
+    """`--tokenizer` was passed over where `--weights ema` was given too."""
+    words = ["pretrain", "--shards", str(tiny_shards), "--batch.tokens", "256", "--batch.max_length", "32"]
+    words += ["--model.num_hidden_layers", "1", "--model.hidden_size", "32", "--model.num_attention_heads", "2"]
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert cli.run([*words, "--optim.ema", "0.9", "--steps", "1", "--out", str(run)]) == 0
+    shutil.copytree(run / "tokenizer", other)
+    stated = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(stated | {"model_max_length": 7}))
+    for weights in ("trained", "ema"):
+        folder = convert(run, "hf", weights, weights=weights, tokenizer=str(other))
+        assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 7, weights
 
 
 def test_what_is_not_there_is_refused(hf_folder: Path, convert: Convert) -> None:

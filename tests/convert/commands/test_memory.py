@@ -14,7 +14,7 @@ MEASURED = """
 import json, sys, threading, time
 from pathlib import Path
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
-from biomlm.convert.formats import hf
+from biomlm.convert.formats import hf_weights
 from biomlm.convert.commands.convert import run
 from biomlm.convert.config import ConvertConfig
 
@@ -27,7 +27,7 @@ def watch():
         peak[0] = max(peak[0], own())
         time.sleep(0.002)
 
-hf.SHARD = int(sys.argv[3])
+hf_weights.SHARD = int(sys.argv[3])
 before = own()
 peak = [before]
 threading.Thread(target=watch, daemon=True).start()

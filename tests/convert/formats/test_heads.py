@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from biomlm.convert.commands import convert as command_module
 from biomlm.convert.commands.check import differences
 from biomlm.convert.formats import hf, native
+from biomlm.convert.formats.base import Format
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import load_model
 from biomlm.core.cli import run as command
@@ -155,6 +155,12 @@ ALL_HEADS = (
 )
 
 
+def written_by(known: Format, write: Callable[..., Any]) -> Format:
+    """The format with another writer."""
+    assert known.target
+    return replace(known, target=replace(known.target, write=write))
+
+
 @pytest.mark.parametrize(
     ("name", "to"),
     [*((name, "hf") for name in ALL_HEADS), ("BertForPreTraining", "native"), (CLASSIFIERS[-1], "native")],
@@ -170,7 +176,7 @@ def test_every_head_is_compared(name: str, to: str, tmp_path: Path, convert: Con
             if not tensor.startswith(f"{head}.") or not tensor.endswith("weight"):
                 continue
             writer = {"hf": hf, "native": native}[to]
-            write = writer.write
+            write, kept = writer.write, writer.FORMAT
 
             def wrong(parts: SourceCheckpoint, *rest: Any, write: Any = write, tensor: str = tensor) -> Any:
                 return write(
@@ -178,10 +184,10 @@ def test_every_head_is_compared(name: str, to: str, tmp_path: Path, convert: Con
                     *rest,
                 )
 
-            monkeypatch.setitem(command_module.WRITERS, to, wrong)
+            monkeypatch.setattr(writer, "FORMAT", written_by(kept, wrong))
             with pytest.raises(ConversionError, match=f"the head {re.escape(head)}"):
                 convert(tmp_path / "source", to, "bad")
-            monkeypatch.setitem(command_module.WRITERS, to, write)
+            monkeypatch.setattr(writer, "FORMAT", kept)
     assert not (tmp_path / "bad").exists()
 
 
@@ -240,7 +246,7 @@ def test_fairseqs_heads_are_computed_by_transformers(
             *others,
         )
 
-    monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
+    monkeypatch.setattr(hf, "FORMAT", written_by(hf.FORMAT, wrong))
     with pytest.raises(ConversionError, match="the head classification_heads"):
         convert(omegaconf_golden, "hf", "bad")
 
@@ -256,7 +262,7 @@ def test_what_computes_nothing_is_written_as_it_was(
             replace(parts, extra_tensors={name: tensor * -3 for name, tensor in parts.extra_tensors.items()}), *others
         )
 
-    monkeypatch.setitem(command_module.WRITERS, "hf", wrong)
+    monkeypatch.setattr(hf, "FORMAT", written_by(hf.FORMAT, wrong))
     with pytest.raises(
         ConversionError, match=r"the tensor front\.position_embeddings\.weight is not written as it was"
     ):
