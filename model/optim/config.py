@@ -1,12 +1,24 @@
 """The configuration of the optimiser, in a module without torch: `--help` reads it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import only
+from biomlm.model.optim.registry import OPTIMISERS, reading
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(OPTIMISERS)]
 
 LAST = ("wsd", "sqrt")  # schedules that decay in the last of the steps
+
+
+def _read_by(option: str) -> tuple[Callable[[Any], bool], str]:
+    """Say when an option has an effect that not every optimiser reads, and what it needs, for `only`."""
+    return lambda optim: option in OPTIMISERS[optim.name].options, f"--optim.name {' or '.join(reading(option))}"
 
 
 @dataclass(frozen=True)
@@ -15,8 +27,7 @@ class OptimConfig:
     learning rate, which depends on the batch.
 
     Args:
-        name: `adamw` (torch's fused), `lamb` for very large batches (apex's fused one where that is installed), or `stableadamw`
-            (ModernBERT's), which needs no `clip`.
+        name: How weights are moved: {optimisers}.
         lr: Peak learning rate: RoBERTa's on batches of 4M tokens is 6e-4 (base) or 4e-4 (large), fine-tuning's 1e-5 to 6e-5.
         betas: Decay of the first and second moment.
         eps: Added to the root of the second moment.
@@ -33,11 +44,11 @@ class OptimConfig:
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """
 
-    name: Literal["adamw", "lamb", "stableadamw"] = "adamw"
+    name: Name = "adamw"
     lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
+    betas: tuple[float, float] = only((0.9, 0.98), *_read_by("betas"))
+    eps: float = only(1e-6, *_read_by("eps"))
+    weight_decay: float = only(0.01, *_read_by("weight_decay"))
     clip: float = 1.0
     warmup: float = 0.06
     schedule: Literal["linear", "cosine", "polynomial", "constant", "wsd", "sqrt"] = "linear"
@@ -70,3 +81,8 @@ class OptimConfig:
             raise ConfigError(problem, remedy="Let the two shares add up to 1 at most.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError("optim.betas must lie in [0, 1)", remedy="RoBERTa's are 0.9 and 0.98.")
+
+
+OptimConfig.__doc__ = str(OptimConfig.__doc__).replace(
+    "{optimisers}", "; ".join(f"`{name}` ({row.about})" for name, row in OPTIMISERS.items())
+)

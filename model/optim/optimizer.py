@@ -4,21 +4,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.core.verbs import load
 from biomlm.model.optim.config import OptimConfig
-from biomlm.model.optim.lamb_stableadamw import Lamb, StableAdamW
+from biomlm.model.optim.registry import OPTIMISERS
 
-try:
-    from apex.optimizers import FusedLAMB  # type: ignore[import-not-found, unused-ignore]
-except ImportError:  # built from source by those who want it
-    FusedLAMB = None
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 EMA = "ema"
 
 
@@ -41,7 +35,9 @@ class Optimizer:
             scale = config.layer_decay ** (layers + 1 - depth(name, layers))
             groups.setdefault((scale, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
         settings = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
-        self.inner = _inner(config, settings)
+        row = OPTIMISERS[config.name]
+        self.inner: torch.optim.Optimizer = load(row.build_at)(settings, config)
+        self.state_names = row.state
         self.mean: dict[str, Tensor] = {}  # of the weights, where `ema` asks for it
         self.mean_before = 0  # steps of earlier runs that are in it
 
@@ -102,9 +98,9 @@ class Optimizer:
         self.inner.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return Adam's moments by `<moment>.<parameter>`, and the running mean of the weights."""
+        """Return the optimiser's state by `<name>.<parameter>`, and the running mean of the weights."""
         state = self.inner.state
-        moments = {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in MOMENTS}
+        moments = {f"{m}.{name}": state[p][m] for name, p in self.named.items() if p in state for m in self.state_names}
         return moments | {f"{EMA}.{name}": mean for name, mean in self.mean.items()}
 
     def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -114,33 +110,20 @@ class Optimizer:
             CheckpointError: A parameter's state is missing.
         """
         for name, parameter in self.named.items():
-            if any(f"{m}.{name}" not in tensors for m in MOMENTS):
+            if any(f"{m}.{name}" not in tensors for m in self.state_names):
                 raise CheckpointError(
                     f"the optimizer's state lacks {name}",
                     remedy="Start a new run with --init and this checkpoint's model.",
                 )
             self.inner.state[parameter] = {
                 "step": torch.tensor(float(step), device=parameter.device),
-                **{m: tensors[f"{m}.{name}"].to(parameter) for m in MOMENTS},
+                **{m: tensors[f"{m}.{name}"].to(parameter) for m in self.state_names},
             }
         if self.config.ema and all(f"{EMA}.{name}" in tensors for name in self.named):
             self.mean = {name: tensors[f"{EMA}.{name}"].to(p) for name, p in self.named.items()}
         for group in self.inner.param_groups:
             if "step" in group:  # where apex counts
                 group["step"] = step
-
-
-def _inner(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-    if config.name == "stableadamw":
-        return StableAdamW(groups, config.lr, config.betas, config.eps)
-    if FusedLAMB is not None and torch.cuda.is_available():
-        fused: torch.optim.Optimizer = FusedLAMB(
-            groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=0.0
-        )
-        return fused
-    return Lamb(groups, config.lr, config.betas, config.eps)
 
 
 def depth(name: str, layers: int) -> int:

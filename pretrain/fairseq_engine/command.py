@@ -13,6 +13,7 @@ import orjson
 from biomlm.convert.names.fairseq import ARCHITECTURES
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import EncoderConfig
+from biomlm.model.optim.registry import OPTIMISERS
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
 
 ARCH = "roberta_base"
@@ -97,7 +98,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
         "a curriculum": bool(config.curriculum),
         "a mix of sources": config.mix.active,
         f"the schedule {config.optim.schedule}": config.optim.schedule not in ("linear", "polynomial"),
-        f"the optimiser {config.optim.name}": config.optim.name != "adamw",
+        f"the optimiser {config.optim.name}": not OPTIMISERS[config.optim.name].fairseq,
         "rates by layer": config.optim.layer_decay != 1,
         "a running mean of the weights": config.optim.ema != 0,
         "frozen layers": config.freeze_layers != 0,

@@ -17,10 +17,11 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
+from biomlm.model.optim.registry import OPTIMISERS
 from biomlm.pretrain.config import AverageConfig, PretrainConfig, accumulations, idle_share
 
 GB = 1e9
-STATES = 16  # bytes a parameter: weight, gradient and two moments in float32
+NUMBER = 4  # bytes of a parameter's weight, gradient and each tensor of the optimizer's state, in float32
 HALF_COPY = 2  # bytes a parameter: the 16-bit copy that autocast keeps through a micro-batch
 RESERVE = 1.0  # GB: the driver's context, the communication library's buffers, fragments
 ZERO = (0, 1, 2, 3)
@@ -125,14 +126,16 @@ def need(
     half: bool,
     recompute: bool,
     mask_rate: float = 0.15,
+    state: int = 2,
     beside: Beside = ALONE,
 ) -> Need:
-    """Estimate the memory of one GPU for micro-batches of `tokens` tokens."""
+    """Estimate the memory of one GPU for micro-batches of `tokens` tokens, with an optimizer of `state` tensors a parameter."""
     p, n = parameters(encoder) + beside.trained, processes
     copy = HALF_COPY * p if half else 0
-    sharded = (0, 8 * p, 12 * p, 16 * p)  # ZeRO 1 shards the optimizer state, 2 gradients too, 3 weights too
+    # ZeRO 1 shards the optimizer state, 2 gradients too, 3 weights too
+    sharded = (0, NUMBER * state * p, NUMBER * (state + 1) * p, NUMBER * (state + 2) * p)
     states = tuple(
-        (STATES * p - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
+        (sharded[-1] - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
         for stage, shared in enumerate(sharded)
     )
     layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute)
@@ -179,6 +182,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
         "half": config.precision != "fp32",
         "recompute": config.compute.recompute,
         "mask_rate": config.mlm.mask_rate,
+        "state": len(OPTIMISERS[config.optim.name].state),
         "beside": beside,
     }
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
@@ -208,8 +212,9 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     rows["tokens a second"] = round(per_step / seconds)
     rows["days"] = f"{days:.2f}"
     rows["GPU-hours"] = round(days * 24 * fleet.size)
-    rows["GB of a checkpoint"] = round(12 * p / GB, 2)
-    rows["GB of checkpoints kept"] = round(12 * p / GB * (config.keep + 1), 2)
+    saved = NUMBER * (1 + how["state"]) * p / GB
+    rows["GB of a checkpoint"] = round(saved, 2)
+    rows["GB of checkpoints kept"] = round(saved * (config.keep + 1), 2)
     return rows
 
 

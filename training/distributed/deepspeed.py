@@ -19,7 +19,7 @@ from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError, ConfigError
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.optim.optimizer import MOMENTS, Optimizer, schedule
+from biomlm.model.optim.optimizer import Optimizer, schedule
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.training.distributed.deepspeed_config import settings
@@ -49,11 +49,12 @@ class DeepSpeedEngine(Engine):
         if self.settings["fp16"]["enabled"] and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
             raise ConfigError("DeepSpeed computes no fp16 on this device", remedy="Give --precision bf16 or fp32.")
         self.trained = self.loss.trained()
-        grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps).inner
+        grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps)
+        self.state_names = grouped.state_names
         if not dist.is_initialized():
             _group_of_one()
         self.inner, *_ = deepspeed.initialize(
-            model=self.loss, optimizer=grouped, config=self.settings, dist_init_required=False
+            model=self.loss, optimizer=grouped.inner, config=self.settings, dist_init_required=False
         )
         self.base = getattr(self.inner.optimizer, "optimizer", self.inner.optimizer)
         if self.stage:
@@ -64,7 +65,7 @@ class DeepSpeedEngine(Engine):
         """Create ZeRO's optimizer state, which would only be created in the first update, so that a checkpoint can be loaded into it."""
         zero = self.inner.optimizer
         for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
-            zeros = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            zeros = {moment: torch.zeros_like(flat) for moment in self.state_names}
             self.base.state[flat] = {"step": torch.zeros((), device=flat.device), **zeros}
         if self.stage < 3:
             zero._lazy_init_hp_params_optimizer_state()  # parameters find their stretches of them
@@ -119,7 +120,7 @@ class DeepSpeedEngine(Engine):
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "optimizer": {}}
         for group, name, parameter in self._everything():
             self._keep(groups[group], name, self._weight(parameter))
-            for moment in MOMENTS if parameter.requires_grad else ():
+            for moment in self.state_names if parameter.requires_grad else ():
                 key = name if group == "model" else f"objective.{name}"
                 self._keep(groups["optimizer"], f"{moment}.{key}", self._moment(parameter, moment))
         return groups
@@ -162,7 +163,9 @@ class DeepSpeedEngine(Engine):
                 raise CheckpointError(f"the checkpoint is of another model ({name})", remedy="Give another --out.")
             key = name if group == "model" else f"objective.{name}"
             self._put(
-                parameter, saved, {m: groups["optimizer"][f"{m}.{key}"] for m in MOMENTS if parameter.requires_grad}
+                parameter,
+                saved,
+                {m: groups["optimizer"][f"{m}.{key}"] for m in self.state_names if parameter.requires_grad},
             )
         self._count(self.updates)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
+from biomlm.model.optim.registry import OPTIMISERS
 from biomlm.pretrain.config import PretrainConfig
 
 BUCKET = 500_000_000  # numbers: DeepSpeed's own default
@@ -131,10 +132,11 @@ def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32",
     merged["fp16"] = {"enabled": True, "loss_scale": 1.0} if precision == "fp16" and stage else {"enabled": False}
     if config.optim.ema:
         raise ConfigError("DeepSpeed keeps no running mean of the weights", remedy="Leave --optim.ema out.")
-    if stage and config.optim.name != "adamw":
+    sliced = [name for name, row in OPTIMISERS.items() if row.sliced]
+    if stage and not OPTIMISERS[config.optim.name].sliced:
         raise ConfigError(
             f"ZeRO lays parameters end to end, which {config.optim.name} is not made for",
-            remedy="Take --optim.name adamw, or --deepspeed.stage 0.",
+            remedy=f"Take --optim.name {' or '.join(sliced)}, or --deepspeed.stage 0.",
         )
     return merged
 

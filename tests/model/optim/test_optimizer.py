@@ -146,7 +146,7 @@ def test_apexs_fused_lamb_is_taken_on_a_gpu_and_counts_on(monkeypatch: pytest.Mo
             assert max_grad_norm == 0, "the gradient is clipped already"
             super().__init__([{**g, "step": 0} for g in groups], lr=lr)
 
-    monkeypatch.setattr("biomlm.model.optim.optimizer.FusedLAMB", Fused)
+    monkeypatch.setattr("biomlm.model.optim.lamb.FusedLAMB", Fused)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     w = nn.Parameter(torch.ones(2, 2))
     optimizer = Optimizer({"w": w}, 0, OptimConfig(name="lamb"), 10)
