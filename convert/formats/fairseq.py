@@ -33,7 +33,7 @@ from biomlm.convert.safe_load.unpickle import entries
 from biomlm.core.errors import MismatchError
 from biomlm.core.files import write_text
 from biomlm.model.config import EncoderConfig
-from biomlm.tokenizer.formats import consistency
+from biomlm.tokenizer.formats import consistency, fairseq_folder
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.fairseq import FILES as TOKENIZER_FILES
 from biomlm.tokenizer.formats.fairseq import order, read_dict
@@ -125,11 +125,11 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
             )
     if dict_txt and encoder_json and vocab_bpe:
         target = scratch()
-        return target, tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+        return target, fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
     pair = next((f for f in folders if all((f / name).is_file() for name in PAIR)), None)
     if dict_txt and pair:
         target = scratch()
-        return target, tokenizer_folder.from_dictionary(dict_txt, pair, target, config.max_positions)
+        return target, fairseq_folder.from_dictionary(dict_txt, pair, target, config.max_positions)
     return _given(folders[:-1], dict_txt, config, file)
 
 
@@ -142,7 +142,7 @@ def _given(
     loaded = tokenizer_folder.load(folders[0])
     if dict_txt and tokenizer_folder.is_byte_level(loaded):
         target = scratch()
-        return target, tokenizer_folder.from_dictionary(dict_txt, folders[0], target, config.max_positions)
+        return target, fairseq_folder.from_dictionary(dict_txt, folders[0], target, config.max_positions)
     if dict_txt:
         consistency.check_dictionary(dict_txt, loaded.hf)
     elif tokenizer_folder.in_order_of_learning(loaded):
@@ -235,14 +235,14 @@ def write_tokenizer(source: SourceCheckpoint, folder: Path) -> None:
         MismatchError: fairseq cannot have this tokenizer.
     """
     assert source.tokenizer_dir is not None
-    for name, content in tokenizer_folder.fairseq_files(source.tokenizer_dir).items():
+    for name, content in fairseq_folder.fairseq_files(source.tokenizer_dir).items():
         (folder / name).write_bytes(content)
 
 
 def token_ids(_: Tokenizer, folder: Path, texts: Sequence[str]) -> list[list[int]]:
     """Give texts' ids by the three files."""
     dict_txt, encoder_json, vocab_bpe = (folder / name for name in TOKENIZER_FILES)
-    return tokenizer_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(texts)
+    return fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, scratch()).encode_batch(texts)
 
 
 FORMAT = Format(

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer as HuggingFace
 
-from biomlm.core.errors import DataError, MismatchError, kind
-from biomlm.core.files import atomic_file, read_json, write_json, write_text
+from biomlm.core.errors import DataError, kind
+from biomlm.core.files import atomic_file, write_json, write_text
 from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY
 
@@ -33,13 +33,6 @@ FILES = (
     *fairseq.FILES,
 )
 SPLITTERS = ("ByteLevel", "BertPreTokenizer", "Metaspace")  # pre-tokenisers that cut at every blank
-ROLES = {
-    "bos": ("cls_token", "bos_token", ("<s>", "[CLS]")),
-    "pad": ("pad_token", "pad_token", ("<pad>", "[PAD]")),
-    "eos": ("sep_token", "eos_token", ("</s>", "[SEP]")),
-    "unk": ("unk_token", "unk_token", ("<unk>", "[UNK]")),
-    "mask": ("mask_token", "mask_token", ("<mask>", "[MASK]")),
-}
 
 
 @dataclass(frozen=True)
@@ -137,7 +130,7 @@ class Tokenizer:
     @cached_property
     def is_word_start(self) -> npt.NDArray[np.bool_]:
         """Whether each piece begins a word, [vocab_size]; special tokens do, as in fairseq's whole-word masking."""
-        special = {getattr(self.ids, role) for role in ROLES}
+        special = {getattr(self.ids, role) for role in stated.ROLES}
         starts = _word_starts(self.state)
         return np.array([i in special or starts(piece) for i, piece in enumerate(self.pieces)], dtype=np.bool_)
 
@@ -190,7 +183,7 @@ def load(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy="Give a tokenizer folder.")
-    settings, file = _settings(folder), folder / "tokenizer.json"
+    settings, file = stated.read(folder), folder / "tokenizer.json"
     stated.check_programs(folder, settings)
     if file.exists():
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -217,54 +210,8 @@ def load(folder: str | Path) -> Tokenizer:
         problem = "it has no tokenizer.json, no vocab.json with merges.txt and no vocab.txt"
         raise DataError(problem, file=folder, remedy="Give a tokenizer folder.")
     consistency.check(folder, hf, settings)
-    ids = _special_ids(folder, hf, settings)
+    ids = SpecialIds(**stated.special_ids(folder, hf, settings))
     return Tokenizer(hf, ids, _model_size(folder, hf), sha256(text.encode()).hexdigest(), settings)
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """Read what `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
-    statements: list[dict[str, Any]] = []
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        raw = read_json(folder / name, remedy=REMEDY) if (folder / name).exists() else {}
-        tokens = {role for pair in ROLES.values() for role in pair[:2]} & raw.keys()
-        statements.append({**raw, **{role: _name(folder / name, raw[role]) for role in tokens}})
-    in_map, config = statements
-    for role in in_map.keys() & config.keys():
-        if in_map[role] != config[role]:
-            problem = f"special_tokens_map.json has {role} {in_map[role]}, tokenizer_config.json {config[role]}"
-            raise DataError(problem, file=folder, remedy=REMEDY)
-    return in_map | config
-
-
-def _name(file: Path, token: object) -> str | None:
-    """Give the name of a special token, which is stated as a string or as an object that holds it."""
-    name = token.get("content") if isinstance(token, dict) else token
-    if name is not None and not isinstance(name, str):
-        raise DataError("a special token is a name or an object with its `content`", file=file, remedy=REMEDY)
-    return name
-
-
-def _special_ids(folder: Path, hf: HuggingFace, settings: Mapping[str, Any]) -> SpecialIds:
-    """Find the special tokens by their stated names, or else by their usual ones."""
-    special_ids = {}
-    for role, (name, other, usual) in ROLES.items():
-        stated_name = settings.get(name) or settings.get(other)
-        names = (stated_name,) if stated_name else usual
-        ids = [i for i in (hf.token_to_id(n) for n in names) if i is not None]
-        if not ids:
-            shown = " or ".join(names)
-            problem = f"tokenizer_config.json wants the {role} token {shown}, and the vocabulary has none"
-            raise DataError(problem, file=folder, remedy=REMEDY)
-        special_ids[role] = ids[0]
-    file, added = folder / "tokenizer_config.json", settings.get("added_tokens_decoder") or {}
-    if not isinstance(added, dict):
-        raise DataError("added_tokens_decoder maps ids to tokens", file=file, remedy=REMEDY)
-    for i, token in added.items():
-        content = _name(file, token) or ""
-        if str(hf.token_to_id(content)) != i:
-            problem = f"tokenizer_config.json has {content} as id {i}, tokenizer.json as {hf.token_to_id(content)}"
-            raise DataError(problem, file=folder, remedy=REMEDY)
-    return SpecialIds(**special_ids)
 
 
 def _model_size(folder: Path, hf: HuggingFace) -> int:
@@ -311,98 +258,6 @@ def write(folder: str | Path, hf: HuggingFace, settings: Mapping[str, Any], file
         with atomic_file(folder / name) as tmp:
             tmp.write_bytes(content)
     return [folder / name for name in FILES if (folder / name).exists()]
-
-
-def from_fairseq(
-    dict_txt: str | Path,
-    encoder_json: str | Path,
-    vocab_bpe: str | Path,
-    folder: str | Path,
-    model_max_length: int = 512,
-) -> Tokenizer:
-    """Write a tokenizer folder from fairseq's files, with the dictionary's order applied: the folder's ids are the model's.
-
-    Pieces that the dictionary leaves out are unknown to the model. The merges need them, so they get ids behind `<mask>`
-    (`Tokenizer.outside`): a Hugging Face model must have copies of the unknown token's row there.
-
-    Raises:
-        DataError: The files disagree.
-    """
-    encoder = fairseq.read_vocab(Path(encoder_json))
-    merges = fairseq.read_bpe(vocab_bpe)
-    sources = (dict_txt, encoder_json, vocab_bpe)
-    files = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
-    return _from_bpe(folder, Path(dict_txt), encoder, merges, files, model_max_length)
-
-
-def from_dictionary(dict_txt: Path, bpe: Path, folder: Path, model_max_length: int = 512) -> Tokenizer:
-    """Write a tokenizer folder from a fairseq dictionary and `vocab.json` with `merges.txt`, as `from_fairseq` does.
-
-    The two are those of fairseq's `--bpe hf_byte_bpe`, whose numbers are the dictionary's symbols, or those of a Hugging Face folder,
-    whose numbers are the model's ids (`fairseq.numbering` tells them apart).
-
-    Args:
-        dict_txt: The dictionary.
-        bpe: A folder with those two, or with the `tokenizer.json` of a byte-level BPE.
-        folder: Where to.
-        model_max_length: In tokens.
-
-    Raises:
-        DataError: The files disagree.
-    """
-    if (bpe / "vocab.json").is_file():
-        vocab, merges = fairseq.read_vocab(bpe / "vocab.json"), fairseq.read_merges(bpe / "merges.txt")
-    else:
-        loaded = load(bpe)
-        vocab = loaded.hf.get_vocab(with_added_tokens=True)
-        merges = [(left, right) for left, right in loaded.state["model"]["merges"]]
-    encoder = fairseq.numbering(dict_txt, vocab, merges)
-    contents = (dict_txt.read_bytes(), orjson.dumps(encoder), bytelevel.merges_bytes(merges))
-    return _from_bpe(
-        folder, dict_txt, encoder, merges, dict(zip(fairseq.FILES, contents, strict=True)), model_max_length
-    )
-
-
-def _from_bpe(
-    folder: str | Path,
-    dict_txt: Path,
-    encoder: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
-    files: Mapping[str, bytes],
-    model_max_length: int,
-) -> Tokenizer:
-    vocab = fairseq.model_vocab(dict_txt, encoder)
-    consistency.check_merges(dict_txt, vocab, merges)
-    hf = bytelevel.hugging_face(vocab, merges)
-    write(folder, hf, bytelevel.settings(model_max_length), {**files, **bytelevel.files(vocab, merges)})
-    return load(folder)
-
-
-def fairseq_files(folder: str | Path) -> dict[str, bytes]:
-    """Give fairseq's `dict.txt`, `encoder.json` and `vocab.bpe` of a tokenizer folder as name → content.
-
-    A folder that has them gives them as they are. For a Hugging Face folder they are derived: counts are 0, BPE ids are in order
-    of learning.
-
-    Raises:
-        MismatchError: The tokenizer is not plain byte-level BPE with RoBERTa's special ids: fairseq cannot have it.
-    """
-    folder = Path(folder)
-    tokenizer = load(folder)
-    if all((folder / name).exists() for name in fairseq.FILES):
-        return {name: (folder / name).read_bytes() for name in fairseq.FILES}
-    state = tokenizer.state
-    if tokenizer.added:
-        problem = f"fairseq has no place for tokens added to the BPE, such as {tokenizer.added[0]['content']!r}"
-        raise MismatchError(problem, file=folder, remedy="Convert to Hugging Face's format instead.")
-    if tokenizer.pieces[:4] != list(bytelevel.SPECIALS) or (state["decoder"] or {}).get("type") != "ByteLevel":
-        raise MismatchError(
-            "fairseq needs byte-level BPE with <s> 0, <pad> 1, </s> 2, <unk> 3",
-            file=folder,
-            remedy="Convert to Hugging Face's format instead, or choose a tokenizer of RoBERTa's kind.",
-        )
-    merges = [(left, right) for left, right in state["model"]["merges"]]
-    return fairseq.files(tokenizer.pieces, merges, [0] * tokenizer.vocab_size)
 
 
 def contents(folder: str | Path) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Apply or refuse each statement that a Hugging Face folder without `tokenizer.json` makes beside its vocabulary.
+"""Read what a tokenizer folder states of its special tokens, and apply or refuse each statement that a Hugging Face folder without
+`tokenizer.json` makes beside its vocabulary.
 
 transformers builds the tokenizer from `tokenizer_config.json` and `added_tokens.json` then. Its classes of earlier versions, in Python,
 read more (`never_split`, `do_basic_tokenize`, lower case in any class); those that today's pass over are refused, as the two would differ.
@@ -26,6 +27,59 @@ PROGRAMS = (
 )  # cut text before any vocabulary is looked into
 SPECIALS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 INERT = {"never_split": (None, []), "do_basic_tokenize": (None, True), "wordpieces_prefix": (None, bert.INSIDE)}
+ROLES = {
+    "bos": ("cls_token", "bos_token", ("<s>", "[CLS]")),
+    "pad": ("pad_token", "pad_token", ("<pad>", "[PAD]")),
+    "eos": ("sep_token", "eos_token", ("</s>", "[SEP]")),
+    "unk": ("unk_token", "unk_token", ("<unk>", "[UNK]")),
+    "mask": ("mask_token", "mask_token", ("<mask>", "[MASK]")),
+}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read what `tokenizer_config.json` and `special_tokens_map.json` state; special tokens by their bare names."""
+    statements: list[dict[str, Any]] = []
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        raw = read_json(folder / name, remedy=REMEDY) if (folder / name).exists() else {}
+        tokens = {role for pair in ROLES.values() for role in pair[:2]} & raw.keys()
+        statements.append({**raw, **{role: _name(folder / name, raw[role]) for role in tokens}})
+    in_map, config = statements
+    for role in in_map.keys() & config.keys():
+        if in_map[role] != config[role]:
+            problem = f"special_tokens_map.json has {role} {in_map[role]}, tokenizer_config.json {config[role]}"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+    return in_map | config
+
+
+def _name(file: Path, token: object) -> str | None:
+    """Give the name of a special token, which is stated as a string or as an object that holds it."""
+    name = token.get("content") if isinstance(token, dict) else token
+    if name is not None and not isinstance(name, str):
+        raise DataError("a special token is a name or an object with its `content`", file=file, remedy=REMEDY)
+    return name
+
+
+def special_ids(folder: Path, hf: Tokenizer, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Find the special tokens by their stated names, or else by their usual ones: role → id."""
+    ids_by_role: dict[str, int] = {}
+    for role, (name, other, usual) in ROLES.items():
+        stated_name = settings.get(name) or settings.get(other)
+        names = (stated_name,) if stated_name else usual
+        ids = [i for i in (hf.token_to_id(n) for n in names) if i is not None]
+        if not ids:
+            shown = " or ".join(names)
+            problem = f"tokenizer_config.json wants the {role} token {shown}, and the vocabulary has none"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+        ids_by_role[role] = ids[0]
+    file, added = folder / "tokenizer_config.json", settings.get("added_tokens_decoder") or {}
+    if not isinstance(added, dict):
+        raise DataError("added_tokens_decoder maps ids to tokens", file=file, remedy=REMEDY)
+    for i, token in added.items():
+        content = _name(file, token) or ""
+        if str(hf.token_to_id(content)) != i:
+            problem = f"tokenizer_config.json has {content} as id {i}, tokenizer.json as {hf.token_to_id(content)}"
+            raise DataError(problem, file=folder, remedy=REMEDY)
+    return ids_by_role
 
 
 def check_programs(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from biomlm.core.errors import DataError, MismatchError
-from biomlm.tokenizer.formats import bytelevel, fairseq, folder
+from biomlm.tokenizer.formats import bytelevel, fairseq, fairseq_folder, folder
 
 ODD = "  The p53 in HER2-positive tumours, don't <s> it <mask>: é \ue000 \U0001f600 \x07 naïve\n\tend "
 
@@ -53,11 +53,11 @@ def test_dictionary_is_in_order_of_frequency_and_encoder_in_order_of_learning(to
 
 
 def test_to_fairseq_and_back_is_the_same_folder(tok: Path, tmp_path: Path) -> None:
-    files = folder.fairseq_files(tok)
+    files = fairseq_folder.fairseq_files(tok)
     (tmp_path / "fs").mkdir()
     for name, content in files.items():
         (tmp_path / "fs" / name).write_bytes(content)
-    back = folder.from_fairseq(*(tmp_path / "fs" / name for name in fairseq.FILES), tmp_path / "back")
+    back = fairseq_folder.from_fairseq(*(tmp_path / "fs" / name for name in fairseq.FILES), tmp_path / "back")
     assert back.fingerprint == folder.load(tok).fingerprint
     for name in folder.FILES:
         assert (tok / name).exists() == (tmp_path / "back" / name).exists()
@@ -68,7 +68,7 @@ def test_to_fairseq_and_back_is_the_same_folder(tok: Path, tmp_path: Path) -> No
 def test_fairseq_files_of_a_plain_hugging_face_folder(tok: Path, tmp_path: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(tok / name, tmp_path / name)
-    derived, own = folder.fairseq_files(tmp_path), folder.fairseq_files(tok)
+    derived, own = fairseq_folder.fairseq_files(tmp_path), fairseq_folder.fairseq_files(tok)
     assert derived["encoder.json"] == own["encoder.json"]
     assert derived["vocab.bpe"] == own["vocab.bpe"]
     symbols = [[line.split()[0] for line in files["dict.txt"].splitlines()] for files in (derived, own)]
@@ -76,12 +76,12 @@ def test_fairseq_files_of_a_plain_hugging_face_folder(tok: Path, tmp_path: Path)
 
 
 def test_a_dictionary_may_lack_pieces_and_hold_padding(tok: Path, tmp_path: Path) -> None:
-    files = folder.fairseq_files(tok)
+    files = fairseq_folder.fairseq_files(tok)
     lines = files["dict.txt"].decode().splitlines()
     kept = [*lines[:-100], "madeupword0000 0", "madeupword0001 0"]
     for name, content in {**files, "dict.txt": "\n".join(kept).encode()}.items():
         (tmp_path / name).write_bytes(content)
-    tokenizer = folder.from_fairseq(*(tmp_path / name for name in fairseq.FILES), tmp_path / "tok")
+    tokenizer = fairseq_folder.from_fairseq(*(tmp_path / name for name in fairseq.FILES), tmp_path / "tok")
     assert tokenizer.vocab_size == 4 + 1895 + 2 + 1
     assert tokenizer.ids.mask == tokenizer.vocab_size - 1
     assert tokenizer.outside == 100
@@ -206,13 +206,13 @@ def test_fairseq_cannot_have_another_kind(tmp_path: Path) -> None:
     )
     assert folder.load(tmp_path).is_word_start.tolist() == [True] * 6 + [False]
     with pytest.raises(MismatchError, match="byte-level BPE"):
-        folder.fairseq_files(tmp_path)
+        fairseq_folder.fairseq_files(tmp_path)
 
 
 @pytest.mark.shared
 def test_robertas_own_files(shared: Path, tmp_path: Path) -> None:
     source = shared / "gpt2_bpe"
-    tokenizer = folder.from_fairseq(*(source / name for name in fairseq.FILES), tmp_path)
+    tokenizer = fairseq_folder.from_fairseq(*(source / name for name in fairseq.FILES), tmp_path)
     assert (tokenizer.vocab_size, tokenizer.ids.mask, tokenizer.outside) == (50265, 50264, 0)
     assert tokenizer.encode("Hello world") == [31414, 232]  # as published with fairseq's roberta.base
     assert tokenizer.pieces[50260:50262] == ["<|endoftext|>", "madeupword0000"]
@@ -222,7 +222,7 @@ def test_robertas_own_files(shared: Path, tmp_path: Path) -> None:
 def test_fairseqs_golden_dictionary(shared: Path, tmp_path: Path) -> None:
     source = shared / "fairseq_golden"
     files = (source / "data-bin" / "dict.txt", source / "bpe" / "encoder.json", source / "bpe" / "vocab.bpe")
-    tokenizer = folder.from_fairseq(*files, tmp_path)
+    tokenizer = fairseq_folder.from_fairseq(*files, tmp_path)
     with np.load(source / "fairseq-0.12.2" / "logits.npz") as golden:
         assert tokenizer.vocab_size == int(golden["vocab"])
         assert tokenizer.ids.mask == int(golden["mask"])

@@ -19,7 +19,7 @@ from biomlm.inputs.sentences import spans
 from biomlm.tokenizer.config import TrainConfig
 from biomlm.tokenizer.encoding.tiktoken_bpe import TiktokenBpe
 from biomlm.tokenizer.encoding.word_cache import END, WordCache
-from biomlm.tokenizer.formats import fairseq, folder, vocab_txt
+from biomlm.tokenizer.formats import fairseq, fairseq_folder, folder, vocab_txt
 from biomlm.tokenizer.learning import sentencepiece as sentence_pieces
 from biomlm.tokenizer.learning.sentencepiece import GATORTRON
 
@@ -218,7 +218,7 @@ def sentences(shared: Path) -> list[str]:
 def test_robertas_ids_on_ten_thousand_sentences(shared: Path, tmp_path: Path, sentences: list[str]) -> None:
     from transformers import RobertaTokenizerFast
 
-    ours = folder.from_fairseq(*(shared / "gpt2_bpe" / name for name in fairseq.FILES), tmp_path)
+    ours = fairseq_folder.from_fairseq(*(shared / "gpt2_bpe" / name for name in fairseq.FILES), tmp_path)
     theirs = RobertaTokenizerFast(vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt"))
     assert len(sentences) == 10_000
     assert ours.encode_batch(sentences) == theirs(sentences, add_special_tokens=False, verbose=False)["input_ids"]
