@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from biomlm.convert.commands.check import differences
-from biomlm.convert.formats import hf
+from biomlm.convert.formats import hf_weights
 from biomlm.convert.load import load_model
 from biomlm.core.checkpoint import Checkpoint, save
 from biomlm.core.errors import CheckpointError, ConfigError, MismatchError
@@ -107,7 +107,7 @@ def test_old_bin_and_sharded_folders_give_the_same_model(
 
 
 def test_a_large_model_is_written_in_shards(hf_folder: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf, "SHARD", 20_000)
+    monkeypatch.setattr(hf_weights, "SHARD", 20_000)
     folder = convert(hf_folder, "hf", "sharded")
     files = sorted(folder.glob("model-*-of-*.safetensors"))
     assert len(files) > 2
