@@ -1,12 +1,16 @@
 """The encoder equals Hugging Face's RobertaForMaskedLM with the same random weights: forward and gradients."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from biomlm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.files import write_json
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack, pad, unpad
@@ -139,3 +143,11 @@ def test_wrong_shapes_are_refused() -> None:
         ModelConfig(hidden_size=100, num_attention_heads=7).resolve(10, 10, PAD)
     with pytest.raises(ConfigError, match="hidden_dropout"):
         ModelConfig(hidden_dropout=1.5)
+
+
+def test_a_shape_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    """It was read as RoBERTa's, whose features are the defaults."""
+    config = ModelConfig(size="tiny").resolve(90, 32, PAD)
+    write_json(tmp_path / "encoder.json", {**asdict(config), "shape": "of-2027"})
+    with pytest.raises(DataError, match="there is no shape of-2027"):
+        EncoderConfig.load(tmp_path)

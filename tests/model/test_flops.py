@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from biomlm.model import config as config_module
 from biomlm.model import flops
 from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.device import Device
@@ -11,12 +12,22 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import measured_peak, peak, step_flops
 from biomlm.model.kernels import attention_cpu, linear
 from biomlm.model.packed import Packed
+from biomlm.model.shapes import SHAPES, Features
 
 LENGTHS = (32, 48, 16)  # and 16 positions: sizes that need not be rounded up on a CPU
 
 
-@pytest.mark.parametrize("shape", ["roberta", "bert", "megatron-bert", "modernbert"])
+# Features in combinations that no shape has.
+MADE = {
+    "gated": Features(gated=True, embedding_norm=False, token_types=2),
+    "rotary": Features(rotary=True, first_norm=False),
+    "local": Features(pre_norm=True, local=True, bias=False, cut=True),
+}
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *MADE])
 def test_a_steps_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "SHAPES", {**SHAPES, **MADE})
     for module in (linear, attention_cpu):
         monkeypatch.setattr(module, "DTYPES", set())  # whose products the counter does not know
     config = ModelConfig(shape=shape, size="tiny", hidden_dropout=0, attention_dropout=0).resolve(1000, 48, 1)

@@ -14,8 +14,10 @@ from transformers import (
 )
 
 from biomlm.core.errors import CheckpointError, ConfigError
+from biomlm.core.fields import without_effect
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer, schedule
+from biomlm.model.optim.registry import OPTIMISERS, Row
 
 STEPS, WARM = 200, 20
 
@@ -124,6 +126,16 @@ def test_other_optimisers_follow_their_papers_and_go_on_from_their_moments(name:
     run(resumed, again, range(3, 5))
     np.testing.assert_allclose(w.detach().numpy(), by_hand(name, start, grads, config), atol=2e-6)
     assert torch.equal(w, resumed)
+
+
+def test_an_option_that_an_optimiser_does_not_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row(build_at="biomlm.model.optim.adamw:build", about="made up", options=("betas",), state=("exp_avg",))
+    monkeypatch.setitem(OPTIMISERS, "made", row)  # type: ignore[misc]
+    given = OptimConfig(name="made", betas=(0.5, 0.5), eps=1e-3, weight_decay=0.5)
+    idle = dict(without_effect(given))
+    assert idle.keys() == {"eps", "weight_decay"}
+    assert idle["eps"].startswith("--optim.name adamw or lamb")
+    assert not dict(without_effect(OptimConfig(name="lamb", betas=(0.5, 0.5), eps=1e-3, weight_decay=0.5)))
 
 
 def test_lamb_leaves_tensors_without_decay_to_adam() -> None:

@@ -17,6 +17,9 @@ def test_states_are_shared_out_as_zero_does() -> None:
     assert need(encoder, 512, n, half=False, recompute=False).states == pytest.approx(
         (16 * p, 8 * p + 8 * p / n, 4 * p + 12 * p / n, 16 * p / n)
     )
+    assert need(encoder, 512, n, half=False, recompute=False, state=1).states == pytest.approx(
+        (12 * p, 8 * p + 4 * p / n, 4 * p + 8 * p / n, 12 * p / n)
+    )
 
 
 def test_the_largest_model_needs_sharing_on_a_v100() -> None:
