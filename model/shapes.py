@@ -72,4 +72,5 @@ SHAPES: Mapping[str, Features] = {
         cut=True,
         scaled_by_depth=(*OUTPUTS, "head.dense"),
     ),
+    # a new shape
 }

@@ -34,9 +34,8 @@ FORMATS: Mapping[str, Row] = {
     "hf": Row("biomlm.convert.formats.hf:FORMAT", written=True),
     "tensorflow": Row("biomlm.convert.formats.tensorflow:FORMAT"),
     "composer": Row("biomlm.convert.formats.composer:FORMAT"),
-    "fairseq": Row(
-        "biomlm.convert.formats.fairseq:FORMAT", written=True
-    ),  # last: any file of `torch.save` might be its
+    # a new format
+    "fairseq": Row("biomlm.convert.formats.fairseq:FORMAT", written=True),  # last: any file of `torch.save` may be its
 }
 WRITTEN = tuple(name for name, row in FORMATS.items() if row.written)
 

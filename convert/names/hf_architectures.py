@@ -256,6 +256,7 @@ ARCHITECTURES = (
     BERT,
     MEGATRON,
     MODERN,
+    # a new shape
 )
 BY_TYPE = {architecture.model_type: architecture for architecture in ARCHITECTURES}
 BY_SHAPE = {architecture.shape: architecture for architecture in ARCHITECTURES}

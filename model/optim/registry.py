@@ -35,6 +35,7 @@ OPTIMISERS: Mapping[str, Row] = {
         about="for very large batches; apex's fused one where that is installed",
     ),
     "stableadamw": Row(build_at="biomlm.model.optim.stableadamw:build", about="ModernBERT's, which needs no `clip`"),
+    # a new optimiser
 }
 
 
