@@ -23,28 +23,27 @@ class Rate:
     """A peak learning rate for going on with a trained masked-LM encoder.
 
     Args:
-        shapes: Arrangements of layers that it is for.
+        rotary: Whether it is for models of rotary positions; else for those of learned ones.
         most: Parameters that it is for at most.
         rate: At a step of `tokens` tokens; at another it goes with the root of their number.
         tokens: Of a step of the run that it was taken from.
         source: Where it comes from.
     """
 
-    shapes: tuple[str, ...]
+    rotary: bool
     most: float
     rate: float
     tokens: int
     source: str
 
 
-LEARNED = ("roberta", "roberta-prelayernorm", "bert", "megatron-bert")
 # A root law through 5e-5 at 8,192 tokens gives 5.7e-4 at the million tokens at which Gururangan et al. 2020 (arXiv 2004.10964) took 5e-4.
 RATES = (
-    Rate(("modernbert",), 250e6, 3e-4, 576 * 8192, "BioClinical ModernBERT base's (arXiv 2506.10896)"),
-    Rate(("modernbert",), math.inf, 5e-5, 616 * 8192, "BioClinical ModernBERT large's (arXiv 2506.10896)"),
-    Rate(LEARNED, 60e6, 2e-4, 8192, "ours for small models: four times that of base"),
-    Rate(LEARNED, 200e6, 5e-5, 8192, "EMBO/bio-lm's, of 64 examples a step, and Bio_ClinicalBERT's"),
-    Rate(LEARNED, math.inf, 3.3e-5, 8192, "as for base, by RoBERTa's ratio of large to base (4e-4 to 6e-4)"),
+    Rate(True, 250e6, 3e-4, 576 * 8192, "BioClinical ModernBERT base's (arXiv 2506.10896)"),
+    Rate(True, math.inf, 5e-5, 616 * 8192, "BioClinical ModernBERT large's (arXiv 2506.10896)"),
+    Rate(False, 60e6, 2e-4, 8192, "ours for small models: four times that of base"),
+    Rate(False, 200e6, 5e-5, 8192, "EMBO/bio-lm's, of 64 examples a step, and Bio_ClinicalBERT's"),
+    Rate(False, math.inf, 3.3e-5, 8192, "as for base, by RoBERTa's ratio of large to base (4e-4 to 6e-4)"),
 )
 
 
@@ -54,7 +53,7 @@ class Trial:
 
     Args:
         parameters: Of the model.
-        shape: Its arrangement of layers.
+        rotary: Whether it has rotary positions, as ModernBERT, or learned ones.
         has_head: Whether it has a masked-LM head.
         max_length: Longest sequence in tokens.
         processes: That will train.
@@ -64,7 +63,7 @@ class Trial:
     """
 
     parameters: int
-    shape: str
+    rotary: bool
     has_head: bool
     max_length: int
     processes: int
@@ -109,7 +108,7 @@ class Phase:
 
 def rate_for(trial: Trial) -> Rate:
     """Find the rate for a model in the table."""
-    return next(rate for rate in RATES if trial.shape in rate.shapes and trial.parameters <= rate.most)
+    return next(rate for rate in RATES if trial.rotary == rate.rotary and trial.parameters <= rate.most)
 
 
 def phases(trial: Trial, tokens: Mapping[str, float], *, most_passes: float, seconds: float | None) -> list[Phase]:
@@ -137,7 +136,7 @@ def phases(trial: Trial, tokens: Mapping[str, float], *, most_passes: float, sec
                 remedy="Raise --budget, give fewer files, take a smaller model, or name more GPUs with --fleet.",
             )
         passes = min(passes, math.floor(affordable * 10**EPOCH_DIGITS) / 10**EPOCH_DIGITS)
-    high, low = (0.3, 0.15) if trial.shape == "modernbert" else (0.15, 0.15)
+    high, low = (0.3, 0.15) if trial.rotary else (0.15, 0.15)
     if not in_two:
         return [_phase(trial, "adapted", (), total, passes, "linear", low)]
     return [

@@ -145,7 +145,7 @@ def _training(request: Request, trial: Trial, phase: Phase, start: str, sources:
         "batch.accumulation": f"{tokens:,} tokens a step",
         "batch.max_length": "the model's" if request.max_length is None else "as asked for",
         "optim.lr": f"{rate.rate:g} at {rate.tokens:,} tokens a step, {rate.source}; by the root of the tokens",
-        "mlm.mask_rate": "BioClinical ModernBERT's" if trial.shape == "modernbert" else "BERT's and RoBERTa's",
+        "mlm.mask_rate": "BioClinical ModernBERT's" if trial.rotary else "BERT's and RoBERTa's",
     }
     note = "Notes alone, while the rate falls to 0." if phase.sources else ""
     return Stage(phase.name, "pretrain", args, why, note)

@@ -68,7 +68,12 @@ def trial(config: TrialConfig) -> None:
         settings = _settings(config, loaded)
         planned = fleet is not None and not torch.cuda.is_available()
         figures = _planned(settings, loaded, fleet) if planned and fleet else _measured(settings, loaded, reader, fleet)
-        shape = {"shape": loaded.config.shape, "has_head": loaded.has_head, "max_length": settings.batch.max_length}
+        shape = {
+            "shape": loaded.config.shape,
+            "rotary": loaded.config.rotary,
+            "has_head": loaded.has_head,
+            "max_length": settings.batch.max_length,
+        }
         write_json(out / RESULT, {"parameters": parameter_count(loaded.model), **shape, **figures})
         record.finish(out, [out / RESULT], {})
     rows: dict[str, Any] = read_json(out / RESULT)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from biomlm.core.errors import ConfigError
 from biomlm.launch.adaptation.phases import LARGEST_STEP, RATES, STEPS, Trial, phases, rate_for
 
-BASE = Trial(110_000_000, "bert", True, 512, 1, 8192, 10_000.0, "cuda")
+BASE = Trial(110_000_000, False, True, 512, 1, 8192, 10_000.0, "cuda")
 HOUR = 3600.0
 
 
@@ -28,7 +28,7 @@ def test_notes_beside_other_text_come_last_and_alone() -> None:
     general, adapted = plan(notes=20e6, pubmed=80e6)
     assert (general.sources, general.tokens, general.schedule) == ((), 300e6, "constant")
     assert (adapted.sources, adapted.tokens, adapted.schedule) == (("notes",), 60e6, "sqrt")
-    assert [phase.mask_rate for phase in plan(replace(BASE, shape="modernbert"), notes=1e6, pmc=1e6)] == [0.3, 0.15]
+    assert [phase.mask_rate for phase in plan(replace(BASE, rotary=True), notes=1e6, pmc=1e6)] == [0.3, 0.15]
 
 
 def test_a_budget_limits_the_passes_and_less_than_one_is_refused_in_two_lines() -> None:
@@ -50,18 +50,14 @@ def test_the_rates_of_the_published_runs_come_out_at_their_batches() -> None:
     for tokens, rate in ((64 * 128, 5e-5), (2048 * 512, 5e-4)):
         table = rate_for(BASE)
         assert table.rate * math.sqrt(tokens / table.tokens) == pytest.approx(rate, rel=0.15)
-    modern = replace(BASE, shape="modernbert", parameters=150_000_000)
+    modern = replace(BASE, rotary=True, parameters=150_000_000)
     assert (rate_for(modern).rate, rate_for(replace(modern, parameters=396_000_000)).rate) == (3e-4, 5e-5)
 
 
-def test_the_table_has_a_rate_for_every_shape_and_size() -> None:
-    from typing import get_args
-
-    from biomlm.model.config import Shape
-
-    for shape in get_args(Shape):
+def test_the_table_has_a_rate_for_every_model() -> None:
+    for rotary in (False, True):
         for parameters in (1_000_000, 60_000_000, 355_000_000, 8_900_000_000):
-            assert rate_for(replace(BASE, shape=shape, parameters=parameters)) in RATES
+            assert rate_for(replace(BASE, rotary=rotary, parameters=parameters)) in RATES
 
 
 @given(

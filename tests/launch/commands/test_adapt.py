@@ -13,7 +13,7 @@ from biomlm.launch.commands import plan
 from biomlm.launch.recipe import read
 
 DEMO = Path(__file__).parents[3] / "demo" / "data"
-TRIAL = Trial(22_000_000, "bert", True, 512, 1, 4096, 2000.0, "cpu")
+TRIAL = Trial(22_000_000, False, True, 512, 1, 4096, 2000.0, "cpu")
 
 
 def request(**more: object) -> Request:
@@ -56,7 +56,7 @@ def test_a_model_that_is_no_hugging_face_folder_is_converted_first(tmp_path: Pat
 
 
 def test_a_model_without_a_head_has_no_figures_before(tmp_path: Path) -> None:
-    trial = Trial(22_000_000, "bert", False, 512, 1, 4096, 2000.0, "cpu")
+    trial = Trial(22_000_000, False, False, 512, 1, 4096, 2000.0, "cpu")
     assert "before" not in [s.name for s in read(str(written(request(), tmp_path, trial)), "o").stages]
 
 
