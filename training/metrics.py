@@ -18,7 +18,7 @@ from typing import Any
 from biomlm.core.metrics import MetricsWriter
 from biomlm.core.progress import Bar, human, progress
 from biomlm.pretrain.config import BatchConfig
-from biomlm.pretrain.data.sequences import NEARLY
+from biomlm.pretrain.data.order import NEARLY
 from biomlm.training.rank_batches import FINGERPRINT
 
 SLOW = 1.5  # a rank that takes this many times as long as the others' median is named

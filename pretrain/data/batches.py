@@ -1,28 +1,26 @@
 """A batch as a pure function of (configuration, shards, seed, step).
 
+A micro-batch goes through four parts, in one direction: `sequence_builder` says which sequences its epoch reads, `order` which of
+these it holds, `collate` lays them out as tokens, and `masking` hides some.
+
 Nothing here has state that a checkpoint would have to hold: any process can make any step's micro-batches at any time, and gets
 the same tokens, order and masks.
 """
 
-import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from biomlm.core import rng
-from biomlm.core.errors import DataError
 from biomlm.model.packed import Packed
 from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
-from biomlm.pretrain.data.collate import collate
-from biomlm.pretrain.data.dataset import Shards, Tokens, check_ids
-from biomlm.pretrain.data.masking import choose, corrupt, mask_epoch, ordinary, rate_at, wanted
-from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
-from biomlm.pretrain.data.sequence_builder import sequence_builder
-from biomlm.pretrain.data.sequences import EpochPlan, micro_batches_per_epoch, passes_to_join, plan_epoch
+from biomlm.pretrain.data.collate import Collator
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.masking import Masker
+from biomlm.pretrain.data.order import Order
+from biomlm.pretrain.data.sequence_builder import EpochBuilder
 
 I64 = npt.NDArray[np.int64]
 
@@ -87,9 +85,8 @@ class Batches:
         segments: Whether the model has token types, which decides on a pair's special tokens.
         mix: How sources are mixed.
         first_step: Of the stage.
-        first_epoch: Of the stage: the epochs before it belong to earlier ones.
         steps: Of the run, over which the masking rate may change.
-        join: Join passes over the shards to one epoch where a single one cannot be cut into steps of nearly the size that is asked for.
+        join: Join passes over the shards to one epoch (see `EpochBuilder`).
     """
 
     def __init__(
@@ -98,85 +95,49 @@ class Batches:
         mlm: MlmConfig,
         batch: BatchConfig,
         seed: int,
+        *,
         pair: PairKind | None = None,
         segments: bool = False,
         mix: MixConfig | None = None,
         first_step: int = 0,
-        first_epoch: int = 0,
         steps: int = 1,
-        *,
         join: bool = False,
     ):
-        self.reader, self.mlm, self.batch, self.seed, self.segments = reader, mlm, batch, seed, segments
-        self.first_step, self.first_epoch, self.steps = first_step, first_epoch, steps
+        self.reader, self.batch, self.segments, self.first_step, self.steps = reader, batch, segments, first_step, steps
+        self.first_epoch = 0  # of the stage: the epochs before it belong to earlier ones
         self.ahead = 0  # steps of the plan that were stepped over, or that an earlier run has read
-        self.pos, self.wanted = self._parts_of_speech(), wanted(mlm)
-        self.pieces = ordinary(reader.tokenizer.ids, reader.vocab_size)
-        mixed = mix is not None and mix.active
-        by = "source" if mix is None else mix.by
-        sources = Sources.read(reader, by) if mixed or pair in ("nsp", "drp") else None
-        of_document = None if sources is None else sources.of_document
-        build = sequence_builder(reader, batch, pair, segments, of_document, apart=mixed)
-        # With static masks, pairs come round again with them.
-        self.sequences_of = lru_cache(maxsize=2)(lambda number: build(rng.key(seed, "pairs", mask_epoch(mlm, number))))
-        self.mixture = Mixture(self.sequences_of, sources, mix, seed) if mix and sources and mixed else None
-        self.plan = lru_cache(maxsize=2)(self._plan)
-        self.epoch = lru_cache(maxsize=2)(self._epoch)
-        self.joined = 1  # passes in an epoch
-        # Of one pass, special tokens of sequences included; with pairs, of the first one, and the others are about as long.
-        self.tokens_per_epoch = int(self.epoch(0).sequences.tokens.sum())
-        if join and (joined := passes_to_join(self.tokens_per_epoch, batch.tokens * batch.accumulation)) > 1:
-            self.joined = joined
-            self.epoch.cache_clear()
-        self.per_epoch = micro_batches_per_epoch(self.epoch(0).sequences, batch.tokens, batch.accumulation)
-        self.tokens_per_step = self.joined * self.tokens_per_epoch / self.steps_per_epoch
+        self.mask = Masker(mlm, reader, seed)
+        self.epochs = EpochBuilder(
+            reader, mlm, batch, seed, pair=pair, segments=segments, mix=mix or MixConfig(), join_passes=join
+        )
+        self.order = Order(self.epochs, batch, seed)
+        self.collate = Collator(reader, segments)
 
-    def _parts_of_speech(self) -> Tokens | None:
-        """Return the part of speech of every token, if masks depend on it.
-
-        Raises:
-            DataError: The shards have none.
-        """
-        if not self.mlm.pos:
+    def micro_batch(self, epoch: int, index: int, most: int | None = None) -> Batch | None:
+        """Make one micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
+        read, numbers = self.epochs(epoch), self.order.plan(epoch).micro_batch(index)[:most]
+        if not len(numbers):
             return None
-        if self.reader.pos is None:
-            raise DataError(
-                "mlm.pos needs parts of speech, and the shards were encoded without",
-                file=self.reader.folder,
-                remedy="Encode the documents again with `biomlm tokenizer encode --pos en_core_web_sm`.",
-            )
-        return self.reader.pos
+        row = self.collate(read.sequences, numbers)
+        step = self._step_of(epoch, index)
+        masked = self.mask(row, read.passes[numbers], step / self.steps)
+        types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
+        pair_labels_b = read.sequences.pair_labels(numbers)
+        return Batch(
+            Packed(torch.from_numpy(masked.shown_t), tuple(row.lengths.tolist()), types_t),
+            torch.from_numpy(masked.positions_m),
+            torch.from_numpy(masked.labels_m),
+            epoch,
+            index,
+            step,
+            masked.places_m,
+            None if pair_labels_b is None else torch.from_numpy(pair_labels_b),
+        )
 
-    def _may(self, places_t: I64) -> npt.NDArray[np.bool_] | None:
-        """Tell which tokens may be masked, where that depends on parts of speech; special tokens never are."""
-        if self.pos is None:
-            return None
-        return np.isin(self.pos[np.maximum(places_t, 0)], self.wanted)
-
-    def _epoch(self, epoch: int) -> Epoch:
-        return join([self._pass(epoch * self.joined + i) for i in range(self.joined)])
-
-    def _pass(self, number: int) -> Epoch:
-        if self.mixture is not None:
-            return self.mixture(number)
-        sequences = self.sequences_of(number)
-        return Epoch(sequences, np.full(len(sequences), number))
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        return plan_epoch(self.epoch(epoch).sequences, self.per_epoch, self.seed, epoch)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of optimiser steps of one epoch."""
-        return self.per_epoch // self.batch.accumulation
-
-    def work(self, steps: int) -> float:
-        """See `Curriculum.work`."""
-        return steps * self.tokens_per_step
-
-    def stage(self, _: int) -> "Batches":
-        """See `Curriculum.stage`: all steps are of this one."""
-        return self
+    def step(self, step: int) -> list[Batch]:
+        """Make all micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
+        micro_batches = [self.micro_batch(*name) for name in self.names(step)]
+        return [batch for batch in micro_batches if batch is not None]
 
     def names(self, step: int) -> list[tuple[int, int]]:
         """List the epoch and index of each micro-batch of an optimiser step, counted from 0."""
@@ -188,54 +149,36 @@ class Batches:
         numbers = (divmod(first + i, self.per_epoch) for i in range(self.batch.accumulation))
         return [(self.first_epoch + epoch, index) for epoch, index in numbers]
 
-    def passes_by(self, epoch: int) -> int:
-        """Return a number of passes that no source has begun before the end of an epoch."""
-        passes = (epoch + 1) * self.joined
-        return passes if self.mixture is None else math.ceil(passes * max(self.mixture.passes.values()))
+    def _step_of(self, epoch: int, index: int) -> int:
+        """Return the step of the run that reads a micro-batch: the reverse of `names`."""
+        planned = ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
+        return self.first_step + planned - self.ahead
 
-    def epoch_behind(self, passes: int) -> int:
-        """Return the first epoch that belongs to no earlier pass over any source."""
-        least = 1.0 if self.mixture is None else min(filter(None, self.mixture.passes.values()))
-        return math.ceil(passes / (least * self.joined))
+    def stage(self, _: int) -> "Batches":
+        """See `Curriculum.stage`: all steps are of this one."""
+        return self
 
-    def step(self, step: int) -> list[Batch]:
-        """Make all micro-batches of an optimiser step, counted from 0; empty ones (a tiny corpus) are left out."""
-        micro_batches = [self.micro_batch(*name) for name in self.names(step)]
-        return [batch for batch in micro_batches if batch is not None]
+    @property
+    def per_epoch(self) -> int:
+        """The number of micro-batches of one epoch."""
+        return self.order.per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of optimiser steps of one epoch."""
+        return self.per_epoch // self.batch.accumulation
+
+    @property
+    def tokens_per_step(self) -> float:
+        """The mean number of tokens of an optimiser step."""
+        return self.epochs.joined * self.epochs.tokens_per_pass / self.steps_per_epoch
+
+    def work(self, steps: int) -> float:
+        """See `Curriculum.work`."""
+        return steps * self.tokens_per_step
 
     def passes(self, step: int) -> dict[str, float]:
         """Count how often this stage has read each mixed source before a step, if nothing was stepped over."""
-        if self.mixture is None:
-            return {}
         epoch, index = self._planned(step - self.first_step)[0]
-        plan = self.plan(epoch)
-        read = plan.order[: plan.bounds[index]]
-        passes = self.mixture.passes_read(self.epoch(epoch), epoch - self.first_epoch, read)
-        return {name: count * self.joined for name, count in passes.items()}
-
-    def micro_batch(self, epoch: int, index: int, most: int | None = None) -> Batch | None:
-        """Make one micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
-        sequences, numbers = self.epoch(epoch).sequences, self.plan(epoch).micro_batch(index)[:most]
-        if not len(numbers):
-            return None
-        row = collate(sequences, numbers, self.reader.tokens, self.reader.tokenizer.ids, self.segments)
-        ids_t, places_t = row.ids_t, row.places_t
-        check_ids(self.reader, ids_t, places_t)
-        # A token is masked by its place and the pass over its source, so two copies of a sequence in a batch are masked apart.
-        reading_t = np.repeat(mask_epoch(self.mlm, self.epoch(epoch).passes[numbers]), row.lengths)
-        draws_t = np.where(places_t < 0, places_t, places_t + reading_t * len(self.reader.tokens))
-        key = rng.key(self.seed, "mask")
-        starts_word_t = self.reader.tokenizer.is_word_start[ids_t]
-        planned = ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
-        step = self.first_step + planned - self.ahead
-        rate = rate_at(self.mlm, step / self.steps)
-        positions_m = choose(self.mlm, draws_t, starts_word_t, row.lengths, key, rate, self._may(places_t))
-        mask_id = self.reader.tokenizer.ids.mask
-        corrupted_t = corrupt(self.mlm, ids_t, positions_m, draws_t, key, mask_id, self.pieces)
-        types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
-        packed = Packed(torch.from_numpy(corrupted_t), tuple(row.lengths.tolist()), types_t)
-        labels_m = torch.from_numpy(ids_t[positions_m])
-        paired = sequences.start.shape[1] > 1
-        pair_labels_b = torch.from_numpy(sequences.labels[numbers]) if paired else None
-        places_m = places_t[positions_m]
-        return Batch(packed, torch.from_numpy(positions_m), labels_m, epoch, index, step, places_m, pair_labels_b)
+        plan = self.order.plan(epoch)
+        return self.epochs.passes_read(epoch, epoch - self.first_epoch, plan.order[: plan.bounds[index]])

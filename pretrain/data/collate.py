@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from biomlm.pretrain.data.dataset import Tokens
+from biomlm.pretrain.data.dataset import Shards, Tokens, check_ids
 from biomlm.pretrain.data.sequences import Sequences
 from biomlm.tokenizer.formats.folder import SpecialIds
 
@@ -38,6 +38,28 @@ class Row:
 def pair_specials(segments: bool) -> int:
     """Count the special tokens of a pair, for a model with token types or without."""
     return 3 if segments else 4
+
+
+class Collator:
+    """Lays sequences of a split end to end.
+
+    Args:
+        shards: The split, whose tokens they are.
+        segments: Whether the model has token types, which decides on the form of a pair.
+    """
+
+    def __init__(self, shards: Shards, segments: bool):
+        self.shards, self.segments = shards, segments
+
+    def __call__(self, sequences: Sequences, numbers: I64) -> Row:
+        """Lay out the sequences with these numbers, with their special tokens.
+
+        Raises:
+            DataError: An id is beyond the vocabulary.
+        """
+        row = collate(sequences, numbers, self.shards.tokens, self.shards.ids, self.segments)
+        check_ids(self.shards, row.ids_t, row.places_t)
+        return row
 
 
 def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, segments: bool) -> Row:

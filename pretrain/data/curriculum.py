@@ -112,10 +112,10 @@ class Curriculum:
                 config.mlm,
                 batch,
                 config.seed,
-                config.objective.pair,
-                segments,
-                config.mix,
-                first_step,
+                pair=config.objective.pair,
+                segments=segments,
+                mix=config.mix,
+                first_step=first_step,
                 steps=config.steps,
                 join=True,
             )
@@ -143,7 +143,7 @@ class Curriculum:
     def end(self, step: int) -> End:
         """Return the place in the data after so many steps."""
         stage = self.stage(step)
-        passes = max(one.passes_by(stage.names(step)[0][0]) for one in self.stages)
+        passes = max(one.epochs.passes_by(stage.names(step)[0][0]) for one in self.stages)
         return End(self._stream(stage), stage.first_epoch, step - stage.first_step + stage.ahead, passes)
 
     def go_on(self, step: int, end: End) -> None:
@@ -152,7 +152,7 @@ class Curriculum:
         if self._stream(stage) == end.stream:
             self._place(stage, end.epoch, end.step - (step - stage.first_step))
         else:
-            self._place(stage, stage.epoch_behind(end.passes), stage.first_step - step)
+            self._place(stage, stage.epochs.epoch_behind(end.passes), stage.first_step - step)
 
     def step_over(self, step: int, steps: int) -> None:
         """Leave out, from `step` on, the batches that were read in the following `steps` steps."""
@@ -174,7 +174,7 @@ class Curriculum:
     @property
     def tokens_per_epoch(self) -> int:
         """The tokens of a pass of the last stage; passes of shorter sequences have more special tokens, else they are the same."""
-        return self.stages[-1].tokens_per_epoch
+        return self.stages[-1].epochs.tokens_per_pass
 
     def work(self, steps: int) -> float:
         """Estimate the tokens that the first steps are expected to read: stages of short sequences or small batches take less time."""
@@ -197,4 +197,4 @@ class Curriculum:
 
 def _behind(before: Batches, step: int, stage: Batches) -> int:
     """Return a stage's first epoch behind the one that another stage reads in a step; either may join passes to epochs."""
-    return -(-(before.names(step)[-1][0] + 1) * before.joined // stage.joined)
+    return -(-(before.names(step)[-1][0] + 1) * before.epochs.joined // stage.epochs.joined)

@@ -6,13 +6,17 @@ speech: EMBO's bio-lm.
 """
 
 import math
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from biomlm.core import rng
+from biomlm.core.errors import DataError
 from biomlm.pretrain.config import POS_SETS, MlmConfig
+from biomlm.pretrain.data.collate import Row
+from biomlm.pretrain.data.dataset import Shards
 from biomlm.tokenizer.formats.folder import SpecialIds
 from biomlm.tokenizer.upos import ID
 
@@ -22,6 +26,64 @@ N = TypeVar("N", int, I64)
 
 LONGEST_NGRAM = 3
 NGRAM_SHARES = np.array([1 / n for n in range(1, LONGEST_NGRAM + 1)]) / sum(1 / n for n in range(1, LONGEST_NGRAM + 1))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A row of tokens with some of them hidden.
+
+    Args:
+        shown_t: The ids that the model sees.
+        positions_m: Flat positions to predict, ascending.
+        labels_m: The original ids there.
+        places_m: Where in the shards the predicted tokens stand.
+    """
+
+    shown_t: I64
+    positions_m: I64
+    labels_m: I64
+    places_m: I64
+
+
+class Masker:
+    """Hides tokens of a split's sequences.
+
+    Args:
+        config: Which tokens, how many and how.
+        shards: The split.
+        seed: Of the masks.
+
+    Raises:
+        DataError: Masks depend on parts of speech, and the shards have none.
+    """
+
+    def __init__(self, config: MlmConfig, shards: Shards, seed: int):
+        self.config, self.shards, self.key = config, shards, rng.key(seed, "mask")
+        self.wanted, self.pieces = wanted(config), ordinary(shards.ids, shards.vocab_size)
+        if config.pos and shards.pos is None:
+            raise DataError(
+                "mlm.pos needs parts of speech, and the shards were encoded without",
+                file=shards.folder,
+                remedy="Encode the documents again with `biomlm tokenizer encode --pos en_core_web_sm`.",
+            )
+
+    def __call__(self, row: Row, passes_s: I64, done: float) -> Masked:
+        """Hide tokens of some sequences, each in its pass over its source, when a share `done` of the run is over."""
+        # A token is masked by its place and the pass over its source, so two copies of a sequence in a batch are masked apart.
+        reading_t = np.repeat(mask_epoch(self.config, passes_s), row.lengths)
+        draws_t = np.where(row.places_t < 0, row.places_t, row.places_t + reading_t * len(self.shards.tokens))
+        starts_word_t = self.shards.tokenizer.is_word_start[row.ids_t]
+        rate, may_t = rate_at(self.config, done), self._may(row.places_t)
+        positions_m = choose(self.config, draws_t, starts_word_t, row.lengths, self.key, rate, may_t)
+        shown_t = corrupt(self.config, row.ids_t, positions_m, draws_t, self.key, self.shards.ids.mask, self.pieces)
+        return Masked(shown_t, positions_m, row.ids_t[positions_m], row.places_t[positions_m])
+
+    def _may(self, places_t: I64) -> Bools | None:
+        """Tell which tokens may be masked, where that depends on parts of speech; special tokens never are."""
+        if not self.config.pos:
+            return None
+        assert self.shards.pos is not None
+        return np.isin(self.shards.pos[np.maximum(places_t, 0)], self.wanted)
 
 
 def mask_epoch(config: MlmConfig, epoch: N) -> N:

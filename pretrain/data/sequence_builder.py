@@ -1,17 +1,98 @@
-"""Which sequences an epoch has, by `batch.form` and the pair objective; a pure function of configuration, shards, seed and epoch."""
+"""Which sequences an epoch reads: passes over the shards, by `batch.form` and the pair objective, mixed by source and joined.
 
+A pure function of configuration, shards, seed and epoch.
+"""
+
+import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
+from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.config import BatchConfig, PairKind
+from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
 from biomlm.pretrain.data.collate import pair_specials
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.masking import mask_epoch
+from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
+from biomlm.pretrain.data.order import passes_to_join
 from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
 from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, pack_sentences, split_long
 
-SequenceBuilder = Callable[[int], Sequences]  # key of seed and epoch → sequences
+SequenceBuilder = Callable[[int], Sequences]  # key of seed and pass → sequences
+
+
+class EpochBuilder:
+    """Builds what an epoch reads.
+
+    Args:
+        reader: The split's shards.
+        mlm: Whose static masks come round again, and pairs with them.
+        batch: Form and lengths of sequences, and the size of a step.
+        seed: Of pairs, and of the order in which each source is read.
+        pair: The pair objective, if `batch.form` says pairs.
+        segments: Whether the model has token types, which decides on a pair's special tokens.
+        mix: How sources are mixed.
+        join_passes: Join passes over the shards to one epoch where a single one cannot be cut into steps of nearly the size that is
+            asked for.
+    """
+
+    def __init__(
+        self,
+        reader: Shards,
+        mlm: MlmConfig,
+        batch: BatchConfig,
+        seed: int,
+        *,
+        pair: PairKind | None,
+        segments: bool,
+        mix: MixConfig,
+        join_passes: bool,
+    ):
+        sources = Sources.read(reader, mix.by) if mix.active or pair in ("nsp", "drp") else None
+        of_document = None if sources is None else sources.of_document
+        build = sequence_builder(reader, batch, pair, segments, of_document, apart=mix.active)
+        self.sequences_of = lru_cache(maxsize=2)(lambda number: build(rng.key(seed, "pairs", mask_epoch(mlm, number))))
+        self.mixture = Mixture(self.sequences_of, sources, mix, seed) if sources and mix.active else None
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self.joined = 1  # passes in an epoch
+        # Special tokens of sequences included; with pairs, of the first pass, and the others are about as long.
+        self.tokens_per_pass = int(self(0).sequences.tokens.sum())
+        if join_passes:
+            self.joined = passes_to_join(self.tokens_per_pass, batch.tokens * batch.accumulation)
+        if self.joined > 1:
+            self.epoch.cache_clear()
+
+    def __call__(self, epoch: int) -> Epoch:
+        """Return what an epoch reads, in no particular order."""
+        return self.epoch(epoch)
+
+    def _epoch(self, epoch: int) -> Epoch:
+        return join([self._pass(epoch * self.joined + i) for i in range(self.joined)])
+
+    def _pass(self, number: int) -> Epoch:
+        if self.mixture is not None:
+            return self.mixture(number)
+        sequences = self.sequences_of(number)
+        return Epoch(sequences, np.full(len(sequences), number))
+
+    def passes_by(self, epoch: int) -> int:
+        """Return a number of passes that no source has begun before the end of an epoch."""
+        passes = (epoch + 1) * self.joined
+        return passes if self.mixture is None else math.ceil(passes * max(self.mixture.passes.values()))
+
+    def epoch_behind(self, passes: int) -> int:
+        """Return the first epoch that belongs to no earlier pass over any source."""
+        least = 1.0 if self.mixture is None else min(filter(None, self.mixture.passes.values()))
+        return math.ceil(passes / (least * self.joined))
+
+    def passes_read(self, epoch: int, before: int, read: I64) -> dict[str, float]:
+        """Count how often each mixed source has been read: in `before` whole epochs, and by the sequences of `epoch` that were read."""
+        if self.mixture is None:
+            return {}
+        passes = self.mixture.passes_read(self(epoch), before, read)
+        return {name: count * self.joined for name, count in passes.items()}
 
 
 def sequence_builder(
@@ -23,7 +104,7 @@ def sequence_builder(
     *,
     apart: bool = False,
 ) -> SequenceBuilder:
-    """Return the function that builds an epoch's sequences from a key; only pairs differ between keys.
+    """Return the function that builds the sequences of a pass over the shards from a key; only pairs differ between keys.
 
     Args:
         reader: The split's shards.

@@ -1,24 +1,19 @@
-"""From sentences in shards to training sequences, and from sequences to micro-batches: both planned from lengths alone.
+"""From sentences in shards to training sequences, planned from lengths alone.
 
 A sequence is a run of whole sentences, as long as fits: of one document (RoBERTa's DOC-SENTENCES), or across documents with one
 `</s>` between two (its FULL-SENTENCES; Liu et al. 2019, arXiv 1907.11692, section 4.2); or a pair of such runs
-(`data.segment_pairs`). Only a sentence that is longer than a sequence is cut. No token is left out. A micro-batch is a run of
-sequences in the epoch's order. The number of micro-batches is the same in every epoch, so a step's micro-batches follow from its
-number by division; their sizes differ by a sequence at most, which costs nothing where nothing is padded.
+(`data.segment_pairs`). Only a sentence that is longer than a sequence is cut. No token is left out.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from biomlm.core import rng
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 
 I64 = npt.NDArray[np.int64]
 
-NEARLY = 0.95  # of the tokens that a step is asked to have
 SPECIALS = 2  # <s> and </s> around a sequence that is no pair
 
 
@@ -97,6 +92,10 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def pair_labels(self, numbers: I64) -> I64 | None:
+        """Return the labels of some pairs; None where sequences have one segment."""
+        return self.labels[numbers] if self.start.shape[1] > 1 else None
+
 
 def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
     """Pack whole sentences into sequences of one segment.
@@ -136,42 +135,3 @@ def sequence_starts(after: I64) -> I64:
         starts.append(at)
         at = following[at]
     return np.array(starts, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """The order of one epoch and its micro-batches.
-
-    Args:
-        order: Sequence numbers, [sequences].
-        bounds: Where micro-batches begin in `order`, [micro-batches + 1].
-    """
-
-    order: I64
-    bounds: I64
-
-    def micro_batch(self, index: int) -> I64:
-        """Return the sequence numbers of one micro-batch."""
-        return self.order[self.bounds[index] : self.bounds[index + 1]]
-
-
-def passes_to_join(pass_: int, step: int) -> int:
-    """Find the fewest passes that divide into equal steps of `step` tokens or little less; 1 where a pass is shorter than a step."""
-    if pass_ < step:
-        return 1
-    return next(n for n in itertools.count(1) if n * pass_ >= NEARLY * step * -(-n * pass_ // step))
-
-
-def micro_batches_per_epoch(sequences: Sequences, tokens: int, accumulation: int) -> int:
-    """Return a multiple of `accumulation` such that micro-batches hold `tokens` tokens (specials included) or a little less on average."""
-    wanted = accumulation * -(-int(sequences.tokens.sum()) // (tokens * accumulation))
-    return max(accumulation, wanted)
-
-
-def plan_epoch(sequences: Sequences, micro_batches: int, seed: int, epoch: int) -> EpochPlan:
-    """Shuffle the sequences and cut the row into micro-batches of nearly equal token counts."""
-    order = rng.permutation(rng.key(seed, "order", epoch), len(sequences))
-    reached = np.cumsum(sequences.tokens[order])
-    targets = np.arange(1, micro_batches) * (reached[-1] / micro_batches)
-    inner = np.searchsorted(reached, targets, side="left") + 1
-    return EpochPlan(order, np.concatenate([[0], np.minimum(inner, len(order)), [len(order)]]))

@@ -44,8 +44,8 @@ class Part:
 
 def evaluated(batches: Batches, max_tokens: float) -> list[Part]:
     """List the first sequences of the first epoch, until they hold so many tokens: the same ones for any size of micro-batches."""
-    plan = batches.plan(0)
-    before = np.cumsum(batches.epoch(0).sequences.tokens[plan.order]) - batches.epoch(0).sequences.tokens[plan.order]
+    plan = batches.order.plan(0)
+    before = np.cumsum(batches.epochs(0).sequences.tokens[plan.order]) - batches.epochs(0).sequences.tokens[plan.order]
     bounds = np.minimum(plan.bounds, np.searchsorted(before, max_tokens))
     return [Part(index, size) for index, size in enumerate(np.diff(bounds).tolist()) if size]
 
@@ -113,7 +113,7 @@ class PairEvaluator:
     ):
         sizes = BatchConfig(batch.tokens, 1, batch.max_length, "pairs", batch.short_seq_prob)
         pair = objective.config.pair
-        self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED, pair, segments)
+        self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED, pair=pair, segments=segments)
         self.max_tokens, self.objective, self.kind = max_tokens or math.inf, objective, pair
         self.classes = NAMES[pair] if pair else ()
 

@@ -13,7 +13,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.sequences import EpochPlan
+from biomlm.pretrain.data.order import EpochPlan
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.training.objective import LossDenominators
 
@@ -45,8 +45,10 @@ def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bu
         hidden_dropout=0,
         attention_dropout=0,
     ).resolve(shards.vocab_size, LENGTH, shards.ids.pad)
-    made = Batches(shards, MlmConfig(**MASKS[masks]), sizes, 1, weights.pair, model_config.type_vocab_size > 1)
-    made.plan = lambda _: EpochPlan(np.arange(SEQUENCES), np.array([0, SEQUENCES]))  # type: ignore[assignment]
+    made = Batches(
+        shards, MlmConfig(**MASKS[masks]), sizes, 1, pair=weights.pair, segments=model_config.type_vocab_size > 1
+    )
+    made.order.plan = lambda _: EpochPlan(np.arange(SEQUENCES), np.array([0, SEQUENCES]))  # type: ignore[assignment]
     batch = made.micro_batch(0, 0)
     assert batch is not None
     assert len(batch.packed.lengths) == SEQUENCES

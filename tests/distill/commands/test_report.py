@@ -94,7 +94,7 @@ def test_no_held_out_sequence_is_left_out(tiny_shards: Path) -> None:
     for length in range(8, 48):
         evaluator = Evaluator(shards, BatchConfig(length, 1, length), 0.15, 0)
         sizes = [len(batch.packed.input_ids_t) for batch in micro_batches(evaluator)]
-        assert sum(sizes) == evaluator.batches.epoch(0).sequences.tokens.sum()
+        assert sum(sizes) == evaluator.batches.epochs(0).sequences.tokens.sum()
         empty += evaluator.batches.per_epoch - len(sizes)
     assert empty
 

@@ -16,7 +16,7 @@ from biomlm.core.files import read_json
 from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
 from biomlm.pretrain.data.curriculum import Curriculum, stages
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.sequences import passes_to_join
+from biomlm.pretrain.data.order import passes_to_join
 
 LAST = BatchConfig(tokens=512, accumulation=1, max_length=64)
 
@@ -147,13 +147,15 @@ def test_a_step_has_the_tokens_that_are_asked_for(tiny_shards: Path, share: floa
             for batch in batches:
                 assert batch.places_m is not None
                 masked.update(batch.places_m.tolist())
-        for numbers in (stage.plan(0).order,):
-            sequences = stage.epoch(0).sequences
+        for numbers in (stage.order.plan(0).order,):
+            sequences = stage.epochs(0).sequences
             read.update(zip(sequences.start[numbers, 0].tolist(), sequences.stop[numbers, 0].tolist(), strict=True))  # type: ignore[arg-type]
-        assert set(read.values()) == {stage.joined}
-        if stage.joined > 1:
-            words = sum(masked.values()) / stage.joined / 0.15
-            twice = sum(n * (n - 1) for n in masked.values()) / (stage.joined * (stage.joined - 1) * words)
+        assert set(read.values()) == {stage.epochs.joined}
+        if stage.epochs.joined > 1:
+            words = sum(masked.values()) / stage.epochs.joined / 0.15
+            twice = sum(n * (n - 1) for n in masked.values()) / (
+                stage.epochs.joined * (stage.epochs.joined - 1) * words
+            )
             assert twice == pytest.approx(0.15**2, rel=0.35), "masks of two passes are independent"
 
 
@@ -171,12 +173,12 @@ def test_stages_that_join_passes_read_no_pass_of_another(tiny_shards: Path) -> N
         curriculum=[StageConfig(steps=3, tokens=24_000), StageConfig(steps=4, tokens=20_000)],
     )
     made = Curriculum(Shards([tiny_shards], "train"), run, False)
-    assert made.stages[0].joined > 1
+    assert made.stages[0].epochs.joined > 1
     passes = []
     for stage in (0, 3, 7):
         last = {0: 2, 3: 6, 7: 11}[stage]
         epochs = {name[0] for step in range(stage, last + 1) for name in made.names(step)}
-        passes.append({int(n) for epoch in epochs for n in made.stage(stage).epoch(epoch).passes})
+        passes.append({int(n) for epoch in epochs for n in made.stage(stage).epochs(epoch).passes})
     assert passes[0].isdisjoint(passes[1] | passes[2])
     assert passes[1].isdisjoint(passes[2])
 

@@ -138,8 +138,8 @@ def test_a_sequence_that_an_epoch_holds_twice_is_masked_differently(tiny_shards:
         batch = made.micro_batch(0, index)
         assert batch is not None
         assert batch.places_m is not None
-        numbers = made.plan(0).micro_batch(index)
-        of_m = np.repeat(made.epoch(0).passes[numbers], batch.packed.lengths)[batch.positions_m]
+        numbers = made.order.plan(0).micro_batch(index)
+        of_m = np.repeat(made.epochs(0).passes[numbers], batch.packed.lengths)[batch.positions_m]
         first_m = batch.places_m < shards.tokens.bounds[1]
         tokens.update({True: int(first_m.sum()), False: int((~first_m).sum())})
         for number in (0, 1):
@@ -153,11 +153,11 @@ def test_pairs_are_mixed_too(tiny_shards: Path) -> None:
     mix = MixConfig(by="folder", weights={str(tiny_shards): 1})
     sizes = BatchConfig(tokens=512, max_length=64, form="pairs")
     shards = Shards([tiny_shards], "train")
-    mixed = Batches(shards, MlmConfig(), sizes, 3, "sop", segments=True, mix=mix)
-    plain = Batches(shards, MlmConfig(), sizes, 3, "sop", segments=True)
+    mixed = Batches(shards, MlmConfig(), sizes, 3, pair="sop", segments=True, mix=mix)
+    plain = Batches(shards, MlmConfig(), sizes, 3, pair="sop", segments=True)
     assert mixed.per_epoch == plain.per_epoch
     for epoch in (0, 1):
-        a, b = mixed.epoch(epoch), plain.epoch(epoch)
+        a, b = mixed.epochs(epoch), plain.epochs(epoch)
         assert sorted(a.sequences.start[:, 0]) == sorted(b.sequences.start[:, 0]), "the same pairs in another order"
         assert (a.passes == epoch).all()
 
@@ -179,7 +179,7 @@ def test_shares_hold_where_sources_alternate(
     made = Batches(shards, MlmConfig(), sizes, 3, mix=MixConfig(weights={"notes": notes, "pubmed": pubmed}))
     tokens = Counter[str]()
     for epoch in range(4):
-        sequences = made.epoch(epoch).sequences
+        sequences = made.epochs(epoch).sequences
         for start, stop in zip(sequences.start[:, 0], sequences.stop[:, 0], strict=True):
             places = np.arange(start, stop)
             of, counts = np.unique(

@@ -46,7 +46,9 @@ def look(bundled: dict[str, Path]) -> Look:
         mlm: MlmConfig, kind: str = "wordpiece", form: str = "document", pair: PairKind | None = None, epoch: int = 0
     ) -> Seen:
         sizes = BatchConfig(tokens=4096, max_length=128, form=form)  # type: ignore[arg-type]
-        made = Batches(shards := Shards([bundled[kind]], "train"), mlm, sizes, 5, pair, kind == "wordpiece")
+        made = Batches(
+            shards := Shards([bundled[kind]], "train"), mlm, sizes, 5, pair=pair, segments=kind == "wordpiece"
+        )
         batches: list[Batch] = []
         while sum(len(batch.packed.input_ids_t) for batch in batches) < TOKENS:
             batch = made.micro_batch(epoch, len(batches))
@@ -179,8 +181,8 @@ def test_pairs(bundled: dict[str, Path], pair: PairKind) -> None:
     shards = Shards([bundled["wordpiece"]], "train")
     # Long and never short: a chunk of one sentence, which nothing in its document can follow, is rare then.
     sizes = BatchConfig(tokens=4096, max_length=512, form="pairs", short_seq_prob=0)
-    made = Batches(shards, MlmConfig(), sizes, 5, pair, True)
-    sequences = made.epoch(0).sequences
+    made = Batches(shards, MlmConfig(), sizes, 5, pair=pair, segments=True)
+    sequences = made.epochs(0).sequences
     labels = sequences.labels
     offsets = np.concatenate([[0], np.cumsum(shards.sizes, dtype=np.int64)])[shards.doc_index]
     document = np.searchsorted(offsets, sequences.start, side="right") - 1

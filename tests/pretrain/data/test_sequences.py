@@ -6,14 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomlm.pretrain.data.collate import NOWHERE, Row, collate
-from biomlm.pretrain.data.sequences import (
-    SPECIALS,
-    Sequences,
-    micro_batches_per_epoch,
-    pack_sentences,
-    plan_epoch,
-    split_long,
-)
+from biomlm.pretrain.data.order import micro_batches_per_epoch, plan_epoch
+from biomlm.pretrain.data.sequences import SPECIALS, Sequences, pack_sentences, split_long
 from biomlm.tokenizer.formats.folder import SpecialIds
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=8)

@@ -36,7 +36,7 @@ CASES: list[tuple[Shape, PairKind]] = [("bert", "nsp"), ("megatron-bert", "sop")
 
 def pairs_of(shards: Path, kind: PairKind, segments: bool = True) -> Batch:
     sizes = BatchConfig(tokens=512, max_length=LENGTH, form="pairs")
-    batch = Batches(Shards([shards], "train"), MlmConfig(), sizes, 3, kind, segments).micro_batch(0, 1)
+    batch = Batches(Shards([shards], "train"), MlmConfig(), sizes, 3, pair=kind, segments=segments).micro_batch(0, 1)
     assert batch is not None
     return batch
 
@@ -131,7 +131,7 @@ def test_a_single_segment_has_no_part_in_the_pair_loss(tiny_shards: Path) -> Non
 def test_parts_add_up_over_micro_batches(tiny_shards: Path) -> None:
     """Two micro-batches of a step give the same loss as their sequences in one."""
     sizes = BatchConfig(tokens=512, accumulation=2, max_length=LENGTH, form="pairs")
-    made = Batches(Shards([tiny_shards], "train"), MlmConfig(), sizes, 3, "nsp", True).step(0)
+    made = Batches(Shards([tiny_shards], "train"), MlmConfig(), sizes, 3, pair="nsp", segments=True).step(0)
     model, objective, _ = ours_and_theirs("bert", "nsp", pad_id=1)
     totals = LossDenominators.of(made)
     assert totals.pairs == sum(len(batch.packed.lengths) for batch in made)

@@ -148,7 +148,7 @@ def test_examples_are_of_public_sources_only(
     assert any("Treatment with" in text for text in texts[1:])
     assert sum("[" in text for text in texts[1:]) > 0.8 * len(texts)
     evaluator = Evaluator(shards, SIZES, 0.15, 0)
-    wanted = int((evaluator.sources.of(evaluator.batches.epoch(0).sequences) == 1).sum())
+    wanted = int((evaluator.sources.of(evaluator.batches.epochs(0).sequences) == 1).sum())
     assert len(texts) - 1 == wanted >= len(public)
     captured = capsys.readouterr()
     assert "Treatment" not in captured.out + captured.err
