@@ -16,9 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.training.prefetch import AHEAD, Prefetcher
 
 Take = Callable[[], list[Batch]]

@@ -94,8 +94,8 @@ def answers(tokens: int, seconds: float, flops: float = 0.0) -> None:
 
 def biomlm(case: Case) -> None:
     """Mask, pack, forward, backward, update."""
-    from biomlm.pretrain.config import MlmConfig
     from biomlm.pretrain.data.masking import choose, corrupt, ordinary
+    from biomlm.pretrain.objectives.config import MlmConfig
 
     reader = ShardReader(case.shards, "train")
     rows, special = rows_of(case, reader), reader.tokenizer.ids

@@ -10,7 +10,8 @@ from biomlm.core.fields import runtime
 from biomlm.distill.losses.kinds import Distance, Kind
 from biomlm.distill.losses.layer_maps import check_map
 from biomlm.model.config import Precision
-from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 
 Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
 

@@ -9,68 +9,12 @@ from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, only, require_positive, runtime
 from biomlm.model.config import ComputeConfig, ModelConfig, ScaledPrecision
 from biomlm.model.optim.config import OptimConfig
-from biomlm.tokenizer.upos import UPOS
+from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig, ObjectiveConfig
 from biomlm.training.config import DeepSpeedConfig, GuardConfig
 
 EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
-# EMBO's bio-lm (github.com/source-data/soda-roberta) masks these as one set.
-POS_SETS = {"SMALL": ("DET", "CCONJ", "SCONJ", "ADP", "PRON")}
 
 InitVocabulary = Literal["same", "random", "mean", "focus"]
-
-
-@dataclass(frozen=True)
-class MlmConfig:
-    """Masked language modelling with dynamic masks (Devlin et al. 2019, arXiv 1810.04805; Liu et al. 2019, arXiv 1907.11692).
-
-    Args:
-        mask_rate: Share of tokens to predict.
-        final_mask_rate: The same at the end of the run; no change if left out.
-        mask_schedule: How the rate gets there: `linear` (Ankner et al. 2023, arXiv 2305.15096: 0.3 to 0.15), along half a `cosine` (Yang
-            et al. 2023, arXiv 2208.10806: 0.3 to 0.02), or in one `step` (BioClinical ModernBERT, arXiv 2506.10896: 0.3, then 0.15).
-        step_at: Share of the run after which `step` changes the rate.
-        mask_share: Of these, the share shown as `<mask>`.
-        random_share: Of these, the share shown as a random token; the rest is shown as it is.
-        unit: What is chosen: single tokens, whole words, or n-grams of 1 to 3 words weighted 1/n (Megatron-LM, GatorTron).
-        max_predictions: Most tokens to predict in a sequence (20 at length 128 in BERT and Bio_ClinicalBERT); 0 for no limit.
-        static_masks: Mask the corpus this many times and come round again, as BERT's duplication factor does (Bio_ClinicalBERT: 5); 0
-            masks anew in every epoch.
-        pos: Choose among tokens of these Universal parts of speech only, `mask_rate` of them; SMALL is DET, CCONJ, SCONJ, ADP and
-            PRON (EMBO's bio-lm, which masks them all: rate and mask_share 1, random_share 0). Empty for all tokens. Needs shards encoded
-            with --pos.
-    """
-
-    mask_rate: float = 0.15
-    final_mask_rate: float | None = None
-    mask_schedule: Literal["linear", "cosine", "step"] = "linear"
-    step_at: float = only(0.5, lambda mlm: mlm.mask_schedule == "step", "--mlm.mask_schedule step")
-    mask_share: float = 0.8
-    random_share: float = 0.1
-    unit: Literal["token", "word", "ngram"] = "token"
-    max_predictions: int = 0
-    static_masks: int = 0
-    pos: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for name, rate in (("mask_rate", self.mask_rate), ("final_mask_rate", self.final_mask_rate)):
-            if rate is not None and not 0 < rate < 1 and not (rate == 1 and self.pos):
-                raise ConfigError(f"mlm.{name} must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
-        if self.mask_schedule != "linear" and self.final_mask_rate is None:
-            raise ConfigError(
-                f"mlm.mask_schedule {self.mask_schedule} leads nowhere without mlm.final_mask_rate",
-                remedy="Give --mlm.final_mask_rate, such as 0.15.",
-            )
-        if not 0 < self.step_at < 1:
-            raise ConfigError("mlm.step_at must lie between 0 and 1", remedy="0.5 changes the rate halfway.")
-        if self.pos and self.unit != "token":
-            raise ConfigError("mlm.pos chooses single tokens", remedy="Leave --mlm.unit out.")
-        for name in self.pos:
-            if name not in (*UPOS, *POS_SETS):
-                raise ConfigError(f"there is no part of speech {name}", remedy=f"Take {', '.join((*POS_SETS, *UPOS))}.")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
-            raise ConfigError(
-                "mlm.mask_share and mlm.random_share must add up to 1 at most", remedy="Take 0.8 and 0.1."
-            )
 
 
 @dataclass(frozen=True)
@@ -104,41 +48,6 @@ class BatchConfig:
             raise ConfigError("batch.accumulation must be 1 at least", remedy="Leave it out for 1.")
         if not 0 <= self.short_seq_prob <= 1:
             raise ConfigError("batch.short_seq_prob must lie between 0 and 1", remedy="0.1 is BERT's.")
-
-
-PairKind = Literal["nsp", "sop", "drp"]
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Weights of the losses that are summed; at most one of the three that tell pairs of segments apart.
-
-    Args:
-        mlm: Masked language modelling.
-        nsp: Next-sentence prediction: does B continue A, or is it from another document (Devlin et al. 2019, arXiv 1810.04805)?
-        sop: Sentence-order prediction: are A and B in order or swapped (Lan et al. 2020, arXiv 1909.11942)?
-        drp: Document-relation prediction: is B contiguous, from a random document, or from one that cites A's or is cited by it
-            (Yasunaga et al. 2022, arXiv 2203.15827)?
-    """
-
-    mlm: float = 1.0
-    nsp: float = 0.0
-    sop: float = 0.0
-    drp: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.mlm <= 0 or min(self.nsp, self.sop, self.drp) < 0:
-            raise ConfigError("objective.mlm must be positive, and no weight negative", remedy="1.0 each is BERT's.")
-        if sum(weight > 0 for weight in (self.nsp, self.sop, self.drp)) > 1:
-            raise ConfigError(
-                "objective.nsp, objective.sop and objective.drp need pairs of different kinds", remedy="Choose one."
-            )
-
-    @property
-    def pair(self) -> PairKind | None:
-        """The pair objective, if there is one."""
-        kinds: tuple[PairKind, ...] = ("nsp", "sop", "drp")
-        return next((kind for kind in kinds if getattr(self, kind) > 0), None)
 
 
 @dataclass(frozen=True)
@@ -217,8 +126,12 @@ class ExamplesConfig:
 NOT_FAIRSEQ = Applies(lambda config: config.engine != "fairseq", "an --engine of ours, torch, fsdp or deepspeed")
 
 
+FROM_ELSEWHERE = [f"--objective.{name}" for name, pairing in PAIRINGS.items() if pairing.from_elsewhere]
+
+
 def _has_sources(config: "PretrainConfig") -> bool:
-    return config.mix.active or config.objective.pair in ("nsp", "drp")
+    pairing = config.objective.pairing
+    return config.mix.active or (pairing is not None and pairing.from_elsewhere)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,9 +191,7 @@ class PretrainConfig:
     mix: MixConfig = field(
         default_factory=MixConfig,
         metadata={
-            "applies": {
-                "by": Applies(_has_sources, "--mix.weights, --mix.temperature, --objective.nsp or --objective.drp")
-            }
+            "applies": {"by": Applies(_has_sources, f"--mix.weights, --mix.temperature, {' or '.join(FROM_ELSEWHERE)}")}
         },
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -345,10 +256,10 @@ class PretrainConfig:
             raise ConfigError("init_vocabulary needs a model to take embeddings from", remedy="Give one with --init.")
         if not 0 < self.eval_mask_rate < 1:
             raise ConfigError("eval_mask_rate must lie between 0 and 1", remedy="0.15 makes models comparable.")
-        if (self.batch.form == "pairs") != (self.objective.pair is not None):
+        if (self.batch.form == "pairs") != (self.objective.pairing is not None):
             raise ConfigError(
                 "batch.form pairs and a pair objective go together",
-                remedy="Give --batch.form pairs with --objective.nsp, sop or drp, or none of them.",
+                remedy=f"Give --batch.form pairs with one of --objective.{', '.join(PAIRINGS)}, or none of them.",
             )
 
 

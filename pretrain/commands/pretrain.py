@@ -31,11 +31,14 @@ def pretrain(config: PretrainConfig) -> None:
 
 def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> PretrainObjective:
     """Make the objective with seeded random weights, or with those that the model to start from brings along."""
-    seed_weights(config.seed + 1)  # drawn apart from the model's, which starts as it would without a pair objective
+    seed_weights(
+        config.seed + 1
+    )  # drawn apart from the model's, which starts as it would without layers of the objective
     objective = PretrainObjective(config.objective, encoder)
-    if config.init is not None and config.objective.pair is not None:
+    own = [name for name, _ in objective.named_parameters()]
+    if config.init is not None and own:
         taken = objective.take(read_source(config.init).extra_tensors)
-        new = sorted(name for name, _ in objective.named_parameters() if name not in taken)
+        new = sorted(set(own) - set(taken))
         if new:
             print(
                 f"biomlm {STAGE}: {config.init} has no fitting {', '.join(new)}: new ones are learnt", file=sys.stderr

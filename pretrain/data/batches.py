@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
+from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.collate import Collator
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import Masker
 from biomlm.pretrain.data.order import Order
 from biomlm.pretrain.data.sequence_builder import EpochBuilder
+from biomlm.pretrain.objectives.config import MlmConfig, Pairing
 
 I64 = npt.NDArray[np.int64]
 
@@ -81,7 +82,7 @@ class Batches:
         mlm: What is masked.
         batch: Sizes.
         seed: Of order and masks.
-        pair: The pair objective, if there is one.
+        pairing: Which pairs the sequences are, if they are.
         segments: Whether the model has token types, which decides on a pair's special tokens.
         mix: How sources are mixed.
         first_step: Of the stage.
@@ -96,7 +97,7 @@ class Batches:
         batch: BatchConfig,
         seed: int,
         *,
-        pair: PairKind | None = None,
+        pairing: Pairing | None = None,
         segments: bool = False,
         mix: MixConfig | None = None,
         first_step: int = 0,
@@ -108,7 +109,7 @@ class Batches:
         self.ahead = 0  # steps of the plan that were stepped over, or that an earlier run has read
         self.mask = Masker(mlm, reader, seed)
         self.epochs = EpochBuilder(
-            reader, mlm, batch, seed, pair=pair, segments=segments, mix=mix or MixConfig(), join_passes=join
+            reader, mlm, batch, seed, pairing=pairing, segments=segments, mix=mix or MixConfig(), join_passes=join
         )
         self.order = Order(self.epochs, batch, seed)
         self.collate = Collator(reader, segments)

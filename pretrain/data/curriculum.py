@@ -21,6 +21,7 @@ from biomlm.core.manifest import digest, read_manifest
 from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.config import OBJECTIVES, PAIRINGS
 
 UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far
 
@@ -59,7 +60,8 @@ def stream(settings: Mapping[str, Any], batch: BatchConfig, shards: str) -> str:
         batch: Sizes of the stage.
         shards: Fingerprint of the run's training split.
     """
-    pairs = {name: settings["objective"][name] > 0 for name in ("nsp", "sop", "drp")}
+    weights = settings["objective"]
+    pairs = {name: weights[name] > 0 for name in PAIRINGS if OBJECTIVES[name].in_every_hash or weights.get(name)}
     return digest([shards, settings["seed"], asdict(batch), settings["mix"], pairs, settings["mlm"]["static_masks"]])
 
 
@@ -112,7 +114,7 @@ class Curriculum:
                 config.mlm,
                 batch,
                 config.seed,
-                pair=config.objective.pair,
+                pairing=config.objective.pairing,
                 segments=segments,
                 mix=config.mix,
                 first_step=first_step,

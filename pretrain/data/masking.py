@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.config import POS_SETS, MlmConfig
 from biomlm.pretrain.data.collate import Row
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.config import POS_SETS, MlmConfig
 from biomlm.tokenizer.formats.folder import SpecialIds
 from biomlm.tokenizer.upos import ID
 

@@ -5,10 +5,10 @@ cut at a random sentence into A and the rest. With B from elsewhere, the rest op
 token is lost. BERT adds the sentence that reaches the target, then truncates; here a chunk ends before a sentence that does not
 fit. And A and B hold half of the room at least, as sentences longer than that are cut. Only tokens of a B from elsewhere are read twice.
 
-- NSP: B is the rest, or with equal probability from a random other document; a chunk of one sentence has the latter only.
-- SOP: B is the rest, and with probability 0.5 the two are swapped; a chunk of one sentence is a single segment without a label.
-- DRP: B is, each with the same probability, the rest, from a random other document, or from a linked one (citing or cited), which is
-  drawn with probability ∝ 1 / in-degree. Where one of the three does not exist, the others share its part.
+B's origin is one of those that the objective tells apart (`pretrain.objectives.config.Pairing`), each with the same probability: the
+rest of the chunk (`next`), the rest with the two swapped (`before`), a random other document (`random`), or a linked one, citing or
+cited (`linked`), which is drawn with probability ∝ 1 / in-degree. Where one of them does not exist, the others share its part: a chunk
+of one sentence has no rest. Where none does, the chunk is a single segment without a label.
 
 All choices are hashes of (key, place in the shard).
 """
@@ -22,18 +22,9 @@ import numpy.typing as npt
 
 from biomlm.core import rng
 from biomlm.model.kernels.cross_entropy import NO_LABEL
-from biomlm.pretrain.config import PairKind
 from biomlm.pretrain.data.sequences import I64, SPECIALS, SentenceSpans, Sequences, sequence_starts
+from biomlm.pretrain.objectives.config import Origin, Pairing
 
-# BERT's, ALBERT's and Hugging Face's numbers; LinkBERT's are not published.
-NEXT, RANDOM, LINKED = 0, 1, 2
-IN_ORDER, SWAPPED = 0, 1
-NAMES: Mapping[PairKind, tuple[str, ...]] = {
-    "nsp": ("next", "random"),
-    "sop": ("in_order", "swapped"),
-    "drp": ("contiguous", "random", "linked"),
-}
-CLASSES: Mapping[PairKind, int] = {kind: len(names) for kind, names in NAMES.items()}
 DRAWS = 8  # of a first sentence for a B from elsewhere, until one fits; then it is cut
 
 
@@ -97,11 +88,11 @@ class Pairs:
 
     Args:
         units: Of the split, no longer than `longest_unit`; of two documents at least.
-        kind: The objective.
+        pairing: What the objective tells apart.
         max_length: Longest sequence in tokens, special ones included.
         specials: Special tokens of a pair.
         short_seq_prob: Share of documents whose target length is drawn uniformly from 2 on.
-        links: For `drp`.
+        links: Where linked documents are told apart.
         source_of: The source of each document; a random document is of the same one, if there is another, since its style would give
             another source away. None for one source.
     """
@@ -109,14 +100,14 @@ class Pairs:
     def __init__(
         self,
         units: SentenceSpans,
-        kind: PairKind,
+        pairing: Pairing,
         max_length: int,
         specials: int,
         short_seq_prob: float,
         links: Links | None,
         source_of: I64 | None = None,
     ):
-        self.units, self.kind, self.specials = units, kind, specials
+        self.units, self.pairing, self.specials = units, pairing, specials
         self.room, self.short_seq_prob, self.links = max_length - specials, short_seq_prob, links
         self.before = np.concatenate([[0], np.cumsum(units.length)])  # tokens in front of each unit
         filled = np.flatnonzero(np.diff(units.bounds))
@@ -139,7 +130,7 @@ class Pairs:
         cuts = rng.uniform(rng.key(key, "cut"), units.start) * (stop - number - 1)
         split = number + 1 + np.floor(cuts).astype(np.int64)
         label = self._labels(stop - number > 1, key)
-        elsewhere = (label != NEXT) & (self.kind != "sop")
+        elsewhere = self._from(label, "random", "linked")
 
         first = sequence_starts(np.where(elsewhere, split, stop))
         a_stop, b_first, b_stop, outside = split[first], split[first], stop[first], elsewhere[first]
@@ -174,15 +165,19 @@ class Pairs:
             key: As above.
         """
         chance = rng.uniform(rng.key(key, "label"), self.units.start)
-        if self.kind == "sop":
-            return np.where(parted, np.where(chance < 0.5, IN_ORDER, SWAPPED), NO_LABEL)
-        possible = [parted, np.ones_like(parted)]
+        has: dict[Origin, npt.NDArray[np.bool_]] = {"next": parted, "before": parted, "random": np.ones_like(parted)}
         if self.links is not None:
-            possible.append((np.diff(self.links.bounds) > 0)[self.units.document])
+            has["linked"] = (np.diff(self.links.bounds) > 0)[self.units.document]
+        possible = np.array([has[origin] for origin in self.pairing.origins.values()])
         rank = np.cumsum(possible, axis=0) - 1
         wanted = np.floor(chance * (rank[-1] + 1)).astype(np.int64)
-        labels: I64 = np.argmax((rank == wanted) & possible, axis=0)
-        return labels
+        return np.where(possible.any(0), np.argmax((rank == wanted) & possible, axis=0), NO_LABEL)
+
+    def _from(self, label: I64, *origins: Origin) -> npt.NDArray[np.bool_]:
+        """Tell which labels are of pairs whose B has one of these origins."""
+        return np.isin(
+            label, [number for number, origin in enumerate(self.pairing.origins.values()) if origin in origins]
+        )
 
     def _draw(self, first: I64, stop: I64, label: I64, key: int) -> I64:
         """Draw the first unit of a B from elsewhere: another document, then a sentence of it that fits behind A if one is found.
@@ -190,7 +185,7 @@ class Pairs:
         Args:
             first: First unit of A; `stop` is behind its last.
             stop: See there.
-            label: RANDOM or LINKED.
+            label: Of the pair, which is from elsewhere.
             key: As above.
         """
         place, own = self.units.start[first], self.units.document[first]
@@ -198,7 +193,7 @@ class Pairs:
         low, high = self.low[rank], self.high[rank]
         other = low + np.floor(rng.uniform(rng.key(key, "document"), place) * (high - low - 1)).astype(np.int64)
         document = self.documents[other + (other >= rank)]
-        linked = label == LINKED
+        linked = self._from(label, "linked")
         if self.links is not None:
             document[linked] = self.links.draw(own[linked], rng.uniform(rng.key(key, "link"), place[linked]))
         low, units = self.units.bounds[document], np.diff(self.units.bounds)[document]
@@ -219,8 +214,7 @@ class Pairs:
         b_stop = np.where(there, self.units.stop[b[1] - 1] - (b_tokens - fitting), b_start)
         start = np.stack([self.units.start[a[0]], b_start], axis=1)
         stop = np.stack([self.units.stop[a[1] - 1], b_stop], axis=1)
-        if self.kind == "sop":
-            swapped = labels == SWAPPED
-            start[swapped], stop[swapped] = start[swapped, ::-1], stop[swapped, ::-1]
+        swapped = self._from(labels, "before")
+        start[swapped], stop[swapped] = start[swapped, ::-1], stop[swapped, ::-1]
         tokens = a_tokens + fitting + np.where(there, self.specials, SPECIALS)
         return Sequences(start, stop, tokens, labels, self.units.separators[:0])

@@ -11,7 +11,7 @@ import numpy as np
 
 from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PairKind
+from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.collate import pair_specials
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import mask_epoch
@@ -19,6 +19,7 @@ from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
 from biomlm.pretrain.data.order import passes_to_join
 from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
 from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, pack_sentences, split_long
+from biomlm.pretrain.objectives.config import MlmConfig, Pairing
 
 SequenceBuilder = Callable[[int], Sequences]  # key of seed and pass → sequences
 
@@ -31,7 +32,7 @@ class EpochBuilder:
         mlm: Whose static masks come round again, and pairs with them.
         batch: Form and lengths of sequences, and the size of a step.
         seed: Of pairs, and of the order in which each source is read.
-        pair: The pair objective, if `batch.form` says pairs.
+        pairing: Which pairs, if `batch.form` says pairs.
         segments: Whether the model has token types, which decides on a pair's special tokens.
         mix: How sources are mixed.
         join_passes: Join passes over the shards to one epoch where a single one cannot be cut into steps of nearly the size that is
@@ -45,14 +46,15 @@ class EpochBuilder:
         batch: BatchConfig,
         seed: int,
         *,
-        pair: PairKind | None,
+        pairing: Pairing | None,
         segments: bool,
         mix: MixConfig,
         join_passes: bool,
     ):
-        sources = Sources.read(reader, mix.by) if mix.active or pair in ("nsp", "drp") else None
+        by_source = mix.active or (pairing is not None and pairing.from_elsewhere)
+        sources = Sources.read(reader, mix.by) if by_source else None
         of_document = None if sources is None else sources.of_document
-        build = sequence_builder(reader, batch, pair, segments, of_document, apart=mix.active)
+        build = sequence_builder(reader, batch, pairing, segments, of_document, apart=mix.active)
         self.sequences_of = lru_cache(maxsize=2)(lambda number: build(rng.key(seed, "pairs", mask_epoch(mlm, number))))
         self.mixture = Mixture(self.sequences_of, sources, mix, seed) if sources and mix.active else None
         self.epoch = lru_cache(maxsize=2)(self._epoch)
@@ -98,7 +100,7 @@ class EpochBuilder:
 def sequence_builder(
     reader: Shards,
     batch: BatchConfig,
-    pair: PairKind | None,
+    pairing: Pairing | None,
     segments: bool,
     source_of: I64 | None = None,
     *,
@@ -109,7 +111,7 @@ def sequence_builder(
     Args:
         reader: The split's shards.
         batch: Form and lengths.
-        pair: The pair objective, if `batch.form` says pairs.
+        pairing: Which pairs, if `batch.form` says pairs.
         segments: Whether the model has token types, which decides on a pair's special tokens.
         source_of: The source of each document, which a random document of a pair shares.
         apart: Whether no sequence may hold two sources, because they are read more or less often.
@@ -117,22 +119,22 @@ def sequence_builder(
     Raises:
         DataError: There are no tokens, or fewer documents than pairs need.
     """
-    specials = SPECIALS if pair is None else pair_specials(segments)
-    longest = batch.max_length - SPECIALS if pair is None else longest_unit(batch.max_length, specials)
+    specials = SPECIALS if pairing is None else pair_specials(segments)
+    longest = batch.max_length - SPECIALS if pairing is None else longest_unit(batch.max_length, specials)
     units = split_long(reader.sizes, reader.doc_index, longest)
     documents = int(np.count_nonzero(np.diff(units.bounds)))
     if not documents:
         raise DataError("the shards hold no tokens", file=reader.folder, remedy="Encode a larger corpus.")
-    if pair is None:
+    if pairing is None:
         borders = source_of if apart else None
         sequences = pack_sentences(units, batch.max_length, across=batch.form == "full", source_of=borders)
         return lambda _: sequences
-    if documents < 2 and pair != "sop":
+    if documents < 2 and pairing.from_elsewhere:
         raise DataError(
-            f"{pair} needs two documents, and the {reader.split} split has one",
+            f"{pairing.objective} needs two documents, and the {reader.split} split has one",
             file=reader.folder,
             remedy="Encode a larger corpus.",
         )
     usable = np.diff(units.bounds) > 0
-    links = read_links(reader.documents(), usable, source_of if apart else None) if pair == "drp" else None
-    return Pairs(units, pair, batch.max_length, specials, batch.short_seq_prob, links, source_of)
+    links = read_links(reader.documents(), usable, source_of if apart else None) if pairing.linked else None
+    return Pairs(units, pairing, batch.max_length, specials, batch.short_seq_prob, links, source_of)

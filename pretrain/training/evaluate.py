@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import is_predicted
-from biomlm.pretrain.config import BatchConfig, MlmConfig
+from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
-from biomlm.pretrain.data.segment_pairs import NAMES
-from biomlm.pretrain.objectives.base import PretrainObjective, first_tokens
+from biomlm.pretrain.objectives.config import MlmConfig, Pairing
+from biomlm.pretrain.objectives.term import Term
 from biomlm.training.distributed.process_group import RankInfo, World
 from biomlm.training.objective import LossDenominators
 from biomlm.training.prefetch import Prefetcher
@@ -90,15 +90,16 @@ def sums_of(
     return total_w
 
 
-class PairEvaluator:
-    """Evaluates a pair objective on pairs of the held-out split, masked as the other held-out tokens are.
+class TermEvaluator:
+    """Evaluates one of the terms that are learnt beside the masked-LM loss, on the held-out split masked as its other evaluation is.
 
     Args:
         shards: The held-out ones.
-        batch: Sizes of micro-batches and form of pairs.
+        batch: Sizes of micro-batches, and form of pairs.
         mask_rate: Share of tokens that are masked.
         max_tokens: Stop after this many tokens; 0 for all.
-        objective: Has the pooler and the classifier.
+        term: With its trained layers.
+        pairing: Which pairs the sequences are, if the run's are.
         segments: Whether the model has token types.
     """
 
@@ -108,39 +109,32 @@ class PairEvaluator:
         batch: BatchConfig,
         mask_rate: float,
         max_tokens: int,
-        objective: PretrainObjective,
+        *,
+        term: Term,
+        pairing: Pairing | None,
         segments: bool,
     ):
-        sizes = BatchConfig(batch.tokens, 1, batch.max_length, "pairs", batch.short_seq_prob)
-        pair = objective.config.pair
-        self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED, pair=pair, segments=segments)
-        self.max_tokens, self.objective, self.kind = max_tokens or math.inf, objective, pair
-        self.classes = NAMES[pair] if pair else ()
+        sizes = BatchConfig(batch.tokens, 1, batch.max_length)
+        if pairing is not None:
+            sizes = replace(sizes, form="pairs", short_seq_prob=batch.short_seq_prob)
+        mlm = MlmConfig(mask_rate=mask_rate)
+        self.batches = Batches(shards, mlm, sizes, EVAL_SEED, pairing=pairing, segments=segments)
+        self.max_tokens, self.term = max_tokens or math.inf, term
 
     def __call__(self, model: MaskedLM, device: Device, world: World) -> dict[str, float | None]:
-        """Compute mean loss and accuracy by their names, and the share of each class, of a model in evaluation mode.
-
-        The shares are not training's where few held-out documents are linked to each other.
-        """
+        """Compute the means of the term's figures by their names, and its shares, of a model in evaluation mode."""
+        names = [*self.term.figures, *self.term.kinds]
 
         def score(batch: Batch) -> Sequence[float]:
             with device.autocast():
-                terms = self.objective.pair_terms(
-                    model.encoder(batch.packed, first_tokens(batch))[-1], batch, LossDenominators(1, 1)
-                )
-            assert batch.pair_labels_b is not None
-            of_class = [int((batch.pair_labels_b == label).sum()) for label in range(len(self.classes))]
-            return [*(float(value) for value in terms.values()), *of_class]
+                states_rh = model.encoder(batch.packed, self.term.rows(batch))[-1]
+                figures = self.term(model, states_rh, batch, 1.0)
+            total = getattr(LossDenominators.of([batch]), self.term.over)
+            return [*map(float, figures), *self.term.counts(batch), total]
 
         with torch.inference_mode():
-            loss, right, *of_class = sums_of(self.batches, self.max_tokens, device, world, 2 + len(self.classes), score)
-        pairs = sum(of_class)
-        shares = zip(self.classes, of_class, strict=True)
-        return {
-            f"{self.kind}": _mean(loss, pairs),
-            f"{self.kind}_accuracy": _mean(right, pairs),
-            **{f"{self.kind}_share_{name}": _mean(count, pairs) for name, count in shares},
-        }
+            *sums, total = sums_of(self.batches, self.max_tokens, device, world, len(names) + 1, score)
+        return {name: _mean(value, total) for name, value in zip(names, sums, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ class EvalResult:
         perplexity: exp(loss).
         masked_tokens: Positions predicted.
         tokens: Real tokens read.
-        pairs: Loss (nats) and accuracy of the pair objective, by their names; empty without one.
+        pairs: Figures of the objectives beside masked language modelling, by their names; empty without one.
         sources: The same by source of the documents; empty where all are of one.
     """
 
@@ -181,7 +175,7 @@ class Evaluator:
         batch: Sizes of micro-batches.
         mask_rate: Share of tokens to predict.
         max_tokens: Stop after this many tokens; 0 for all.
-        pairs: Evaluates the pair objective, if there is one.
+        terms: Evaluate what is learnt beside the masked-LM loss.
         world: The ranks, which share the work; by default this process is alone.
     """
 
@@ -191,11 +185,11 @@ class Evaluator:
         batch: BatchConfig,
         mask_rate: float,
         max_tokens: int,
-        pairs: PairEvaluator | None = None,
+        terms: Sequence[TermEvaluator] = (),
         world: World | None = None,
     ):
         sizes = BatchConfig(tokens=batch.tokens, max_length=batch.max_length)
-        self.shards, self.pairs, self.world = shards, pairs, world or World(RankInfo())
+        self.shards, self.terms, self.world = shards, terms, world or World(RankInfo())
         self.batches = Batches(shards, MlmConfig(mask_rate=mask_rate), sizes, EVAL_SEED)
         self.max_tokens = max_tokens or math.inf
         self.sources = Sources.read(shards, "source")
@@ -214,7 +208,7 @@ class Evaluator:
         with torch.inference_mode():
             tokens, *by_column = sums_of(self.batches, self.max_tokens, device, self.world, 1 + 3 * len(names), score)
         sums = np.reshape(by_column, (3, len(names)))  # loss, predicted rightly and predicted at all, by source
-        related = {} if self.pairs is None else self.pairs(model, device, self.world)
+        others = {name: value for term in self.terms for name, value in term(model, device, self.world).items()}
         model.train(training)
         by_source = {name: _means(*sums[:, i]) for i, name in enumerate(names) if sums[2, i]}
         whole = _means(*sums.sum(1))
@@ -224,7 +218,7 @@ class Evaluator:
             whole["perplexity"],
             int(sums[2].sum()),
             int(tokens),
-            related,
+            others,
             by_source if len(names) > 1 else {},
         )
 

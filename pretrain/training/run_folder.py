@@ -22,7 +22,7 @@ from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
 from biomlm.pretrain.objectives.base import PretrainObjective
-from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, PairEvaluator
+from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, TermEvaluator
 from biomlm.pretrain.training.vocabulary_match import renew
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.training.distributed.build import make
@@ -398,7 +398,8 @@ def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, wor
     if shards is None:
         return None
     size = (config.eval_mask_rate, config.eval_tokens)
-    pairs = None
-    if isinstance(objective, PretrainObjective) and objective.config.pair is not None:
-        pairs = PairEvaluator(shards, config.batch, *size, objective, segments)
-    return Evaluator(shards, config.batch, *size, pairs, world)
+    # The first is the masked-LM loss, which the evaluator computes itself, and by sources.
+    others = objective.terms[1:] if isinstance(objective, PretrainObjective) else ()
+    pairing = config.objective.pairing
+    terms = [TermEvaluator(shards, config.batch, *size, term=t, pairing=pairing, segments=segments) for t in others]
+    return Evaluator(shards, config.batch, *size, terms, world)

@@ -27,9 +27,9 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import linear_cross_entropy
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.training.objective import LossDenominators
 
 GPU = "gpu"

@@ -15,10 +15,11 @@ from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
 from biomlm.core.metrics import read_metrics
 from biomlm.distill.config import weight_at
-from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.objectives.config import MlmConfig
 
 STEPS = 12
 SIZES = BatchConfig(tokens=512, max_length=32)

@@ -10,11 +10,12 @@ import torch
 
 from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig
+from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.order import EpochPlan
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 from biomlm.training.objective import LossDenominators
 
 SEQUENCES, LENGTH, MOST_STEPS = 32, 24, 400
@@ -34,7 +35,7 @@ CASES += [("roberta", "mlm", masks) for masks in MASKS if masks != "token"]
 def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bundled: dict[str, Path]) -> None:
     weights = ObjectiveConfig(**{kind: 1.0})  # type: ignore[arg-type]
     shards = Shards([bundled["wordpiece"]], "train")
-    sizes = BatchConfig(tokens=LENGTH, max_length=LENGTH, form="pairs" if weights.pair else "document")
+    sizes = BatchConfig(tokens=LENGTH, max_length=LENGTH, form="pairs" if weights.pairing else "document")
     torch.manual_seed(0)
     model_config = ModelConfig(
         shape=shape,
@@ -46,7 +47,7 @@ def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bu
         attention_dropout=0,
     ).resolve(shards.vocab_size, LENGTH, shards.ids.pad)
     made = Batches(
-        shards, MlmConfig(**MASKS[masks]), sizes, 1, pair=weights.pair, segments=model_config.type_vocab_size > 1
+        shards, MlmConfig(**MASKS[masks]), sizes, 1, pairing=weights.pairing, segments=model_config.type_vocab_size > 1
     )
     made.order.plan = lambda _: EpochPlan(np.arange(SEQUENCES), np.array([0, SEQUENCES]))  # type: ignore[assignment]
     batch = made.micro_batch(0, 0)

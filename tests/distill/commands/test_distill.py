@@ -23,8 +23,8 @@ from biomlm.distill.teachers.teacher import TeacherRequest, Teachers
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
-from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.training.objective import LossDenominators
 
 Without = Callable[[list[str], str], list[str]]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from biomlm.core import rng
 from biomlm.core.errors import ConfigError
-from biomlm.pretrain.config import MlmConfig
 from biomlm.pretrain.data.masking import choose, mask_epoch, ngram_rate, rate_at, wanted
+from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.tokenizer.upos import UPOS
 
 WORDS = 30  # in each sequence of `text`

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.pretrain.config import BatchConfig, MixConfig, MlmConfig
+from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.batches import Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Mixture, Sources, shares
 from biomlm.pretrain.data.sequences import Sequences
+from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig
 
 
 def made(counts: dict[str, int], seed: int = 0) -> tuple[Sequences, Sources]:
@@ -153,8 +154,8 @@ def test_pairs_are_mixed_too(tiny_shards: Path) -> None:
     mix = MixConfig(by="folder", weights={str(tiny_shards): 1})
     sizes = BatchConfig(tokens=512, max_length=64, form="pairs")
     shards = Shards([tiny_shards], "train")
-    mixed = Batches(shards, MlmConfig(), sizes, 3, pair="sop", segments=True, mix=mix)
-    plain = Batches(shards, MlmConfig(), sizes, 3, pair="sop", segments=True)
+    mixed = Batches(shards, MlmConfig(), sizes, 3, pairing=PAIRINGS["sop"], segments=True, mix=mix)
+    plain = Batches(shards, MlmConfig(), sizes, 3, pairing=PAIRINGS["sop"], segments=True)
     assert mixed.per_epoch == plain.per_epoch
     for epoch in (0, 1):
         a, b = mixed.epochs(epoch), plain.epochs(epoch)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from biomlm.model.kernels.cross_entropy import NO_LABEL
-from biomlm.pretrain.config import BatchConfig, MlmConfig, PairKind
+from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import LONGEST_NGRAM, ngram_rate, wanted
-from biomlm.pretrain.data.segment_pairs import LINKED, NEXT, RANDOM, SWAPPED
+from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig
 
+NEXT, RANDOM, LINKED = 0, 1, 2  # labels of NSP and DRP
+SWAPPED = 1  # label of SOP
 TOKENS = 60_000  # looked at in each case
 
 
@@ -43,11 +45,16 @@ Look = Callable[..., Seen]
 @pytest.fixture(scope="module")
 def look(bundled: dict[str, Path]) -> Look:
     def look(
-        mlm: MlmConfig, kind: str = "wordpiece", form: str = "document", pair: PairKind | None = None, epoch: int = 0
+        mlm: MlmConfig, kind: str = "wordpiece", form: str = "document", pair: str | None = None, epoch: int = 0
     ) -> Seen:
         sizes = BatchConfig(tokens=4096, max_length=128, form=form)  # type: ignore[arg-type]
         made = Batches(
-            shards := Shards([bundled[kind]], "train"), mlm, sizes, 5, pair=pair, segments=kind == "wordpiece"
+            shards := Shards([bundled[kind]], "train"),
+            mlm,
+            sizes,
+            5,
+            pairing=PAIRINGS.get(pair or ""),
+            segments=kind == "wordpiece",
         )
         batches: list[Batch] = []
         while sum(len(batch.packed.input_ids_t) for batch in batches) < TOKENS:
@@ -177,11 +184,11 @@ def test_parts_of_speech(look: Look, bundled: dict[str, Path], pos: list[str]) -
 
 
 @pytest.mark.parametrize("pair", ["nsp", "sop", "drp"])
-def test_pairs(bundled: dict[str, Path], pair: PairKind) -> None:
+def test_pairs(bundled: dict[str, Path], pair: str) -> None:
     shards = Shards([bundled["wordpiece"]], "train")
     # Long and never short: a chunk of one sentence, which nothing in its document can follow, is rare then.
     sizes = BatchConfig(tokens=4096, max_length=512, form="pairs", short_seq_prob=0)
-    made = Batches(shards, MlmConfig(), sizes, 5, pair=pair, segments=True)
+    made = Batches(shards, MlmConfig(), sizes, 5, pairing=PAIRINGS[pair], segments=True)
     sequences = made.epochs(0).sequences
     labels = sequences.labels
     offsets = np.concatenate([[0], np.cumsum(shards.sizes, dtype=np.int64)])[shards.doc_index]

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 
 from biomlm.core import rng
 from biomlm.model.kernels.cross_entropy import NO_LABEL
-from biomlm.pretrain.config import PairKind
-from biomlm.pretrain.data.segment_pairs import LINKED, NEXT, RANDOM, SWAPPED, Links, Pairs, longest_unit, read_links
+from biomlm.pretrain.data.segment_pairs import Links, Pairs, longest_unit, read_links
 from biomlm.pretrain.data.sequences import SentenceSpans, Sequences, split_long
+from biomlm.pretrain.objectives.config import PAIRINGS
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=3, max_size=9).filter(
     lambda documents: sum(any(document) for document in documents) > 1
 )
+NEXT, RANDOM, LINKED = 0, 1, 2  # labels of NSP and DRP, as BERT and Hugging Face number them
+SWAPPED = 1  # label of SOP, as ALBERT numbers it
 KINDS = st.sampled_from(["nsp", "sop", "drp"])
 
 
@@ -34,10 +36,10 @@ def units_of(documents: list[list[int]], max_length: int, specials: int = 3) -> 
 
 
 def formed(
-    units: SentenceSpans, kind: PairKind, max_length: int, key: int, short: float = 0.1, specials: int = 3
+    units: SentenceSpans, kind: str, max_length: int, key: int, short: float = 0.1, specials: int = 3
 ) -> Sequences:
     links = ring(len(units.bounds) - 1, np.diff(units.bounds) > 0) if kind == "drp" else None
-    return Pairs(units, kind, max_length, specials, short, links)(key)
+    return Pairs(units, PAIRINGS[kind], max_length, specials, short, links)(key)
 
 
 def documents_of(units: SentenceSpans, places: np.ndarray) -> np.ndarray:
@@ -47,7 +49,7 @@ def documents_of(units: SentenceSpans, places: np.ndarray) -> np.ndarray:
 @settings(max_examples=60)
 @given(DOCUMENTS, st.integers(8, 40), KINDS, st.integers(0, 9), st.sampled_from([0.0, 0.5]), st.sampled_from([3, 4]))
 def test_every_token_is_read_and_every_pair_fits(
-    documents: list[list[int]], max_length: int, kind: PairKind, seed: int, short: float, specials: int
+    documents: list[list[int]], max_length: int, kind: str, seed: int, short: float, specials: int
 ) -> None:
     units = units_of(documents, max_length, specials)
     pairs = formed(units, kind, max_length, rng.key(seed), short, specials)
@@ -119,7 +121,7 @@ def test_random_documents_are_of_the_same_source() -> None:
     units = units_of(many(6, 300), 128)
     source = np.arange(300) % 3
     source[:5] = np.arange(3, 8)  # each the only one of its source: any other will do
-    pairs = Pairs(units, "nsp", 128, 3, 0.1, None, source)(key=9)
+    pairs = Pairs(units, PAIRINGS["nsp"], 128, 3, 0.1, None, source)(key=9)
     a, b = (documents_of(units, pairs.start[pairs.labels == RANDOM, side]) for side in (0, 1))
     assert (a != b).all()
     assert (source[a] == source[b])[a >= 5].all()
@@ -156,7 +158,7 @@ def test_epochs_differ_and_keys_repeat() -> None:
 
 
 @pytest.mark.parametrize("kind", ["nsp", "drp"])
-def test_labels_do_not_leak_through_lengths(kind: PairKind) -> None:
+def test_labels_do_not_leak_through_lengths(kind: str) -> None:
     """A and B of all kinds have about the same lengths, or the task could be solved without reading."""
     units = units_of(many(5, 12_000), 256)
     pairs = formed(units, kind, 256, key=5, short=0)

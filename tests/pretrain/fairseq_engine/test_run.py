@@ -13,8 +13,9 @@ from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.optim.config import OptimConfig
-from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
+from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 
 LOG = '2026-11-22 16:00:00 | INFO | {} | {{"epoch": 1, {}}}\n'
 

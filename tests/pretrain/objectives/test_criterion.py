@@ -12,9 +12,9 @@ from biomlm.convert.load import load_model
 from biomlm.convert.names import fairseq
 from biomlm.convert.names.table import to_native
 from biomlm.model.packed import unpad
-from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.training.objective import LossDenominators
 
 DATA = Path(__file__).parents[2] / "data"

@@ -22,26 +22,28 @@ from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.model.packed import pad
-from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PairKind, PretrainConfig
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.segment_pairs import CLASSES
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig, ObjectiveConfig
 from biomlm.training.objective import LossDenominators
 
 LENGTH = 32
 THEIRS = {"bert": (BertForPreTraining, BertConfig), "megatron-bert": (MegatronBertForPreTraining, MegatronBertConfig)}
-CASES: list[tuple[Shape, PairKind]] = [("bert", "nsp"), ("megatron-bert", "sop"), ("bert", "drp")]
+CASES: list[tuple[Shape, str]] = [("bert", "nsp"), ("megatron-bert", "sop"), ("bert", "drp")]
 
 
-def pairs_of(shards: Path, kind: PairKind, segments: bool = True) -> Batch:
+def pairs_of(shards: Path, kind: str, segments: bool = True) -> Batch:
     sizes = BatchConfig(tokens=512, max_length=LENGTH, form="pairs")
-    batch = Batches(Shards([shards], "train"), MlmConfig(), sizes, 3, pair=kind, segments=segments).micro_batch(0, 1)
+    batch = Batches(
+        Shards([shards], "train"), MlmConfig(), sizes, 3, pairing=PAIRINGS[kind], segments=segments
+    ).micro_batch(0, 1)
     assert batch is not None
     return batch
 
 
-def ours_and_theirs(shape: Shape, kind: PairKind, pad_id: int) -> tuple[MaskedLM, PretrainObjective, nn.Module]:
+def ours_and_theirs(shape: Shape, kind: str, pad_id: int) -> tuple[MaskedLM, PretrainObjective, nn.Module]:
     """The same random weights twice."""
     torch.manual_seed(0)
     sizes = ModelConfig(shape=shape, num_hidden_layers=2, hidden_size=32, num_attention_heads=4, intermediate_size=64)
@@ -52,7 +54,7 @@ def ours_and_theirs(shape: Shape, kind: PairKind, pad_id: int) -> tuple[MaskedLM
     keys = hf_config.keys(config)
     theirs = cls(settings(**{key: keys[key] for key in keys if key not in ("architectures", "model_type")})).eval()
     if kind == "drp":
-        theirs.cls.seq_relationship = nn.Linear(32, CLASSES[kind])
+        theirs.cls.seq_relationship = nn.Linear(32, 3)
     state = from_native(hf_architectures.BY_SHAPE[shape].table, model.state_dict(), {}, 0)
     state |= {hugging_face(name): tensor for name, tensor in objective.state_dict().items()}
     assert not theirs.load_state_dict(state, strict=False).unexpected_keys
@@ -69,7 +71,7 @@ def padded(values_t: Tensor, batch: Batch, value: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("shape", "kind"), CASES)
-def test_loss_and_gradient_equal_hugging_faces(shape: Shape, kind: PairKind, tiny_shards: Path) -> None:
+def test_loss_and_gradient_equal_hugging_faces(shape: Shape, kind: str, tiny_shards: Path) -> None:
     """NSP as BertForPreTraining has it, SOP as MegatronBertForPreTraining, DRP the same with three classes."""
     batch = pairs_of(tiny_shards, "nsp" if kind == "drp" else kind)
     if kind == "drp":
@@ -131,7 +133,9 @@ def test_a_single_segment_has_no_part_in_the_pair_loss(tiny_shards: Path) -> Non
 def test_parts_add_up_over_micro_batches(tiny_shards: Path) -> None:
     """Two micro-batches of a step give the same loss as their sequences in one."""
     sizes = BatchConfig(tokens=512, accumulation=2, max_length=LENGTH, form="pairs")
-    made = Batches(Shards([tiny_shards], "train"), MlmConfig(), sizes, 3, pair="nsp", segments=True).step(0)
+    made = Batches(Shards([tiny_shards], "train"), MlmConfig(), sizes, 3, pairing=PAIRINGS["nsp"], segments=True).step(
+        0
+    )
     model, objective, _ = ours_and_theirs("bert", "nsp", pad_id=1)
     totals = LossDenominators.of(made)
     assert totals.pairs == sum(len(batch.packed.lengths) for batch in made)

@@ -17,10 +17,11 @@ from biomlm.core.metrics import read_metrics
 from biomlm.model.config import ModelConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import BatchConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.pretrain.training.evaluate import Evaluator, PairEvaluator, evaluated
 from biomlm.training.distributed.process_group import RankInfo, World
 

@@ -17,9 +17,10 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.training.anomaly_guard import Guard
 from biomlm.training.config import DeepSpeedConfig
 from biomlm.training.distributed.ddp import DDPEngine

@@ -16,9 +16,9 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import linear_cross_entropy
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import ObjectiveConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import ObjectiveConfig
 from biomlm.training.distributed.ddp import DDPEngine
 from biomlm.training.distributed.engine import LossModule
 from biomlm.training.distributed.loss_scale import FLOOR, START
