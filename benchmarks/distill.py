@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from biomlm.core import cli
 from biomlm.core.files import read_json
-from biomlm.distill.config import LossConfig
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cached import CachedTeachers
 from biomlm.distill.teachers.teacher import TeacherRequest, Teachers, TeacherSource

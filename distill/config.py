@@ -1,120 +1,15 @@
 """The configuration of `biomlm distill`: pretraining's, a teacher, how the student starts, and the weights of the losses."""
 
-import math
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import runtime
-from biomlm.distill.losses.kinds import Distance, Kind
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.layer_maps import check_map
 from biomlm.model.config import Precision
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.objectives.config import ObjectiveConfig
-
-Weight = float | str  # a number, or `a..b`: linearly from a to b over the run's steps
-
-NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
-TEACHER_PARTS = ("kl", "hidden", "pooled", "embeddings", "relations")  # parts that involve the teacher
-OPTIONS = {  # of parts, without which they do nothing
-    "temperature": ("kl",),
-    "layers": ("hidden",),
-    "distance": ("hidden", "pooled", "embeddings"),
-    "relation": ("relations",),
-    "relation_heads": ("relations",),
-    "relation_layer": ("relations",),
-}
-RAMP = re.compile(rf"({NUMBER})\.\.({NUMBER})")
-
-
-def weight_at(weight: Weight, share: float) -> float:
-    """Evaluate a weight after a share of the run's steps, from 0 to 1."""
-    if not isinstance(weight, str):
-        return weight
-    start, end = _ends(weight)
-    return start + (end - start) * share
-
-
-def largest(weight: Weight) -> float:
-    """Give the largest value of a weight over the run."""
-    return max(weight_at(weight, 0), weight_at(weight, 1))
-
-
-def _ends(weight: str) -> tuple[float, float]:
-    match = RAMP.fullmatch(weight)
-    if match is None:
-        raise ConfigError(
-            f"`{weight}` is no weight", remedy="Give a number, or two such as 5..1 for a linear change over the run."
-        )
-    return float(match[1]), float(match[2])
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the parts of the loss, each a number or `a..b` for a linear change from a to b over the run; 0 leaves a part out.
-
-    The defaults are DistilBioBERT's (Rohanian et al. 2023, github.com/nlpie-research/Compact-Biomedical-Transformers), a stand-in for
-    bio-lm's, which are not published: `hidden` 0 gives its distill model's parts, above 0 those of distill-align.
-
-    Args:
-        kl: Of the soft cross-entropy with the teacher at masked positions.
-        temperature: What both predictions are softened by.
-        mlm: Of the masked-LM loss.
-        hidden: Of the alignment of hidden states at all tokens, through a learned projection where widths differ.
-        layers: Which hidden states: `last`; `uniform` for every student layer, evenly spread over the teacher's; or pairs of student and
-            teacher layers such as 1:2,2:4, counted from 1.
-        distance: Of hidden states, their means and embeddings: `cosine` (DistilBERT) or `mse` (TinyBERT).
-        pooled: Of the alignment of each sequence's mean last hidden state, which is what a sentence encoder gives out (Reimers and
-            Gurevych 2020, arXiv 2004.09813), through the last layers' projection; a sequence counts by its tokens.
-        embeddings: Of the alignment of the embeddings' outputs, through a projection of their own.
-        relations: Of the attention relations of the student's last layer and one of the teacher's.
-        relation: `minilm` (query-key and value-value) or `minilmv2` (query-query, key-key, value-value).
-        relation_heads: Heads to cut queries, keys and values into; 0 for as many as the student has.
-        relation_layer: The teacher's layer, counted from 1; 0 for the last, as MiniLM takes it (MiniLMv2 takes the 21st of 24).
-    """
-
-    kl: Weight = 5.0
-    temperature: float = 2.0
-    mlm: Weight = 2.0
-    hidden: Weight = 1.0
-    layers: str = "last"
-    distance: Distance = "cosine"
-    pooled: Weight = 0.0
-    embeddings: Weight = 0.0
-    relations: Weight = 0.0
-    relation: Kind = "minilmv2"
-    relation_heads: int = 0
-    relation_layer: int = 0
-
-    def __post_init__(self) -> None:
-        for part in (*TEACHER_PARTS, "mlm"):
-            if not all(0 <= weight_at(getattr(self, part), share) < math.inf for share in (0, 1)):
-                raise ConfigError(
-                    f"loss.{part} is {getattr(self, part)}, and weights are numbers from 0",
-                    remedy="Give 0 to leave the part out.",
-                )
-        if not any(map(self.uses, TEACHER_PARTS)):
-            raise ConfigError(
-                "a part that involves the teacher needs a positive weight", remedy="Raise loss.kl or loss.hidden."
-            )
-        for option, parts in OPTIONS.items():
-            if getattr(self, option) != getattr(LossConfig, option) and not any(map(self.uses, parts)):
-                raise ConfigError(
-                    f"loss.{option} says how loss.{' or '.join(parts)} is learnt, which is left out",
-                    remedy=f"Leave out loss.{option}, or give loss.{parts[0]} a weight.",
-                )
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError("loss.temperature must be positive", remedy="Take 2.")
-        if min(self.relation_heads, self.relation_layer) < 0:
-            raise ConfigError(
-                "loss.relation_heads and loss.relation_layer are counts", remedy="Leave them out for the defaults."
-            )
-        check_map(self.layers, "loss.layers")
-
-    def uses(self, part: str) -> bool:
-        """Whether a part has a weight above 0 at any time."""
-        return largest(getattr(self, part)) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +65,11 @@ class DistillConfig(PretrainConfig):
             check_map(self.start_layers, "start_layers")
         if self.cache and self.teacher_compile:
             raise ConfigError("a cache needs no compiled teacher", remedy="Leave out teacher_compile.")
-        beyond_words = self.cache or any(self.loss.uses(part) for part in TEACHER_PARTS if part != "hidden")
-        if self.vocabulary == "words" and beyond_words:
+        by_token = self.loss.options_of(lambda part: part.involves_teacher and not part.by_word)
+        if self.vocabulary == "words" and (self.cache or by_token):
             raise ConfigError(
                 "a teacher with another vocabulary can be aligned on words by its hidden states only",
-                remedy="Give --loss.kl 0, and no pooled, embeddings, relations or cache.",
+                remedy=f"Leave out {' and '.join([*by_token, *['cache'] * bool(self.cache)])} (the weight 0).",
             )
         if self.vocabulary == "words" and self.start == "teacher":
             raise ConfigError(
@@ -182,15 +77,15 @@ class DistillConfig(PretrainConfig):
                 remedy="Give --start scratch, or move a model over with --init and --init_vocabulary.",
             )
         fused = self.compute.compile or self.compute.recompute or self.teacher_compile
-        if self.loss.uses("relations") and fused:
+        if fused and (inside := self.loss.options_of(lambda part: part.looks_inside)):
             raise ConfigError(
-                "loss.relations looks into a layer, which compiled or recomputed layers do not allow",
-                remedy="Leave out compute.compile, compute.recompute and teacher_compile, or loss.relations.",
+                f"{' and '.join(inside)} looks into a layer, which compiled or recomputed layers do not allow",
+                remedy=f"Leave out compute.compile, compute.recompute and teacher_compile, or {' and '.join(inside)}.",
             )
-        if self.cache and any(self.loss.uses(part) for part in ("embeddings", "relations")):
+        if self.cache and (uncached := self.loss.options_of(lambda part: part.involves_teacher and not part.cached)):
             raise ConfigError(
-                "a cache holds predictions and hidden states, not what embeddings and relations are learnt from",
-                remedy="Leave out --cache, or loss.embeddings and loss.relations.",
+                f"a cache holds predictions and hidden states, not what {' and '.join(uncached)} is learnt from",
+                remedy=f"Leave out --cache, or {' and '.join(uncached)}.",
             )
 
     @property

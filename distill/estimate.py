@@ -10,7 +10,6 @@ import torch
 
 from biomlm.core.fleet import Before, Fleet
 from biomlm.distill.config import DistillConfig
-from biomlm.distill.losses.relations import PAIRS
 from biomlm.distill.objective import Alignment
 from biomlm.distill.teachers.cache_config import CacheConfig, TeacherOutputsConfig
 from biomlm.distill.teachers.cached import CachedTeachers
@@ -81,11 +80,9 @@ def beside_of(config: DistillConfig, student: EncoderConfig, teachers: Sequence[
     kept = 0
     for teacher, alignment in zip(teachers, alignments, strict=True):
         kept += len(alignment.pairs) * teacher.hidden_size * (of_teacher + 8)
-        if alignment.relation_layer is not None:
-            kept += 3 * teacher.hidden_size * b
-            kept += len(PAIRS[config.loss.relation]) * alignment.heads * config.batch.max_length * 8
+        kept += sum(part.bytes_per_token(b, config.batch.max_length) for part in alignment.parts.values())
     running = [] if config.cache else teachers
-    predicting = config.loss.uses("kl")
+    predicting = config.loss.compares_predictions
     return Beside(
         trained=trained,
         frozen=of_teacher * sum(map(parameters, teachers)) if config.teachers else 0,
@@ -150,7 +147,7 @@ def _passing(teacher: EncoderConfig, b: int) -> float:
 
 def _logit(config: DistillConfig, b: int, teachers: int) -> float:
     """Count the bytes for each logit at the peak: both sides' logits and the gradient, or the gradient's backward pass."""
-    if not (config.loss.uses("kl") or config.loss.uses("mlm")):
+    if not config.loss.predicts:
         return 0
     gradient = 4 if config.precision == "fp16" else b
     return max((1 + teachers) * b + gradient, 2 * gradient + b)

@@ -1,7 +1,7 @@
 """Run folders of our own: `encoder.json`, `tokenizer/` and `checkpoints/step_N/model.safetensors` (docs/design.md).
 
-A converted model is such a folder too, with one checkpoint, `step_0`; what the model itself does not hold stands in its group `rest`. A run
-with a pair objective has the pooler and its classifier in the group `objective`.
+A converted model is such a folder too, with one checkpoint, `step_0`; what the model itself does not hold stands in its group `rest`. What
+the objectives of a run learnt beside the model, such as a pooler and its classifier, is its group `objective`, and is carried along.
 """
 
 import re
@@ -28,10 +28,7 @@ TOKENIZER = "tokenizer"
 RESULT = "result.json"
 REST = "rest"
 TRAINED = ("pretrain", "distill")  # stages that leave such a folder
-PAIRS = (
-    "pooler.",
-    "seq_relationship.",
-)  # what pretraining's pair objectives learn beside the model (`pretrain.objectives.base`)
+LOSS_ONLY = ("alignments.",)  # what only a loss needs, distillation's projections: of no use without its teacher
 FACTS = "facts"
 
 
@@ -67,7 +64,7 @@ def read(path: Path) -> SourceCheckpoint:
     file = min(checkpoint.path_of(run, saved.step).glob("model*.safetensors"))  # of several ranks' rows, the first
     source = from_tensors(run, saved.tensors.get("model", {}), file)
     facts = {**source.facts, **saved.state.get(FACTS, {}), "step": saved.step, "dtype": source.facts["dtype"]}
-    own = {name: t for name, t in saved.tensors.get("objective", {}).items() if name.startswith(PAIRS)}
+    own = {name: t for name, t in saved.tensors.get("objective", {}).items() if not name.startswith(LOSS_ONLY)}
     source = replace(source, extra_tensors={**own, **saved.tensors.get(REST, {})}, facts=facts)
     optimizer = saved.tensors.get("optimizer", {})
     kept = [name for name in source.tensors if f"{EMA}.{name}" in optimizer]

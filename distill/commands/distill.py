@@ -27,7 +27,7 @@ def distill(config: DistillConfig) -> None:
     reader = Shards(config.folders, "train")
     same = config.vocabulary == "same"
     if same:
-        loaded = load(config.teachers, reader, config.batch.max_length, config.loss.uses("kl"))
+        loaded = load(config.teachers, reader, config.batch.max_length, config.loss.compares_predictions)
     else:
         loaded = [load_model(path) for path in config.teachers]
     inputs = teacher_inputs(loaded)

@@ -11,6 +11,7 @@ from biomlm.core.manifest import read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.core.summary import summary
 from biomlm.distill.config import ReportConfig
+from biomlm.distill.losses.config import PARTS
 from biomlm.distill.reporting.held_out import ALL, ModelResults, compare, layer_similarity
 from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
@@ -20,7 +21,6 @@ from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.dataset import held_out
 from biomlm.pretrain.training.evaluate import Evaluator
 
-PARTS = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
 PAGE, FIGURES = "report.html", "report.json"
 TEACHER, STUDENT, ALONE = "teacher", "student", "alone"
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biomlm.distill.losses.config import LossConfig, weight_at
 from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.targets import Targets
 from biomlm.model.kernels.cross_entropy import is_predicted
@@ -92,6 +93,29 @@ def prediction_losses(
     """
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _Predictions.apply(logits_mv, labels_m, targets, weighting)  # type: ignore[no-untyped-call]
     return result
+
+
+class PredictionPart:
+    """Computes the parts of the loss that look at the student's predictions, both in one pass.
+
+    Args:
+        config: Weights and temperature.
+    """
+
+    figures = ("mlm", "accuracy", "kl")  # that it gives, each a sum over the masked positions
+
+    def __init__(self, config: LossConfig):
+        self.config = config
+
+    def __call__(
+        self, logits_mv: Tensor, labels_m: Tensor, targets: Targets | None, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the weighted sum, which alone has a gradient, and the figures, after a share `progress` of the run's steps."""
+        kl, mlm = (weight_at(weight, progress) for weight in (self.config.kl, self.config.mlm))
+        weighting = Weighting(kl, mlm, self.config.temperature)
+        weighted, *sums = prediction_losses(logits_mv, labels_m, targets, weighting)
+        figures = dict(zip(("kl", "mlm", "accuracy"), sums, strict=True))
+        return weighted, figures if targets is not None else {name: figures[name] for name in ("mlm", "accuracy")}
 
 
 def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:

@@ -10,55 +10,58 @@ Shape suffixes: see `biomlm.model.packed`; r relation heads, e their width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from biomlm.core.errors import ConfigError
+from biomlm.distill.losses.captured import QKV
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.kinds import Kind
-from biomlm.model.encoder import Encoder
-from biomlm.model.rotary import rotate
+from biomlm.distill.losses.states import Compared, StatePart
+from biomlm.model.config import EncoderConfig
 
 PAIRS: dict[Kind, tuple[tuple[int, int], ...]] = {"minilm": ((0, 1), (2, 2)), "minilmv2": ((0, 0), (1, 1), (2, 2))}
 
-QKV = tuple[Tensor, Tensor, Tensor]
 
+class Relations(StatePart):
+    """KL divergence of the relations of the student's last layer from those of one of the teacher's.
 
-@contextmanager
-def captured(encoder: Encoder, layer: int) -> Iterator[list[QKV]]:
-    """Keep queries, keys and values of one layer, each [t, h], as its attention sees them in the next forward pass.
-
-    Args:
-        encoder: The encoder that will be run.
-        layer: Counted from 1.
+    Raises:
+        ConfigError: The layer is missing, or the heads do not divide a width.
     """
-    attention: Any = encoder.layers[layer - 1].attention
-    captures: list[QKV] = []
 
-    def project(_: nn.Module, __: tuple[Any, ...], qkv_t3h: Tensor) -> None:
-        captures.append(qkv_t3h.chunk(3, dim=-1))  # type: ignore[arg-type]
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
+        super().__init__(student, teacher, config, source)
+        self.heads = config.relation_heads or student.num_attention_heads
+        self.attention_layer = config.relation_layer or teacher.num_hidden_layers
+        if self.attention_layer > teacher.num_hidden_layers:
+            raise ConfigError(
+                f"loss.relation_layer is {self.attention_layer}, and the teacher has {teacher.num_hidden_layers} layers",
+                file=source,
+                remedy="Leave it out for the last.",
+            )
+        if student.hidden_size % self.heads or teacher.hidden_size % self.heads:
+            raise ConfigError(
+                f"{self.heads} relation heads do not divide the student's width {student.hidden_size} "
+                f"and the teacher's {teacher.hidden_size}",
+                file=source,
+                remedy="Give --loss.relation_heads a number that divides both.",
+            )
 
-    def turn(_: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
-        rotary = inputs[2]
-        if rotary is not None:
-            q_th, k_th, v_th = captures.pop()
-            heads = (attention.heads, attention.head_size)
-            q_th, k_th = (rotate(x.view(len(x), *heads), rotary).flatten(1) for x in (q_th, k_th))
-            captures.append((q_th, k_th, v_th))
+    def __call__(self, states: Compared) -> Tensor:
+        """See `StatePart`."""
+        assert states.qkv is not None
+        assert states.teacher.qkv is not None
+        return relation_distance(
+            states.qkv, states.teacher.qkv, states.packed.lengths, self.heads, self.config.relation
+        )
 
-    def cut(_: nn.Module, inputs: tuple[Any, ...], __: list[Tensor]) -> None:
-        tokens = len(inputs[0].input_ids_t)  # behind them the encoder has put filler
-        captures[:] = [(q_th[:tokens], k_th[:tokens], v_th[:tokens]) for q_th, k_th, v_th in captures]
-
-    hooks = [attention.qkv.register_forward_hook(project), attention.register_forward_hook(turn)]
-    hooks.append(encoder.register_forward_hook(cut))
-    try:
-        yield captures
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def bytes_per_token(self, number: int, max_length: int) -> int:
+        """See `StatePart`: queries, keys and values, and two float32 matrices of the longest sequence for each head."""
+        return 3 * self.teacher.hidden_size * number + len(PAIRS[self.config.relation]) * self.heads * max_length * 8
 
 
 def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, kind: Kind) -> Tensor:

@@ -123,6 +123,6 @@ def key_of(config: PretrainConfig, shards: "Shards", teachers: Sequence[str]) ->
     }
     if config.curriculum or config.mlm.final_mask_rate is not None:  # stages and rates are stretched over the steps
         key["steps"] = config.steps
-    if isinstance(config, DistillConfig) and config.loss.uses("kl"):
+    if isinstance(config, DistillConfig) and config.loss.compares_predictions:
         key["temperature"] = config.loss.temperature
     return key | ({"teacher": list(teachers)} if teachers else {})

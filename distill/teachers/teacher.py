@@ -11,7 +11,7 @@ from torch import Tensor
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core.errors import MismatchError
 from biomlm.core.manifest import digest
-from biomlm.distill.losses.relations import QKV, captured
+from biomlm.distill.losses.captured import QKV, captured
 from biomlm.distill.losses.targets import Targets, Whole
 from biomlm.model.compute import require_compiler
 from biomlm.model.config import EncoderConfig

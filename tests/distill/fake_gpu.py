@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from biomlm.distill.config import LossConfig
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.losses import Weighting, prediction_losses
 from biomlm.distill.losses.targets import Sampled, Targets, Top, Whole, sample, top
 from biomlm.distill.objective import DistillObjective

@@ -14,8 +14,9 @@ from biomlm.convert.config import ConvertConfig
 from biomlm.core.errors import MismatchError
 from biomlm.core.fleet import Before, find
 from biomlm.distill.commands.cache import CacheBuilder
-from biomlm.distill.config import DistillConfig, LossConfig
+from biomlm.distill.config import DistillConfig
 from biomlm.distill.estimate import beside_of, estimate, estimate_cache, position_bytes, teachers_of
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.cache_config import CacheConfig
 from biomlm.distill.teachers.teacher import Teachers

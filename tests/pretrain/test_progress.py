@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
 from biomlm.core.metrics import read_metrics
-from biomlm.distill.config import weight_at
+from biomlm.distill.losses.config import weight_at
 from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum

@@ -15,8 +15,10 @@ from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError, MismatchError
 from biomlm.core.files import read_json, write_json
 from biomlm.core.metrics import read_metrics
-from biomlm.distill.config import DistillConfig, LossConfig, weight_at
-from biomlm.distill.losses.relations import captured, relation_distance
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.losses.captured import captured
+from biomlm.distill.losses.config import LossConfig, weight_at
+from biomlm.distill.losses.relations import relation_distance
 from biomlm.distill.losses.targets import Whole
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.teacher import TeacherRequest, Teachers

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biomlm.distill.losses.captured import captured
 from biomlm.distill.losses.kinds import Kind
-from biomlm.distill.losses.relations import PAIRS, captured, relation_distance
+from biomlm.distill.losses.relations import PAIRS, relation_distance
 from biomlm.model.packed import pack, pad
 
 SEQUENCES = [[0, 5, 6, 7, 2], [0, 8, 9, 2], [0, 11, 12, 13, 14, 15, 2]]

@@ -8,7 +8,8 @@ import torch
 from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.metrics import read_metrics
-from biomlm.distill.config import DistillConfig, LossConfig
+from biomlm.distill.config import DistillConfig
+from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.teachers.cross_vocabulary import WordAligner, word_means
 from biomlm.model.packed import pack
 from biomlm.pretrain.config import BatchConfig

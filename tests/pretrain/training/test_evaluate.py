@@ -22,7 +22,7 @@ from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.objectives.config import ObjectiveConfig
-from biomlm.pretrain.training.evaluate import Evaluator, PairEvaluator, evaluated
+from biomlm.pretrain.training.evaluate import Evaluator, TermEvaluator, evaluated
 from biomlm.training.distributed.process_group import RankInfo, World
 
 CPU = Device(torch.device("cpu"), "fp32")
@@ -227,7 +227,9 @@ def load_config(run: Path) -> PretrainConfig:
 def test_the_classes_of_held_out_pairs_are_counted(tiny_shards: Path, model: MaskedLM) -> None:
     shards = Shards([tiny_shards], "valid")
     objective = PretrainObjective(ObjectiveConfig(nsp=1), model.config)
-    pairs = PairEvaluator(shards, SIZES, 0.15, 0, objective, False)
+    pairs = TermEvaluator(
+        shards, SIZES, 0.15, 0, term=objective.terms[1], pairing=objective.config.pairing, segments=False
+    )
     found = pairs(model.eval(), CPU, World(RankInfo()))
     labels = [
         batch.pair_labels_b for step in range(pairs.batches.steps_per_epoch) for batch in pairs.batches.step(step)

@@ -1,0 +1,122 @@
+"""Compare the states of a student and one of its teachers at all tokens.
+
+Shape suffixes: see `biomlm.model.packed`; u teacher width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from biomlm.distill.losses.captured import QKV
+from biomlm.distill.losses.config import LossConfig
+from biomlm.distill.losses.kinds import Distance
+from biomlm.distill.losses.layer_maps import layer_map
+from biomlm.distill.losses.losses import distance, sequence_means
+from biomlm.distill.teachers.cross_vocabulary import word_means
+from biomlm.distill.teachers.teacher import TeacherStates
+from biomlm.model.config import EncoderConfig
+from biomlm.model.packed import Packed
+
+Layers = tuple[int, int]  # of the student and of the teacher
+EMBEDDINGS: Layers = (0, 0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The states of the student and of one teacher for a micro-batch.
+
+    Args:
+        hidden: The student's hidden states after each layer, from the embeddings' output on, [t, h] each.
+        qkv: Queries, keys and values of its last layer, where a part asks for them.
+        teacher: The teacher's states.
+        packed: The micro-batch.
+        project: Projects states of the student, compared in a pair of layers, to the teacher's width.
+    """
+
+    hidden: Sequence[Tensor]
+    qkv: QKV | None
+    teacher: TeacherStates
+    packed: Packed
+    project: Callable[[Layers, Tensor], Tensor]
+
+
+class StatePart(ABC):
+    """A part of the loss that compares states.
+
+    Args:
+        student: Shape of the student.
+        teacher: Shape of the teacher.
+        config: How the part is learnt.
+        source: Where the teacher came from, for errors.
+    """
+
+    layers: Sequence[Layers] = ()  # whose hidden states are compared, through a projection where widths differ
+    attention_layer: int | None = None  # of the teacher, whose queries, keys and values are compared; counted from 1
+
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
+        self.student, self.teacher, self.config, self.source = student, teacher, config, source
+
+    @abstractmethod
+    def __call__(self, states: Compared) -> Tensor:
+        """Sum the distance over the tokens."""
+
+    def bytes_per_token(self, number: int, max_length: int) -> int:
+        """Count what it keeps for the backward pass beside the states of `layers`; `number` are the bytes of a number."""
+        del number, max_length
+        return 0
+
+
+class HiddenStates(StatePart):
+    """Distance of hidden states, as a mean over the pairs of layers."""
+
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
+        super().__init__(student, teacher, config, source)
+        depths = student.num_hidden_layers, teacher.num_hidden_layers
+        self.layers = layer_map(config.layers, *depths, "loss.layers", source)
+
+    def __call__(self, states: Compared) -> Tensor:
+        """See `StatePart`."""
+        distances = [state_distance(pair, states, self.config.distance) / len(self.layers) for pair in self.layers]
+        return sum(distances[1:], distances[0])
+
+
+class Embeddings(StatePart):
+    """Distance of the embeddings' outputs."""
+
+    layers = (EMBEDDINGS,)
+
+    def __call__(self, states: Compared) -> Tensor:
+        """See `StatePart`."""
+        return state_distance(EMBEDDINGS, states, self.config.distance)
+
+
+class SequenceMeans(StatePart):
+    """Distance of the sequences' mean last hidden states, each weighted by its number of tokens."""
+
+    def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
+        super().__init__(student, teacher, config, source)
+        self.last = student.num_hidden_layers, teacher.num_hidden_layers
+        self.layers = (self.last,)
+
+    def __call__(self, states: Compared) -> Tensor:
+        """See `StatePart`."""
+        lengths_b = states.packed.cu_seqlens.diff()
+        layer, teacher_layer = self.last
+        sides = (states.hidden[layer], states.teacher.hidden[teacher_layer])
+        student_bh, teacher_bu = (sequence_means(x, lengths_b) for x in sides)
+        return (lengths_b * distance(states.project(self.last, student_bh), teacher_bu, self.config.distance)).sum()
+
+
+def state_distance(layers: Layers, states: Compared, kind: Distance) -> Tensor:
+    """Sum the distance of one pair of layers over the tokens."""
+    layer, teacher_layer = layers
+    student_th, teacher_tu = states.hidden[layer], states.teacher.hidden[teacher_layer]
+    word_of_t = states.teacher.word_of_t
+    if word_of_t is not None:  # each token stands for its word
+        words_t = word_of_t[word_of_t >= 0]
+        student_th = word_means(student_th, word_of_t, len(teacher_tu))[words_t]
+        teacher_tu = teacher_tu[words_t]
+    return distance(states.project(layers, student_th), teacher_tu, kind).sum()
