@@ -143,6 +143,7 @@ class ObjectiveConfig:
         random="random",
         linked="linked",
     )
+    # a new objective (docs/extending.md)
 
     def __post_init__(self) -> None:
         if self.mlm <= 0 or min(self._all.values()) < 0:

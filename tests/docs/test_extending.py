@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 from biomlm.convert.formats import native
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.load import load_model
-from biomlm.core import checkpoint
+from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
+from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
 
@@ -110,3 +112,45 @@ def test_an_optimiser(tiny_shards: Path, tmp_path: Path) -> None:
     refused = run(package, *words, "--optim.eps=1e-3", "--out", str(tmp_path / "other"))
     assert refused.returncode == 2
     assert "--optim.eps has no effect here" in refused.stderr
+
+
+TINY = ["--model.num_hidden_layers=1", "--model.hidden_size=16", "--model.num_attention_heads=2"]
+SIZES = ["--batch.tokens=256", "--batch.max_length=32", "--steps=30", "--log_every=1", "--optim.lr=0.01"]
+
+
+def test_an_objective(tiny_shards: Path, tmp_path: Path) -> None:
+    package, out = follow("An objective", tmp_path), tmp_path / "run"
+    done = run(
+        package, "pretrain", "--shards", str(tiny_shards), "--out", str(out), *TINY, *SIZES, "--objective.length=2"
+    )
+    assert done.returncode == 0, done.stderr
+    records = read_metrics(out)
+    train = [record for record in records if record["split"] == "train"]
+    for record in train:
+        assert record["loss"] == pytest.approx(record["mlm"] + 2 * record["length"], rel=1e-5)
+    assert train[-1]["length"] < train[0]["length"] / 4
+    (valid,) = (record for record in records if record["split"] == "valid")
+    assert 0 < valid["length"] < train[0]["length"] / 4
+
+    saved = load_file(checkpoint.path_of(out, 30) / "objective.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"size.weight": (1, 16), "size.bias": (1,)}
+    assert load_model(out).extra_tensors.keys() == saved.keys(), "convert carries them along"
+
+
+def test_a_part_of_distillations_loss(tiny_shards: Path, tmp_path: Path) -> None:
+    package, teacher, out = follow("A part of distillation's loss", tmp_path), tmp_path / "teacher", tmp_path / "run"
+    common = ["--shards", str(tiny_shards), *SIZES]
+    wide = ["--model.num_hidden_layers=2", "--model.hidden_size=24", "--model.num_attention_heads=2"]
+    assert cli.run(["pretrain", *common, *wide, "--out", str(teacher), "--steps=1"]) == 0
+    weights = ["--loss.kl=0", "--loss.mlm=1", "--loss.hidden=0", "--loss.absolute=2..3"]
+    done = run(package, "distill", *common, *TINY, "--teacher", str(teacher), "--out", str(out), *weights)
+    assert done.returncode == 0, done.stderr
+    train = [record for record in read_metrics(out) if record["split"] == "train"]
+    for step, record in enumerate(train):
+        assert record["loss"] == pytest.approx(record["mlm"] + (2 + step / 29) * record["absolute"], rel=1e-5)
+    assert train[-1]["absolute"] < train[0]["absolute"] / 2
+    saved = load_file(checkpoint.path_of(out, 30) / "objective.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {
+        "alignments.0.projections.1_2.weight": (24, 16)
+    }
+    assert not load_model(out).extra_tensors, "a projection is of no use without its teacher"
