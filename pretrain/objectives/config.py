@@ -143,6 +143,13 @@ class ObjectiveConfig:
         random="random",
         linked="linked",
     )
+    sso: float = objective(
+        "pairs.PairTerm",
+        "Sentence structure: does B follow A, stand in front of it, or come from another document (Wang et al. 2019, arXiv 1908.04577)?",
+        next="next",
+        previous="before",
+        random="random",
+    )
     # a new objective (docs/extending.md)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_s
 )
 NEXT, RANDOM, LINKED = 0, 1, 2  # labels of NSP and DRP, as BERT and Hugging Face number them
 SWAPPED = 1  # label of SOP, as ALBERT numbers it
-KINDS = st.sampled_from(["nsp", "sop", "drp"])
+KINDS = st.sampled_from(["nsp", "sop", "drp", "sso"])
 
 
 def shard(documents: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,8 @@ def test_every_token_is_read_and_every_pair_fits(
         assert inside[0] > 0
         assert tokens == sum(inside) + (specials if inside[1] else 2) <= max_length
         assert (inside[1] == 0) == (label == NO_LABEL)
-        elsewhere = kind != "sop" and label != NEXT
+        origin = dict(enumerate(PAIRINGS[kind].origins.values())).get(label)
+        elsewhere = origin in ("random", "linked")
         own[a:a_stop] += 1
         (other if elsewhere else own)[b:b_stop] += 1
         if inside[1]:
@@ -72,7 +73,7 @@ def test_every_token_is_read_and_every_pair_fits(
             assert same != elsewhere
             assert documents_of(units, b) == documents_of(units, b_stop - 1)
             if not elsewhere:
-                assert (a > b) == (kind == "sop" and label == SWAPPED)
+                assert (a > b) == (origin == "before")
     assert (own[~is_eos] == 1).all()
 
 
@@ -98,6 +99,18 @@ def test_half_of_the_orders_are_swapped() -> None:
     labelled = pairs.labels[pairs.labels != NO_LABEL]
     assert abs((labelled == SWAPPED).mean() - 0.5) < 4 * np.sqrt(0.25 / len(labelled))
     assert 0.75 * len(pairs) < len(labelled) < len(pairs)
+
+
+def test_structures_come_in_thirds() -> None:
+    """Wang et al. 2019, section 2.2: the next sentence, the previous one and one of another document, 1/3 of the time each."""
+    units = units_of(many(1), 128)
+    pairs = formed(units, "sso", 128, key=2, short=0)
+    same = documents_of(units, pairs.start[:, 0]) == documents_of(units, pairs.start[:, 1])
+    behind = pairs.start[:, 1] > pairs.start[:, 0]
+    assert np.array_equal(pairs.labels, np.where(same, np.where(behind, 0, 1), 2))
+    ends = np.isin(pairs.stop[:, 0], units.stop[units.bounds[1:] - 1]) & (pairs.labels == 2)
+    share = np.bincount(pairs.labels[~ends], minlength=3) / (~ends).sum()
+    assert np.abs(share - 1 / 3).max() < 4 * np.sqrt(0.25 / (~ends).sum())
 
 
 def test_relations_come_in_thirds() -> None:
