@@ -69,7 +69,7 @@ class DistillConfig(PretrainConfig):
         if self.vocabulary == "words" and (self.cache or by_token):
             raise ConfigError(
                 "a teacher with another vocabulary can be aligned on words by its hidden states only",
-                remedy=f"Leave out {' and '.join([*by_token, *['cache'] * bool(self.cache)])} (the weight 0).",
+                remedy=f"Give {' '.join([*(f'--{option} 0' for option in by_token), *['no --cache'] * bool(self.cache)])}.",
             )
         if self.vocabulary == "words" and self.start == "teacher":
             raise ConfigError(
