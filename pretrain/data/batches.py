@@ -123,7 +123,6 @@ class Batches:
         step = self._step_of(epoch, index)
         masked = self.mask(row, read.passes[numbers], step / self.steps)
         types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
-        pair_labels_b = read.sequences.pair_labels(numbers)
         return Batch(
             Packed(torch.from_numpy(masked.shown_t), tuple(row.lengths.tolist()), types_t),
             torch.from_numpy(masked.positions_m),
@@ -132,7 +131,7 @@ class Batches:
             index,
             step,
             masked.places_m,
-            None if pair_labels_b is None else torch.from_numpy(pair_labels_b),
+            None if row.pair_labels_b is None else torch.from_numpy(row.pair_labels_b),
         )
 
     def step(self, step: int) -> list[Batch]:

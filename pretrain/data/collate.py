@@ -27,12 +27,14 @@ class Row:
         places_t: Each token's place in the shard; NOWHERE for special tokens.
         types_t: 1 for the second segment of a pair and its end, else 0.
         lengths: Tokens of each sequence.
+        pair_labels_b: What kind of pair each sequence is; None where they are no pairs.
     """
 
     ids_t: I64
     places_t: I64
     types_t: I64
     lengths: I64
+    pair_labels_b: I64 | None
 
 
 def pair_specials(segments: bool) -> int:
@@ -94,8 +96,10 @@ def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: Special
     ids_t[at_k] = raw_r[keep_r]
     places_t = np.full(len(ids_t), NOWHERE, np.int64)
     places_t[at_k] = np.where(real_r[keep_r], places_k, NOWHERE)
-    lengths = width_s.reshape(-1, sequences.start.shape[1]).sum(1)
-    return Row(ids_t, places_t, np.repeat(second_s, width_s), lengths)
+    segments_each = sequences.start.shape[1]
+    lengths = width_s.reshape(-1, segments_each).sum(1)
+    labels_b = sequences.labels[numbers] if segments_each > 1 else None
+    return Row(ids_t, places_t, np.repeat(second_s, width_s), lengths, labels_b)
 
 
 def _among(places: I64, ascending: I64) -> npt.NDArray[np.bool_]:

@@ -9,8 +9,8 @@ Temperature: Arivazhagan et al. 2019, "Massively multilingual neural machine tra
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -20,7 +20,7 @@ from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.pretrain.config import MixConfig
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.sequences import Sequences
+from biomlm.pretrain.data.sequences import Epoch, Sequences, chosen
 
 I64 = npt.NDArray[np.int64]
 
@@ -86,27 +86,6 @@ def shares(tokens: Mapping[str, int], config: MixConfig) -> dict[str, float]:
     return {name: weights[name] / total for name in tokens}
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch reads, in no particular order yet.
-
-    Args:
-        sequences: Its sequences.
-        passes: Which pass over its source each of them is of, from 0, [sequences].
-    """
-
-    sequences: Sequences
-    passes: I64
-
-
-def join(epochs: Sequence[Epoch]) -> Epoch:
-    """Join several epochs into one."""
-    if len(epochs) == 1:
-        return epochs[0]
-    taken = [(epoch.sequences, np.arange(len(epoch.sequences)), 0) for epoch in epochs]
-    return Epoch(_chosen(taken), np.concatenate([epoch.passes for epoch in epochs]))
-
-
 class Mixture:
     """The sequences of every epoch.
 
@@ -139,8 +118,8 @@ class Mixture:
                 order = own[rng.permutation(rng.key(self.seed, "mix", name, number), len(own))]
                 low, high = (int((min(max(at, number), number + 1) - number) * len(own)) for at in (begin, end))
                 taken.append((self.form(number), order[low:high], number))
-        passes_s = np.concatenate([np.full(len(chosen), number) for _, chosen, number in taken])
-        return Epoch(_chosen(taken), passes_s)
+        passes_s = np.concatenate([np.full(len(read), number) for _, read, number in taken])
+        return Epoch(chosen(taken), passes_s)
 
     def passes_read(self, epoch: Epoch, before: int, numbers: I64) -> dict[str, float]:
         """Count the passes over each source.
@@ -154,10 +133,3 @@ class Mixture:
         done, whole = (np.bincount(part, minlength=len(self.passes)) for part in (of[numbers], of))
         shares = done / np.maximum(whole, 1)
         return {name: float(before + shares[i]) * passes for i, (name, passes) in enumerate(self.passes.items())}
-
-
-def _chosen(taken: list[tuple[Sequences, I64, int]]) -> Sequences:
-    """Collect some sequences of several passes into one list."""
-    names = [f.name for f in fields(Sequences) if f.name != "separators"]
-    parts = {name: np.concatenate([getattr(s, name)[numbers] for s, numbers, _ in taken]) for name in names}
-    return Sequences(**parts, separators=taken[0][0].separators)

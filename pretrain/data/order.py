@@ -13,8 +13,7 @@ import numpy as np
 
 from biomlm.core import rng
 from biomlm.pretrain.config import BatchConfig
-from biomlm.pretrain.data.mixture import Epoch
-from biomlm.pretrain.data.sequences import I64, Sequences
+from biomlm.pretrain.data.sequences import I64, Epoch, Sequences
 
 NEARLY = 0.95  # of the tokens that a step is asked to have
 

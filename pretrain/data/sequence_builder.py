@@ -15,10 +15,10 @@ from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.collate import pair_specials
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import mask_epoch
-from biomlm.pretrain.data.mixture import Epoch, Mixture, Sources, join
+from biomlm.pretrain.data.mixture import Mixture, Sources
 from biomlm.pretrain.data.order import passes_to_join
 from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
-from biomlm.pretrain.data.sequences import I64, SPECIALS, Sequences, pack_sentences, split_long
+from biomlm.pretrain.data.sequences import I64, SPECIALS, Epoch, Sequences, join, pack_sentences, split_long
 from biomlm.pretrain.objectives.config import MlmConfig, Pairing
 
 SequenceBuilder = Callable[[int], Sequences]  # key of seed and pass → sequences

@@ -5,7 +5,8 @@ A sequence is a run of whole sentences, as long as fits: of one document (RoBERT
 (`data.segment_pairs`). Only a sentence that is longer than a sequence is cut. No token is left out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -92,10 +93,6 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def pair_labels(self, numbers: I64) -> I64 | None:
-        """Return the labels of some pairs; None where sequences have one segment."""
-        return self.labels[numbers] if self.start.shape[1] > 1 else None
-
 
 def pack_sentences(units: SentenceSpans, max_length: int, *, across: bool, source_of: I64 | None = None) -> Sequences:
     """Pack whole sentences into sequences of one segment.
@@ -135,3 +132,31 @@ def sequence_starts(after: I64) -> I64:
         starts.append(at)
         at = following[at]
     return np.array(starts, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch reads, in no particular order yet.
+
+    Args:
+        sequences: Its sequences.
+        passes: Which pass over its source each of them is of, from 0, [sequences].
+    """
+
+    sequences: Sequences
+    passes: I64
+
+
+def join(epochs: Sequence[Epoch]) -> Epoch:
+    """Join several epochs into one."""
+    if len(epochs) == 1:
+        return epochs[0]
+    taken = [(epoch.sequences, np.arange(len(epoch.sequences)), 0) for epoch in epochs]
+    return Epoch(chosen(taken), np.concatenate([epoch.passes for epoch in epochs]))
+
+
+def chosen(taken: list[tuple[Sequences, I64, int]]) -> Sequences:
+    """Collect some sequences of several passes into one list."""
+    names = [f.name for f in fields(Sequences) if f.name != "separators"]
+    parts = {name: np.concatenate([getattr(s, name)[numbers] for s, numbers, _ in taken]) for name in names}
+    return Sequences(**parts, separators=taken[0][0].separators)
