@@ -101,6 +101,7 @@ class LossConfig:
     relation: Kind = "minilmv2"
     relation_heads: int = 0
     relation_layer: int = 0
+    # a new part (docs/extending.md)
 
     def __post_init__(self) -> None:
         for name in PARTS:

@@ -201,7 +201,7 @@ def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: 
     with Peak() as peak, FlopCounterMode(display=False) as counted:
         objective(models[0], batch, LossDenominators(MASKED, tokens))["loss"].backward()
     planned = need(student, tokens, 1, half=False, recompute=False, mask_rate=MASKED / tokens, beside=beside)
-    flops = step_flops(student, [LENGTH] * ROWS, MASKED if objective.predicts else 0) + tokens * beside.flops
+    flops = step_flops(student, [LENGTH] * ROWS, MASKED if objective.config.predicts else 0) + tokens * beside.flops
     assert (planned.activations + planned.head) * 1e9 == pytest.approx(peak.most, rel=0.1)
     assert flops == pytest.approx(counted.get_total_flops(), rel=0.05), (
         "attention, which the counter misses here, is 4%"
