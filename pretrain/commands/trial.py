@@ -20,10 +20,11 @@ from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.fleet import Fleet, find
 from biomlm.core.summary import summary
 from biomlm.model.encoder import parameter_count
-from biomlm.pretrain.config import BatchConfig, MlmConfig, ObjectiveConfig, PretrainConfig
+from biomlm.pretrain.config import BatchConfig, PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 from biomlm.pretrain.planning.config import TrialConfig
 from biomlm.pretrain.planning.estimate import largest_micro_batch, need, rows_of
 from biomlm.pretrain.training.run_folder import RESULT, require_positions, require_same_vocabulary
@@ -148,7 +149,7 @@ def _measured(settings: PretrainConfig, loaded: Loaded, reader: Shards, fleet: F
         attempts.append(Attempt(tokens, speed))
         print(f"biomlm {STAGE}: {tokens:,} tokens a micro-batch, {speed:,.0f} tokens a second", file=sys.stderr)
         gained = len(attempts) < 2 or speed >= GAIN * attempts[-2].tokens_per_second
-        if not gained or batches.tokens_per_epoch < 2 * tokens:
+        if not gained or batches.epochs.tokens_per_pass < 2 * tokens:
             break
     if not attempts:
         raise ConfigError(
