@@ -31,8 +31,8 @@ from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.device import Device, choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pad
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig

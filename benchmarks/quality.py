@@ -30,8 +30,8 @@ from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.pretrain.training.evaluate import Evaluator

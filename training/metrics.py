@@ -17,7 +17,7 @@ from typing import Any
 
 from biomlm.core.metrics import MetricsWriter
 from biomlm.core.progress import Bar, human, progress
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.order import NEARLY
 from biomlm.training.rank_batches import FINGERPRINT
 

@@ -7,8 +7,8 @@ import torch
 
 from biomlm.core.errors import ConfigError
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.config import BatchConfig
 
 FINENESS = 16  # parts of the micro-batch, to one of which the largest fitting one is found
 CPU_WORDS = "can't allocate memory"  # torch's allocator on the CPU raises a plain RuntimeError

@@ -17,7 +17,7 @@ from biomlm.distill.reporting.page import page
 from biomlm.distill.teachers.teacher import load
 from biomlm.model.device import choose
 from biomlm.model.encoder import parameter_count
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import held_out
 from biomlm.pretrain.training.evaluate import Evaluator
 

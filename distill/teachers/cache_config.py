@@ -9,7 +9,8 @@ from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, decisive, only, runtime
 from biomlm.distill.config import DistillConfig
 from biomlm.model.config import Precision
-from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.objectives.config import MlmConfig
 
 if TYPE_CHECKING:

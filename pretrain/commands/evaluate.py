@@ -12,7 +12,7 @@ from biomlm.model.compute import prepare
 from biomlm.model.config import ComputeConfig
 from biomlm.model.device import choose
 from biomlm.model.encoder import parameter_count
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards, held_out
 from biomlm.pretrain.planning.config import EvaluateConfig
 from biomlm.pretrain.training.evaluate import Evaluator

@@ -20,8 +20,9 @@ from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.fleet import Fleet, find
 from biomlm.core.summary import summary
 from biomlm.model.encoder import parameter_count
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.collate import Collator
+from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import Masker
 from biomlm.pretrain.data.order import Order

@@ -18,8 +18,9 @@ from typing import Any
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import digest, read_manifest
-from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import OBJECTIVES, PAIRINGS
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.config import MixConfig
+from biomlm.pretrain.data.config import MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.sequences import Epoch, Sequences, chosen
 

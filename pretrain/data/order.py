@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from biomlm.core import rng
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.sequences import I64, Epoch, Sequences
 
 NEARLY = 0.95  # of the tokens that a step is asked to have

@@ -11,8 +11,8 @@ import numpy as np
 
 from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.collate import pair_specials
+from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import mask_epoch
 from biomlm.pretrain.data.mixture import Mixture, Sources

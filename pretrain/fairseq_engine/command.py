@@ -14,7 +14,8 @@ from biomlm.convert.names.fairseq import ARCHITECTURES
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import EncoderConfig
 from biomlm.model.optim.registry import OPTIMISERS
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 
 ARCH = "roberta_base"

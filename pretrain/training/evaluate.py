@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import is_predicted
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
 from biomlm.pretrain.objectives.config import MlmConfig, Pairing

@@ -14,7 +14,7 @@ from biomlm.core import cli, config
 from biomlm.core import fields as option_fields
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import config_hash
-from biomlm.pretrain.config import StageConfig
+from biomlm.pretrain.data.config import StageConfig
 
 ROOT = Path(__file__).parents[2]
 # What each verb cannot do without; every other option has its default.

@@ -26,8 +26,9 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels import linear
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.planning.estimate import need, parameters
 from biomlm.training.objective import LossDenominators
 

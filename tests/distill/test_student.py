@@ -16,7 +16,7 @@ from biomlm.distill.student import cut_width, from_teacher, taken_layers
 from biomlm.model.config import Activation, EncoderConfig, ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import pack
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 
 Make = Callable[..., MaskedLM]

@@ -17,8 +17,8 @@ from biomlm.core.metrics import read_metrics
 from biomlm.model import device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.training.objective import LossDenominators
 from biomlm.training.out_of_memory import cut, largest, too_large

@@ -15,8 +15,9 @@ from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
 from biomlm.core.metrics import read_metrics
 from biomlm.distill.losses.config import weight_at
-from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
+from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig

@@ -10,8 +10,8 @@ import torch
 
 from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.order import EpochPlan
 from biomlm.pretrain.objectives.base import PretrainObjective

@@ -14,7 +14,7 @@ from biomlm.distill.config import ReportConfig
 from biomlm.distill.reporting.cka import linear_cka
 from biomlm.distill.reporting.held_out import micro_batches
 from biomlm.distill.reporting.page import heat_map
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.evaluate import Evaluator
 

@@ -12,8 +12,8 @@ from biomlm.distill.config import DistillConfig
 from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.teachers.cross_vocabulary import WordAligner, word_means
 from biomlm.model.packed import pack
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.tokenizer.formats import folder

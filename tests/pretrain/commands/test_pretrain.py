@@ -17,8 +17,8 @@ from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.device import choose
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.pretrain.training.evaluate import Evaluator

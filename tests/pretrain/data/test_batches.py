@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from biomlm.core import checkpoint, cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
-from biomlm.pretrain.config import BatchConfig, MixConfig, PretrainConfig, StageConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.data.curriculum import Curriculum, stages
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.order import passes_to_join

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomlm.core.errors import ConfigError, DataError
-from biomlm.pretrain.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Mixture, Sources, shares
 from biomlm.pretrain.data.sequences import Sequences

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from biomlm.model.kernels.cross_entropy import NO_LABEL
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import LONGEST_NGRAM, ngram_rate, wanted
 from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig

@@ -13,7 +13,8 @@ from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.optim.config import OptimConfig
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 

@@ -22,8 +22,9 @@ from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.model.packed import pad
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig, ObjectiveConfig

@@ -7,7 +7,8 @@ from biomlm.core.fleet import Before, find
 from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.planning.estimate import estimate, kept_per_token, largest_micro_batch, need, parameters
 
 

@@ -17,7 +17,8 @@ from biomlm.core.metrics import read_metrics
 from biomlm.model.config import ModelConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective

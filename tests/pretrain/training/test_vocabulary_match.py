@@ -9,7 +9,8 @@ from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, write_json
 from biomlm.model.packed import pack
-from biomlm.pretrain.config import BatchConfig, PretrainConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.run_folder import initial_model
 from biomlm.pretrain.training.vocabulary_match import overlap

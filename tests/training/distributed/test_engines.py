@@ -12,7 +12,7 @@ from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json
 from biomlm.model.device import Device
-from biomlm.pretrain.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.evaluate import Evaluator
 

@@ -9,8 +9,8 @@ import pytest
 from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import ModelConfig
-from biomlm.pretrain.config import BatchConfig
 from biomlm.pretrain.data.batches import Batches
+from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import MlmConfig
 from biomlm.training.distributed.process_group import PORTS, RankInfo, World, first_host, rank_info
