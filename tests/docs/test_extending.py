@@ -148,7 +148,7 @@ def test_a_part_of_distillations_loss(tiny_shards: Path, tmp_path: Path) -> None
     train = [record for record in read_metrics(out) if record["split"] == "train"]
     for step, record in enumerate(train):
         assert record["loss"] == pytest.approx(record["mlm"] + (2 + step / 29) * record["absolute"], rel=1e-5)
-    assert train[-1]["absolute"] < train[0]["absolute"] / 2
+    assert train[-1]["absolute"] < 0.7 * train[0]["absolute"]
     saved = load_file(checkpoint.path_of(out, 30) / "objective.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {
         "alignments.0.projections.1_2.weight": (24, 16)
