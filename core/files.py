@@ -92,6 +92,11 @@ def write_text(path: str | Path, text: str) -> None:
         tmp.write_text(text, encoding="utf-8")
 
 
+def read_if_done(path: str | Path) -> dict[str, object] | None:
+    """Read a JSON file that a finished part of a run leaves behind; None if it is not there."""
+    return read_json(path) if Path(path).exists() else None
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON with sorted keys, atomically, so that the same value gives the same bytes."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY

@@ -34,6 +34,7 @@ class Manifest:
         counts: The numbers of the stage's summary.
         outputs: Relative path → SHA-256.
         status: `running`, `done`, or `stopped` by a signal with all saved.
+        resolved: What the machine decided where the configuration left it to it, such as the precision; a run that goes on keeps to it.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Manifest:
     outputs: dict[str, str] = field(default_factory=dict)
     status: str = "running"
     format: int = FORMAT
+    resolved: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
         """Write this manifest into `folder`, atomically."""
@@ -163,6 +165,7 @@ def begin(
             return earlier
         elif override:
             print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
+            manifest.resolved = earlier.resolved
         elif not _is_bare(folder):
             raise MismatchError(
                 f"the folder was made with another {_difference(earlier, manifest)}",

@@ -66,7 +66,7 @@ class Alignment(nn.Module):
         return projected_xu
 
 
-class DistillObjective(Objective):
+class DistillObjective(Objective[MaskedLM, Batch]):
     """Weighted sum of the parts of the loss that have a weight.
 
     Args:

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import Applies, only, require_positive, runtime
+from biomlm.core.fields import Applies, added, only, require_positive, runtime
 from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
 from biomlm.inputs.streams import bare_name
-from biomlm.model.config import Precision
+from biomlm.model.config import Precision, ScaledPrecision
 from biomlm.model.optim import config as optim
+from biomlm.training import config as loop
 
 ONLY_FOR = {
     "columns": TEXTS,
@@ -33,6 +34,7 @@ class BatchConfig:
     Args:
         size: Windows (short texts are one window each) in an optimiser step.
         tokens: Most tokens in one forward pass; a step with more is computed in parts, its gradient is the same.
+        accumulation: Parts that a step is computed in at least, over all processes; each process needs one.
         max_length: Tokens in a window, `<s>` and `</s>` included; left out, what the model takes, at most 512.
         overlap: Tokens that neighbouring windows of a long text share; left out, a quarter of a window.
     """
@@ -41,9 +43,13 @@ class BatchConfig:
     tokens: int = 8192
     max_length: int | None = None
     overlap: int | None = None
+    accumulation: int = added(1)
 
     def __post_init__(self) -> None:
-        require_positive(self, "size", "tokens", "max_length", prefix="batch.")
+        require_positive(self, "size", "tokens", "max_length", "accumulation", prefix="batch.")
+        if self.accumulation > self.size:
+            problem = f"a step of {self.size} windows has no {self.accumulation} parts"
+            raise ConfigError(problem, remedy="Lower --batch.accumulation or raise --batch.size.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class OptimConfig(optim.OptimConfig):
     eps: float = 1e-8
     warmup: float = 0.1
     ema: float = only(0.0, lambda _: False, "pretraining; fine-tuning keeps its best epoch")
+
+
+@dataclass(frozen=True)
+class GuardConfig(loop.GuardConfig):
+    """Steps that do not move the weights, with fine-tuning's default: its gradients shrink and jump as no pretraining's do."""
+
+    spike: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,9 @@ class FinetuneConfig:
         seeds: How many runs; scores are their mean and standard deviation.
         seed: The first run's seed; it fixes the head's first weights, order and dropout. The next ones follow.
         patience: Stop after this many epochs without a better development score; 0 never stops early.
-        precision: Of matrix products; auto takes bf16 where the machine has it. Weights are always fp32.
+        precision: Of matrix products; auto takes bf16 where the machine has it, fp16 scales the loss. Weights are always fp32.
+        guard: What is done about bad steps.
+        timeout: Seconds after which a rank that the others wait for is given up and named.
         batch: Sizes.
         optim: Rates.
         grid: Learning rates and batch sizes to choose from.
@@ -118,7 +133,9 @@ class FinetuneConfig:
     seeds: int = 1
     seed: int = 1
     patience: int = 0
-    precision: Precision = "auto"
+    precision: ScaledPrecision = "auto"
+    guard: GuardConfig = added(GuardConfig)
+    timeout: float = runtime(1800.0)
     batch: BatchConfig = field(
         default_factory=BatchConfig,
         metadata={"applies": {"size": Applies(lambda c: not c.grid.size, "no --grid.size, which lists the sizes")}},
@@ -155,6 +172,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.seeds, self.log_every) < 1:
             raise ConfigError("epochs, seeds and log_every must be 1 at least", remedy="Check these options.")
+        require_positive(self, "timeout")
         if min(self.patience, self.freeze_layers, self.reinit_layers) < 0:
             raise ConfigError("patience, freeze_layers and reinit_layers must not be negative", remedy="0 is none.")
         for option, tasks in ONLY_FOR.items():

@@ -29,11 +29,16 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     if config.compile:
         require_compiler(device)
         encoder.compile_layers()
-    kernel = config.attention
+    words = [kernels_of(encoder, device), *["compiled"] * config.compile, *["recomputing layers"] * config.recompute]
+    return ", ".join(words)
+
+
+def kernels_of(encoder: Encoder, device: Device) -> str:
+    """Say on what an encoder computes, and by which kernel of attention."""
+    kernel: str = encoder.layers[0].attention.kernel  # type: ignore[assignment, union-attr]
     if kernel == "auto":
-        kernel = pick(device.torch, dtype, dropout)
-    words = [f"{device.torch} {device.precision}", f"attention by {kernel}"]
-    return ", ".join(words + ["compiled"] * config.compile + ["recomputing layers"] * config.recompute)
+        kernel = pick(device.torch, DTYPES[device.precision], encoder.config.attention_dropout)
+    return f"{device.torch} {device.precision}, attention by {kernel}"
 
 
 def require_compiler(device: Device) -> None:

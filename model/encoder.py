@@ -202,7 +202,14 @@ class Head(nn.Module):
         return linear(self.transform(x_mh), embeddings_vh, self.bias)
 
 
-class MaskedLM(nn.Module):
+class EncoderModel(nn.Module):
+    """What stands on an encoder and is trained with it: `encoder` is found under that name, wherever its weights are saved."""
+
+    config: EncoderConfig
+    encoder: Encoder
+
+
+class MaskedLM(EncoderModel):
     """The encoder with its head: what pretraining makes and conversion carries."""
 
     def __init__(self, config: EncoderConfig):

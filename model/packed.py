@@ -90,6 +90,11 @@ class Packed:
         counts_b = self.cu_seqlens.long().diff()
         return torch.repeat_interleave(values_b, counts_b, output_size=len(self.input_ids_t))
 
+    def pin(self) -> "Packed":
+        """Return the same batch in page-locked memory, which a GPU copies from asynchronously."""
+        types_t = self.token_type_ids_t
+        return Packed(self.input_ids_t.pin_memory(), self.lengths, None if types_t is None else types_t.pin_memory())
+
     def to(self, device: torch.device) -> "Packed":
         """Return the same batch on another device."""
         types = self.token_type_ids_t

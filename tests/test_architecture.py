@@ -20,10 +20,10 @@ MAY_IMPORT = {
     "tokenizer": {"core", "inputs", "corpus"},
     "model": {"core"},
     "convert": {"core", "inputs", "tokenizer", "model"},
-    "training": {"core", "model", "convert", "pretrain"},
+    "training": {"core", "model", "convert"},
     "pretrain": {"core", "tokenizer", "model", "convert", "training"},
     "distill": {"core", "tokenizer", "model", "convert", "training", "pretrain"},
-    "finetune": {"core", "inputs", "tokenizer", "model", "convert"},
+    "finetune": {"core", "inputs", "tokenizer", "model", "convert", "training"},
     "launch": {"core"},
 }
 MODULES_A_FOLDER = 15

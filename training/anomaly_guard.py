@@ -6,11 +6,10 @@ batches. All decisions follow from numbers that every rank has alike, and from s
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from biomlm.training.config import GuardConfig
-from biomlm.training.distributed.loss_scale import LossScale
 
 MEMORY = 0.99  # weight of the past in the running mean of gradient norms
 SETTLED = 100  # steps before a norm is called large
@@ -29,6 +28,7 @@ class Guard:
         overflows: Steps skipped while fp16's loss scale was sought.
         rewinds: How often the run went back.
         shift: Batches that were stepped over by going back, in steps.
+        problem: What is wrong with the step that was judged last; empty if nothing is.
     """
 
     config: GuardConfig
@@ -39,28 +39,27 @@ class Guard:
     overflows: int = 0
     rewinds: int = 0
     shift: int = 0
+    problem: str = field(default="", init=False)
 
-    def judge(self, loss: float, norm: float, scale: LossScale | None) -> str:
-        """Say what is wrong with a step, or return an empty string.
+    def accepts(self, loss: float, norm: float) -> bool:
+        """Judge a step: whether it may move the weights, and else leave word of what is wrong in `problem`.
 
         Args:
             loss: Its mean over all ranks.
             norm: Of its gradient over all ranks, before clipping.
-            scale: What the loss was multiplied by, if the precision needs that: a gradient that overflows lowers it, and is no bad step.
         """
-        if scale is not None and math.isfinite(loss) and not math.isfinite(norm):
-            self.overflows += 1
-            scale.overflowed()
-            return f"the gradient overflows, the loss scale becomes {scale.factor:g}"
-        wrong = self._wrong(loss, norm)
-        self.streak = self.streak + 1 if wrong else 0
-        self.skipped += bool(wrong)
-        if scale is not None and not wrong:
-            scale.good()
+        self.problem = self._wrong(loss, norm)
+        self.streak = self.streak + 1 if self.problem else 0
+        self.skipped += bool(self.problem)
         if math.isfinite(loss) and math.isfinite(norm):
             self.seen += 1
             self.mean += max(1 / self.seen, 1 - MEMORY) * (min(norm, self._limit()) - self.mean)
-        return wrong
+        return not self.problem
+
+    def overflowed(self, scale: float) -> None:
+        """Count a step whose gradient left fp16's range, which lowers the loss scale and is no bad step."""
+        self.overflows += 1
+        self.problem = f"the gradient overflows, the loss scale becomes {scale:g}"
 
     def _wrong(self, loss: float, norm: float) -> str:
         if not math.isfinite(loss):
@@ -79,7 +78,7 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it."""
-        return {name: value for name, value in asdict(self).items() if name != "config"}
+        return {name: value for name, value in asdict(self).items() if name not in ("config", "problem")}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds."""

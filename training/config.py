@@ -6,6 +6,8 @@ from typing import Literal
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import only
 
+EngineName = Literal["torch", "fsdp", "deepspeed"]
+
 
 @dataclass(frozen=True)
 class GuardConfig:
@@ -28,6 +30,33 @@ class GuardConfig:
             raise ConfigError(
                 "guard.patience must be 1 at least, guard.rewinds not negative", remedy="10 and 3 are the defaults."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What a verb tells the loop of its run.
+
+    Args:
+        steps: Optimiser steps in all.
+        seed: Of dropout.
+        guard: What is done about bad steps.
+        log_every: Steps between records of the training loss.
+        eval_every: Steps between evaluations; one is always done at the end.
+        save_every: Steps between checkpoints; one is always written at the end.
+        keep: Checkpoints to keep, the last ones.
+        keep_every: Keep those of every so many steps too; 0 for none.
+        timeout: Seconds after which a rank that the others wait for is given up and named.
+    """
+
+    steps: int
+    seed: int
+    guard: GuardConfig
+    log_every: int
+    eval_every: int
+    save_every: int
+    keep: int
+    keep_every: int
+    timeout: float
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from typing import Any
 
 from biomlm.core.metrics import MetricsWriter
 from biomlm.core.progress import Bar, human, progress
-from biomlm.pretrain.data.config import BatchConfig
-from biomlm.pretrain.data.order import NEARLY
 from biomlm.training.rank_batches import FINGERPRINT
 
 SLOW = 1.5  # a rank that takes this many times as long as the others' median is named
@@ -34,10 +32,12 @@ class MetricsLogger:
         steps: Of the whole run.
         work: Steps → tokens that so many are expected to read, by which progress is counted.
         speaks: Whether this is rank 0.
-        peak: Floating-point operations a second at best, of all ranks together.
+        peak: Floating-point operations a second at best, of all ranks together; None to leave utilisation out.
     """
 
-    def __init__(self, run: Path, what: str, steps: int, work: Callable[[int], float], speaks: bool, peak: float):
+    def __init__(
+        self, run: Path, what: str, steps: int, work: Callable[[int], float], *, speaks: bool, peak: float | None
+    ):
         self.run, self.what, self.steps, self.work, self.speaks, self.peak = run, what, steps, work, speaks, peak
         self.window: dict[str, float] = defaultdict(float)  # sums since the last record
         self.counts: dict[str, int] = defaultdict(int)  # of steps in each of these sums
@@ -45,7 +45,7 @@ class MetricsLogger:
         self.slow = (0, 0)  # the slowest rank, and in how many records running
         self.waited, self.started = 0.0, time.monotonic()
         self.tokens = self.flops = 0  # computed since then
-        self.sizes: BatchConfig | None = None  # of the stage
+        self.said = ""  # of the sizes of steps
         self.stage_began = (self.started, 0)  # when, and after how many of these tokens
         self.metrics: MetricsWriter | None = None
         self.worked, self.loss = 0.0, math.nan  # as the bar shows them
@@ -79,28 +79,24 @@ class MetricsLogger:
         return self.tokens / max(self.seconds, 1e-9)
 
     @property
-    def mfu(self) -> float:
-        """The model FLOPs utilisation since recording began (see `model.flops`)."""
-        return self.flops / max(self.seconds, 1e-9) / self.peak
+    def mfu(self) -> float | None:
+        """The model FLOPs utilisation since recording began (see `model.flops`); None if there is nothing to relate them to."""
+        return None if self.peak is None else self.flops / max(self.seconds, 1e-9) / self.peak
 
     def log_work(self, tokens: int, flops: int) -> None:
         """Count a step's tokens and FLOPs, whether or not it updated the weights."""
         self.tokens += tokens
         self.flops += flops
 
-    def stage(self, step: int, sizes: BatchConfig, tokens: float) -> None:
-        """Say so if a stage of a curriculum, with so many tokens in a step, begins after `step` steps."""
-        if sizes == self.sizes:
+    def sizes(self, step: int, sizes: str) -> None:
+        """Say what steps read, in these words, if that is another than before from `step` on, counted from 0."""
+        if sizes == self.said:
             return
         now, (began, before) = time.monotonic(), self.stage_began
         if self.speaks:
-            speed = f"; {human((self.tokens - before) / (now - began))} real tokens/s before" if self.sizes else ""
-            batch = f"{sizes.accumulation} x {human(sizes.tokens)}" if sizes.accumulation > 1 else human(sizes.tokens)
-            if tokens < NEARLY * sizes.tokens * sizes.accumulation:
-                batch = f"{human(tokens)} (all that the shards hold, not {batch})"
-            words = f"sequences of up to {sizes.max_length} tokens, {batch} a step{speed}"
-            print(f"{self.what}: from step {step + 1}: {words}", file=sys.stderr)
-        self.sizes, self.stage_began = sizes, (now, self.tokens)
+            speed = f"; {human((self.tokens - before) / (now - began))} real tokens/s before" if self.said else ""
+            print(f"{self.what}: from step {step + 1}: {sizes}{speed}", file=sys.stderr)
+        self.said, self.stage_began = sizes, (now, self.tokens)
 
     def step(self, done: int, figures: dict[str, float], fingerprint: int) -> None:
         """Count a step that moved the weights.
@@ -116,7 +112,8 @@ class MetricsLogger:
         self.log_batches(fingerprint)
         if self.bar is not None:
             self.loss = figures.get("loss", self.loss)
-            note = f"step {done:,} of {self.steps:,}  loss {self.loss:.3f}  MFU {self.mfu:.0%}"
+            mfu = "" if self.mfu is None else f"  MFU {self.mfu:.0%}"
+            note = f"step {done:,} of {self.steps:,}  loss {self.loss:.3f}{mfu}"
             self.bar.advance(self.work(done) - self.worked, note=note)
             self.worked = self.work(done)
 
@@ -137,7 +134,7 @@ class MetricsLogger:
             rates = {
                 "tokens": tokens,
                 "tokens_per_second": round(self.speed, 1),
-                "mfu": round(self.mfu, 4),
+                **({} if self.mfu is None else {"mfu": round(self.mfu, 4)}),
                 "data_wait": round(self.waited / self.seconds, 4),
             }
             seen = {"batches": f"{self.fingerprint:016x}"}
@@ -172,6 +169,11 @@ class MetricsLogger:
         if self.metrics is not None:
             self.open.close()
             self.metrics = self.open.enter_context(MetricsWriter(self.run, step))
+
+    @staticmethod
+    def fresh() -> dict[str, Any]:
+        """Return what a checkpoint holds of one that has logged nothing since its last record."""
+        return {"window": {}, "window_counts": {}, "fingerprint": 0}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it."""

@@ -33,7 +33,15 @@ class Saver:
     """
 
     def __init__(
-        self, run: Path, keep: int, every: int, rank: int = 0, ranks: int = 1, token: str = "0", patience: float = 1800
+        self,
+        run: Path,
+        keep: int,
+        every: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        token: str = "0",
+        patience: float = 1800,
     ):
         self.run, self.keep, self.every = run, keep, every
         self.rank, self.ranks, self.token, self.patience = rank, ranks, token, patience

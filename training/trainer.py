@@ -1,14 +1,16 @@
-"""The one training loop: pretraining and distillation differ in the objective they give it, the machines in the engine.
+"""The one training loop: pretraining, distillation and fine-tuning differ in what they give it, the machines in the engine.
+
+A verb gives it an engine with its model and objective, batches, an evaluation, and a rule by which it ends (`training.selection`).
 
 All of a run's state is listed in `Trainer._checkpoint`: the weights, the objective's own weights, the optimiser's state, and a few
 numbers. Batches, masks and dropout are functions of the step, so nothing else has to be saved, and a run that was killed ends
 with the same bits as one that was not; on another number of processes it sees the same batches and masks.
 """
 
-import math
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +20,20 @@ from torch import Tensor
 from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import DataError, StoppedError
-from biomlm.model.flops import peak
-from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.data.batches import Batch
-from biomlm.pretrain.data.curriculum import Curriculum, End, end_of
-from biomlm.pretrain.training.evaluate import EvalResult, Evaluator
-from biomlm.pretrain.training.filled_examples import Examples
 from biomlm.training.anomaly_guard import Guard
-from biomlm.training.distributed.engine import Engine
+from biomlm.training.batches import Batches
+from biomlm.training.config import LoopConfig
+from biomlm.training.distributed.engine import Engine, StepResult
 from biomlm.training.distributed.hang_detector import HangDetector, is_lost
 from biomlm.training.distributed.preemption import PreemptionHandler
+from biomlm.training.distributed.process_group import World
 from biomlm.training.metrics import MetricsLogger
-from biomlm.training.objective import LossDenominators
+from biomlm.training.objective import LossDenominators, MicroBatch
 from biomlm.training.out_of_memory import is_out_of_memory, largest, too_large
 from biomlm.training.prefetch import Prefetcher
 from biomlm.training.rank_batches import RankBatches, batches_of_rank
 from biomlm.training.saver import Saver
-
-DIVERGED = 2.0  # times the loss of a blind guess among all pieces: beginnings are near 1
+from biomlm.training.selection import Evaluation, Selection
 
 
 @dataclass
@@ -47,22 +45,20 @@ class TrainResult:
         tokens: Real tokens trained on.
         seconds: Wall time of the run, over all its parts up to their last checkpoints.
         tokens_per_second: Of this process's part; 0 if nothing was left to do.
-        mfu: Model FLOPs utilisation of this process's part, from 0 to 1.
+        mfu: Model FLOPs utilisation of this process's part, from 0 to 1; None where it was not asked for.
         data_wait: Share of this process's time that the loop waited for batches, from 0 to 1.
         save_wait: Share of this process's time that the loop waited for checkpoints, from 0 to 1.
         guard: What the guards did.
-        valid: The last evaluation, or None without a held-out split.
     """
 
     step: int
     tokens: int
     seconds: float
     tokens_per_second: float
-    mfu: float
+    mfu: float | None
     data_wait: float
     save_wait: float
     guard: dict[str, Any]
-    valid: EvalResult | None
 
 
 class Trainer:
@@ -71,35 +67,55 @@ class Trainer:
     Args:
         run: The run folder.
         engine: The model with its initial weights, its objective and its optimiser, on one or several processes.
-        batches: The training split.
-        evaluator: The held-out split, or None.
-        config: Steps, rates and intervals.
+        batches: What it is trained on.
+        evaluation: What is computed between steps, or None.
+        selection: When the run ends, and which weights are kept.
+        config: Steps and intervals.
         what: The verb, as the progress bar shows it.
+        peak: Floating-point operations a second at best, of all ranks together; None to log no utilisation.
     """
 
     def __init__(
         self,
         run: Path,
         engine: Engine,
-        batches: Curriculum,
-        evaluator: Evaluator | None,
-        config: PretrainConfig,
+        batches: Batches[Any],
+        *,
+        evaluation: Evaluation | None,
+        selection: Selection,
+        config: LoopConfig,
         what: str,
+        peak: float | None = None,
     ):
-        self.run, self.engine, self.batches, self.evaluator = run, engine, batches, evaluator
-        self.config, self.what, self.world = config, what, engine.world
-        self.guard = Guard(config.guard if engine.can_skip_step else replace(config.guard, spike=0.0))
-        best = peak(engine.device) * self.world.size
-        self.logger = MetricsLogger(run, what, config.steps, batches.work, self.world.is_main, best)
+        self.run, self.engine, self.batches, self.evaluation = run, engine, batches, evaluation
+        self.selection, self.config, self.what, self.world = selection, config, what, engine.world
+        self.guard = Guard(config.guard)
+        self.logger = MetricsLogger(run, what, config.steps, batches.work, speaks=self.world.is_main, peak=peak)
         ranks = self.world.size if engine.sharded else 1
         token = self.world.broadcast(f"{time.time_ns():x}")
-        self.saver = Saver(run, config.keep, config.keep_every, self.world.rank, ranks, token, config.timeout)
+        self.saver = Saver(
+            run, config.keep, config.keep_every, rank=self.world.rank, ranks=ranks, token=token, patience=config.timeout
+        )
         self.hang_detector, self.preemption = HangDetector(self.world, what), PreemptionHandler()
         engine.heartbeat = self.hang_detector.heartbeat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = self.broken = False
-        self.valid: EvalResult | None = None
-        self.examples = Examples(evaluator, config.examples) if evaluator and config.examples.count else None
+
+    def resume(self) -> bool:
+        """Take up the newest checkpoint, if there is one."""
+        step = newest_usable(self.run, self.world)
+        if step is None:
+            return False
+        state = self._load_checkpoint(step)
+        self.guard.load(state["guard"])
+        self._remove_behind(step)
+        if "data" in state:
+            self.batches.resume(step, state["data"])
+        elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
+            self.batches.step_over(step, self.guard.shift)
+        if self.world.is_main:
+            print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
+        return True
 
     def train(self) -> TrainResult:
         """Run the steps that are left.
@@ -108,16 +124,15 @@ class Trainer:
             TemporaryError: A rank was lost, or, as StoppedError, a signal came.
             DataError: Losses, gradients or weights are not finite however often the run goes back, or nothing was learnt.
         """
-        self._resume()
         self.engine.loss.train()
         with self.logger, self.saver, self.preemption, self.hang_detector:
             self.logger.begin(self.done)
             try:
-                while self.done < self.config.steps:
+                while not self._ended:
                     self._steps()
                     if self._must_go_back:
                         self._go_back()
-                if self.valid is None:
+                if self.selection.evaluated != self.done:
                     self._evaluate()
                 self._require_learnt()
             except RuntimeError as error:
@@ -134,28 +149,29 @@ class Trainer:
             self.logger.waited / max(seconds, 1e-9),
             self.saver.stalled / max(seconds, 1e-9),
             self.guard.state(),
-            self.valid,
         )
+
+    @property
+    def _ended(self) -> bool:
+        return self.done == self.config.steps or self.selection.finished
 
     def _steps(self) -> None:
         """Run the steps up to the last one, or up to where the run has to go back."""
         with Prefetcher(self._load, self.done, self.config.steps) as prefetcher:
-            while self.done < self.config.steps and not self._must_go_back:
-                stage = self.batches.stage(self.done)
-                self.logger.stage(self.done, stage.batch, stage.tokens_per_step)
+            while not self._ended and not self._must_go_back:
+                self.logger.sizes(self.done, self.batches.sizes(self.done))
                 waited = prefetcher.waited
                 self._step(next(prefetcher))
                 self.logger.waited += prefetcher.waited - waited
                 self._after_step()
 
-    def _load(self, step: int) -> RankBatches:
+    def _load(self, step: int) -> RankBatches[Any]:
         """Make this rank's part of a step, in memory from which a copy to the device need not wait."""
-        shape = self.engine.model.config
-        all_rows = self.engine.loss.objective.reads_all_rows
-        part = batches_of_rank(self.batches, step, self.world.rank, self.world.size, shape, all_rows)
+        shape, all_rows = self.engine.model.config, self.engine.loss.objective.reads_all_rows
+        part = batches_of_rank(self.batches, step, self.world.rank, self.world.size, model=shape, all_rows=all_rows)
         return part.pin() if self.engine.device.torch.type == "cuda" else part
 
-    def _step(self, part: RankBatches) -> None:
+    def _step(self, part: RankBatches[Any]) -> None:
         """Run one optimiser step, or a bad one that leaves the weights as they are."""
         self.hang_detector.heartbeat()
         wish = int(bool(self.preemption.signal_name))
@@ -167,7 +183,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         self.engine.begin(self.done, timed=(self.done + 1) % self.config.log_every == 0)
         for number, (batch, weight) in enumerate(zip(part.batches, part.weights, strict=True)):
-            torch.manual_seed(rng.key(self.config.seed, "dropout", batch.epoch, batch.index) >> 1)
+            torch.manual_seed(rng.key(self.config.seed, "dropout", *batch.name) >> 1)
             terms = self._backward(batch, totals, weight, number == last)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -176,9 +192,10 @@ class Trainer:
         self.tokens += tokens
         self.logger.log_work(tokens, flops)
         if sums:  # a step of a tiny corpus may be empty on all ranks
-            self._decide(sums, LossDenominators(*counts), fingerprint)
+            result = self.engine.step(sums, self.guard.accepts)
+            self._record(result, LossDenominators(*counts), fingerprint)
 
-    def _backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: MicroBatch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`.
 
         Raises:
@@ -192,9 +209,10 @@ class Trainer:
         # Only here, where the error and all that its traceback holds are gone, is there memory to try with.
         self.engine.zero_grad()
         fitting = 0 if self.world.size > 1 else largest(batch, self._fits)
-        raise too_large(batch, fitting, self.batches.stage(self.done).batch)
+        tokens, title = len(batch.packed.input_ids_t), self.batches.title(batch.name)
+        raise too_large(tokens, title, fitting, self.batches.smaller(self.done, fitting))
 
-    def _fits(self, batch: Batch) -> bool:
+    def _fits(self, batch: MicroBatch) -> bool:
         """Whether a micro-batch could be computed beside the optimiser's state, which the first step does not have yet."""
         device = self.engine.device.torch
         if device.type == "cuda":
@@ -212,34 +230,29 @@ class Trainer:
         finally:
             self.engine.zero_grad()
 
-    def _decide(self, sums: dict[str, Tensor], counts: LossDenominators, fingerprint: int) -> None:
-        """Move the weights by the step's gradient, unless the guard objects.
-
-        The one place where a step waits for the device: every figure is read at once.
-        """
-        norm = self.engine.grad_norm()
-        added = self.world.all_reduce(torch.stack([value.float() for value in sums.values()]))
-        *values, size = torch.cat([added, norm.float().reshape(1)]).tolist()
-        figures = {**dict(zip(sums, values, strict=True)), "gradient_norm": size}
-        wrong = self.guard.judge(figures["loss"], size, self.engine.scale)
-        if wrong:
-            self.engine.zero_grad()
+    def _record(self, result: StepResult, counts: LossDenominators, fingerprint: int) -> None:
+        """Log what became of a step."""
+        if result.overflowed:
+            self.guard.overflowed(result.scale)
+        if self.guard.problem:
             self.logger.log_batches(fingerprint)
-            words = f"{wrong} ({self._named(self.done - 1)}): this step is left out"
+            outcome = "the weights have moved by it all the same" if result.moved else "this step is left out"
+            words = f"{self.guard.problem} ({self._titles(self.done - 1)}): {outcome}"
             self.logger.event(self.done, words, {"skipped": self.guard.skipped})
         else:
+            figures = {**result.figures, "gradient_norm": result.norm}
             means = {name: value for name, value in figures.items() if self._counts(name, counts)}
-            self.logger.step(self.done, {**means, "learning_rate": self.engine.optimizer_step()}, fingerprint)
+            self.logger.step(self.done, {**means, "learning_rate": result.rate}, fingerprint)
+            self.selection.after_step(result.figures["loss"])
 
     def _counts(self, figure: str, counts: LossDenominators) -> bool:
         """Whether a figure of a step is a mean over something; the gradient is the loss's."""
         over = self.engine.loss.objective.over("loss" if figure == "gradient_norm" else figure)
         return all(getattr(counts, field) for field in over)
 
-    def _named(self, step: int) -> str:
+    def _titles(self, step: int) -> str:
         """Name the micro-batches of a step, counted from 0."""
-        names = self.batches.names(step)
-        return "micro-batch " + ", ".join(f"{index} of epoch {epoch}" for epoch, index in names)
+        return ", ".join(self.batches.title(name) for name in self.batches.names(step))
 
     @property
     def _must_go_back(self) -> bool:
@@ -249,11 +262,12 @@ class Trainer:
         """Do what is due after a step: a record, an evaluation, a checkpoint, the end."""
         if self._must_go_back:
             return
-        config, ended = self.config, self.done == self.config.steps
+        config = self.config
         if self.done % config.log_every == 0:
             self.logger.log(self.done, self.tokens, self.world.gather(self.engine.busy))
-        if ended or self.done % config.eval_every == 0:
+        if self._ended or self.done % config.eval_every == 0:
             self._evaluate()
+        ended = self._ended
         self.save_due |= self.done % config.save_every == 0
         self.saver.check()
         # In the middle of bad steps nothing is saved: the run may have to go back behind them.
@@ -266,20 +280,11 @@ class Trainer:
             )
 
     def _evaluate(self) -> None:
-        if self.evaluator is None:
+        if self.evaluation is None:
             return
-        with self.engine.summon_full_params() as model:
-            self.valid = self.evaluator(model, self.engine.device)
-            if self.examples is not None:
-                self.examples.write(self.run, self.done, model, self.engine.device)
-        figures = self.valid.as_metrics()
-        if self.config.optim.ema:
-            with self.engine.ema_weights(), self.engine.summon_full_params() as model:
-                ema = self.evaluator(model, self.engine.device)
-            ema_figures = ema.as_metrics()
-            figures |= {f"ema_{name}": ema_figures[name] for name in ("loss", "accuracy") if name in ema_figures}
-        epochs = {f"epochs/{name}": round(count, 4) for name, count in self.batches.passes(self.done).items()}
-        self.logger.valid(self.done, {**figures, **epochs})
+        figures = self.evaluation(self.engine, self.done)
+        self.logger.valid(self.done, {name: v for name, v in figures.items() if isinstance(v, (int, float))})
+        self.selection.after_evaluation(self.done, figures, self.engine.model)
 
     def _save(self, *, wait: bool) -> None:
         snapshot, self.save_due = self._checkpoint(), False
@@ -298,56 +303,27 @@ class Trainer:
             "seconds": self.seconds + self.logger.seconds,
             "engine": self.engine.state(),
             "guard": self.guard.state(),
-            "data": asdict(self.batches.end(self.done)),
+            "data": self.batches.place(self.done),
             **self.logger.state(),
+            **self.selection.state(),
         }
-        return Checkpoint(self.done, self.engine.state_tensors(), state)
+        return Checkpoint(self.done, {**self.engine.state_tensors(), **self.selection.tensors()}, state)
 
-    def _resume(self) -> None:
-        step = self._newest(self.run)
-        if step is not None:
-            last = self._load_checkpoint(step)
-            self.guard.load(last.state["guard"])
-            self._remove_behind(step)
-            if "data" in last.state:
-                self.batches.go_on(step, End(**last.state["data"]))
-            elif self.guard.shift:  # of a version that counted the steps of the run before as stepped over
-                self.batches.step_over(step, self.guard.shift)
-            if self.world.is_main:
-                print(f"{self.what}: going on from step {self.done} of {self.config.steps}", file=sys.stderr)
-        elif self.config.longer is not None:
-            self._train_longer(Path(self.config.longer))
-
-    def _train_longer(self, run: Path) -> None:
-        """Take up another run's weights and optimizer state, and the batches that follow its last one.
-
-        Raises:
-            DataError: It has no whole checkpoint, or one without optimizer state or a place in the data.
-        """
-        step = self._newest(run)
-        if step is None:
-            raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
-        last = checkpoint.load(path := checkpoint.path_of(run, step), verify=False)
-        if not {"engine", "guard"} <= last.state.keys():
-            raise DataError(
-                "it holds a model, and no moments or place in the data to train on from",
-                file=path,
-                remedy="Start a new run from the model by --init.",
-            )
-        self.engine.take_over(last.tensors, last.state["engine"], last.step)
-        self.batches.go_on(0, end_of(run, last))
-
-    def _newest(self, run: Path, most: int | None = None) -> int | None:
-        """Find the step of the newest checkpoint that a run can go on from, up to `most`, on rank 0, and broadcast it."""
-        step: int | None = self.world.broadcast(checkpoint.latest_usable(run, most) if self.world.is_main else None)
-        return step
-
-    def _load_checkpoint(self, step: int) -> Checkpoint:
+    def _load_checkpoint(self, step: int) -> Mapping[str, Any]:
+        """Take up a checkpoint's weights and figures; return its state."""
         loaded = checkpoint.load(checkpoint.path_of(self.run, step), verify=False)
-        self.engine.load(loaded.tensors, loaded.state["engine"])
-        self.done, self.tokens, self.seconds = loaded.step, loaded.state["tokens"], loaded.state["seconds"]
-        self.logger.load(loaded.state)
-        return loaded
+        state = loaded.state if "engine" in loaded.state else {**self._former_state(step), **loaded.state}
+        self.engine.load(loaded.tensors, state["engine"])
+        self.done, self.tokens, self.seconds = loaded.step, state["tokens"], state["seconds"]
+        self.logger.load(state)
+        self.selection.load(loaded.tensors, state, step)
+        return state
+
+    def _former_state(self, step: int) -> dict[str, Any]:
+        """Return what checkpoints of fine-tuning's former loop do not say: there every step moved the weights, and none was in fp16."""
+        engine = {"updates": step, "scale": None}
+        loop = {"tokens": round(self.batches.work(step)), "seconds": 0.0, "engine": engine}
+        return {**loop, "guard": Guard(self.config.guard).state(), **MetricsLogger.fresh()}
 
     def _remove_behind(self, step: int) -> None:
         """Remove the checkpoints that the run went back behind."""
@@ -363,7 +339,7 @@ class Trainer:
             wrong = f"the weights after step {bad} are not finite"
         self.saver.finish()
         self.world.barrier()
-        step = self._newest(self.run, bad - streak)
+        step = newest_usable(self.run, self.world, bad - streak)
         if step is None or self.guard.rewinds == self.config.guard.rewinds:
             why = (
                 "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
@@ -375,7 +351,7 @@ class Trainer:
             )
         self._remove_behind(step)
         earlier = self._load_checkpoint(step)
-        self.guard.go_back(earlier.state["guard"], bad - step)
+        self.guard.go_back(earlier["guard"], bad - step)
         self.batches.step_over(step, bad - step)
         self.broken = False
         self.logger.truncate(step)
@@ -386,21 +362,23 @@ class Trainer:
         """Refuse to call a run done that went nowhere; the same command says so again.
 
         Raises:
-            DataError: It diverged, or no step moved the weights.
+            DataError: Its evaluation objects, or no step moved the weights.
         """
-        guess = math.log(self.engine.model.config.vocab_size)
-        loss = None if self.valid is None or not self.valid.masked_tokens else self.valid.loss
-        problem = ""
+        problem = "" if self.evaluation is None else self.evaluation.objection()
         if self.engine.updates == self.engine.updates_before and self.guard.skipped + self.guard.overflows:
             problem = f"none of {self.done} steps moved the weights"
-        elif loss is not None and not loss <= DIVERGED * guess:
-            problem = f"the run diverged: its held-out loss is {loss:.3g}, and a blind guess has {guess:.3g}"
         if problem:
             raise DataError(
                 problem,
                 file=self.run,
                 remedy="Lower --optim.lr, lengthen --optim.warmup or give --precision fp32, and another --out.",
             )
+
+
+def newest_usable(run: Path, world: World, most: int | None = None) -> int | None:
+    """Find the step of the newest checkpoint that a run can go on from, up to `most`, on rank 0, and broadcast it."""
+    step: int | None = world.broadcast(checkpoint.latest_usable(run, most) if world.is_main else None)
+    return step
 
 
 def seed_weights(seed: int) -> None:

@@ -11,10 +11,11 @@ from biomlm.distill.teachers.cache_config import key_of
 from biomlm.distill.teachers.cached import CachedTeachers
 from biomlm.distill.teachers.cross_vocabulary import WordAlignedTeachers
 from biomlm.distill.teachers.teacher import Teachers, TeacherSource, load, teacher_inputs
-from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training import run_folder
+from biomlm.pretrain.training.initial_model import initial_model
+from biomlm.training.resolved import device_of
 from biomlm.training.trainer import seed_weights
 
 STAGE = "distill"
@@ -39,7 +40,7 @@ def distill(config: DistillConfig) -> None:
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
         inputs["cache"] = cached.manifest.fingerprint
         for teacher in loaded:  # evaluated at the end, where the student is
-            teacher.model.to(choose(config.precision).torch)
+            teacher.model.to(device_of(config.out, config.precision).torch)
     else:
         source = running_teachers(config, loaded, reader)
     seed_weights(config.seed + 1)  # of the projections: the student starts as it would without them
@@ -55,7 +56,7 @@ def distill(config: DistillConfig) -> None:
 
 def running_teachers(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> TeacherSource:
     """Set up the teachers that run beside the student."""
-    device = choose(config.precision)
+    device = device_of(config.out, config.precision)
     if config.vocabulary == "words":
         return WordAlignedTeachers(loaded, device, reader.tokenizer)
     models = [teacher.model for teacher in loaded]
@@ -66,4 +67,4 @@ def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shard
     """Make the student, of random weights, those of `init` or parts of the first teacher's; and name the input they come from."""
     if config.start == "teacher":
         return students.from_teacher(teachers[0], config, reader), {}
-    return run_folder.initial_model(config, reader)
+    return initial_model(config, reader)

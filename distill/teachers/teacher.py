@@ -19,7 +19,7 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.training.run_folder import require_positions, require_same_vocabulary
+from biomlm.pretrain.training.initial_model import require_positions, require_same_vocabulary
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 

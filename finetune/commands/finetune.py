@@ -1,13 +1,13 @@
 """`biomlm finetune`: model + task → scores, predictions, model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from biomlm.convert.load import Loaded, load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
+from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
@@ -19,7 +19,11 @@ from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.training import checkpoint as saved_model
 from biomlm.finetune.training import grid_search, protocol
 from biomlm.finetune.training.protocol import Folds, SealedTest
-from biomlm.model.device import choose
+from biomlm.model.compute import kernels_of
+from biomlm.training import resolved
+from biomlm.training.distributed.process_group import World, join
+from biomlm.training.resolved import device_of
+from biomlm.training.trainer import deterministic
 
 STAGE = "finetune"
 SCORES = "scores.json"
@@ -30,51 +34,85 @@ SIZES = ("records", "words", "entities")  # come first in a fold's row
 def run(config: FinetuneConfig) -> None:
     """Train and score every seed, write `scores.json` and the model of the seed that dev likes best.
 
+    On several ranks each reads all and computes its part of every step and evaluation; rank 0 alone writes.
+
     Raises:
         UserError: The model has no tokenizer, the data are malformed, or the run folder is another's.
     """
-    torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    out = Path(config.out)
+    deterministic()
+    out, world = Path(config.out), join(config.timeout)
     refuse_target(out, [config.model, config.data, config.groups], option="--out", ours=stage)
     loaded = load_model(config.model)
     data = dataset.read(config)
     shared = dataset.count_shared(data, config.max_shared)
     task = registry.make_task(config, loaded, data.folds["train"], data.unseen)
     inputs = {"model": loaded.sha256, protocol.READ: loaded.fingerprint, **data.hashes()}
-    record = manifest.begin(out, STAGE, config, inputs, override=config.override, unrecorded=[protocol.READ])
+    record = Manifest(**world.on_main(lambda: asdict(_begin(config, inputs, world.size))))
     if record.status != "done":
-        configuration.save(config, out / "config.yaml")
-        protocol.clear_if_changed(out, config, inputs)
         counts = {fold: task.counts(records) for fold, records in data.folds.items()}
         for fold, numbers in shared.items():
             counts[fold] |= numbers
         for fold, notes in data.notes.items():
             counts[fold] |= notes
-        _run_seeds(config, out, loaded, task, data, counts, record)
-    else:
+        _run_seeds(config, world, loaded, task, data, counts, record)
+    if world.is_main:
+        show(out)
+    world.destroy()
+
+
+def _begin(config: FinetuneConfig, inputs: dict[str, str], processes: int) -> Manifest:
+    """Begin the run folder, or go on in it.
+
+    Raises:
+        ConfigError: Some processes would have nothing to compute.
+        MismatchError: The folder is another run's, or is not what the finished one wrote.
+    """
+    if config.batch.accumulation < processes:
+        problem = f"batch.accumulation is {config.batch.accumulation} and there are {processes} processes"
+        raise ConfigError(
+            f"{problem}: {processes - config.batch.accumulation} would have nothing to compute",
+            remedy=f"Give --batch.accumulation {processes} or a multiple, or start fewer processes.",
+        )
+    out = Path(config.out)
+    record = manifest.begin(out, STAGE, config, inputs, override=config.override, unrecorded=[protocol.READ])
+    if record.status == "done":
         manifest.require_whole(out, record)
-    show(out)
+    else:
+        configuration.save(config, out / "config.yaml")
+        protocol.clear_if_changed(out, config, inputs)
+    return record
 
 
 def _run_seeds(
     config: FinetuneConfig,
-    out: Path,
+    world: World,
     loaded: Loaded,
     task: Task[Any, Any],
     data: DataSet,
     counts: dict[str, dict[str, int]],
     record: Manifest,
 ) -> None:
-    device = choose(config.precision)
+    out, device = Path(config.out), device_of(config.out, config.precision)
+    resolved.keep(out, record, world, device, kernels_of(loaded.model.encoder, device))
     folds = Folds(data.folds["train"], data.folds["dev"], SealedTest(data.folds["test"]))
     config, points = grid_search.search(
-        out, task, lambda: load_model(config.model), folds.train, folds.dev, config, device
+        out,
+        task,
+        lambda: load_model(config.model),
+        train=folds.train,
+        dev=folds.dev,
+        config=config,
+        device=device,
+        world=world,
     )
     seeds = range(config.seed, config.seed + config.seeds)
     results: list[dict[str, Any]] = []
     for seed in seeds:
         # the model is trained in place: every seed starts from the file
-        results.append(protocol.run_seed(out, task, load_model(config.model), folds, config, seed, device))
+        again = load_model(config.model)
+        results.append(protocol.run_seed(out, task, again, folds, config=config, seed=seed, device=device, world=world))
+    if not world.is_main:
+        return
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomlm.core import rng
-from biomlm.finetune.config import BatchConfig
 from biomlm.model.packed import Packed, pack
 
 
@@ -69,14 +67,6 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(packed, torch.tensor(positions), torch.tensor(targets))
 
 
-def epoch_steps(examples: Sequence[Example], config: BatchConfig, seed: int, epoch: int) -> Iterator[list[Batch]]:
-    """Yield one epoch in a seeded order: for each optimizer step its batches, of at most `config.tokens` tokens each."""
-    order = rng.permutation(rng.key(seed, "order", epoch), len(examples))
-    for start in range(0, len(order), config.size):
-        step = order[start : start + config.size].tolist()
-        yield [collate([examples[i] for i in group]) for group in by_length(examples, step, config.tokens)]
-
-
 def by_length(examples: Sequence[Example], indices: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Group examples of like length, longest first, at most `tokens` tokens in a group unless one alone has more."""
     group: list[int] = []
@@ -89,8 +79,3 @@ def by_length(examples: Sequence[Example], indices: Sequence[int], tokens: int) 
         held += examples[i].tokens
     if group:
         yield group
-
-
-def steps_per_epoch(examples: Sequence[Example], config: BatchConfig) -> int:
-    """Count the optimizer steps in an epoch."""
-    return -(-len(examples) // config.size)

@@ -6,24 +6,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from biomlm.model.encoder import MaskedLM
+from biomlm.model.encoder import EncoderModel, MaskedLM
 from biomlm.model.packed import Packed
 
 M = TypeVar("M", bound=nn.Module)
 
 
-class Classifier(nn.Module):
+class Classifier(EncoderModel):
     """The last hidden states at some places through a pooler, dropout and the outputs' layers, named as transformers names them.
 
     Args:
         lm: The pretrained model; its masked-LM head is kept, untrained, so that the result is still a whole model.
         classifier: The outputs' layers.
-        pooler: What comes before dropout; None for nothing. Pretrained where the source has one (see `training.trainer.build_model`).
+        pooler: What comes before dropout; None for nothing. Pretrained where the source has one (see `training.fit.build_model`).
     """
 
     def __init__(self, lm: MaskedLM, classifier: nn.Module, pooler: nn.Module | None = None):
         super().__init__()
-        self.lm = lm
+        self.lm, self.config = lm, lm.config
+        self.__dict__["encoder"] = lm.encoder  # found here too, while its weights are named once, under `lm`
         self.pooler = pooler or nn.Identity()
         self.dropout = nn.Dropout(lm.config.hidden_dropout)
         self.classifier = classifier

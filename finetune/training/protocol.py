@@ -7,6 +7,7 @@ seed. A seed whose `result.json` stands is done and is not scored again.
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Generic
@@ -15,16 +16,18 @@ import numpy as np
 import orjson
 
 from biomlm.convert.load import Loaded
-from biomlm.core.files import atomic_file, read_json, write_json
+from biomlm.core.files import atomic_file, read_if_done, read_json, write_json
 from biomlm.core.manifest import config_hash, digest
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.metrics.bootstrap import interval, mean_interval, resampled
 from biomlm.finetune.metrics.entities import F64
 from biomlm.finetune.tasks.base import G, R, Task
+from biomlm.finetune.training.fit import build_model, fit
 from biomlm.finetune.training.grid_search import FOLDER as GRID
 from biomlm.finetune.training.inference import outputs
-from biomlm.finetune.training.trainer import BestEpoch, Trainer, build_model, score_rows
+from biomlm.finetune.training.selection import BestEpoch, score_rows
 from biomlm.model.device import Device
+from biomlm.training.distributed.process_group import World
 
 RESULT = "result.json"
 ROWS = "test_rows.npy"
@@ -63,39 +66,59 @@ def folder_of(out: Path, seed: int) -> Path:
 
 
 def run_seed(
-    out: Path, task: Task[R, G], loaded: Loaded, folds: Folds[R], config: FinetuneConfig, seed: int, device: Device
+    out: Path,
+    task: Task[R, G],
+    loaded: Loaded,
+    folds: Folds[R],
+    *,
+    config: FinetuneConfig,
+    seed: int,
+    device: Device,
+    world: World,
 ) -> dict[str, Any]:
     """Train one seed, score what dev selected on the test fold, and write both; the result if that was done before.
 
     Its folder gets `result.json`, `predictions.jsonl` (test) and `test_rows.npy`, the scorer's counts of every test record.
     """
     folder = folder_of(out, seed)
-    if (folder / RESULT).exists():
-        return read_json(folder / RESULT)
+    result: dict[str, Any] | None = world.on_main(partial(read_if_done, folder / RESULT))
+    if result is not None:
+        return result
     model = build_model(task, loaded, config, seed)
-    trainer = Trainer(folder, task, model, folds.train, folds.dev, config, seed, device)
-    best = trainer.train()
+    best, trained = fit(
+        folder,
+        task,
+        model,
+        train=folds.train,
+        dev=folds.dev,
+        config=config,
+        seed=seed,
+        device=device,
+        world=world,
+    )
     model.load_state_dict(best.tensors)
     test = folds.test.open(seed, best)
-    rows = outputs(model, task.examples(test), config.batch.tokens, device)
+    rows = outputs(model, task.examples(test), config.batch.tokens, device, world=world)
     predicted = [task.decode(row) for row in rows]
     counts = score_rows(task, test, predicted)
-    write_predictions(folder / PREDICTIONS, task, test, predicted)
-    with atomic_file(folder / ROWS) as tmp, tmp.open("wb") as file:
-        np.save(file, counts)
     result = {
         "seed": seed,
         "epoch": best.epoch,
-        "steps": trainer.step,
+        "steps": trained.step,
         "seconds": sum(entry["seconds"] for entry in best.history),
         "history": best.history,
+        "guard": trained.guard,
         "dev": best.history[best.epoch - 1]["dev"],
         "test": {
             **task.scorer.report(counts.sum(0)),
             f"{task.scorer.metric}_interval": interval(task.scorer.value(resampled(counts))),
         },
     }
-    write_json(folder / RESULT, result)
+    if world.is_main:
+        write_predictions(folder / PREDICTIONS, task, test, predicted)
+        with atomic_file(folder / ROWS) as tmp, tmp.open("wb") as file:
+            np.save(file, counts)
+        write_json(folder / RESULT, result)
     return result
 
 

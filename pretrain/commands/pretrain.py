@@ -10,6 +10,7 @@ from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training import run_folder
+from biomlm.pretrain.training.initial_model import initial_model
 from biomlm.training.trainer import seed_weights
 
 STAGE = "pretrain"
@@ -20,7 +21,7 @@ def pretrain(config: PretrainConfig) -> None:
     inputs = [*config.folders, config.init or "", config.longer or ""]
     refuse_target(config.out, inputs, option="--out", ours=stage)
     reader = Shards(config.folders, "train")
-    model, origin = run_folder.initial_model(config, reader)
+    model, origin = initial_model(config, reader)
     objective = initial_objective(config, model.config)
     record = run_folder.start(config, STAGE, reader, model, origin)
     if record.status == "done":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.model.packed import Packed
 from biomlm.pretrain.data.collate import Collator
 from biomlm.pretrain.data.config import BatchConfig, MixConfig
@@ -22,6 +23,7 @@ from biomlm.pretrain.data.masking import Masker
 from biomlm.pretrain.data.order import Order
 from biomlm.pretrain.data.sequence_builder import EpochBuilder
 from biomlm.pretrain.objectives.config import MlmConfig, Pairing
+from biomlm.training.objective import LossDenominators
 
 I64 = npt.NDArray[np.int64]
 
@@ -50,14 +52,57 @@ class Batch:
     places_m: I64 | None = None
     pair_labels_b: Tensor | None = None
 
-    def pin(self) -> "Batch":
-        """Return the same micro-batch in page-locked memory, which a GPU copies from asynchronously."""
-        ids_t, types_t = self.packed.input_ids_t.pin_memory(), self.packed.token_type_ids_t
-        types_t = None if types_t is None else types_t.pin_memory()
-        packed = Packed(ids_t, self.packed.lengths, types_t)
+    @property
+    def name(self) -> tuple[int, int]:
+        """See `MicroBatch`."""
+        return self.epoch, self.index
+
+    @property
+    def predicted(self) -> int:
+        """See `MicroBatch`."""
+        return len(self.labels_m)
+
+    @property
+    def rows(self) -> int:
+        """See `MicroBatch`: a pair is known by its first token."""
+        return self.predicted + (0 if self.pair_labels_b is None else self.pieces)
+
+    @property
+    def pieces(self) -> int:
+        """See `MicroBatch`: its sequences."""
+        return len(self.packed.lengths)
+
+    def denominators(self) -> LossDenominators:
+        """See `MicroBatch`."""
+        pairs = 0 if self.pair_labels_b is None else int((self.pair_labels_b != NO_LABEL).sum())
+        return LossDenominators(self.predicted, len(self.packed.input_ids_t), pairs)
+
+    def shown(self) -> tuple[Tensor | None, ...]:
+        """See `MicroBatch`."""
+        packed = self.packed
+        return packed.input_ids_t, packed.token_type_ids_t, self.positions_m, self.labels_m, self.pair_labels_b
+
+    def first(self, pieces: int) -> "Batch":
+        """See `MicroBatch`."""
+        lengths = self.packed.lengths[:pieces]
+        types_t, pairs_b = self.packed.token_type_ids_t, self.pair_labels_b
+        tokens = sum(lengths)
+        predicted = int((self.positions_m < tokens).sum())
+        packed = Packed(self.packed.input_ids_t[:tokens], lengths, None if types_t is None else types_t[:tokens])
         return replace(
             self,
             packed=packed,
+            positions_m=self.positions_m[:predicted],
+            labels_m=self.labels_m[:predicted],
+            places_m=None if self.places_m is None else self.places_m[:predicted],
+            pair_labels_b=None if pairs_b is None else pairs_b[:pieces],
+        )
+
+    def pin(self) -> "Batch":
+        """Return the same micro-batch in page-locked memory, which a GPU copies from asynchronously."""
+        return replace(
+            self,
+            packed=self.packed.pin(),
             positions_m=self.positions_m.pin_memory(),
             labels_m=self.labels_m.pin_memory(),
             pair_labels_b=None if self.pair_labels_b is None else self.pair_labels_b.pin_memory(),
@@ -153,6 +198,11 @@ class Batches:
         """Return the step of the run that reads a micro-batch: the reverse of `names`."""
         planned = ((epoch - self.first_epoch) * self.per_epoch + index) // self.batch.accumulation
         return self.first_step + planned - self.ahead
+
+    def make(self, name: tuple[int, ...]) -> Batch | None:
+        """See `training.batches.NamedBatches`."""
+        epoch, index = name
+        return self.micro_batch(epoch, index)
 
     def stage(self, _: int) -> "Batches":
         """See `Curriculum.stage`: all steps are of this one."""

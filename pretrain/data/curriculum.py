@@ -18,10 +18,12 @@ from typing import Any
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.errors import ConfigError
 from biomlm.core.manifest import digest, read_manifest
+from biomlm.core.progress import human
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.data.order import NEARLY
 from biomlm.pretrain.objectives.config import OBJECTIVES, PAIRINGS
 
 UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far
@@ -142,6 +144,44 @@ class Curriculum:
         """See `Batches.micro_batch`."""
         stage = bisect_right(self.stages, epoch, key=lambda stage: stage.first_epoch) - 1
         return self.stages[stage].micro_batch(epoch, index)
+
+    def make(self, name: tuple[int, ...]) -> Batch | None:
+        """See `training.batches.NamedBatches`."""
+        epoch, index = name
+        return self.micro_batch(epoch, index)
+
+    def title(self, name: tuple[int, ...]) -> str:
+        """See `training.batches.Batches`."""
+        epoch, index = name
+        return f"micro-batch {index} of epoch {epoch}"
+
+    def sizes(self, step: int) -> str:
+        """See `training.batches.Batches`."""
+        stage = self.stage(step)
+        sizes, tokens = stage.batch, stage.tokens_per_step
+        batch = f"{sizes.accumulation} x {human(sizes.tokens)}" if sizes.accumulation > 1 else human(sizes.tokens)
+        if tokens < NEARLY * sizes.tokens * sizes.accumulation:
+            batch = f"{human(tokens)} (all that the shards hold, not {batch})"
+        return f"sequences of up to {sizes.max_length} tokens, {batch} a step"
+
+    def smaller(self, step: int, fitting: int) -> str:
+        """See `training.batches.Batches`; configured tokens are a mean, so a micro-batch may hold a sequence more."""
+        sizes = self.stage(step).batch
+        advised = fitting - sizes.max_length
+        if advised >= sizes.max_length:
+            accumulation = -(-sizes.tokens * sizes.accumulation // advised)
+            return f"Give --batch.tokens {advised} --batch.accumulation {accumulation}: the same step in smaller parts."
+        return (
+            "Lower --batch.max_length or --batch.tokens, or take a smaller --model.size; the last checkpoint is whole."
+        )
+
+    def place(self, step: int) -> dict[str, Any]:
+        """See `training.batches.Batches`."""
+        return asdict(self.end(step))
+
+    def resume(self, step: int, place: Mapping[str, Any]) -> None:
+        """See `training.batches.Batches`."""
+        self.go_on(step, End(**place))
 
     def end(self, step: int) -> End:
         """Return the place in the data after so many steps."""

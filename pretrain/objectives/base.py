@@ -13,7 +13,7 @@ from biomlm.pretrain.objectives.term import Term
 from biomlm.training.objective import LossDenominators, Objective
 
 
-class PretrainObjective(Objective):
+class PretrainObjective(Objective[MaskedLM, Batch]):
     """The weighted sum of the terms that have a weight.
 
     Args:

@@ -18,6 +18,7 @@ from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.mixture import Sources
 from biomlm.pretrain.objectives.config import MlmConfig, Pairing
 from biomlm.pretrain.objectives.term import Term
+from biomlm.training.distributed.engine import Engine
 from biomlm.training.distributed.process_group import RankInfo, World
 from biomlm.training.objective import LossDenominators
 from biomlm.training.prefetch import Prefetcher
@@ -25,6 +26,7 @@ from biomlm.training.prefetch import Prefetcher
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
+DIVERGED = 2.0  # times the loss of a blind guess among all pieces: beginnings are near 1
 LARGEST = 700.0  # nats whose exponential a float holds
 EVAL_SEED = 20_200_101  # not the run's seed: runs with different seeds are compared on the same masks
 
@@ -251,3 +253,48 @@ def _means(loss: float, right: float, masked: float) -> dict[str, float | None]:
 
 def _mean(total: float, count: float) -> float | None:
     return float(total / count) if count else None
+
+
+class HeldOutEvaluation:
+    """What pretraining and distillation evaluate between steps: the held-out split, by the weights and by their running mean.
+
+    Args:
+        evaluator: Of the held-out split.
+        ema: Whether a running mean is kept.
+        passes: Steps → how often each mixed source has been read, to be logged with it.
+        examples: Writes sequences that the model has filled in; None for none.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        ema: bool,
+        passes: Callable[[int], dict[str, float]],
+        examples: Callable[[int, MaskedLM, Device], None] | None = None,
+    ):
+        self.evaluator, self.ema, self.passes, self.examples = evaluator, ema, passes, examples
+        self.result: EvalResult | None = None
+
+    def __call__(self, engine: Engine, step: int) -> dict[str, float]:
+        """See `training.selection.Evaluation`."""
+        with engine.summon_full_params() as model:
+            assert isinstance(model, MaskedLM)
+            self.result = self.evaluator(model, engine.device)
+            if self.examples is not None:
+                self.examples(step, model, engine.device)
+        figures = self.result.as_metrics()
+        if self.ema:
+            with engine.ema_weights(), engine.summon_full_params() as model:
+                assert isinstance(model, MaskedLM)
+                ema = self.evaluator(model, engine.device).as_metrics()
+            figures |= {f"ema_{name}": ema[name] for name in ("loss", "accuracy") if name in ema}
+        epochs = {f"epochs/{name}": round(count, 4) for name, count in self.passes(step).items()}
+        return {**figures, **epochs}
+
+    def objection(self) -> str:
+        """See `training.selection.Evaluation`: whether the run diverged."""
+        guess = math.log(self.evaluator.shards.vocab_size)
+        loss = None if self.result is None or not self.result.masked_tokens else self.result.loss
+        if loss is None or loss <= DIVERGED * guess:
+            return ""
+        return f"the run diverged: its held-out loss is {loss:.3g}, and a blind guess has {guess:.3g}"

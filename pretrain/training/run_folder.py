@@ -3,33 +3,39 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biomlm.convert.load import Loaded, load_model
+from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
-from biomlm.core.errors import ConfigError, MismatchError, UserError
+from biomlm.core.errors import ConfigError, DataError, MismatchError
 from biomlm.core.files import read_json, sha256, sweep, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
-from biomlm.model.config import EncoderConfig, ModelConfig
+from biomlm.model.compute import prepare
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM, parameter_count
+from biomlm.model.flops import peak
+from biomlm.model.optim.optimizer import freeze
 from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
-from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.data.curriculum import Curriculum, end_of
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
 from biomlm.pretrain.objectives.base import PretrainObjective
-from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, TermEvaluator
-from biomlm.pretrain.training.vocabulary_match import renew
+from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, HeldOutEvaluation, TermEvaluator
+from biomlm.pretrain.training.filled_examples import Examples
 from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.build import make
-from biomlm.training.distributed.engine import Engine
+from biomlm.training.distributed.engine import Engine, LossModule
 from biomlm.training.distributed.process_group import World, join, rank_info
 from biomlm.training.objective import Objective
-from biomlm.training.trainer import Trainer, TrainResult, deterministic, seed_weights
+from biomlm.training.resolved import device_of, keep
+from biomlm.training.selection import Selection
+from biomlm.training.trainer import Trainer, TrainResult, deterministic, newest_usable
 
 RESULT = "result.json"
 SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files
@@ -47,20 +53,12 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, i
         remedy = "Start it once: fairseq-train finds the GPUs of a machine, and starts a process for each, by itself."
         raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
     world = join(config.timeout)
-    if not world.is_main:
-        broadcast = world.broadcast(None)
-        if broadcast is None:
-            world.barrier()
-            raise SystemExit(2)  # rank 0 says why
-        return Manifest(**broadcast)
-    try:
+
+    def begin() -> dict[str, Any]:
         _require_work(config, world.size)
-        record = _start(config, stage, reader, model, inputs)
-    except UserError:
-        world.broadcast(None)
-        world.barrier()  # the store that the others read it from ends with this process
-        raise
-    return Manifest(**world.broadcast(asdict(record)))
+        return asdict(_start(config, stage, reader, model, inputs))
+
+    return Manifest(**world.on_main(begin))
 
 
 def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
@@ -146,106 +144,12 @@ def _require_work(config: PretrainConfig, processes: int) -> None:
             )
 
 
-def initial_model(config: PretrainConfig, reader: Shards) -> tuple[MaskedLM, dict[str, str]]:
-    """Make a model with seeded random weights, or load that of `init` or `longer` and move it to the shards' vocabulary if asked.
-
-    Returns:
-        The model, and the input that it was made from, for the manifest.
-
-    Raises:
-        MismatchError: `init` has another vocabulary than the shards, or fewer positions than sequences need.
-    """
-    source = config.init or config.longer
-    if source is None:
-        encoder = config.model.resolve(reader.vocab_size, config.batch.max_length, reader.tokenizer.ids.pad)
-        seed_weights(config.seed)
-        model = MaskedLM(encoder)
-        model.mask_padding_vocab(reader.vocab_size)
-        return model, {}
-    loaded = load_model(source)
-    inputs = {"init": loaded.fingerprint} if config.init else {"longer": _fingerprint_of_run(loaded)}
-    require_shape(config, loaded.config, source)
-    require_positions(loaded.config.max_positions, source, config.batch.max_length)
-    if config.init_vocabulary == "same":
-        require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, source, reader)
-        loaded.model.use_padding(reader.tokenizer.ids.pad)
-        return loaded.model, inputs
-    seed_weights(config.seed)
-    return renew(loaded, config, reader), inputs
-
-
-def _fingerprint_of_run(loaded: Loaded) -> str:
-    """Hash the weights, the optimizer state and the place in the data that a run would go on from."""
-    file = checkpoint.path_of(loaded.source, loaded.facts.get("step", 0)) / checkpoint.STATE
-    state = read_json(file) if file.is_file() else {}  # else it is no run, which is refused when its state is loaded
-    return manifest.digest([loaded.fingerprint, *(state.get(name) for name in ("step", "sha256", "guard"))])
-
-
-def require_shape(config: PretrainConfig, encoder: EncoderConfig, source: str) -> None:
-    """Refuse options of a model's shape that the model to start from does not have: it brings its own.
-
-    Raises:
-        MismatchError: One of them says something else.
-    """
-    asked, plain, sizes = (
-        config.model,
-        ModelConfig(),
-        {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"},
-    )
-    given = {f.name for f in fields(ModelConfig) if getattr(asked, f.name) != getattr(plain, f.name)}
-    wanted = asked.resolve(encoder.vocab_size, encoder.max_positions, encoder.pad_token_id)
-    for name in sorted((given | (sizes if "size" in given else set())) - {"size", "pad_vocab_to"}):
-        if getattr(wanted, name) != getattr(encoder, name):
-            raise MismatchError(
-                f"model.{name} is {getattr(wanted, name)}, and this model has {getattr(encoder, name)}",
-                file=source,
-                remedy=f"Leave out model.{name}: a model to start from brings its own shape.",
-            )
-    if config.init_vocabulary == "same" and encoder.vocab_size % asked.pad_vocab_to:
-        raise MismatchError(
-            f"model.pad_vocab_to is {asked.pad_vocab_to}, and this model has {encoder.vocab_size:,} rows",
-            file=source,
-            remedy="Leave it out: a model over the same vocabulary keeps its rows.",
-        )
-
-
-def require_positions(max_positions: int, model: str, max_length: int) -> None:
-    """Refuse a model that is too short for the sequences.
-
-    Raises:
-        MismatchError: It has fewer positions than a sequence may have tokens.
-    """
-    if max_positions < max_length:
-        raise MismatchError(
-            f"the model has {max_positions} positions, sequences up to {max_length} tokens",
-            file=model,
-            remedy=f"Give --batch.max_length {max_positions}.",
-        )
-
-
-def require_same_vocabulary(tokenizer_dir: Path | None, vocab_size: int, model: str, reader: Shards) -> None:
-    """Refuse a model whose token ids mean something else than the shards'.
-
-    Raises:
-        MismatchError: The tokenizers differ, or, where the model has none beside it, the sizes do.
-    """
-    remedy = (
-        "Encode the documents with its tokenizer; a model to start from can also be moved over by --init_vocabulary."
-    )
-    if tokenizer_dir is not None:
-        tokenizer = tokenizer_folder.load(tokenizer_dir)
-        if tokenizer.fingerprint != reader.tokenizer.fingerprint:
-            raise MismatchError(f"the model's tokenizer is not that of {reader.folder}", file=model, remedy=remedy)
-    elif vocab_size != reader.vocab_size:
-        raise MismatchError(f"{vocab_size} ids against the shards' {reader.vocab_size}", file=model, remedy=remedy)
-
-
 def train(
     config: PretrainConfig,
     record: Manifest,
     reader: Shards,
     model: MaskedLM,
-    objective: Objective,
+    objective: Objective[Any, Any],
     teacher: MaskedLM | None = None,
 ) -> None:
     """Run the loop to its end and write `result.json`, the finished manifest and the summary.
@@ -267,7 +171,7 @@ def _train(
     record: Manifest,
     reader: Shards,
     model: MaskedLM,
-    objective: Objective,
+    objective: Objective[Any, Any],
     teacher: MaskedLM | None,
 ) -> None:
     deterministic()
@@ -275,17 +179,82 @@ def _train(
     if config.engine == "fairseq":
         _take_over(config, record, reader, model, objective)
         return
-    engine = make(config, model, objective, join(config.timeout))
+    engine = _engine(config, record, model, objective)
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments, engine.world)
-    trained = Trainer(run, engine, batches, evaluator, config, f"biomlm {record.stage}").train()
+    evaluation = None if evaluator is None else _evaluation(config, evaluator, batches)
+    trainer = Trainer(
+        run,
+        engine,
+        batches,
+        evaluation=evaluation,
+        selection=Selection(),
+        config=_loop(config),
+        what=f"biomlm {record.stage}",
+        peak=peak(engine.device) * engine.world.size,
+    )
+    if not trainer.resume() and config.longer is not None:
+        _take_up(Path(config.longer), engine, batches)
+    trained = trainer.train()
     compared = None if teacher is None or evaluator is None else evaluator(teacher, engine.device)
     if engine.world.is_main:
-        _finish(config, record, engine, batches, evaluator, trained, compared)
+        _finish(config, record, engine, batches, evaluation, trained, compared)
 
 
-def _take_over(config: PretrainConfig, record: Manifest, reader: Shards, model: MaskedLM, objective: Objective) -> None:
+def _engine(config: PretrainConfig, record: Manifest, model: MaskedLM, objective: Objective[Any, Any]) -> Engine:
+    """Prepare the model and make the engine that is asked for."""
+    assert config.engine != "fairseq", "it has a loop of its own"
+    world, device = join(config.timeout), device_of(config.out, config.precision)
+    chosen = prepare(model.encoder, device, config.compute)
+    if world.is_main:
+        print(f"computing on {chosen}", file=sys.stderr)
+    freeze(model, config.freeze_layers)
+    loss = LossModule(model, objective, device)
+    engine = make(config.engine, loss, world, optim=config.optim, steps=config.steps, deepspeed=config.deepspeed)
+    keep(Path(config.out), record, world, device, chosen)
+    return engine
+
+
+def _loop(config: PretrainConfig) -> LoopConfig:
+    """Say what the loop needs to know."""
+    guard = replace(config.guard, spike=0.0) if config.engine == "deepspeed" else config.guard
+    return LoopConfig(
+        steps=config.steps,
+        seed=config.seed,
+        guard=guard,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        keep=config.keep,
+        keep_every=config.keep_every,
+        timeout=config.timeout,
+    )
+
+
+def _take_up(run: Path, engine: Engine, batches: Curriculum) -> None:
+    """Take up another run's weights and optimizer state, and the batches that follow its last one, to train it longer.
+
+    Raises:
+        DataError: It has no whole checkpoint, or one without optimizer state or a place in the data.
+    """
+    step = newest_usable(run, engine.world)
+    if step is None:
+        raise DataError("this run has no whole checkpoint", file=run, remedy="Give a run to --longer that has one.")
+    last = checkpoint.load(path := checkpoint.path_of(run, step), verify=False)
+    if not {"engine", "guard"} <= last.state.keys():
+        raise DataError(
+            "it holds a model, and no moments or place in the data to train on from",
+            file=path,
+            remedy="Start a new run from the model by --init.",
+        )
+    engine.take_over(last.tensors, last.state["engine"], last.step)
+    batches.go_on(0, end_of(run, last))
+
+
+def _take_over(
+    config: PretrainConfig, record: Manifest, reader: Shards, model: MaskedLM, objective: Objective[Any, Any]
+) -> None:
     """Have fairseq train, and evaluate what it leaves as any model of ours."""
     if record.stage != "pretrain":
         raise ConfigError("fairseq knows masked language modelling only", remedy="Give another --engine.")
@@ -321,12 +290,13 @@ def _finish(
     record: Manifest,
     engine: Engine,
     batches: Curriculum,
-    evaluator: Evaluator | None,
+    evaluation: HeldOutEvaluation | None,
     trained: TrainResult,
     teacher: EvalResult | None,
 ) -> None:
     run, device = Path(config.out), engine.device
     passes = trained.tokens / batches.tokens_per_epoch
+    valid = None if evaluation is None else evaluation.result
     result = {
         "step": trained.step,
         "tokens": trained.tokens,
@@ -343,8 +313,8 @@ def _finish(
         "guard": trained.guard,
         "device": str(device.torch),
         "precision": device.precision,
-        "valid": None if trained.valid is None else asdict(trained.valid),
-        "unigram_entropy": None if evaluator is None else evaluator.shards.unigram_entropy,
+        "valid": None if valid is None else asdict(valid),
+        "unigram_entropy": None if evaluation is None else evaluation.evaluator.shards.unigram_entropy,
     }
     if teacher is not None:
         result["teacher"] = asdict(teacher)
@@ -393,7 +363,9 @@ def held_out_rows(result: Mapping[str, Any]) -> dict[str, object]:
     return {name: value for name, value in rows.items() if value is not None}
 
 
-def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, world: World) -> Evaluator | None:
+def _evaluator(
+    config: PretrainConfig, objective: Objective[Any, Any], segments: bool, world: World
+) -> Evaluator | None:
     shards = held_out(config.folders)
     if shards is None:
         return None
@@ -402,4 +374,11 @@ def _evaluator(config: PretrainConfig, objective: Objective, segments: bool, wor
     others = objective.terms[1:] if isinstance(objective, PretrainObjective) else ()
     pairing = config.objective.pairing
     terms = [TermEvaluator(shards, config.batch, *size, term=t, pairing=pairing, segments=segments) for t in others]
-    return Evaluator(shards, config.batch, *size, terms, world)
+    return Evaluator(shards, config.batch, *size, terms=terms, world=world)
+
+
+def _evaluation(config: PretrainConfig, evaluator: Evaluator, batches: Curriculum) -> HeldOutEvaluation:
+    examples = None
+    if config.examples.count:
+        examples = partial(Examples(evaluator, config.examples).write, Path(config.out))
+    return HeldOutEvaluation(evaluator, bool(config.optim.ema), batches.passes, examples)

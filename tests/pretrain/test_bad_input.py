@@ -17,11 +17,14 @@ from biomlm.core.metrics import read_metrics
 from biomlm.model import device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.packed import Packed
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.config import BatchConfig
+from biomlm.pretrain.data.curriculum import Curriculum
+from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.training.objective import LossDenominators
-from biomlm.training.out_of_memory import cut, largest, too_large
+from biomlm.training.out_of_memory import largest
 
 SHAPE = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32"]
 SHAPE += ["--model.num_attention_heads", "2"]
@@ -151,7 +154,7 @@ def batch(lengths: list[int]) -> Batch:
 
 
 def test_a_cut_batch_keeps_what_belongs_to_its_sequences() -> None:
-    part = cut(batch([5, 7, 4, 9]), 2)
+    part = batch([5, 7, 4, 9]).first(2)
     assert part.packed.lengths == (5, 7)
     assert part.positions_m.tolist() == [1, 4, 7, 10]
     assert part.labels_m.tolist() == [2, 8, 14, 20]
@@ -174,10 +177,12 @@ def test_the_largest_run_that_fits_is_found_by_few_trials(limit: int) -> None:
     assert len(tried) <= 6
 
 
-def test_where_nothing_fits_another_remedy_is_given() -> None:
-    whole = batch([10] * 64)
-    for fitting in (0, 10):
-        assert "smaller --model.size" in str(too_large(whole, fitting, BatchConfig(tokens=640, max_length=10)))
+def test_where_nothing_fits_another_remedy_is_given(tiny_shards: Path) -> None:
+    config = PretrainConfig(shards=str(tiny_shards), out="run", batch=BatchConfig(tokens=640, max_length=32))
+    batches = Curriculum(Shards(config.folders, "train"), config, False)
+    for fitting in (0, 40):
+        assert "smaller --model.size" in batches.smaller(0, fitting)
+    assert "--batch.tokens 288 --batch.accumulation 3" in batches.smaller(0, 320)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")

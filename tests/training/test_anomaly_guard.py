@@ -97,15 +97,18 @@ def test_there_is_a_limit_to_going_back(
 
 def test_a_spike_is_left_out_and_a_lasting_change_is_accepted() -> None:
     guard = Guard(GuardConfig(spike=10, patience=50))
-    assert not any(guard.judge(1.0, 1.0 + 0.1 * (step % 3), None) for step in range(SETTLED))
-    assert "usually 1.1" in guard.judge(1.0, 20.0, None)
-    assert not guard.judge(1.0, 1.0, None)
-    verdicts = [bool(guard.judge(1.0, 30.0, None)) for _ in range(40)]
-    assert verdicts[0]
-    assert not verdicts[-1]
+    assert all(guard.accepts(1.0, 1.0 + 0.1 * (step % 3)) for step in range(SETTLED))
+    assert not guard.accepts(1.0, 20.0)
+    assert "usually 1.1" in guard.problem
+    assert guard.accepts(1.0, 1.0)
+    assert not guard.problem
+    verdicts = [guard.accepts(1.0, 30.0) for _ in range(40)]
+    assert not verdicts[0]
+    assert verdicts[-1]
     other = Guard(guard.config)
     other.load(guard.state())
-    assert other.judge(1.0, 500.0, None) == guard.judge(1.0, 500.0, None)
+    assert other.accepts(1.0, 500.0) == guard.accepts(1.0, 500.0)
+    assert other.problem == guard.problem
 
 
 def test_the_loss_scale_moves_as_torchs_scaler() -> None:

@@ -1,40 +1,38 @@
 """The engine that a configuration asks for."""
 
-import sys
-
 from biomlm.core.errors import ConfigError
-from biomlm.model.compute import prepare
-from biomlm.model.device import choose
-from biomlm.model.encoder import MaskedLM
-from biomlm.model.optim.optimizer import freeze
-from biomlm.pretrain.config import PretrainConfig
+from biomlm.model.optim.config import OptimConfig
+from biomlm.training.config import DeepSpeedConfig, EngineName
 from biomlm.training.distributed.ddp import DDPEngine
 from biomlm.training.distributed.deepspeed import DeepSpeedEngine
 from biomlm.training.distributed.engine import Engine, LossModule
 from biomlm.training.distributed.fsdp import FSDPEngine
 from biomlm.training.distributed.process_group import World
-from biomlm.training.objective import Objective
 
 
-def make(config: PretrainConfig, model: MaskedLM, objective: Objective, world: World) -> Engine:
-    """Prepare a model, the same on every rank, and its optimiser.
+def make(
+    engine: EngineName, loss: LossModule, world: World, *, optim: OptimConfig, steps: int, deepspeed: DeepSpeedConfig
+) -> Engine:
+    """Make an engine around a model, the same on every rank, with its optimiser.
+
+    Args:
+        engine: Its name.
+        loss: Model and objective.
+        world: The ranks.
+        optim: How the weights move.
+        steps: Of the whole run.
+        deepspeed: What the user says of DeepSpeed, for that engine.
 
     Raises:
         ConfigError: The engine needs more than one process, or a package that is not installed, or nothing is left to train.
     """
-    device = choose(config.precision)
-    chosen = prepare(model.encoder, device, config.compute)
-    if world.is_main:
-        print(f"computing on {chosen}", file=sys.stderr)
-    freeze(model, config.freeze_layers)
-    loss = LossModule(model, objective, device)
-    if config.engine == "deepspeed":
-        return DeepSpeedEngine(loss, device, world, config)
-    if config.engine == "fsdp":
+    if engine == "deepspeed":
+        return DeepSpeedEngine(loss, world, optim=optim, steps=steps, config=deepspeed)
+    if engine == "fsdp":
         if world.size == 1:
             raise ConfigError(
                 "FSDP shares a model out over processes, and there is only one",
                 remedy="Start it with torchrun or srun, or give --engine torch.",
             )
-        return FSDPEngine(loss, device, world, config.optim, config.steps)
-    return DDPEngine(loss, device, world, config.optim, config.steps)
+        return FSDPEngine(loss, world, optim, steps)
+    return DDPEngine(loss, world, optim, steps)

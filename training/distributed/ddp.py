@@ -10,13 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError
-from biomlm.model.device import Device
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer
-from biomlm.pretrain.data.batches import Batch
 from biomlm.training.distributed.engine import Engine, LossModule
 from biomlm.training.distributed.process_group import World
-from biomlm.training.objective import LossDenominators
+from biomlm.training.objective import LossDenominators, MicroBatch
 
 
 class DDPEngine(Engine):
@@ -24,24 +22,22 @@ class DDPEngine(Engine):
 
     Args:
         loss: Model and objective.
-        device: Where this rank computes.
         world: The ranks.
         optim: How the weights move.
         steps: Of the whole run.
     """
 
-    def __init__(self, loss: LossModule, device: Device, world: World, optim: OptimConfig, steps: int):
-        super().__init__(loss, device, world)
+    def __init__(self, loss: LossModule, world: World, optim: OptimConfig, steps: int):
+        super().__init__(loss, world)
         self.wrapped = self._wrap()
         self.trained = self.loss.trained()
         self.optimizer = Optimizer(self.trained, loss.model.config.num_hidden_layers, optim, steps)
-        self.size = torch.zeros(())  # norm of the step's gradient
 
     def _wrap(self) -> nn.Module:
         """Return the module that forward passes go through."""
         return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
-    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: MicroBatch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         with self._synchronised(last):
             scale = self.scaled()
@@ -56,15 +52,11 @@ class DDPEngine(Engine):
         waits = isinstance(self.wrapped, DistributedDataParallel) and not last
         return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
-    def grad_norm(self) -> Tensor:
-        """See `Engine.grad_norm`."""
-        self.size = self.optimizer.norm(self.factor)
-        return self.size
+    def _norm(self) -> Tensor:
+        return self.optimizer.norm(self.factor)
 
-    def optimizer_step(self) -> float:
-        """See `Engine.optimizer_step`."""
-        self.updates += 1
-        return self.optimizer.update(self.at, self.size)
+    def _move(self, norm: Tensor) -> float:
+        return self.optimizer.update(self.at, norm)
 
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`."""
@@ -107,5 +99,5 @@ class DDPEngine(Engine):
         self.model.load_state_dict(dict(groups["model"]))
         own = dict(self.loss.objective.named_parameters())
         with torch.no_grad():
-            for name, tensor in groups["objective"].items():
+            for name, tensor in groups.get("objective", {}).items():
                 own[name].copy_(tensor)

@@ -1,10 +1,11 @@
 """DeepSpeed's ZeRO (arXiv 1910.02054), stages 0 to 3, with its offloading to the host's memory.
 
 Its states are put together tensor by tensor for our own checkpoints, so any of them goes on in any engine on any number of ranks, and
-none is a pickle. DeepSpeed looks at gradients in the same call that moves the weights: it leaves out those that are not finite by
-itself, but large ones cannot be left out afterwards, so the guard does not look for spikes here.
+none is a pickle. ZeRO looks at gradients in the same call that moves the weights: it leaves out those that are not finite by itself,
+but large ones cannot be left out afterwards, so the guard does not look for spikes here (`PretrainConfig.guard`).
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,15 +18,14 @@ from torch import Tensor, nn
 from biomlm.convert.load import build
 from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError, ConfigError
-from biomlm.model.device import Device
-from biomlm.model.encoder import MaskedLM
+from biomlm.model.encoder import EncoderModel
+from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer, schedule
-from biomlm.pretrain.config import PretrainConfig
-from biomlm.pretrain.data.batches import Batch
+from biomlm.training.config import DeepSpeedConfig
 from biomlm.training.distributed.deepspeed_config import settings
-from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.engine import Accept, Engine, LossModule, StepResult
 from biomlm.training.distributed.process_group import World
-from biomlm.training.objective import LossDenominators
+from biomlm.training.objective import LossDenominators, MicroBatch
 
 
 class DeepSpeedEngine(Engine):
@@ -33,23 +33,22 @@ class DeepSpeedEngine(Engine):
 
     Args:
         loss: Model and objective.
-        device: Where this rank computes.
         world: The ranks.
-        config: Of the run.
+        optim: How the weights move.
+        steps: Of the whole run.
+        config: DeepSpeed's part.
     """
 
-    can_skip_step = False
-
-    def __init__(self, loss: LossModule, device: Device, world: World, config: PretrainConfig):
-        super().__init__(loss, device, world)
+    def __init__(self, loss: LossModule, world: World, *, optim: OptimConfig, steps: int, config: DeepSpeedConfig):
+        super().__init__(loss, world)
         deepspeed = _imported()
-        self.optim, self.steps = config.optim, config.steps
-        self.settings = settings(config, self.parameters, device.precision)
+        self.optim, self.steps = optim, steps
+        self.settings = settings(config, optim, self.parameters, self.device.precision)
         self.stage = self.settings["zero_optimization"]["stage"]
         if self.settings["fp16"]["enabled"] and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
             raise ConfigError("DeepSpeed computes no fp16 on this device", remedy="Give --precision bf16 or fp32.")
         self.trained = self.loss.trained()
-        grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, config.optim, config.steps)
+        grouped = Optimizer(self.trained, loss.model.config.num_hidden_layers, optim, steps)
         self.state_names = grouped.state_names
         if not dist.is_initialized():
             _group_of_one()
@@ -70,7 +69,7 @@ class DeepSpeedEngine(Engine):
         if self.stage < 3:
             zero._lazy_init_hp_params_optimizer_state()  # parameters find their stretches of them
 
-    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: MicroBatch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
         self.inner.set_gradient_accumulation_boundary(last)
         scale = self.scaled()
@@ -85,35 +84,43 @@ class DeepSpeedEngine(Engine):
             self.inner.step()
         return {name: value.detach() * weight for name, value in terms.items()}
 
-    def grad_norm(self) -> Tensor:
-        """See `Engine.grad_norm`; this moves the weights, unless the gradient is not finite."""
-        for group in self.inner.optimizer.param_groups:
-            group["lr"] = self._rate * group.get("scale", 1.0)
-        if self.stage:
-            self.inner.step()
-            # a plain number if it is not finite
-            return torch.as_tensor(self.inner.get_global_grad_norm(), dtype=torch.float32, device=self.device.torch)
+    def step(self, sums: Mapping[str, Tensor], accept: Accept) -> StepResult:
+        """See `Engine.step`; ZeRO leaves out by itself what is not finite, and `accept` is told of what has moved the weights."""
+        if not self.stage:
+            return super().step(sums, accept)
+        self._set_rates()
+        self.inner.step()
+        # a plain number if it is not finite
+        norm = torch.as_tensor(self.inner.get_global_grad_norm(), dtype=torch.float32, device=self.device.torch)
+        figures, size = self._read(sums, norm)
+        overflowed, moved = self._overflows(figures["loss"], size), math.isfinite(size)
+        if not overflowed:
+            accept(figures["loss"], size)
+        rate = self._rate if moved else 0.0
+        return self._result(figures, size, moved=moved, overflowed=overflowed, rate=rate)
+
+    def _norm(self) -> Tensor:
         grads = [p.grad for p in self.trained.values() if p.grad is not None]
         if self.scale is not None:
             torch._foreach_mul_(grads, 1 / self.factor)
-        norm = nn.utils.get_total_norm(grads)
-        if torch.isfinite(norm):
-            self.inner.step()
-        else:
-            self.inner.zero_grad()
-        return norm
+        return nn.utils.get_total_norm(grads)
+
+    def _move(self, norm: Tensor) -> float:  # noqa: ARG002 DeepSpeed clips by a norm of its own
+        self._set_rates()
+        self.inner.step()
+        return self._rate
+
+    def zero_grad(self) -> None:
+        """See `Engine.zero_grad`."""
+        self.inner.zero_grad()
+
+    def _set_rates(self) -> None:
+        for group in self.inner.optimizer.param_groups:
+            group["lr"] = self._rate * group.get("scale", 1.0)
 
     @property
     def _rate(self) -> float:
         return self.optim.lr * schedule(self.at, self.steps, self.optim)
-
-    def optimizer_step(self) -> float:
-        """See `Engine.optimizer_step`: it has been done."""
-        self.updates += 1
-        return self._rate
-
-    def zero_grad(self) -> None:
-        """See `Engine.zero_grad`: it has been done."""
 
     def state_tensors(self) -> Groups:
         """See `Engine.state_tensors`."""
@@ -204,7 +211,7 @@ class DeepSpeedEngine(Engine):
         return nullcontext()
 
     @contextmanager
-    def summon_full_params(self) -> Iterator[MaskedLM]:
+    def summon_full_params(self) -> Iterator[EncoderModel]:
         """See `Engine.summon_full_params`; of sharded weights it is a copy, since the original can be called through DeepSpeed only."""
         if self.stage < 3:
             yield self.model

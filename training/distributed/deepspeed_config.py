@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
+from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.registry import OPTIMISERS
-from biomlm.pretrain.config import PretrainConfig
+from biomlm.training.config import DeepSpeedConfig
 
 BUCKET = 500_000_000  # numbers: DeepSpeed's own default
 
@@ -81,11 +82,14 @@ TAKEN: Mapping[
 }
 
 
-def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32", "bf16", "fp16"]) -> dict[str, Any]:
+def settings(
+    config: DeepSpeedConfig, optim: OptimConfig, parameters: int, precision: Literal["fp32", "bf16", "fp16"]
+) -> dict[str, Any]:
     """Return the configuration for DeepSpeed; entries that the user left at `auto` are set by ours.
 
     Args:
-        config: Of the run.
+        config: What the user says of DeepSpeed.
+        optim: How the weights move.
         parameters: Of the model: a larger bucket than its gradients need is memory taken anew in every step.
         precision: What the device computes in.
 
@@ -95,18 +99,18 @@ def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32",
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the loop says itself which micro-batch is a step's last
-        "gradient_clipping": config.optim.clip,
-        "zero_optimization": {"stage": config.deepspeed.stage, "reduce_bucket_size": min(BUCKET, parameters)},
+        "gradient_clipping": optim.clip,
+        "zero_optimization": {"stage": config.stage, "reduce_bucket_size": min(BUCKET, parameters)},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
-    if config.deepspeed.offload:
+    if config.offload:
         ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-    file = config.deepspeed.config
+    file = config.config
     given = _said(read_json(file, remedy="Give a ds_config.")) if file else {}
     agreed = {
-        "gradient_clipping": (config.optim.clip,),
+        "gradient_clipping": (optim.clip,),
         "zero_allow_untested_optimizer": (True,),
         "zero_force_ds_cpu_optimizer": (False,),
         "fp16.enabled": (precision == "fp16",),
@@ -130,12 +134,12 @@ def settings(config: PretrainConfig, parameters: int, precision: Literal["fp32",
         )
     # Without sharing, weights stay float32 and torch casts them, as in the other engines; the loss scale is ours at every stage.
     merged["fp16"] = {"enabled": True, "loss_scale": 1.0} if precision == "fp16" and stage else {"enabled": False}
-    if config.optim.ema:
+    if optim.ema:
         raise ConfigError("DeepSpeed keeps no running mean of the weights", remedy="Leave --optim.ema out.")
     sliced = [name for name, row in OPTIMISERS.items() if row.sliced]
-    if stage and not OPTIMISERS[config.optim.name].sliced:
+    if stage and not OPTIMISERS[optim.name].sliced:
         raise ConfigError(
-            f"ZeRO lays parameters end to end, which {config.optim.name} is not made for",
+            f"ZeRO lays parameters end to end, which {optim.name} is not made for",
             remedy=f"Take --optim.name {' or '.join(sliced)}, or --deepspeed.stage 0.",
         )
     return merged

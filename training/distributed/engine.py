@@ -4,10 +4,12 @@ A step's micro-batches go to the ranks round-robin; each loss is a share of the 
 sum to those of one process, whatever their number. Weights, batches and masks are the same in every engine.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,21 +17,43 @@ from torch import Tensor, nn
 
 from biomlm.core.checkpoint import Groups
 from biomlm.model.device import Device
-from biomlm.model.encoder import MaskedLM, parameter_count
-from biomlm.pretrain.data.batches import Batch
+from biomlm.model.encoder import EncoderModel, parameter_count
 from biomlm.training.distributed.loss_scale import LossScale
 from biomlm.training.distributed.process_group import World
-from biomlm.training.objective import LossDenominators, Objective
+from biomlm.training.objective import LossDenominators, MicroBatch, Objective
+
+Accept = Callable[[float, float], bool]  # a step's loss and the norm of its gradient → whether it may move the weights
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of a step, the same on every rank.
+
+    Args:
+        figures: Its means by name, over all ranks; `loss` is what was minimised.
+        norm: Of its gradient over all ranks, before clipping.
+        moved: Whether it moved the weights.
+        overflowed: Whether it did not because its gradient left fp16's range, so that the loss scale was lowered.
+        scale: The loss scale that the next step is computed with; 1 where the precision needs none.
+        rate: The learning rate that it moved the weights by, of layers without a decay; 0 if it did not.
+    """
+
+    figures: dict[str, float]
+    norm: float
+    moved: bool
+    overflowed: bool
+    scale: float
+    rate: float
 
 
 class LossModule(nn.Module):
     """Model and objective as one module, since engines wrap exactly one; its forward pass is one micro-batch's losses."""
 
-    def __init__(self, model: MaskedLM, objective: Objective, device: Device):
+    def __init__(self, model: EncoderModel, objective: Objective[Any, Any], device: Device):
         super().__init__()
         self.model, self.objective, self.device = model, objective, device
 
-    def forward(self, batch: Batch, totals: LossDenominators) -> dict[str, Tensor]:
+    def forward(self, batch: MicroBatch, totals: LossDenominators) -> dict[str, Tensor]:
         """See `Objective.forward`."""
         with self.device.autocast():
             return self.objective(self.model, batch, totals)  # type: ignore[no-any-return]
@@ -44,19 +68,15 @@ class Engine(ABC):
     """Forward, backward and update of one model on all processes of a run.
 
     Args:
-        loss: The model and its objective, the same on every rank.
-        device: Where this rank computes.
+        loss: The model and its objective, the same on every rank, and where this rank computes.
         world: The ranks.
     """
 
     sharded = False  # whether `state_tensors` gives each rank a part of its own
-    can_skip_step = (
-        True  # whether a gradient's norm is known before the weights are updated, so that a large one can be skipped
-    )
 
-    def __init__(self, loss: LossModule, device: Device, world: World):
-        self.loss, self.device, self.world = loss.to(device.torch), device, world
-        self.scale = LossScale() if device.precision == "fp16" else None
+    def __init__(self, loss: LossModule, world: World):
+        self.loss, self.device, self.world = loss.to(loss.device.torch), loss.device, world
+        self.scale = LossScale() if self.device.precision == "fp16" else None
         self.parameters = parameter_count(loss.model)
         self.updates = self.at = 0
         self.updates_before = 0  # of these, by the run that this one trains longer
@@ -64,7 +84,7 @@ class Engine(ABC):
         self.heartbeat: Callable[[], None] | None = None  # called before every collective operation
 
     @property
-    def model(self) -> MaskedLM:
+    def model(self) -> EncoderModel:
         """The model inside."""
         return self.loss.model
 
@@ -94,7 +114,7 @@ class Engine(ABC):
             self.heartbeat()
 
     @abstractmethod
-    def backward(self, batch: Batch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
+    def backward(self, batch: MicroBatch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """Add one micro-batch's gradients.
 
         Args:
@@ -107,13 +127,53 @@ class Engine(ABC):
             Its shares of the step's means, detached.
         """
 
-    @abstractmethod
-    def grad_norm(self) -> Tensor:
-        """Return the norm of the step's gradient over all ranks, still on the device; not finite if any of it is not."""
+    def step(self, sums: Mapping[str, Tensor], accept: Accept) -> StepResult:
+        """End the step: compute the gradient's norm, ask whether it may move the weights, and update or leave them; clear the gradient.
+
+        The one place where a step waits for the device: every figure is read at once. A gradient that overflows in fp16 is not asked
+        about: it lowers the loss scale.
+
+        Args:
+            sums: This rank's shares of the step's means, summed over its micro-batches.
+            accept: Is asked once, with figures that every rank has alike.
+        """
+        norm = self._norm()
+        figures, size = self._read(sums, norm)
+        overflowed = self._overflows(figures["loss"], size)
+        moved = not overflowed and accept(figures["loss"], size)
+        rate = self._move(norm) if moved else 0.0
+        if not moved:
+            self.zero_grad()
+        return self._result(figures, size, moved=moved, overflowed=overflowed, rate=rate)
+
+    def _read(self, sums: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
+        """Sum figures over the ranks, and read them and the norm from the device."""
+        added = self.world.all_reduce(torch.stack([value.float() for value in sums.values()]))
+        *values, size = torch.cat([added, norm.float().reshape(1)]).tolist()
+        return dict(zip(sums, values, strict=True)), size
+
+    def _overflows(self, loss: float, norm: float) -> bool:
+        """Whether a gradient that is not finite is a matter of the loss scale."""
+        return self.scale is not None and math.isfinite(loss) and not math.isfinite(norm)
+
+    def _result(
+        self, figures: dict[str, float], norm: float, *, moved: bool, overflowed: bool, rate: float
+    ) -> StepResult:
+        """Count the step, and adapt the loss scale."""
+        self.updates += moved
+        if self.scale is not None and overflowed:
+            self.scale.overflowed()
+        elif self.scale is not None and moved:
+            self.scale.good()
+        return StepResult(figures, norm, moved, overflowed, self.factor, rate)
 
     @abstractmethod
-    def optimizer_step(self) -> float:
-        """Clip the gradient, update the weights and clear the gradient; return the learning rate."""
+    def _norm(self) -> Tensor:
+        """Divide the gradient by the loss scale; return its norm over all ranks, still on the device, not finite if any of it is not."""
+
+    @abstractmethod
+    def _move(self, norm: Tensor) -> float:
+        """Clip the gradient, of this norm, update the weights and clear the gradient; return the learning rate."""
 
     @abstractmethod
     def zero_grad(self) -> None:
@@ -154,6 +214,6 @@ class Engine(ABC):
         """Put the running mean of the weights in their place, where `optim.ema` keeps one; on every rank at once."""
 
     @contextmanager
-    def summon_full_params(self) -> Iterator[MaskedLM]:
+    def summon_full_params(self) -> Iterator[EncoderModel]:
         """Give the model with whole parameters, so that it can be called by itself, on every rank at once."""
         yield self.model

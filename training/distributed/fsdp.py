@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from biomlm.core.checkpoint import Groups
-from biomlm.model.encoder import MaskedLM
+from biomlm.model.encoder import EncoderModel
 from biomlm.training.distributed.ddp import DDPEngine
 
 
@@ -71,7 +71,7 @@ class FSDPEngine(DDPEngine):
             held.copy_(saved)
 
     @contextmanager
-    def summon_full_params(self) -> Iterator[MaskedLM]:
+    def summon_full_params(self) -> Iterator[EncoderModel]:
         """See `Engine.summon_full_params`; what belongs to no layer is gathered here, layers gather themselves."""
         assert isinstance(self.wrapped, FSDPModule)
         self.wrapped.unshard()

@@ -7,7 +7,7 @@ numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never wai
 import gc
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from biomlm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError, UserError
 
 PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's number chooses one
 
@@ -151,6 +151,27 @@ class World:
         if self.is_main:
             self.store.set(f"broadcast/{self.broadcasts}", orjson.dumps(value).decode())
         return orjson.loads(self.store.get(f"broadcast/{self.broadcasts}"))
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Do something on rank 0 alone, and return what it returned, any JSON, on every rank; its mistake ends the others as well.
+
+        Raises:
+            UserError: On rank 0, if that is what the work raised.
+            SystemExit: On the others, then.
+        """
+        if not self.is_main:
+            answer = self.broadcast(None)
+            if answer is None:
+                self.barrier()
+                raise SystemExit(ConfigError.exit_code)  # rank 0 says why
+            return answer[0]
+        try:
+            answer = [work()]
+        except UserError:
+            self.broadcast(None)
+            self.barrier()  # the store that the others read it from ends with this process
+            raise
+        return self.broadcast(answer)[0]
 
     def barrier(self) -> None:
         """Wait until every rank has reached this call."""

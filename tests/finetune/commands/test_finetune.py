@@ -15,9 +15,9 @@ from biomlm.core.files import read_json, sha256
 from biomlm.finetune.config import FinetuneConfig, OptimConfig
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.tasks.token_classification import Ner
-from biomlm.finetune.training import trainer
+from biomlm.finetune.training.fit import build_model
 from biomlm.finetune.training.protocol import SealedTest
-from biomlm.finetune.training.trainer import BestEpoch, build_model
+from biomlm.finetune.training.selection import BestEpoch
 from biomlm.model.optim.optimizer import Optimizer, depth, schedule
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
@@ -116,10 +116,10 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
         raise KeyboardInterrupt
 
     assert cli.run(argv(tiny_model, toy, once, "--epochs", "2")) == 0
-    monkeypatch.setattr(trainer.checkpoint, "save", stop_after_saving)
+    monkeypatch.setattr(checkpoint, "save", stop_after_saving)
     assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 130
     assert not (out / "scores.json").exists()
-    monkeypatch.setattr(trainer.checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "save", save)
     assert cli.run(argv(tiny_model, toy, out, "--epochs", "2")) == 0
     for name in ("checkpoints/step_0/model.safetensors", "checkpoints/step_0/rest.safetensors"):
         assert sha256(out / name) == sha256(once / name)

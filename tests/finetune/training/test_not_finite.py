@@ -1,4 +1,4 @@
-"""A gradient that is not finite ends a run before a checkpoint holds what came of it."""
+"""Gradients that are not finite move no weights, and end a run before a checkpoint holds what came of them."""
 
 from pathlib import Path
 
@@ -26,5 +26,7 @@ def test_a_gradient_that_is_not_finite_is_named(
     where = ["--model", str(tiny_model), "--task", "ner", "--data", str(toy), "--out", str(tmp_path / "run")]
     for _ in range(2):
         assert cli.run(["finetune", *where, "--epochs", "1", "--batch.size", "8"]) == 2
-        assert "the gradient of step 1 is not finite" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the gradient is not finite (step 1 of epoch 1): this step is left out" in said
+        assert "10 bad steps in a row up to step 10, and there is no checkpoint to go back to" in said
     assert not checkpoint.steps(tmp_path / "run" / "seed_1")

@@ -14,10 +14,13 @@ from biomlm.core import cli
 from biomlm.finetune.config import BatchConfig, FinetuneConfig, OptimConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.tasks import registry
-from biomlm.finetune.tasks.examples import Batch, epoch_steps
-from biomlm.finetune.training import trainer
+from biomlm.finetune.training.batches import FoldBatches, TaskBatch
+from biomlm.finetune.training.fit import TaskObjective, build_model
 from biomlm.model import device
 from biomlm.tokenizer.formats import folder as tokenizer_folder
+from biomlm.training.distributed.ddp import DDPEngine
+from biomlm.training.distributed.engine import LossModule
+from biomlm.training.distributed.process_group import RankInfo, World
 
 EPOCHS, LR, DECAY = 2, 3e-3, 0.01
 
@@ -33,7 +36,7 @@ def without_dropout(tiny_model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def padded(batch: Batch, pad_token_id: int) -> dict[str, torch.Tensor]:
+def padded(batch: TaskBatch, pad_token_id: int) -> dict[str, torch.Tensor]:
     """The batch as transformers takes it: [b, l], labels -100 where there is none."""
     lengths = list(batch.packed.lengths)
     labels_t = torch.full_like(batch.packed.input_ids_t, -100)
@@ -61,9 +64,12 @@ def test_losses_and_weights_equal_a_plain_loop(without_dropout: Path, toy: Path,
     loaded = load_model(str(without_dropout))
     data = dataset.read(config)
     task: Any = registry.make_task(config, loaded, data.folds["train"], data.unseen)
-    ours = trainer.build_model(task, loaded, config)
-    run = trainer.Trainer(
-        tmp_path / "seed", task, ours, data.folds["train"], [], config, config.seed, device.choose("fp32")
+    ours = build_model(task, loaded, config)
+    examples = [example for record in task.examples(data.folds["train"]) for example in record]
+    batches = FoldBatches(examples, config.batch, config.seed)
+    steps = batches.per_epoch * EPOCHS
+    engine = DDPEngine(
+        LossModule(ours, TaskObjective(task), device.choose("fp32")), World(RankInfo()), config.optim, steps
     )
 
     assert cli.run(["convert", str(without_dropout), str(tmp_path / "hf"), "--to", "hf"]) == 0
@@ -75,25 +81,25 @@ def test_losses_and_weights_equal_a_plain_loop(without_dropout: Path, toy: Path,
     other = [p for p in theirs.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": DECAY}, {"params": other, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, run.per_epoch * EPOCHS)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, steps)
 
     ours.train()
     theirs.train()
-    for epoch in range(EPOCHS):
-        for batches in epoch_steps(run.examples, config.batch, config.seed, epoch):
-            (batch,) = batches
-            loss, rate = run._step(batches)
-            assert rate == pytest.approx(schedule.get_last_lr()[0])
-            expected = theirs(**padded(batch, loaded.config.pad_token_id)).loss
-            print(
-                run.step, loss, float(theirs(**padded(batch, loaded.config.pad_token_id)).loss.detach()), len(batches)
-            )
-            assert loss == pytest.approx(float(expected.detach()), abs=2e-5)
-            expected.backward()
-            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-    assert run.step >= 20
-    assert loss < 0.5  # from 1.0: it has learnt, so equality says something
-    assert torch.allclose(ours.classifier.weight, theirs.classifier.weight, atol=1e-4)  # type: ignore[arg-type, union-attr]
+    for step in range(steps):
+        (name,) = batches.names(step)
+        batch = batches.make(name)
+        engine.begin(step, False)
+        result = engine.step(engine.backward(batch, batch.denominators(), 1.0, True), lambda *_: True)
+        assert result.moved
+        assert result.rate == pytest.approx(schedule.get_last_lr()[0])
+        expected = theirs(**padded(batch, loaded.config.pad_token_id)).loss
+        assert result.figures["loss"] == pytest.approx(float(expected.detach()), abs=2e-5)
+        expected.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        assert result.norm == pytest.approx(float(norm), rel=1e-3)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    assert steps >= 20
+    assert result.figures["loss"] < 0.5  # from 1.0: it has learnt, so equality says something
+    assert torch.allclose(ours.classifier.weight, theirs.classifier.weight, atol=1e-4)  # type: ignore[arg-type]

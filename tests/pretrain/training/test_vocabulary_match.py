@@ -12,7 +12,7 @@ from biomlm.model.packed import pack
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.training.run_folder import initial_model
+from biomlm.pretrain.training.initial_model import initial_model
 from biomlm.pretrain.training.vocabulary_match import overlap
 from biomlm.tokenizer.formats import folder
 

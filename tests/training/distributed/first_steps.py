@@ -49,18 +49,16 @@ def steps(engine: Engine, config: PretrainConfig, overflow: int | None) -> dict[
         if engine.scale is not None:
             engine.scale.factor = HIGH if step == overflow else START
         parts = [batch(2 * step), batch(2 * step + 1)]
-        loss = 0.0
-        for i, part in enumerate(parts):
-            loss += float(engine.backward(part, LossDenominators.of(parts), 1.0, i == 1)["loss"])
-        norm = float(engine.grad_norm())
-        said = guard.judge(loss, norm, engine.scale)
-        if said:
-            engine.zero_grad()
-        else:
-            engine.optimizer_step()
+        losses = [
+            engine.backward(part, LossDenominators.of(parts), 1.0, i == 1)["loss"] for i, part in enumerate(parts)
+        ]
+        result = engine.step({"loss": torch.stack(losses).sum()}, guard.accepts)
+        if result.overflowed:
+            guard.overflowed(result.scale)
+        assert result.moved == (not guard.problem)
         state = engine.state_tensors()["model"]
-        seen["norm"].append(norm)
-        seen["said"].append(said)
+        seen["norm"].append(result.norm)
+        seen["said"].append(guard.problem)
         seen["scale"].append(engine.factor)
         seen["weights"].append(float(sum(tensor.double().abs().sum() for tensor in state.values())))
     return seen
@@ -84,9 +82,9 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), device)
             world = World(RankInfo())
             engine: Engine = (
-                DDPEngine(loss, device, world, optim, 3)
+                DDPEngine(loss, world, optim, 3)
                 if name == "torch"
-                else DeepSpeedEngine(loss, device, world, config)
+                else DeepSpeedEngine(loss, world, optim=optim, steps=3, config=ours)
             )
             found[name] = steps(engine, config, case.get("overflow"))
     return found

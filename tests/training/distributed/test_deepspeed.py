@@ -34,7 +34,7 @@ def told(given: dict[str, Any], tmp_path: Path, precision: Any = "bf16", **ours:
     file = tmp_path / "ds.json"
     write_json(file, given)
     made = PretrainConfig(shards="S", out="O", deepspeed=DeepSpeedConfig(config=str(file), **ours))
-    return settings(made, 1000, precision)
+    return settings(made.deepspeed, made.optim, 1000, precision)
 
 
 def test_the_users_file_wins_and_auto_is_ours(tmp_path: Path) -> None:

@@ -75,16 +75,22 @@ def engine(precision: str) -> DDPEngine:
     model = MaskedLM(shape.resolve(PIECES, 128, 1))
     device = Device(torch.device("cpu"), precision)  # type: ignore[arg-type]
     loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), device)
-    return DDPEngine(loss, device, World(RankInfo()), OptimConfig(), 10)
+    return DDPEngine(loss, World(RankInfo()), OptimConfig(), 10)
 
 
 def gradients(made: DDPEngine, batch: Batch) -> dict[str, Tensor]:
     """Those of the head's parameters, the scale divided out."""
-    made.backward(batch, LossDenominators.of([batch]), 1.0, True)
-    norm = float(made.grad_norm())
-    assert math.isfinite(norm)
-    found = {n: p.grad for n, p in made.trained.items() if p.grad is not None and ("head" in n or "word" in n)}
-    made.zero_grad()
+    found: dict[str, Tensor] = {}
+
+    def keep(loss: float, norm: float) -> bool:
+        assert math.isfinite(norm)
+        found.update(
+            {n: p.grad for n, p in made.trained.items() if p.grad is not None and ("head" in n or "word" in n)}
+        )
+        return False
+
+    terms = made.backward(batch, LossDenominators.of([batch]), 1.0, True)
+    assert not made.step(terms, keep).moved
     return found
 
 

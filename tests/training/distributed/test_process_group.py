@@ -68,15 +68,15 @@ def test_a_step_is_dealt_without_loss_or_repetition(tiny_shards: Path, ranks: in
     """Five micro-batches on up to seven ranks: sums of totals and fingerprints do not depend on the number."""
     batches = Batches(Shards([str(tiny_shards)], "train"), MlmConfig(), BatchConfig(128, 5, 32), 1)
     shape = ModelConfig(size="tiny").resolve(300, 32, 1)
-    whole = batches_of_rank(batches, 3, 0, 1, shape)
-    parts = [batches_of_rank(batches, 3, rank, ranks, shape) for rank in range(ranks)]
+    whole = batches_of_rank(batches, 3, 0, 1, model=shape)
+    parts = [batches_of_rank(batches, 3, rank, ranks, model=shape) for rank in range(ranks)]
     assert len({len(part.batches) for part in parts}) == 1, "all ranks go forward equally often"
     real = [b.index for part in parts for b, w in zip(part.batches, part.weights, strict=True) if w]
     assert sorted(real) == [batch.index for batch in whole.batches]
     assert np.array_equal(np.sum([part.totals for part in parts], axis=0), whole.totals)
     assert LossDenominators(*whole.totals).masked == sum(len(batch.labels_m) for batch in whole.batches)
     assert sum(part.fingerprint for part in parts) & FINGERPRINT == whole.fingerprint
-    assert batches_of_rank(batches, 4, 0, 1, shape).fingerprint != whole.fingerprint
+    assert batches_of_rank(batches, 4, 0, 1, model=shape).fingerprint != whole.fingerprint
 
 
 def test_fsdp_on_one_process_is_refused(
