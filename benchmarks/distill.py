@@ -168,9 +168,13 @@ def compare(
     """Take turns, and print the medians and the issue's ratios."""
     where = device.torch
     plain, cheap, full = (MaskedLM(small).to(where).train() for _ in range(3))
-    from_cache = DistillObjective(cached, small, LossConfig(hidden=0), shards.vocab_size, steps, ["cache"])
+    from_cache = DistillObjective(
+        cached, small, LossConfig(hidden=0), vocab_size=shards.vocab_size, steps=steps, sources=["cache"]
+    )
     teachers = Teachers([teacher], device, shards.vocab_size, 2.0)
-    together = DistillObjective(teachers, small, LossConfig(), shards.vocab_size, steps, ["teacher"]).to(where)
+    together = DistillObjective(
+        teachers, small, LossConfig(), vocab_size=shards.vocab_size, steps=steps, sources=["teacher"]
+    ).to(where)
     loop = PlainLoop(small, teacher.config).to(where).train()
     loop.teacher[0].to(where)
     wanted = [TeacherRequest(True, (teacher.config.num_hidden_layers,))]

@@ -83,6 +83,7 @@ class DistillObjective(Objective[MaskedLM, Batch]):
         teachers: TeacherSource,
         student: EncoderConfig,
         config: LossConfig,
+        *,
         vocab_size: int,
         steps: int,
         sources: Sequence[str | Path],

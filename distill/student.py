@@ -102,7 +102,7 @@ def taken_layers(text: str, student: int, teacher: int, source: str) -> list[int
     """
     if text == "every":
         return [(i * teacher) // student + 1 for i in range(student)]
-    pairs = layer_map(text, student, teacher, "start_layers", source)
+    pairs = layer_map(text, student, teacher, option="start_layers", source=source)
     for i in range(1, student + 1):
         sources = [b for a, b in pairs if a == i and b > 0]
         if len(sources) != 1:

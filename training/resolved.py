@@ -35,7 +35,7 @@ def device_of(run: str | Path, precision: ScaledPrecision) -> Device:
         ) from None
 
 
-def keep(run: Path, record: Manifest, world: World, device: Device, kernels: str) -> None:
+def keep(run: Path, record: Manifest, world: World, *, device: Device, kernels: str) -> None:
     """Write down what a run computes with from now on."""
     record.resolved = {"precision": device.precision, "kernels": kernels, "processes": world.size}
     if world.is_main:

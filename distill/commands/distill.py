@@ -45,13 +45,17 @@ def distill(config: DistillConfig) -> None:
         source = running_teachers(config, loaded, reader)
     seed_weights(config.seed + 1)  # of the projections: the student starts as it would without them
     paths = config.teachers or [config.cache] * len(source.configs)
-    objective = DistillObjective(source, student.config, config.loss, reader.vocab_size, config.steps, paths)
-    record = run_folder.start(config, STAGE, reader, student, inputs)
+    objective = DistillObjective(
+        source, student.config, config.loss, vocab_size=reader.vocab_size, steps=config.steps, sources=paths
+    )
+    record = run_folder.start(config, STAGE, reader, student, inputs=inputs)
     if record.status == "done":
         run_folder.show(STAGE, Path(config.out))
         return
     comparable = same and loaded and loaded[0].has_head
-    run_folder.train(config, record, reader, student, objective, loaded[0].model if comparable else None)
+    run_folder.train(
+        config, record, reader, student, objective=objective, teacher=loaded[0].model if comparable else None
+    )
 
 
 def running_teachers(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> TeacherSource:
@@ -60,7 +64,7 @@ def running_teachers(config: DistillConfig, loaded: list[Loaded], reader: Shards
     if config.vocabulary == "words":
         return WordAlignedTeachers(loaded, device, reader.tokenizer)
     models = [teacher.model for teacher in loaded]
-    return Teachers(models, device, reader.vocab_size, config.loss.temperature, config.teacher_compile)
+    return Teachers(models, device, reader.vocab_size, config.loss.temperature, compiled=config.teacher_compile)
 
 
 def initial_student(config: DistillConfig, teachers: list[Loaded], reader: Shards) -> tuple[MaskedLM, dict[str, str]]:

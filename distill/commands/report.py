@@ -47,7 +47,7 @@ def report(config: ReportConfig) -> None:
     loaded = dict(zip(paths, load(list(paths.values()), reader, sizes.max_length, False), strict=True))
     evaluator = Evaluator(reader, sizes, config.mask_rate, config.tokens)
     models = {name: one.model for name, one in loaded.items()}
-    results = compare(models, evaluator, choose(config.precision), TEACHER, ensemble)
+    results = compare(models, evaluator, choose(config.precision), TEACHER, ensemble=ensemble)
     train = [record for record in read_metrics(config.run) if record["split"] == "train"]
     figures: dict[str, Any] = {
         "models": {

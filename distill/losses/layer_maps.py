@@ -21,7 +21,7 @@ def check_map(text: str, option: str) -> None:
         )
 
 
-def layer_map(text: str, student: int, teacher: int, option: str, source: str | Path) -> list[tuple[int, int]]:
+def layer_map(text: str, student: int, teacher: int, *, option: str, source: str | Path) -> list[tuple[int, int]]:
     """List the pairs of a student's and a teacher's layer, ascending.
 
     Args:

@@ -64,7 +64,7 @@ class Relations(StatePart):
         return 3 * self.teacher.hidden_size * number + len(PAIRS[self.config.relation]) * self.heads * max_length * 8
 
 
-def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, kind: Kind) -> Tensor:
+def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, *, kind: Kind) -> Tensor:
     """Compute Σ KL(teacher's relation ‖ student's), over the pairs of `kind` and all tokens, as a mean over heads.
 
     Args:

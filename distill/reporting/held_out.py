@@ -69,7 +69,7 @@ class ModelResults:
 
 
 def compare(
-    models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, ensemble: Sequence[str] = ()
+    models: Mapping[str, MaskedLM], evaluator: Evaluator, device: Device, teacher: str, *, ensemble: Sequence[str] = ()
 ) -> dict[str, ModelResults]:
     """Run all models on the held-out split.
 

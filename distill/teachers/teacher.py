@@ -107,6 +107,7 @@ class Teachers(TeacherSource):
         device: Device,
         vocab_size: int,
         temperature: float = 1.0,
+        *,
         compiled: bool = False,
     ):
         super().__init__([model.config for model in models])

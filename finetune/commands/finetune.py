@@ -93,7 +93,7 @@ def _run_seeds(
     record: Manifest,
 ) -> None:
     out, device = Path(config.out), device_of(config.out, config.precision)
-    resolved.keep(out, record, world, device, kernels_of(loaded.model.encoder, device))
+    resolved.keep(out, record, world, device=device, kernels=kernels_of(loaded.model.encoder, device))
     folds = Folds(data.folds["train"], data.folds["dev"], SealedTest(data.folds["test"]))
     config, points = grid_search.search(
         out,
@@ -117,7 +117,7 @@ def _run_seeds(
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place
         facts = {**registry.facts(task, config.task), "seed": best}
-        saved_model.write(out, loaded, state.tensors["best"], task.labels, facts)
+        saved_model.write(out, loaded, state.tensors["best"], task.labels, facts=facts)
     scores = {
         "task": config.task,
         **protocol.combine_seeds(out, task, results),

@@ -27,7 +27,7 @@ FACT = "finetune"
 
 
 def write(
-    out: Path, loaded: Loaded, tensors: Mapping[str, Tensor], labels: tuple[str, ...], facts: dict[str, Any]
+    out: Path, loaded: Loaded, tensors: Mapping[str, Tensor], labels: tuple[str, ...], *, facts: dict[str, Any]
 ) -> None:
     """Write the model into a run folder.
 

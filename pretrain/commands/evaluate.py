@@ -16,7 +16,8 @@ from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.data.dataset import Shards, held_out
 from biomlm.pretrain.planning.config import EvaluateConfig
 from biomlm.pretrain.training.evaluate import Evaluator
-from biomlm.pretrain.training.run_folder import RESULT, held_out_rows, require_positions, require_same_vocabulary
+from biomlm.pretrain.training.initial_model import require_positions, require_same_vocabulary
+from biomlm.pretrain.training.run_folder import RESULT, held_out_rows
 
 STAGE = "pretrain evaluate"
 

@@ -23,11 +23,11 @@ def pretrain(config: PretrainConfig) -> None:
     reader = Shards(config.folders, "train")
     model, origin = initial_model(config, reader)
     objective = initial_objective(config, model.config)
-    record = run_folder.start(config, STAGE, reader, model, origin)
+    record = run_folder.start(config, STAGE, reader, model, inputs=origin)
     if record.status == "done":
         run_folder.show(STAGE, Path(config.out))
         return
-    run_folder.train(config, record, reader, model, objective)
+    run_folder.train(config, record, reader, model, objective=objective)
 
 
 def initial_objective(config: PretrainConfig, encoder: EncoderConfig) -> PretrainObjective:

@@ -19,6 +19,7 @@ from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json, refuse_target, stage, write_json
 from biomlm.core.fleet import Fleet, find
 from biomlm.core.summary import summary
+from biomlm.model.device import choose
 from biomlm.model.encoder import parameter_count
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
@@ -28,8 +29,9 @@ from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 from biomlm.pretrain.planning.config import TrialConfig
 from biomlm.pretrain.planning.estimate import largest_micro_batch, need, rows_of
-from biomlm.pretrain.training.run_folder import RESULT, require_positions, require_same_vocabulary
-from biomlm.training.distributed.build import make
+from biomlm.pretrain.training.engine import make_engine
+from biomlm.pretrain.training.initial_model import require_positions, require_same_vocabulary
+from biomlm.pretrain.training.run_folder import RESULT
 from biomlm.training.distributed.engine import Engine
 from biomlm.training.distributed.process_group import RankInfo, World
 from biomlm.training.objective import LossDenominators
@@ -136,7 +138,7 @@ def _planned(settings: PretrainConfig, loaded: Loaded, fleet: Fleet) -> dict[str
 def _measured(settings: PretrainConfig, loaded: Loaded, reader: Shards, fleet: Fleet | None) -> dict[str, Any]:
     """Train on micro-batches of growing size on this machine's first GPU, or its CPU."""
     model, objective = loaded.model.train(), PretrainObjective(ObjectiveConfig(), loaded.config)
-    engine = make(settings, model, objective, World(RankInfo()))
+    engine, _ = make_engine(settings, model, objective, World(RankInfo()), device=choose(settings.precision))
     attempts: list[Attempt] = []
     half = engine.device.precision != "fp32"
     for tokens in _sizes(settings):

@@ -57,6 +57,7 @@ def sums_of(
     max_tokens: float,
     device: Device,
     world: World,
+    *,
     width: int,
     score: Callable[[Batch], Sequence[float]],
 ) -> F64:
@@ -135,7 +136,7 @@ class TermEvaluator:
             return [*map(float, figures), *self.term.counts(batch), total]
 
         with torch.inference_mode():
-            *sums, total = sums_of(self.batches, self.max_tokens, device, world, len(names) + 1, score)
+            *sums, total = sums_of(self.batches, self.max_tokens, device, world, width=len(names) + 1, score=score)
         return {name: _mean(value, total) for name, value in zip(names, sums, strict=True)}
 
 
@@ -187,6 +188,7 @@ class Evaluator:
         batch: BatchConfig,
         mask_rate: float,
         max_tokens: int,
+        *,
         terms: Sequence[TermEvaluator] = (),
         world: World | None = None,
     ):
@@ -208,7 +210,9 @@ class Evaluator:
             return [len(batch.packed.input_ids_t), *np.concatenate(by_source)]
 
         with torch.inference_mode():
-            tokens, *by_column = sums_of(self.batches, self.max_tokens, device, self.world, 1 + 3 * len(names), score)
+            tokens, *by_column = sums_of(
+                self.batches, self.max_tokens, device, self.world, width=1 + 3 * len(names), score=score
+            )
         sums = np.reshape(by_column, (3, len(names)))  # loss, predicted rightly and predicted at all, by source
         others = {name: value for term in self.terms for name, value in term(model, device, self.world).items()}
         model.train(training)

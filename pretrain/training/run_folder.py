@@ -15,22 +15,20 @@ from biomlm.core.errors import ConfigError, DataError, MismatchError
 from biomlm.core.files import read_json, sha256, sweep, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
-from biomlm.model.compute import prepare
 from biomlm.model.device import choose
 from biomlm.model.encoder import MaskedLM, parameter_count
 from biomlm.model.flops import peak
-from biomlm.model.optim.optimizer import freeze
 from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
 from biomlm.pretrain.data.curriculum import Curriculum, end_of
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.pretrain.training.engine import make_engine
 from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, HeldOutEvaluation, TermEvaluator
 from biomlm.pretrain.training.filled_examples import Examples
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.training.config import LoopConfig
-from biomlm.training.distributed.build import make
-from biomlm.training.distributed.engine import Engine, LossModule
+from biomlm.training.distributed.engine import Engine
 from biomlm.training.distributed.process_group import World, join, rank_info
 from biomlm.training.objective import Objective
 from biomlm.training.resolved import device_of, keep
@@ -42,7 +40,7 @@ SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files
 LATER = ("init", "longer", "teachers as read")  # inputs that manifests once lacked
 
 
-def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, inputs: dict[str, str]) -> Manifest:
+def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, *, inputs: dict[str, str]) -> Manifest:
     """Begin or continue the run folder, once all that can be refused has been; return its manifest.
 
     `inputs` are those beside the shards; only those of models may be missing in a folder that an earlier version began.
@@ -149,6 +147,7 @@ def train(
     record: Manifest,
     reader: Shards,
     model: MaskedLM,
+    *,
     objective: Objective[Any, Any],
     teacher: MaskedLM | None = None,
 ) -> None:
@@ -179,10 +178,12 @@ def _train(
     if config.engine == "fairseq":
         _take_over(config, record, reader, model, objective)
         return
-    engine = _engine(config, record, model, objective)
+    world, device = join(config.timeout), device_of(run, config.precision)
+    engine, kernels = make_engine(config, model, objective, world, device=device)
+    keep(run, record, world, device=device, kernels=kernels)
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
-    evaluator = _evaluator(config, objective, segments, engine.world)
+    evaluator = _evaluator(config, objective, segments, world)
     evaluation = None if evaluator is None else _evaluation(config, evaluator, batches)
     trainer = Trainer(
         run,
@@ -192,28 +193,14 @@ def _train(
         selection=Selection(),
         config=_loop(config),
         what=f"biomlm {record.stage}",
-        peak=peak(engine.device) * engine.world.size,
+        peak=peak(device) * world.size,
     )
     if not trainer.resume() and config.longer is not None:
         _take_up(Path(config.longer), engine, batches)
     trained = trainer.train()
-    compared = None if teacher is None or evaluator is None else evaluator(teacher, engine.device)
-    if engine.world.is_main:
-        _finish(config, record, engine, batches, evaluation, trained, compared)
-
-
-def _engine(config: PretrainConfig, record: Manifest, model: MaskedLM, objective: Objective[Any, Any]) -> Engine:
-    """Prepare the model and make the engine that is asked for."""
-    assert config.engine != "fairseq", "it has a loop of its own"
-    world, device = join(config.timeout), device_of(config.out, config.precision)
-    chosen = prepare(model.encoder, device, config.compute)
+    compared = None if teacher is None or evaluator is None else evaluator(teacher, device)
     if world.is_main:
-        print(f"computing on {chosen}", file=sys.stderr)
-    freeze(model, config.freeze_layers)
-    loss = LossModule(model, objective, device)
-    engine = make(config.engine, loss, world, optim=config.optim, steps=config.steps, deepspeed=config.deepspeed)
-    keep(Path(config.out), record, world, device, chosen)
-    return engine
+        _finish(config, record, engine, batches, evaluation, trained, compared)
 
 
 def _loop(config: PretrainConfig) -> LoopConfig:

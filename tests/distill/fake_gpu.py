@@ -114,7 +114,7 @@ def distillation(distance: str, relation: str) -> None:
     student, at = model(), torch.device(GPU)
     teachers = Teachers([model(width=48), model(width=48)], Device(at, "fp32"), PIECES)
     with at:
-        objective = DistillObjective(teachers, student.config, parts, PIECES, 10, ["a", "b"])
+        objective = DistillObjective(teachers, student.config, parts, vocab_size=PIECES, steps=10, sources=["a", "b"])
     ends(objective(student, batch(), LossDenominators(M, T)), student.encoder, objective)
 
 

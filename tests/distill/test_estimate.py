@@ -193,7 +193,7 @@ def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: 
     for model in models:
         model.encoder.use_attention("loop")
     answerer = Teachers([models[1]], Device(torch.device("cpu"), "fp32"), VOCABULARY, loss.temperature)
-    objective = DistillObjective(answerer, student, loss, VOCABULARY, 10, ["teacher"])
+    objective = DistillObjective(answerer, student, loss, vocab_size=VOCABULARY, steps=10, sources=["teacher"])
     tokens = LENGTH * ROWS
     ids_t, positions_m = torch.randint(4, VOCABULARY, (tokens,)), torch.arange(MASKED)
     batch = Batch(Packed(ids_t, (LENGTH,) * ROWS), positions_m, ids_t[:MASKED])

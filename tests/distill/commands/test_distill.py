@@ -38,7 +38,9 @@ TOTALS = LossDenominators(masked=3, tokens=9)
 def objective_of(config: LossConfig, student: MaskedLM, *teachers: MaskedLM) -> DistillObjective:
     torch.manual_seed(0)
     answerer = Teachers(teachers, CPU, 50, config.temperature)
-    return DistillObjective(answerer, student.config, config, 50, 5, ["teacher"] * len(teachers))
+    return DistillObjective(
+        answerer, student.config, config, vocab_size=50, steps=5, sources=["teacher"] * len(teachers)
+    )
 
 
 def test_the_objective_is_the_weighted_sum_of_its_parts_and_trains_its_projection(make_model, batch) -> None:  # type: ignore[no-untyped-def]
@@ -68,7 +70,7 @@ def test_every_part_by_hand(make_model, batch) -> None:  # type: ignore[no-untyp
     pooled = [F.mse_loss(ours, theirs) for ours, theirs in means]
     torch.testing.assert_close(terms["pooled"], (5 * pooled[0] + 4 * pooled[1]) / 9)
     torch.testing.assert_close(terms["embeddings"], F.mse_loss(project["0_0"](s[0]), t[0]))
-    relations = relation_distance(ours[0], theirs[0], (5, 4), 2, "minilmv2") / 9
+    relations = relation_distance(ours[0], theirs[0], (5, 4), 2, kind="minilmv2") / 9
     torch.testing.assert_close(terms["relations"], relations)
     parts = ("kl", "mlm", "hidden", "pooled", "embeddings", "relations")
     torch.testing.assert_close(terms["loss"], sum(terms[name] for name in parts))

@@ -37,9 +37,9 @@ def test_heads_of_any_number_give_the_papers_formula(kind: Kind, heads: int) -> 
     random = torch.Generator().manual_seed(1)
     student = tuple(torch.randn(sum(LENGTHS), 24, generator=random) for _ in range(3))
     teacher = tuple(torch.randn(sum(LENGTHS), 48, generator=random) for _ in range(3))
-    ours = relation_distance(student, teacher, LENGTHS, heads, kind)  # type: ignore[arg-type]
+    ours = relation_distance(student, teacher, LENGTHS, heads, kind=kind)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, by_hand(student, teacher, heads, kind), rtol=1e-4, atol=1e-4)
-    same = relation_distance(teacher, teacher, LENGTHS, heads, kind)  # type: ignore[arg-type]
+    same = relation_distance(teacher, teacher, LENGTHS, heads, kind=kind)  # type: ignore[arg-type]
     assert same.abs() < 1e-4
 
 
