@@ -146,6 +146,27 @@ def test_every_way_to_assign_a_name_is_seen() -> None:
     assert names_assigned(ast.parse("class C:\n found: int")) == set()
 
 
+POSITIONAL = 4
+BY_NAME = ("training", "pretrain", "distill", "finetune")
+
+
+def positional(function: ast.FunctionDef) -> int:
+    """The parameters of a function that a caller may give without their names, without `self`."""
+    names = [parameter.arg for parameter in (*function.args.posonlyargs, *function.args.args)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(ROOT).parts[0] in BY_NAME], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_more_than_four_values_are_given_by_name(path: Path) -> None:
+    """Constructors and public functions; torch calls an autograd function's `forward(ctx, …)` by position."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            by_torch = bool(node.args.args) and node.args.args[0].arg == "ctx"
+            assert by_torch or positional(node) <= POSITIONAL, f"{path}:{node.lineno}: {node.name}"
+
+
 EVERY = 17  # one module in so many is asked for all its imports of ours
 
 

@@ -11,28 +11,36 @@ from biomlm.model.device import Device, choose
 from biomlm.training.distributed.process_group import World
 
 
-def device_of(run: str | Path, precision: ScaledPrecision) -> Device:
-    """Choose where a run computes, and how precisely: where that is left to the machine, as it was begun.
+def device_of(run: str | Path, precision: ScaledPrecision, world: World) -> Device:
+    """Choose where a run computes, and how precisely: where that is left to the machine, as it was begun, and as rank 0 chooses.
 
     Args:
         run: The run folder, which may not be there yet.
         precision: As configured.
+        world: The ranks, which must all call this.
 
     Raises:
         ConfigError: This machine lacks it.
     """
-    file = Path(run) / NAME
-    before: Any = read_json(file).get("resolved", {}) if file.is_file() else {}
-    if precision != "auto" or "precision" not in before:
+    if precision != "auto":
         return choose(precision)
+    begun = world.broadcast(_kept(Path(run)) if world.is_main else None)
+    if begun is None:
+        return choose(world.broadcast(choose("auto").precision if world.is_main else None))
     try:
-        return choose(before["precision"])
+        return choose(begun)
     except ConfigError as error:
         raise ConfigError(
-            f"this run was begun in {before['precision']}, and {str(error).splitlines()[0]}",
+            f"this run was begun in {begun}, and {str(error).splitlines()[0].removesuffix('.')}",
             file=run,
             remedy="Go on with it on a machine that has it, or start anew in another --out.",
         ) from None
+
+
+def _kept(run: Path) -> Any:
+    """Return the precision that a run was begun in; None for a new one, or one of an earlier version."""
+    manifest: dict[str, Any] = read_json(run / NAME) if (run / NAME).is_file() else {}
+    return manifest.get("resolved", {}).get("precision")
 
 
 def keep(run: Path, record: Manifest, world: World, *, device: Device, kernels: str) -> None:

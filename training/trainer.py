@@ -24,7 +24,7 @@ from biomlm.training.anomaly_guard import Guard
 from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
-from biomlm.training.distributed.hang_detector import HangDetector, is_lost
+from biomlm.training.distributed.hang_detector import HangDetector
 from biomlm.training.distributed.preemption import PreemptionHandler
 from biomlm.training.distributed.process_group import World
 from biomlm.training.metrics import MetricsLogger
@@ -127,18 +127,13 @@ class Trainer:
         self.engine.loss.train()
         with self.logger, self.saver, self.preemption, self.hang_detector:
             self.logger.begin(self.done)
-            try:
-                while not self._ended:
-                    self._steps()
-                    if self._must_go_back:
-                        self._go_back()
-                if self.selection.evaluated != self.done:
-                    self._evaluate()
-                self._require_learnt()
-            except RuntimeError as error:
-                if not is_lost(error):
-                    raise
-                raise self.hang_detector.diagnose(error) from None
+            while not self._ended:
+                self._steps()
+                if self._must_go_back:
+                    self._go_back()
+            if self.selection.evaluated != self.done:
+                self._evaluate()
+            self._require_learnt()
         seconds = self.logger.seconds
         return TrainResult(
             self.done,

@@ -15,6 +15,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training import run_folder
 from biomlm.pretrain.training.initial_model import initial_model
+from biomlm.training.distributed.process_group import join
 from biomlm.training.resolved import device_of
 from biomlm.training.trainer import seed_weights
 
@@ -40,7 +41,7 @@ def distill(config: DistillConfig) -> None:
         cached.require_key(key_of(config, reader, [teacher.sha256 for teacher in loaded]), config.steps)
         inputs["cache"] = cached.manifest.fingerprint
         for teacher in loaded:  # evaluated at the end, where the student is
-            teacher.model.to(device_of(config.out, config.precision).torch)
+            teacher.model.to(device_of(config.out, config.precision, join(config.timeout)).torch)
     else:
         source = running_teachers(config, loaded, reader)
     seed_weights(config.seed + 1)  # of the projections: the student starts as it would without them
@@ -60,7 +61,7 @@ def distill(config: DistillConfig) -> None:
 
 def running_teachers(config: DistillConfig, loaded: list[Loaded], reader: Shards) -> TeacherSource:
     """Set up the teachers that run beside the student."""
-    device = device_of(config.out, config.precision)
+    device = device_of(config.out, config.precision, join(config.timeout))
     if config.vocabulary == "words":
         return WordAlignedTeachers(loaded, device, reader.tokenizer)
     models = [teacher.model for teacher in loaded]

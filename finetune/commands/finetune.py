@@ -92,7 +92,7 @@ def _run_seeds(
     counts: dict[str, dict[str, int]],
     record: Manifest,
 ) -> None:
-    out, device = Path(config.out), device_of(config.out, config.precision)
+    out, device = Path(config.out), device_of(config.out, config.precision, world)
     resolved.keep(out, record, world, device=device, kernels=kernels_of(loaded.model.encoder, device))
     folds = Folds(data.folds["train"], data.folds["dev"], SealedTest(data.folds["test"]))
     config, points = grid_search.search(

@@ -99,6 +99,7 @@ class FoldBatches:
         self.tokens = sum(example.tokens for example in examples)
         self.ahead = 0  # steps of the plan that were stepped over
         self._order = lru_cache(maxsize=2)(lambda epoch: rng.permutation(rng.key(seed, "order", epoch), len(examples)))
+        self._parts = lru_cache(maxsize=2)(self._divide)
 
     def names(self, step: int) -> list[Name]:
         """See `NamedBatches`."""
@@ -110,7 +111,7 @@ class FoldBatches:
         planned, part = (*name, 0)[:2]
         return TaskBatch.of([self.examples[i] for i in self._parts(planned)[part]], name)
 
-    def _parts(self, planned: int) -> list[list[int]]:
+    def _divide(self, planned: int) -> list[list[int]]:
         """Divide a step's examples into micro-batches of like length: `accumulation` of about equal tokens, or more where `tokens` asks."""
         epoch, index = divmod(planned, self.per_epoch)
         step = self._order(epoch)[index * self.config.size : (index + 1) * self.config.size].tolist()

@@ -178,7 +178,8 @@ def _train(
     if config.engine == "fairseq":
         _take_over(config, record, reader, model, objective)
         return
-    world, device = join(config.timeout), device_of(run, config.precision)
+    world = join(config.timeout)
+    device = device_of(run, config.precision, world)
     engine, kernels = make_engine(config, model, objective, world, device=device)
     keep(run, record, world, device=device, kernels=kernels)
     segments = model.config.type_vocab_size > 1

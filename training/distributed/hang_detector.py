@@ -36,6 +36,9 @@ class HangDetector:
     Args:
         world: The ranks; alone, there is nothing to watch.
         what: The verb, for the message.
+
+    Raises:
+        TemporaryError: At the end, if an exchange failed because a rank was lost.
     """
 
     def __init__(self, world: World, what: str):
@@ -83,7 +86,7 @@ class HangDetector:
         count, _, line = answers[late]
         return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
-    def diagnose(self, error: BaseException) -> TemporaryError:
+    def _diagnose(self, error: BaseException) -> TemporaryError:
         """Return the error to end with after a failed exchange."""
         self.failed = True
         problem = f"{self.describe_hang()} ({str(error).splitlines()[0][:120]})"
@@ -113,6 +116,10 @@ class HangDetector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ended.set()
-        if self.thread.is_alive():
-            self.thread.join()
+        try:
+            if isinstance(error, RuntimeError) and is_lost(error):
+                raise self._diagnose(error) from None
+        finally:
+            self.ended.set()
+            if self.thread.is_alive():
+                self.thread.join()
