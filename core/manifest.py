@@ -164,11 +164,11 @@ def begin(
                 earlier.write(folder)
             return earlier
         elif override:
-            print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest)}", file=sys.stderr)
+            print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest, config)}", file=sys.stderr)
             manifest.resolved = earlier.resolved
         elif not _is_bare(folder):
             raise MismatchError(
-                f"the folder was made with another {_difference(earlier, manifest)}",
+                f"the folder was made with another {_difference(earlier, manifest, config)}",
                 file=folder,
                 remedy="Give another --out, remove the folder, or say --override to go on in it all the same.",
             )
@@ -229,11 +229,12 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _difference(old: Manifest, new: Manifest, most: int = 3) -> str:
-    """Name the options or inputs that differ, old value first."""
+def _difference(old: Manifest, new: Manifest, config: Any, most: int = 3) -> str:
+    """Name the options or inputs that differ, old value first; not those that came since and leave all as it was."""
     if old.config_hash != new.config_hash:
         a, b = flatten(old.config), flatten(new.config)
-        changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k != "out"]
+        known = a.keys() | flatten(decisive(config)).keys()
+        changed = [k for k in sorted(known) if a.get(k) != b.get(k) and k != "out"]
         shown = ", ".join(f"{k} ({a.get(k)!r} then, {b.get(k)!r} now)" for k in changed[:most])
         return f"configuration: {shown}" + (f" and {len(changed) - most} more" if len(changed) > most else "")
     changed = [k for k in sorted(old.inputs.keys() | new.inputs.keys()) if old.inputs.get(k) != new.inputs.get(k)]

@@ -31,7 +31,7 @@ def device_of(run: str | Path, precision: ScaledPrecision, world: World) -> Devi
         return choose(begun)
     except ConfigError as error:
         raise ConfigError(
-            f"this run was begun in {begun}, and {str(error).splitlines()[0].removesuffix('.')}",
+            f"this run was begun in {begun}, and {error.problem}",
             file=run,
             remedy="Go on with it on a machine that has it, or start anew in another --out.",
         ) from None

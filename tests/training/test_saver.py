@@ -59,7 +59,7 @@ def test_the_last_ones_and_every_so_many_steps_are_kept(tmp_path: Path) -> None:
 
 def test_rows_of_several_ranks_are_one_checkpoint(tmp_path: Path) -> None:
     whole = torch.randn(7, 3)
-    savers = [Saver(tmp_path, 2, 0, rank, 3, "word", 10) for rank in range(3)]
+    savers = [Saver(tmp_path, 2, 0, rank=rank, ranks=3, token="word", patience=10) for rank in range(3)]
     for rank, saver in reversed(list(enumerate(savers))):
         rows = {"weight": whole.chunk(3)[rank]} | ({"count": torch.tensor(5.0)} if rank == 0 else {})
         saver.save(Checkpoint(3, {"model": rows}, {"tokens": 1}))
@@ -77,7 +77,7 @@ def test_rows_of_several_ranks_are_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_never_writes_leaves_no_checkpoint(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, 2, 0, 0, 2, "word", 0.1)
+    saver = Saver(tmp_path, 2, 0, ranks=2, token="word", patience=0.1)
     saver.save(made(1, 1.0))
     with pytest.raises(TimeoutError, match="rank 1"):
         saver.finish()
