@@ -164,7 +164,10 @@ def begin(
                 earlier.write(folder)
             return earlier
         elif override:
-            print(f"{folder}: --override goes on in spite of another {_difference(earlier, manifest, config)}", file=sys.stderr)
+            print(
+                f"{folder}: --override goes on in spite of another {_difference(earlier, manifest, config)}",
+                file=sys.stderr,
+            )
             manifest.resolved = earlier.resolved
         elif not _is_bare(folder):
             raise MismatchError(
