@@ -11,13 +11,18 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import coverage
 import orjson
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomlm.core import cli
 from biomlm.core.manifest import Manifest
@@ -271,3 +276,29 @@ def small_run() -> Callable[..., list[str]]:
 def records() -> Callable[[Path, str], dict[int, object]]:
     """records(run, name): what `metrics.jsonl` says of training under a name, by step."""
     return lambda run, name: {r["step"]: r[name] for r in read_metrics(run) if r["split"] == "train" and name in r}
+
+
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+@dataclass
+class Products(TorchDispatchMode):
+    """Computes every product of fp16 numbers in float32, rounds it to fp16, as a GPU does, and keeps the largest number of each."""
+
+    largest: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS and args[-1].dtype == torch.float16:
+            exact = func(*(a.float() if isinstance(a, Tensor) else a for a in args), **(kwargs or {}))
+            self.largest.append(float(exact.abs().max()))
+            return exact.half()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def fp16_products() -> type[Products]:
+    """`with fp16_products() as products:` looks at every product of fp16 numbers; `products.largest` has their largest ones."""
+    return Products

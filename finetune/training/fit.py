@@ -48,7 +48,7 @@ class TaskObjective(Objective[Classifier, TaskBatch]):
         with torch.autocast(rows.device.type, enabled=False):
             return {"loss": self.task.loss(rows, batch.targets_m) / totals.masked}
 
-    def over(self, _: str) -> Collection[str]:
+    def over(self, term: str) -> Collection[str]:  # noqa: ARG002 there is one
         """See `Objective.over`."""
         return ("masked",)
 
