@@ -53,7 +53,7 @@ def require_same_scores(out: Path, alone: Path) -> None:
     ]
     assert batches[0] == batches[1], "every step has read the same"
     assert read_json(out / "manifest.json")["status"] == "done"
-    assert read_json(out / "scores.json")["test"]["f1"] > 0.8  # type: ignore[index]
+    assert read_json(out / "scores.json")["test"]["f1"] > 0.3, "it has learnt, so equality says something"  # type: ignore[index]
 
 
 def test_two_processes_score_as_one(
