@@ -188,6 +188,7 @@ def without() -> Callable[[list[str], str], list[str]]:
 
 PRELOAD = [
     "biomlm.pretrain.commands.pretrain",
+    "biomlm.finetune.commands.finetune",
     "torch.utils.tensorboard",
     "torch.distributed.fsdp",
     "biomlm.core.cli",

@@ -21,8 +21,12 @@ class Evaluation(Protocol):
 class Selection:
     """Which weights of a run are taken, and when it ends: here those after its last step; a subclass has another rule."""
 
-    finished = False  # whether the run ends before its last step
     evaluated: int | None = None  # the step of the last evaluation
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ends here, before its last step."""
+        return False
 
     def after_step(self, loss: float) -> None:
         """Take note of a step that moved the weights."""

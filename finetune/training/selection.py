@@ -55,7 +55,7 @@ class BestOnDev(Selection):
         return values.index(max(values)) + 1
 
     @property
-    def finished(self) -> bool:  # type: ignore[override]
+    def finished(self) -> bool:
         """See `Selection`."""
         done = len(self.history)
         return 0 < self.patience < done and done - self.best_epoch >= self.patience
