@@ -110,8 +110,10 @@ def biomlm(case: Case) -> None:
         ids_t = np.concatenate([np.array(row) for row in batch])
         places_t = np.where(np.isin(ids_t, (special.bos, special.eos)), -1, np.arange(len(ids_t)) + step * 10**6)
         key = rng.key(0, "mask", 0)
-        positions_m = choose(mlm, places_t, reader.tokenizer.is_word_start[ids_t], np.array(lengths), key, MASK_RATE)
-        shown_t = corrupt(mlm, ids_t, positions_m, places_t, key, special.mask, pieces)
+        positions_m = choose(
+            mlm, places_t, reader.tokenizer.is_word_start[ids_t], np.array(lengths), key=key, rate=MASK_RATE
+        )
+        shown_t = corrupt(mlm, ids_t, positions_m, places_t, key=key, mask_id=special.mask, pieces=pieces)
         packed = Packed(torch.from_numpy(shown_t), lengths)
         with where.autocast():
             hidden_mh = model.encoder(packed, torch.from_numpy(positions_m))[-1]

@@ -56,7 +56,7 @@ class Relations(StatePart):
         assert states.qkv is not None
         assert states.teacher.qkv is not None
         return relation_distance(
-            states.qkv, states.teacher.qkv, states.packed.lengths, self.heads, self.config.relation
+            states.qkv, states.teacher.qkv, states.packed.lengths, self.heads, kind=self.config.relation
         )
 
     def bytes_per_token(self, number: int, max_length: int) -> int:

@@ -75,7 +75,7 @@ class HiddenStates(StatePart):
     def __init__(self, student: EncoderConfig, teacher: EncoderConfig, config: LossConfig, source: str | Path):
         super().__init__(student, teacher, config, source)
         depths = student.num_hidden_layers, teacher.num_hidden_layers
-        self.layers = layer_map(config.layers, *depths, "loss.layers", source)
+        self.layers = layer_map(config.layers, *depths, option="loss.layers", source=source)
 
     def __call__(self, states: Compared) -> Tensor:
         """See `StatePart`."""

@@ -59,12 +59,12 @@ class Collator:
         Raises:
             DataError: An id is beyond the vocabulary.
         """
-        row = collate(sequences, numbers, self.shards.tokens, self.shards.ids, self.segments)
+        row = collate(sequences, numbers, self.shards.tokens, self.shards.ids, segments=self.segments)
         check_ids(self.shards, row.ids_t, row.places_t)
         return row
 
 
-def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, segments: bool) -> Row:
+def collate(sequences: Sequences, numbers: I64, tokens: Tokens, special: SpecialIds, *, segments: bool) -> Row:
     """Lay some sequences end to end, with their special tokens.
 
     Args:

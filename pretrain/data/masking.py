@@ -70,8 +70,10 @@ class Masker:
         draws_t = np.where(row.places_t < 0, row.places_t, row.places_t + reading_t * self.tokens)
         starts_word_t = self.tokenizer.is_word_start[row.ids_t]
         rate, may_t = rate_at(self.config, done), self._may(row.places_t)
-        positions_m = choose(self.config, draws_t, starts_word_t, row.lengths, self.key, rate, may_t)
-        shown_t = corrupt(self.config, row.ids_t, positions_m, draws_t, self.key, self.mask_id, self.pieces)
+        positions_m = choose(self.config, draws_t, starts_word_t, row.lengths, key=self.key, rate=rate, may_t=may_t)
+        shown_t = corrupt(
+            self.config, row.ids_t, positions_m, draws_t, key=self.key, mask_id=self.mask_id, pieces=self.pieces
+        )
         return Masked(shown_t, positions_m, row.ids_t[positions_m], row.places_t[positions_m])
 
     def _may(self, places_t: I64) -> Bools | None:
@@ -118,6 +120,7 @@ def choose(
     places_t: I64,
     starts_word_t: Bools,
     lengths: npt.NDArray[np.integer],
+    *,
     key: int,
     rate: float,
     may_t: Bools | None = None,
@@ -210,7 +213,9 @@ def _at_most(most: int, chosen_t: Bools, places_t: I64, lengths: npt.NDArray[np.
     return kept
 
 
-def corrupt(config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, key: int, mask_id: int, pieces: I64) -> I64:
+def corrupt(
+    config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, *, key: int, mask_id: int, pieces: I64
+) -> I64:
     """Make the ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
 
     Args:

@@ -103,6 +103,7 @@ class Pairs:
         pairing: Pairing,
         max_length: int,
         specials: int,
+        *,
         short_seq_prob: float,
         links: Links | None,
         source_of: I64 | None = None,

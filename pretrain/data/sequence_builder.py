@@ -54,7 +54,7 @@ class EpochBuilder:
         by_source = mix.active or (pairing is not None and pairing.from_elsewhere)
         sources = Sources.read(reader, mix.by) if by_source else None
         of_document = None if sources is None else sources.of_document
-        build = sequence_builder(reader, batch, pairing, segments, of_document, apart=mix.active)
+        build = sequence_builder(reader, batch, pairing, segments, source_of=of_document, apart=mix.active)
         self.sequences_of = lru_cache(maxsize=2)(lambda number: build(rng.key(seed, "pairs", mask_epoch(mlm, number))))
         self.mixture = Mixture(self.sequences_of, sources, mix, seed) if sources and mix.active else None
         self.epoch = lru_cache(maxsize=2)(self._epoch)
@@ -102,8 +102,8 @@ def sequence_builder(
     batch: BatchConfig,
     pairing: Pairing | None,
     segments: bool,
-    source_of: I64 | None = None,
     *,
+    source_of: I64 | None = None,
     apart: bool = False,
 ) -> SequenceBuilder:
     """Return the function that builds the sequences of a pass over the shards from a key; only pairs differ between keys.
@@ -137,4 +137,12 @@ def sequence_builder(
         )
     usable = np.diff(units.bounds) > 0
     links = read_links(reader.documents(), usable, source_of if apart else None) if pairing.linked else None
-    return Pairs(units, pairing, batch.max_length, specials, batch.short_seq_prob, links, source_of)
+    return Pairs(
+        units,
+        pairing,
+        batch.max_length,
+        specials,
+        short_seq_prob=batch.short_seq_prob,
+        links=links,
+        source_of=source_of,
+    )

@@ -34,7 +34,7 @@ def text(sequences: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 def test_the_share_of_tokens_is_the_stated_one(unit: str, rate: float) -> None:
     places, starts, lengths, _ = text(2000)
     config = MlmConfig(mask_rate=rate, unit=unit)  # type: ignore[arg-type]
-    chosen = choose(config, places, starts, lengths, rng.key(3), rate)
+    chosen = choose(config, places, starts, lengths, key=rng.key(3), rate=rate)
     units = len(places) if unit == "token" else 2000 * WORDS / 2  # words and n-grams are drawn together
     sigma = np.sqrt(rate * (1 - rate) / units)
     assert abs(len(chosen) / (places >= 0).sum() - rate) < 4 * sigma
@@ -45,7 +45,7 @@ def test_the_share_of_tokens_is_the_stated_one(unit: str, rate: float) -> None:
 def test_words_are_chosen_whole(unit: str) -> None:
     places, starts, lengths, words = text(50)
     chosen = np.zeros(len(places), bool)
-    chosen[choose(MlmConfig(mask_rate=0.3, unit=unit), places, starts, lengths, 7, 0.3)] = True  # type: ignore[arg-type]
+    chosen[choose(MlmConfig(mask_rate=0.3, unit=unit), places, starts, lengths, key=7, rate=0.3)] = True  # type: ignore[arg-type]
     for word in range(words.max() + 1):
         assert len(set(chosen[words == word])) == 1
 
@@ -54,7 +54,7 @@ def test_ngrams_have_the_stated_lengths() -> None:
     """At a low rate runs of chosen words are single n-grams: 1, 2 and 3 words as 6 : 3 : 2."""
     places, starts, lengths, words = text(20_000)
     covered = np.zeros(words.max() + 1, bool)
-    covered[words[choose(MlmConfig(mask_rate=0.002, unit="ngram"), places, starts, lengths, 7, 0.002)]] = True
+    covered[words[choose(MlmConfig(mask_rate=0.002, unit="ngram"), places, starts, lengths, key=7, rate=0.002)]] = True
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered.astype(int), [0]])))
     runs = edges[1::2] - edges[::2]
     shares = np.bincount(runs, minlength=4)[1:4] / len(runs)
@@ -65,7 +65,7 @@ def test_ngrams_do_not_cross_sequences() -> None:
     """What covers the end of a sequence says nothing about the beginning of the next one; both are covered as often as the rest."""
     places, starts, lengths, words = text(20_000)
     covered = np.zeros(words.max() + 1, bool)
-    covered[words[choose(MlmConfig(mask_rate=0.3, unit="ngram"), places, starts, lengths, 7, 0.3)]] = True
+    covered[words[choose(MlmConfig(mask_rate=0.3, unit="ngram"), places, starts, lengths, key=7, rate=0.3)]] = True
     by_sequence = covered.reshape(-1, WORDS)
     assert np.abs(by_sequence.mean(0) - 0.3).max() < 4 * np.sqrt(0.3 * 0.7 / 20_000)
     assert abs(np.corrcoef(by_sequence[:-1, -1], by_sequence[1:, 0])[0, 1]) < 4 / np.sqrt(20_000)
@@ -97,7 +97,7 @@ def test_every_kind_of_place_is_masked_at_the_rate_in_every_pass(unit: str, mark
         chosen = np.zeros((passes, len(place_t)), bool)
         for number in range(passes):
             draws = np.where(place_t < 0, place_t, place_t + number * body)
-            chosen[number, choose(config, draws, start_t, lengths, rng.key(seed, "mask"), rate)] = True
+            chosen[number, choose(config, draws, start_t, lengths, key=rng.key(seed, "mask"), rate=rate)] = True
         for kind in range(8):
             here = chosen[:, kind_t == kind]
             words = sequences * (1 if kind % 4 < 3 else 3)  # the least number of independent draws in a pass
@@ -116,8 +116,8 @@ def test_ngram_rate_solves_its_equation(rate: float) -> None:
 
 def test_at_most_so_many_predictions() -> None:
     places, starts, lengths, _ = text(200)
-    free = choose(MlmConfig(mask_rate=0.3), places, starts, lengths, 7, 0.3)
-    held = choose(MlmConfig(mask_rate=0.3, max_predictions=10), places, starts, lengths, 7, 0.3)
+    free = choose(MlmConfig(mask_rate=0.3), places, starts, lengths, key=7, rate=0.3)
+    held = choose(MlmConfig(mask_rate=0.3, max_predictions=10), places, starts, lengths, key=7, rate=0.3)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     before, after = (np.bincount(sequence[c], minlength=len(lengths)) for c in (free, held))
     assert (after == np.minimum(before, 10)).all()
@@ -133,9 +133,9 @@ def test_masks_do_not_depend_on_the_batch() -> None:
     places, starts, lengths, _ = text(20)
     for unit in ("token", "word", "ngram"):
         config = MlmConfig(mask_rate=0.3, unit=unit)  # type: ignore[arg-type]
-        whole = set(places[choose(config, places, starts, lengths, 7, 0.3)])
+        whole = set(places[choose(config, places, starts, lengths, key=7, rate=0.3)])
         half = int(lengths[:10].sum())
-        first = set(places[choose(config, places[:half], starts[:half], lengths[:10], 7, 0.3)])
+        first = set(places[choose(config, places[:half], starts[:half], lengths[:10], key=7, rate=0.3)])
         assert first == {p for p in whole if p <= places[:half].max()}
 
 
@@ -147,7 +147,7 @@ def test_the_rate_falls_over_the_run(way: str, halfway: float, nearly_over: floa
     rates = [rate_at(falling, done) for done in (0, 0.5, 0.9, 1)]
     assert rates == pytest.approx([0.3, halfway, nearly_over, 0.15], abs=1e-5)
     places, starts, lengths, _ = text(200)
-    early, late = (set(choose(falling, places, starts, lengths, 7, rate)) for rate in (rates[0], rates[-1]))
+    early, late = (set(choose(falling, places, starts, lengths, key=7, rate=rate)) for rate in (rates[0], rates[-1]))
     assert late < early, "a lower rate masks fewer of the same tokens"
 
 
@@ -165,9 +165,9 @@ def test_parts_of_speech_are_chosen_whole_and_alone() -> None:
     tags = np.random.default_rng(0).integers(0, 18, len(places))
     may = np.isin(tags, wanted(MlmConfig(pos=["SMALL"])))
     config = MlmConfig(pos=["SMALL"], mask_rate=1, mask_share=1, random_share=0)
-    chosen = choose(config, places, starts, lengths, 7, 1.0, may)
+    chosen = choose(config, places, starts, lengths, key=7, rate=1.0, may_t=may)
     assert np.array_equal(chosen, np.flatnonzero(may & (places >= 0)))
-    half = choose(config, places, starts, lengths, 7, 0.5, may)
+    half = choose(config, places, starts, lengths, key=7, rate=0.5, may_t=may)
     assert abs(len(half) / len(chosen) - 0.5) < 4 * np.sqrt(0.25 / len(chosen))
 
 

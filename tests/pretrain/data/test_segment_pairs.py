@@ -39,7 +39,7 @@ def formed(
     units: SentenceSpans, kind: str, max_length: int, key: int, short: float = 0.1, specials: int = 3
 ) -> Sequences:
     links = ring(len(units.bounds) - 1, np.diff(units.bounds) > 0) if kind == "drp" else None
-    return Pairs(units, PAIRINGS[kind], max_length, specials, short, links)(key)
+    return Pairs(units, PAIRINGS[kind], max_length, specials, short_seq_prob=short, links=links)(key)
 
 
 def documents_of(units: SentenceSpans, places: np.ndarray) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_random_documents_are_of_the_same_source() -> None:
     units = units_of(many(6, 300), 128)
     source = np.arange(300) % 3
     source[:5] = np.arange(3, 8)  # each the only one of its source: any other will do
-    pairs = Pairs(units, PAIRINGS["nsp"], 128, 3, 0.1, None, source)(key=9)
+    pairs = Pairs(units, PAIRINGS["nsp"], 128, 3, short_seq_prob=0.1, links=None, source_of=source)(key=9)
     a, b = (documents_of(units, pairs.start[pairs.labels == RANDOM, side]) for side in (0, 1))
     assert (a != b).all()
     assert (source[a] == source[b])[a >= 5].all()

@@ -32,7 +32,7 @@ def formed(documents: list[list[int]], max_length: int, *, across: bool = False)
 
 
 def read(documents: list[list[int]], sequences: Sequences, segments: bool = True) -> Row:
-    return collate(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments)
+    return collate(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments=segments)
 
 
 @given(DOCUMENTS, st.integers(8, 24), st.booleans())
