@@ -77,14 +77,16 @@ def test_equal_where_many_places_change_at_once(monkeypatch: pytest.MonkeyPatch,
     same(abstracts[:20], 500, 2)
 
 
-@pytest.mark.parametrize(("listed", "buckets"), [(1, 1 << 18), (200, 1 << 18), (2, 4)])
+@pytest.mark.parametrize(
+    ("listed", "buckets", "texts", "most"), [(1, 1 << 18, 30, 700), (200, 1 << 18, 30, 700), (2, 4, 5, 100)]
+)
 def test_equal_in_many_stages_and_in_one(
-    monkeypatch: pytest.MonkeyPatch, abstracts: list[str], listed: int, buckets: int
+    monkeypatch: pytest.MonkeyPatch, abstracts: list[str], listed: int, buckets: int, texts: int, most: int
 ) -> None:
     monkeypatch.setattr(merges, "LISTED", listed)
     monkeypatch.setattr(merges, "BUCKETS", buckets)  # of few, most thresholds find no pair at all
     monkeypatch.setattr(merges, "CHUNK", 997)  # symbols of several places lie across the borders
-    same(abstracts[:30], 700, 2)
+    same(abstracts[:texts], most, 2)
 
 
 def test_32_bit_symbols(monkeypatch: pytest.MonkeyPatch, abstracts: list[str]) -> None:
