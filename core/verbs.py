@@ -126,6 +126,13 @@ VERBS: Mapping[str, Verb] = {
         positionals=("model",),
         gpus="one",
     ),
+    "pretrain inspect": Verb(
+        "what a run's batches held: masks, pairs, lengths",
+        "biomlm.pretrain.planning.config:InspectConfig",
+        "biomlm.pretrain.commands.inspect:inspect",
+        "biomlm pretrain inspect RUN",
+        positionals=("run",),
+    ),
     "pretrain trial": Verb(
         "the micro-batch that trains a model fastest, and how fast",
         "biomlm.pretrain.planning.config:TrialConfig",

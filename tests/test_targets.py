@@ -23,6 +23,7 @@ COMMANDS = {
     ("pretrain average", "out"): "IN --out OUT",
     ("pretrain evaluate", "out"): "IN --shards ELSE --out OUT",
     ("pretrain evaluate", "out", "shards"): "ELSE --shards IN --out OUT",
+    ("pretrain inspect", "out"): "IN --out OUT",
     ("pretrain trial", "out"): "IN --shards ELSE --out OUT",
     ("pretrain trial", "out", "shards"): "ELSE --shards IN --out OUT",
     ("distill", "out"): "--shards IN --teacher ELSE --steps 1 --out OUT",
@@ -53,7 +54,13 @@ COMMANDS = {
 RECIPE = "stages:\n  - {name: docs, verb: corpus build, args: {text: [nowhere], out: '${out}/docs'}}\n"
 WRITES_NOTHING = {("launch plan", "out")}  # a name for the commands that it prints
 PLACES = ("foreign file", "foreign folder", "the input", "its parent", "a link to it", "a link to a file", "in a file")
-BESIDE = {"report", "finetune compare", "finetune blurb", "launch"}  # whose page may stand in the folder of a run
+BESIDE = {
+    "pretrain inspect",
+    "report",
+    "finetune compare",
+    "finetune blurb",
+    "launch",
+}  # whose page may stand in the folder of a run
 
 
 def test_every_output_option_is_in_the_table() -> None:

@@ -67,3 +67,21 @@ class TrialConfig:
         require_positive(self, "max_length", "largest")
         if not 0 < self.mask_rate < 1:
             raise ConfigError("mask_rate must lie between 0 and 1", remedy="0.15 is BERT's and RoBERTa's.")
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Count what a run's first batches held: masks, pairs, lengths.
+
+    Args:
+        run: Folder of `biomlm pretrain` or `biomlm distill`; its shards must still be where they were.
+        tokens: Look at the first steps that hold so many tokens together.
+        out: JSON file for the counts; none if empty.
+    """
+
+    run: str
+    tokens: int = 50_000
+    out: str = runtime("")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tokens")

@@ -27,6 +27,7 @@ BASE = {
     "pretrain": "--shards S --out O",
     "pretrain average": "--run R --out O",
     "pretrain evaluate": "--model M --shards S --out O",
+    "pretrain inspect": "--run R",
     "pretrain trial": "--init M --shards S --out O",
     "distill": "--shards S --teacher T --out O",
     "distill cache": "--shards S --teacher T --out O",
