@@ -50,12 +50,12 @@ def follow(section: str, folder: Path) -> Path:
     return package
 
 
-def run(package: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(package: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a verb of the copy in a process of its own."""
     code = "import sys; from biomlm.core import cli; sys.exit(cli.run(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, *words],
-        env={**os.environ, "PYTHONPATH": str(package)},
+        env={**os.environ, "PYTHONPATH": str(package), **environment},
         cwd=package,
         capture_output=True,
         text=True,
@@ -154,3 +154,28 @@ def test_a_part_of_distillations_loss(tiny_shards: Path, tmp_path: Path) -> None
         "alignments.0.projections.1_2.weight": (24, 16)
     }
     assert not load_model(out).extra_tensors, "a projection is of no use without its teacher"
+
+
+def test_a_launch_back_end(tmp_path: Path) -> None:
+    """Stages run there, its option is known and reaches them, and it is refused elsewhere."""
+    package, recipe = follow("A launch back end", tmp_path), tmp_path / "mine.yaml"
+    (tmp_path / "one.txt").write_text("The heart, the lung and the liver of a patient.")
+    recipe.write_text(
+        f"stages:\n  - {{name: docs, verb: corpus build, args: {{text: ['{tmp_path}/one.txt'], out: '${{out}}/docs'}}}}\n"
+    )
+    words = ["launch", str(recipe), "--niceness", "7"]
+    watch = tmp_path / "bin"
+    watch.mkdir()
+    (watch / "nice").write_text(f'#!/bin/sh\necho "$1 $2" >> {tmp_path}/called\nexec /usr/bin/env nice0 "$@"\n')
+    (watch / "nice0").symlink_to(str(shutil.which("nice")))
+    (watch / "nice").chmod(0o755)
+    path = f"{watch}:{os.environ['PATH']}"
+    done = run(package, *words, "--on", "nice", "--out", str(tmp_path / "out"), PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "called").read_text() == "-n 7\n"
+    assert read_json(tmp_path / "out/docs/manifest.json")["status"] == "done"
+    done = run(package, *words, "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "--niceness has no effect here: it needs --on nice" in done.stderr
+    assert "--override" not in run(package, "launch", str(recipe), "--on", "nice", "--override", "--dry_run").stderr
+    assert "from 1 to 19" in " ".join(run(package, "launch", "--help").stdout.split())
