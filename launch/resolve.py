@@ -248,8 +248,12 @@ def _settled(stage: Value, scale: str) -> Value:
     """A stage whose `config` lies under its `args`, and whose `smoke` over them at that scale."""
     entries = dict(stage.entries)
     config, smoke = entries.pop("config", None), entries.pop("smoke", None)
-    entries.pop("before", None)
-    entries.pop("after", None)
+    for key in (
+        "before",
+        "after",
+        *(() if scale == "smoke" else ("expect",)),
+    ):  # what is expected is said of smoke scale
+        entries.pop(key, None)
     args = entries.get("args") or Value({}, stage.place)
     for part in (args, smoke):
         if part is not None and not isinstance(part.data, dict):

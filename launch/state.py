@@ -126,10 +126,11 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def stage_key(stage: Stage) -> str:
-    """Hash a stage's command and the contents of the paths that it reads."""
+    """Hash a stage's command, the contents of the paths that it reads, and what is expected of it."""
     outputs = {str(path) for path in stage.outputs}
     read = {word: _contents(word) for word in strings(stage.args) if word not in outputs}
-    return manifest.digest({"words": stage.words, "read": read})
+    expect = {"expect": stage.expect.plain} if stage.expect else {}
+    return manifest.digest({"words": stage.words, "read": read, **expect})
 
 
 def is_done(stage: Stage, record: Record) -> bool:

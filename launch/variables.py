@@ -90,8 +90,12 @@ def settle(document: Document, given: Iterable[str], out: Path) -> tuple[dict[st
 
 
 def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterator[tuple[str, Value]]:
+    seen: set[str] = set()
     for word in words:
         name, equals, text = word.partition("=")
+        if name in seen:
+            raise ConfigError(f"--var gives {name} twice", file=document.files[0], remedy="Keep one of the two.")
+        seen.add(name)
         if not equals or name not in declared.entries:
             names = ", ".join(declared.entries) or "none"
             problem = f"the recipe has no variable for `--var {word}`"

@@ -1,5 +1,6 @@
 """What is installed: the same files from a clone, from an archive and from the sdist, and a copy without its links is refused."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -80,5 +81,12 @@ def test_clone_archive_and_sdist_install_the_same_files(checkout: Path, tmp_path
     assert done.returncode == 0, done.stderr
     begin = f"import sys; sys.path.insert(0, {str(place)!r}); from biomlm.core import cli"
     code = f"{begin}; sys.exit(cli.run(['launch', 'plan', 'demo', '--out', 'o']))"
-    smoke = run(tmp_path, "-c", code)
+    planned = run(tmp_path, "-c", code)
+    assert planned.returncode == 0, planned.stderr
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    words = [sys.executable, "-m", "biomlm.core", "launch", "demo", "--scale", "smoke"]
+    smoke = subprocess.run(words, cwd=empty, env=environment, capture_output=True, text=True, check=False)
     assert smoke.returncode == 0, smoke.stderr
+    assert (empty / "runs/demo-smoke/teacher-hf/config.json").is_file()

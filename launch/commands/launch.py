@@ -18,6 +18,7 @@ from biomlm.launch.backends.base import Batch, OneByOne, with_options
 from biomlm.launch.backends.local import START, shown, stop_on_sigterm
 from biomlm.launch.backends.registry import BACKENDS
 from biomlm.launch.commands import plan
+from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import collect, summary_rows
 from biomlm.launch.resolve import catalogue
@@ -144,6 +145,7 @@ def _mark_done(recipe: Recipe, config: LaunchOptions) -> None:
         state = open_state(recipe.out, recipe, config.scale)
         for stage, record in zip(recipe.stages, state.stages, strict=True):
             if stage.name == config.record:
+                expectations.check(stage)
                 record.key = stage_key(stage)
         state.write(recipe.out)
 
@@ -188,11 +190,14 @@ def _run_one(stage: Stage, record: Record, state: State, out: Path, config: Laun
     changed = config.override and any((path / MANIFEST).exists() for path in stage.outputs)
     words = [*stage.words, "--override"] if changed and plan.takes_override(stage) else stage.words
     earlier_seconds = 0.0 if record.key else record.seconds
-    key, stage_start, code = stage_key(stage), time.monotonic(), 1
+    key, stage_start, is_right = stage_key(stage), time.monotonic(), False
     try:
         code = starter.run(stage, words, out / "logs" / f"{stage.name}.log", config)
+        if not code:
+            expectations.check(stage)
+        is_right = not code
     finally:
-        record.key = "" if code else key
+        record.key = key if is_right else ""
         record.seconds = round(earlier_seconds + time.monotonic() - stage_start, 1)
         state.write(out)
     return code

@@ -16,6 +16,7 @@ from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
 from biomlm.core.verbs import VERBS, Verb
 from biomlm.launch.backends.local import shown
+from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 
 
@@ -52,6 +53,7 @@ def check(recipe: Recipe) -> None:
         ConfigError: A verb refuses its options; the message names the recipe's line.
     """
     for stage in recipe.stages:
+        expectations.require_known(stage)
         try:
             _parsed(stage, VERBS[stage.verb])
         except ConfigError as error:
@@ -111,11 +113,18 @@ def run(config: PlanConfig) -> None:
         stages.add_row(name, command, after, f"{stage.minutes:g}")
     console.print(stages)
     if fleet is not None:
-        _estimate(recipe, fleet, config.vocab_size)
+        for stage, rows in estimates(recipe, fleet, config.vocab_size):
+            summary(f"{stage.name} ({stage.verb})", rows)
 
 
-def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
-    """Print what each stage needs whose verb has an estimate, or why there is none."""
+def estimates(recipe: Recipe, fleet: Fleet, vocab_size: int) -> Iterator[tuple[Stage, dict[str, object]]]:
+    """Yield what each stage needs whose verb has an estimate, or why there is none.
+
+    Args:
+        recipe: Read for the fleet.
+        fleet: What to plan for.
+        vocab_size: Pieces of the vocabulary, if no stage learns it.
+    """
     vocab_sizes = [
         s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args
     ]
@@ -129,7 +138,7 @@ def _estimate(recipe: Recipe, fleet: Fleet, vocab_size: int) -> None:
                 rows = verb.estimate(parsed, fleet, before)
             except UserError as error:  # of a model from outside that is elsewhere, say
                 rows = {"no estimate": error}
-            summary(f"{stage.name} ({stage.verb})", rows)
+            yield stage, rows
         makers |= dict.fromkeys(stage.outputs, parsed)
 
 

@@ -172,6 +172,11 @@ def test_a_variable_of_the_wrong_kind_is_refused(tmp_path: Path, word: str) -> N
         read(str(folder(tmp_path) / "parent.yaml"), "o", variables=[word])
 
 
+def test_a_variable_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--var gives steps twice"):
+        read(str(folder(tmp_path) / "parent.yaml"), "o", variables=["steps=1", "steps=2"])
+
+
 def test_a_circle_of_three_is_named(tmp_path: Path) -> None:
     place = folder(tmp_path, a="extends: b.yaml", b="extends: c.yaml", c="extends: a.yaml")
     with pytest.raises(ConfigError, match="a → b → c → a"):
