@@ -5,7 +5,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check matrix bench clean
+.PHONY: setup demo recipes test test-slow check matrix bench clean
 
 setup: $(VENV)/.ready
 
@@ -15,6 +15,9 @@ $(VENV)/.ready: setup.py src/biomlm/__init__.py constraints.txt tools/install.sh
 
 demo: setup
 	$(BIN)/biomlm launch demo --out runs/demo
+
+recipes: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/recipes.py --run all
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --cov --cov-report=term

@@ -67,7 +67,7 @@ class Stage:
 
     @property
     def words(self) -> list[str]:
-        """The command line behind `biomlm`."""
+        """Give the command line behind `biomlm`."""
         return [*self.verb.split(), *_flags(self.args)]
 
     def refused(self, problem: str, remedy: str) -> ConfigError:
@@ -101,7 +101,7 @@ class Recipe:
 
 
 def default_out(name: str, scale: str) -> str:
-    """The output folder of a recipe if none is given."""
+    """Name the output folder of a recipe if none is given."""
     return f"runs/{name_of(find(name))}{'-smoke' if scale == 'smoke' else ''}"
 
 
@@ -185,7 +185,7 @@ def _without_places(data: Any, place: Place) -> Value:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string in nested lists and mappings."""
+    """Yield every string in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
@@ -202,7 +202,7 @@ def _paths(
     document: Document,
     values: Mapping[str, Any],
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """A stage's own outputs, and the names of the stages it reads from.
+    """Find a stage's own outputs, and the names of the stages it reads from.
 
     Raises:
         ConfigError: It reads what no stage before it makes.
@@ -252,7 +252,7 @@ def _output_words(stage: Value, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flags(args: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Options as words: a list gives several values, a mapping dotted names, true a bare flag."""
+    """Yield options as words: a list gives several values, a mapping dotted names, true a bare flag."""
     for key, value in args.items():
         flag = f"--{prefix}{key}"
         if isinstance(value, dict):

@@ -33,13 +33,13 @@ STAGE_KEYS = ("name", "verb", "config", "args", "smoke", "minutes", "slurm", "ex
 
 
 def shipped() -> dict[str, Path]:
-    """Name → file of every shipped recipe; a file whose name begins with _ is a part that others extend, and no recipe itself."""
+    """List name → file of every shipped recipe; a file whose name begins with _ is a part that others extend, and no recipe itself."""
     files = sorted(SHIPPED.rglob("*.yaml"))
     return {_name(file): file for file in files if not file.name.startswith("_")}
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """System → its recipes' names → the first sentence of what each says of itself; recipes of no system come first."""
+    """List system → its recipes' names → the first sentence of what each says of itself; recipes of no system come first."""
     systems: dict[str, dict[str, str]] = {"": {}}
     for name, file in shipped().items():
         description = resolve(file, "full").entries.get("description")
@@ -49,7 +49,7 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 
 def find(name: str) -> Path:
-    """The file of a shipped recipe's name or of a path.
+    """Find the file of a shipped recipe's name or of a path.
 
     Raises:
         ConfigError: There is neither.
@@ -65,7 +65,7 @@ def find(name: str) -> Path:
 
 
 def name_of(file: Path) -> str:
-    """A shipped recipe's name, with its system in front of it; else the file's name without `.yaml`."""
+    """Give a shipped recipe's name, with its system in front of it; else the file's name without `.yaml`."""
     return _name(file) if SHIPPED.resolve() in file.resolve().parents else file.stem
 
 
@@ -115,7 +115,7 @@ def resolve(file: Path, scale: str) -> Document:
 
 
 def _chain(file: Path) -> Iterator[Value]:
-    """The recipe, its parent, and so on."""
+    """Yield the recipe, its parent, and so on."""
     seen: list[Path] = []
     while True:
         root = load(file, "Give a recipe in YAML.")
@@ -215,7 +215,7 @@ def _lay_stage(document: Document, name: str, stage: Value) -> None:
 
 
 def _moved(stages: dict[str, Value], name: str, anchor: Value | None, *, behind: bool) -> dict[str, Value]:
-    """The stages with one of them put before or behind another."""
+    """Give the stages with one of them put before or behind another."""
     assert anchor is not None
     names = [each for each in stages if each != name]
     if anchor.text not in names:
@@ -236,7 +236,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def kind(variable: Value) -> str:
-    """What kind of thing a variable holds; one that stands for a file from outside is text."""
+    """Tell what kind of thing a variable holds; one that stands for a file from outside is text."""
     if isinstance(variable.data, dict):
         return kind(variable.entries["default"]) if "default" in variable.entries else KINDS[str]
     if type(variable.data) not in KINDS:
@@ -245,7 +245,7 @@ def kind(variable: Value) -> str:
 
 
 def _settled(stage: Value, scale: str) -> Value:
-    """A stage whose `config` lies under its `args`, and whose `smoke` over them at that scale."""
+    """Make the stage whose `config` lies under its `args`, and whose `smoke` over them at that scale."""
     entries = dict(stage.entries)
     config, smoke = entries.pop("config", None), entries.pop("smoke", None)
     for key in (
@@ -269,7 +269,7 @@ def _settled(stage: Value, scale: str) -> Value:
 
 
 def _configuration(config: Value, verb: Value | None) -> Value:
-    """A stage's configuration: the name of one that its verb's room ships, or a file beside the recipe."""
+    """Load a stage's configuration: the name of one that its verb's room ships, or a file beside the recipe."""
     name = config.text
     if name.endswith(".yaml"):
         path = config.place.file.parent / name

@@ -29,7 +29,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The file, a shipped one by its path in the package."""
+        """Give the file, a shipped one by its path in the package."""
         file = self.file.resolve()
         return (file.relative_to(PACKAGE) if PACKAGE in file.parents else self.file).as_posix()
 
@@ -51,7 +51,7 @@ class Value:
 
     @property
     def entries(self) -> "dict[str, Value]":
-        """A mapping's entries.
+        """Give a mapping's entries.
 
         Raises:
             ConfigError: It is no mapping.
@@ -62,7 +62,7 @@ class Value:
 
     @property
     def items(self) -> "list[Value]":
-        """A list's items.
+        """Give a list's items.
 
         Raises:
             ConfigError: It is no list.
@@ -73,7 +73,7 @@ class Value:
 
     @property
     def text(self) -> str:
-        """A scalar as text.
+        """Give a scalar as text.
 
         Raises:
             ConfigError: It is a list, a mapping or nothing.
@@ -84,7 +84,7 @@ class Value:
 
     @property
     def plain(self) -> Any:
-        """The value without places."""
+        """Give the value without places."""
         if isinstance(self.data, dict):
             return {name: value.plain for name, value in self.data.items()}
         return [value.plain for value in self.data] if isinstance(self.data, list) else self.data
@@ -142,7 +142,7 @@ def _comments(text: str) -> dict[int, str]:
 
 
 def head_comment(file: Path) -> list[str]:
-    """The lines of comment at the top of a file, which say where the numbers without a comment of their own come from."""
+    """Read the lines of comment at the top of a file, which say where the numbers without a comment of their own come from."""
     lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

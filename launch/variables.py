@@ -53,7 +53,7 @@ class Need:
 
 
 def records() -> Path:
-    """The folder of the records that come with biomlm: as a clone names it, where the current folder is one."""
+    """Find the folder of the records that come with biomlm: as a clone names it, where the current folder is one."""
     same = (CLONE / "README.md").is_file() and filecmp.cmp(CLONE / "README.md", RECORDS / "README.md", shallow=False)
     return CLONE if same else RECORDS
 
@@ -113,7 +113,7 @@ def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterato
 
 
 def _typed(text: str, wanted: str) -> Any:
-    """A variable's value from the command line; a lone word stands for a list of it."""
+    """Read a variable's value from the command line; a lone word stands for a list of it."""
     try:
         value = yaml.safe_load(text)
         if wanted == KINDS[float] and isinstance(value, str):
@@ -126,7 +126,7 @@ def _typed(text: str, wanted: str) -> Any:
 
 
 def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: Any = None) -> Iterator[Need]:
-    """What an entry of `inputs`, or a variable that stands for a file from outside, asks for."""
+    """Yield what an entry of `inputs`, or a variable that stands for a file from outside, asks for."""
     about: dict[str, str] = {}
     if isinstance(value.data, dict):
         known = NEED_KEYS if variable else ("path", *NEED_KEYS[1:])

@@ -58,7 +58,7 @@ def lines(file: Path, scale: str) -> Iterator[str]:
 
 
 def _sources(document: Document) -> list[Path]:
-    """All files that a value comes from, the recipe's own first."""
+    """List all files that a value comes from, the recipe's own first."""
     files = dict.fromkeys(document.files)
     for value in (*document.entries.values(), *document.stages.values()):
         files |= dict.fromkeys(leaf.place.file for _, leaf in value.leaves())
@@ -66,7 +66,7 @@ def _sources(document: Document) -> list[Path]:
 
 
 def _entry(key: str, value: Value, indent: int) -> Iterator[str]:
-    """The lines of a key and its value."""
+    """Yield the lines of a key and its value."""
     if isinstance(value.data, dict) and value.data:
         yield f"{' ' * indent}{_scalar(key)}:"
         for name, item in value.data.items():
@@ -78,7 +78,7 @@ def _entry(key: str, value: Value, indent: int) -> Iterator[str]:
 
 
 def _here(value: Value) -> Any:
-    """A value without places, `${recipe}` filled in: what is shown may be kept in another folder."""
+    """Give a value without places, `${recipe}` filled in: what is shown may be kept in another folder."""
     if isinstance(value.data, dict):
         return {name: _here(item) for name, item in value.data.items()}
     if isinstance(value.data, list):
@@ -87,6 +87,6 @@ def _here(value: Value) -> Any:
 
 
 def _scalar(value: Any) -> str:
-    """A value on one line, as YAML reads it back."""
+    """Write a value on one line, as YAML reads it back."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")

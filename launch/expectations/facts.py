@@ -24,7 +24,7 @@ AGREEMENT = 1e-3  # between a logged loss and the sum of its logged terms, relat
 
 
 def sources(folder: Path) -> list[str]:
-    """Sources of the training documents, of a folder of documents or of shards."""
+    """List the sources of the training documents, of a folder of documents or of shards."""
     files = sorted((folder / "train").glob("*.jsonl.gz")) or [folder / "train.docs.jsonl.gz"]
     return sorted({_source(line) for file in files for line in _lines(file)})
 
@@ -40,7 +40,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def tokenizer(folder: Path) -> dict[str, Any]:
-    """The vocabulary in a folder, or in its `tokenizer/`: kind, size, ids, and what is lower-cased."""
+    """Read the vocabulary in a folder, or in its `tokenizer/`: kind, size, ids, and what is lower-cased."""
     place = folder if (folder / "tokenizer.json").exists() else folder / "tokenizer"
     state, settings = read_json(place / "tokenizer.json"), read_json(place / "tokenizer_config.json")
     model: Any = state["model"]
@@ -69,7 +69,7 @@ def _types(part: Any) -> list[str]:
 
 
 def objective(folder: Path) -> dict[str, float | str]:
-    """The terms that a run logged and their weights, of which its logged losses are the sums; a changing weight is given as it stands.
+    """Read the terms that a run logged and their weights, of which its logged losses are the sums; a changing weight is given as it stands.
 
     Raises:
         DataError: They are not.
@@ -100,7 +100,7 @@ def _is_number(value: Any) -> bool:
 
 
 def tensors(folder: Path) -> dict[str, list[int]]:
-    """Name → shape of the tensors of a model folder, or of a run's newest checkpoint."""
+    """Read name → shape of the tensors of a model folder, or of a run's newest checkpoint."""
     newest = max(
         (folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name.partition("_")[2]), default=folder
     )
@@ -114,7 +114,7 @@ def tensors(folder: Path) -> dict[str, list[int]]:
 
 
 def batches(folder: Path) -> dict[str, Any]:
-    """What the first batches held, by `biomlm pretrain inspect`.
+    """Count what the first batches held, by `biomlm pretrain inspect`.
 
     Raises:
         DataError: They are not the batches that the run has read.
@@ -134,32 +134,32 @@ def batches(folder: Path) -> dict[str, Any]:
 
 
 def settings(folder: Path) -> Any:
-    """The resolved configuration in a stage's manifest."""
+    """Read the resolved configuration in a stage's manifest."""
     return read_json(folder / MANIFEST)["config"]
 
 
 def inputs(folder: Path) -> Any:
-    """What a stage read, by its manifest."""
+    """Read what a stage read, by its manifest."""
     return read_json(folder / MANIFEST)["inputs"]
 
 
 def encoder(folder: Path) -> Any:
-    """The shape of a run's model."""
+    """Read the shape of a run's model."""
     return read_json(folder / "encoder.json")
 
 
 def config(folder: Path) -> Any:
-    """The `config.json` of a converted model."""
+    """Read the `config.json` of a converted model."""
     return read_json(folder / "config.json")
 
 
 def conversion(folder: Path) -> Any:
-    """What the numerical check of a conversion found."""
+    """Read what the numerical check of a conversion found."""
     return read_json(folder / "conversion.json")
 
 
 def scores(folder: Path) -> dict[str, Any]:
-    """Of a fine-tuned model: its metric, figures of the test set, types, and records of each split."""
+    """Read, of a fine-tuned model, its metric, figures of the test set, types, and records of each split."""
     raw: Any = read_json(folder / "scores.json")
     test = raw.get("test") or {}
     return {

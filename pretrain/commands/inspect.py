@@ -129,7 +129,7 @@ class Counts:
 
 
 def share(part: int, whole: int) -> dict[str, float]:
-    """A share, with what it was counted in: a reader can tell chance from a fault."""
+    """Give a share with what it was counted in: a reader can tell chance from a fault."""
     return {"share": round(part / whole, 5) if whole else 0.0, "of": whole}
 
 
