@@ -60,6 +60,7 @@ VARIANTS = {
     "pretrain": [
         "--shards S --out O --batch.form pairs --objective.sop 1",
         "--shards S --out O --batch.form pairs --objective.drp 1",
+        "--shards S --out O --batch.form pairs --objective.sso 1",
         "--shards S --out O --mlm.final_mask_rate 0.1",
         "--shards S --out O --batch.form pairs --objective.nsp 1",
         "--shards S --out O --mlm.mask_schedule step --mlm.final_mask_rate 0.1",
@@ -133,9 +134,9 @@ VALUES: dict[str, Any] = {
     "hidden": [2],
     "budget": "8h",
 }
-OVERRIDING = {("finetune blurb", "runs"): ["GAD=B"]}
+OVERRIDING = {("finetune blurb", "runs"): ["GAD=B"], ("finetune", "guard.spike"): 20.0}
 REFUSED = {  # by the configuration itself, whatever else is given
-    *(("distill", f"objective.{name}") for name in ("mlm", "nsp", "sop", "drp")),
+    *(("distill", f"objective.{name}") for name in ("mlm", "nsp", "sop", "drp", "sso")),
     *(
         (verb, "batch.short_seq_prob") for verb in ("distill", "distill cache", "distill plan")
     ),  # of pairs, which they have not
