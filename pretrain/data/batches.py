@@ -204,10 +204,6 @@ class Batches:
         epoch, index = name
         return self.micro_batch(epoch, index)
 
-    def stage(self, _: int) -> "Batches":
-        """See `Curriculum.stage`: all steps are of this one."""
-        return self
-
     @property
     def per_epoch(self) -> int:
         """The number of micro-batches of one epoch."""
@@ -222,10 +218,6 @@ class Batches:
     def tokens_per_step(self) -> float:
         """The mean number of tokens of an optimiser step."""
         return self.epochs.joined * self.epochs.tokens_per_pass / self.steps_per_epoch
-
-    def work(self, steps: int) -> float:
-        """See `Curriculum.work`."""
-        return steps * self.tokens_per_step
 
     def passes(self, step: int) -> dict[str, float]:
         """Count how often this stage has read each mixed source before a step, if nothing was stepped over."""
