@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(
     assert cli.run(argv(tiny_shards, tmp_path / "run", "--batch.accumulation", "2")) == 0
     events = [record for record in read_metrics(tmp_path / "run") if record["split"] == "guard"]
     assert [event["step"] for event in events] == [14]
-    words = "the loss is not finite (micro-batch 26 of epoch 0, 27 of epoch 0): this step is left out"
+    words = "the loss is not finite (micro-batch 26 of epoch 0, micro-batch 27 of epoch 0): this step is left out"
     assert events[0]["event"] == words
     kept = checkpoint.load(checkpoint.path_of(tmp_path / "run", 16)).tensors["model"]
     assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
