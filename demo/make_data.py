@@ -1,6 +1,7 @@
 """Make `demo/data` from the collections named in demo/data/README.md: python demo/make_data.py COLLECTIONS
 
-COLLECTIONS is a folder with `pubmed/`, `citations/`, `pmc/` and `clinical/` as those collections are published. The output is tracked,
+COLLECTIONS is a folder with `pubmed/`, `citations/`, `pmc/`, `clinical/`, `ner/`, `pubmedqa/` and `mmlu_medical/` as those collections are
+published. The output is tracked,
 so only someone who wants to change the selection needs this.
 """
 
@@ -19,6 +20,9 @@ from xml.sax.saxutils import escape
 OUT = Path(__file__).parent / "data"
 WORKS, WORKS_PER_FILE = 4800, 1600
 ARTICLES, ARTICLE_BYTES = 40, (25_000, 80_000)
+SYNTHETIC = 150  # notes
+SENTENCES = {"train": 60, "devel": 30, "test": 30}
+QUESTIONS, TEST_QUESTIONS, EXAM_QUESTIONS = 30, 10, 15
 
 # Every article of these journals is published under CC BY.
 CC_BY_JOURNALS = re.compile(r"BMC |eLife$|F1000Research$|Journal of medical case reports$")
@@ -119,8 +123,92 @@ def notes(collections: Path) -> None:
     )
 
 
+def tasks(collections: Path) -> None:
+    """The beginnings of three data sets to fine-tune on; a sentence that stands in an earlier fold is left out."""
+    seen: set[str] = set()
+    for fold, count in SENTENCES.items():
+        text = gzip.decompress((collections / "ner" / "NCBI-disease-IOB" / f"{fold}.tsv.gz").read_bytes()).decode()
+        chosen = list(dict.fromkeys(block for block in text.strip().split("\n\n") if block not in seen))[:count]
+        seen |= set(chosen)
+        _write(OUT / "tasks" / "NCBI-disease" / f"{fold}.tsv", "\n\n".join(chosen) + "\n")
+    answers = json.loads((collections / "pubmedqa" / "test_ground_truth.json").read_text())
+    questions = json.loads(gzip.decompress((collections / "pubmedqa" / "ori_pqal.json.gz").read_bytes()))
+    held = list(answers)[:TEST_QUESTIONS]
+    kept = [pmid for pmid in questions if pmid not in answers][: QUESTIONS - TEST_QUESTIONS] + held
+    wanted = ("QUESTION", "CONTEXTS", "final_decision")
+    few = {pmid: {name: questions[pmid][name] for name in wanted} for pmid in kept}
+    _write(OUT / "tasks" / "PubMedQA" / "ori_pqal.json", json.dumps(few, indent=1) + "\n")
+    _write(OUT / "tasks" / "PubMedQA" / "test_ground_truth.json", json.dumps({p: answers[p] for p in held}) + "\n")
+    for fold in ("dev", "val", "test"):
+        name = f"professional_medicine_{fold}.csv"
+        with (collections / "mmlu_medical" / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[:EXAM_QUESTIONS]
+        (OUT / "tasks" / "MMLU").mkdir(parents=True, exist_ok=True)
+        with (OUT / "tasks" / "MMLU" / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+COMPLAINTS = (
+    "chest pain",
+    "shortness of breath",
+    "fever",
+    "headache",
+    "abdominal pain",
+    "a dry cough",
+    "dizziness",
+    "back pain",
+)
+FINDINGS = (
+    "lungs are clear",
+    "the abdomen is soft",
+    "heart sounds are regular",
+    "there is no oedema",
+    "the throat is red",
+)
+DRUGS = ("aspirin", "metformin", "lisinopril", "amoxicillin", "paracetamol", "atorvastatin", "salbutamol")
+PLANS = (
+    "return in two weeks",
+    "have blood drawn tomorrow",
+    "see a cardiologist",
+    "rest and drink plenty",
+    "call if it gets worse",
+)
+ARTICLE = """\
+The heart is a muscle that pumps blood through the body. In people it has four chambers, two atria above and two ventricles below.
+Blood that comes back from the body goes through the right side to the lungs, takes up oxygen there, and goes through the left side on.
+The kidneys filter the blood and make urine. Each of them has about a million nephrons, which keep what is of use and let go of the rest.
+An enzyme is a protein that speeds up a reaction and is not used up in it. Most names of enzymes end in -ase, as lactase does.
+A vaccine shows the immune system a harmless part of a germ, so that it knows the germ when it meets it later.
+"""
+
+
+def text() -> None:
+    """Synthetic notes, made up here from lists of words, and a page of plain prose."""
+    notes = []
+    for number in range(SYNTHETIC):
+        pick = [
+            words[number * step % len(words)]
+            for words, step in ((COMPLAINTS, 3), (FINDINGS, 2), (DRUGS, 5), (PLANS, 3))
+        ]
+        age = 20 + 7 * number % 60
+        notes.append(
+            f"HISTORY: A patient aged {age} comes in with {pick[0]} for {number % 9 + 1} days. They take {pick[2]} every day. "
+            f"EXAM: On examination {pick[1]}, and the pulse is {60 + 11 * number % 40} a minute. "
+            f"PLAN: We go on with {pick[2]}, {number % 4 + 1} tablets a day. The patient is to {pick[3]}."
+        )
+    lines = [json.dumps({"id": str(number), "text": note}) for number, note in enumerate(dict.fromkeys(notes))]
+    _write(OUT / "text" / "synthetic.jsonl", "\n".join(lines) + "\n")
+    _write(OUT / "text" / "prose.txt", ARTICLE)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    for part in (pubmed, pmc, notes):
+    for part in (pubmed, pmc, notes, tasks):
         part(Path(sys.argv[1]))
+    text()

@@ -35,6 +35,7 @@ from biomlm.launch.variables import Need, fill, settle
 
 OUTPUTS = ("out", "dst", "page")  # the options of all verbs that name what they write
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+NAMED = re.compile(r"[\w-]+=(.+)")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _stage(
         )
     args = entries["args"]
     if fleet is not None and VERBS[verb].gpus == "all":
-        args = merge(_without_places(fleet.options, entry.place), args)
+        args = merge(_without_places(_options(fleet, args, values), entry.place), args)
     filled = fill(args, values)
     outputs, reads = _paths(name, args, filled, Path(values["out"]), earlier, document, values)
     return Stage(
@@ -178,6 +179,13 @@ def _stage(
     )
 
 
+def _options(fleet: Fleet, args: Value, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a fleet's options for a training stage; the real fairseq computes with kernels of its own."""
+    engine = args.entries.get("engine")
+    own = engine is None or fill(engine, values) != "fairseq"
+    return {name: value for name, value in fleet.options.items() if own or name != "compute"}
+
+
 def _without_places(data: Any, place: Place) -> Value:
     if isinstance(data, dict):
         return Value({key: _without_places(item, place) for key, item in data.items()}, place)
@@ -185,9 +193,11 @@ def _without_places(data: Any, place: Place) -> Value:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Yield every string in nested lists and mappings."""
+    """Yield every string in nested lists and mappings; of `NAME=PATH`, as `finetune blurb` takes its runs, the path too."""
     if isinstance(value, str):
         yield value
+        if named := NAMED.fullmatch(value):
+            yield named[1]
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from strings(item)

@@ -117,10 +117,11 @@ def run(config: AdaptConfig) -> None:
     _require_model(config.model)
     inputs = [config.model, *(path for paths in config.given.values() for path in paths), config.data]
     refuse_target(out, inputs, option="--out", ours=_is_ours)
-    _require_same_options(config, out)
-    request = _request(config, fleet)
-    recipe = out / RECIPE
-    if not (recipe.exists() and "- name: report\n" in recipe.read_text(encoding="utf-8")):
+    request, recipe = _request(config, fleet), out / RECIPE
+    if recipe.exists() and "name: report\n" in recipe.read_text(encoding="utf-8"):
+        _require_same_options(config, out)
+    else:  # nothing is decided yet: a budget that was refused may be raised
+        configuration.save(config, out / OPTIONS)
         if not (out / STATE).exists():  # from now on this is the folder of a launch, which may hold its recipe
             State(recipe.stem, LaunchConfig.scale).write(out)
         first = recipe_file.first_stages(request)
@@ -156,12 +157,8 @@ def _is_ours(place: Path) -> bool:
 
 
 def _require_same_options(config: AdaptConfig, out: Path) -> None:
-    """Keep the options of the first command beside the recipe, and refuse others."""
-    file = out / OPTIONS
-    if not file.exists():
-        configuration.save(config, file)
-        return
-    words = ["--config", str(file), "--out", config.out, f"--salt_file={config.salt_file}"]
+    """Refuse other options than those that the recipe was written for."""
+    words = ["--config", str(out / OPTIONS), "--out", config.out, f"--salt_file={config.salt_file}"]
     earlier = configuration.parse(AdaptConfig, words, prog="biomlm adapt")
     if earlier != config:
         names = [name for name in vars(config) if getattr(earlier, name) != getattr(config, name)]

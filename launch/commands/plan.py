@@ -55,7 +55,7 @@ def check(recipe: Recipe) -> None:
     for stage in recipe.stages:
         expectations.require_known(stage)
         try:
-            _parsed(stage, VERBS[stage.verb])
+            parsed(stage, VERBS[stage.verb])
         except ConfigError as error:
             raise stage.refused(error.problem, error.remedy) from None
 
@@ -132,17 +132,17 @@ def estimates(recipe: Recipe, fleet: Fleet, vocab_size: int) -> Iterator[tuple[S
     before = Before(vocab_sizes[-1] if vocab_sizes else vocab_size, makers)
     for stage in recipe.stages:
         verb = VERBS[stage.verb]
-        parsed = _parsed(stage, verb)
+        config = parsed(stage, verb)
         if verb.estimate is not None:
             try:
-                rows = verb.estimate(parsed, fleet, before)
+                rows = verb.estimate(config, fleet, before)
             except UserError as error:  # of a model from outside that is elsewhere, say
                 rows = {"no estimate": error}
             yield stage, rows
-        makers |= dict.fromkeys(stage.outputs, parsed)
+        makers |= dict.fromkeys(stage.outputs, config)
 
 
-def _parsed(stage: Stage, verb: Verb) -> Any:
+def parsed(stage: Stage, verb: Verb) -> Any:
     """Parse a stage's configuration."""
     words = stage.words[len(stage.verb.split()) :]
     return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)

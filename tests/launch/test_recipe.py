@@ -13,6 +13,7 @@ from biomlm.core.verbs import VERBS
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.resolve import shipped
 from biomlm.launch.sourced import Place
+from biomlm.launch.state import stage_key
 
 RECIPE = """\
 description: two stages
@@ -227,3 +228,19 @@ def test_the_records_that_come_with_biomlm_are_found_from_anywhere(
         assert (Path(need.path).resolve()).parent == (root / "demo/data").resolve()
     assert read("demo", "").out == Path("runs/demo")
     assert read("demo", "", "smoke").out == Path("runs/demo-smoke")
+
+
+def test_runs_that_are_given_with_a_name_are_read(tmp_path: Path) -> None:
+    """`finetune blurb DATA=RUN`: on a cluster its job must wait for the run's, and it is run again when the scores change."""
+    text = """\
+stages:
+  - {name: gad, verb: finetune, args: {model: M, task: relation, negative: "0", data: D, out: "${out}/gad"}}
+  - {name: blurb, verb: finetune blurb, args: {runs: ["GAD=${out}/gad"], out: "${out}/blurb.json"}}
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    blurb = read(str(tmp_path / "r.yaml"), str(tmp_path / "out")).stages[1]
+    assert blurb.reads == ("gad",)
+    before = stage_key(blurb)
+    (tmp_path / "out" / "gad").mkdir(parents=True)
+    (tmp_path / "out" / "gad" / "scores.json").write_text("{}")
+    assert stage_key(blurb) != before

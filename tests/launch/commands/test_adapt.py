@@ -114,9 +114,7 @@ def test_notes_and_abstracts_to_a_model_and_what_it_was_worth(
     assert cli.run([*words, "--budget", "0.01m"]) == 2
     assert "one pass over these" in capsys.readouterr().err
     assert not (out / "adapted").exists()
-    assert cli.run([*words, "--budget", "1d"]) == 2, "options of a folder stay"
-    (out / "adapt.yaml").unlink()
-    assert cli.run(words) == 0
+    assert cli.run([*words, "--budget", "1d"]) == 0
     assert AutoModelForMaskedLM.from_pretrained(out / "model").config.vocab_size == 300
     before, after = (read_json(out / name / "result.json")["valid"]["sources"] for name in ("before", "adapted"))  # type: ignore[index]
     assert after["notes"]["loss"] < before["notes"]["loss"] - 0.3
@@ -125,5 +123,7 @@ def test_notes_and_abstracts_to_a_model_and_what_it_was_worth(
     edited = next(stage for stage in recipe["stages"] if stage["name"] == "report")
     edited["args"]["title"] = "Edited"
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert cli.run(words) == 0, "the same command runs the recipe as it stands"
+    assert cli.run(words) == 2
+    assert "this folder was made with another budget" in capsys.readouterr().err
+    assert cli.run([*words, "--budget", "1d"]) == 0, "the same command runs the recipe as it stands"
     assert "<title>Edited</title>" in (out / "report.html").read_text()
