@@ -38,6 +38,7 @@ CLASSES: dict[Kind, str] = {
     "choice": "ForMultipleChoice",
     "tokens": "ForTokenClassification",
 }
+NEXT_OR_NOT = 2  # answers of transformers' ForNextSentencePrediction; a head with a third (LinkBERT) is carried, and no class computes it
 PROBES = 4  # sequences: a head is a matrix or two, and does the same to each
 
 
@@ -64,6 +65,7 @@ def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> li
         for module in modules
         if module in ("pooler.dense", "seq_relationship", "qa_outputs")
         and {f"{module}.weight", f"{module}.bias"} <= extra_tensors.keys()
+        and not (module == "seq_relationship" and len(extra_tensors[f"{module}.weight"]) != NEXT_OR_NOT)
     ]
     for module in sorted({".".join(m.split(".")[:2]) for m in modules if m.startswith(CLASSIFIERS)}):
         last = f"{module}.out_proj" if f"{module}.out_proj.weight" in extra_tensors else module

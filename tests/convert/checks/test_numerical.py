@@ -12,6 +12,7 @@ from transformers import RobertaForMaskedLM
 from biomlm.convert.checks.numerical import LONG_DEPTH, HuggingFace, Ours, compare, record
 from biomlm.convert.checks.probe_inputs import batches, sentences, texts
 from biomlm.convert.load import build, load_model
+from biomlm.core import cli
 from biomlm.model.config import EncoderConfig, Shape
 from biomlm.model.encoder import MaskedLM
 from biomlm.tokenizer.formats import folder as tokenizer_folder
@@ -118,3 +119,15 @@ def test_reading_a_checkpoint_does_not_import_torch_s_compiler(one_golden: Path)
     done = subprocess.run([sys.executable, "-c", program, one_golden], capture_output=True, text=True, check=True)
     assert "biomlm.convert.load" in done.stdout.split()
     assert "torch._dynamo" not in done.stdout.split()
+
+
+def test_a_classifier_of_three_kinds_of_pairs_is_carried(tiny_shards: Path, tmp_path: Path) -> None:
+    """transformers' class for pairs has two answers; LinkBERT's document relations have three."""
+    sizes = "--model.shape bert --model.num_hidden_layers 1 --model.hidden_size 16 --model.num_attention_heads 2"
+    words = f"{sizes} --objective.sso 1 --batch.form pairs --batch.tokens 128 --batch.max_length 32 --steps 1 --precision fp32"
+    run, hf = tmp_path / "run", tmp_path / "hf"
+    assert cli.run(["pretrain", "--shards", str(tiny_shards), "--out", str(run), *words.split()]) == 0
+    assert cli.run(["convert", str(run), str(hf), "--to", "hf"]) == 0
+    ours, theirs = load_model(run).extra_tensors, load_model(hf).extra_tensors
+    assert len(ours["seq_relationship.weight"]) == 3
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
