@@ -6,6 +6,7 @@ activations that the backward pass needs (counted from what this encoder keeps, 
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -72,8 +73,9 @@ class Beside:
 ALONE = Beside()
 
 
+@cache
 def parameters(encoder: EncoderConfig) -> int:
-    """Count the trainable numbers of the model."""
+    """Count the trainable numbers of the model; once, since a plan asks for each size of micro-batches."""
     with torch.device("meta"):
         return sum(p.numel() for p in MaskedLM(encoder).parameters())
 
