@@ -105,7 +105,7 @@ class ReportConfig:
         alone: Run folder of the same student without a teacher.
         tokens: Held-out tokens to read; 0 for all.
         mask_rate: Share of these to predict, always the same ones.
-        precision: Of matrix products.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, fp16 on Volta and Turing, else fp32.
         out: Folder for report.html and report.json.
     """
 

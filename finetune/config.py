@@ -7,7 +7,7 @@ from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, added, only, require_positive, runtime
 from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
 from biomlm.inputs.streams import bare_name
-from biomlm.model.config import Precision, ScaledPrecision
+from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim
 from biomlm.training import config as loop
 
@@ -102,7 +102,8 @@ class FinetuneConfig:
         seeds: How many runs; scores are their mean and standard deviation.
         seed: The first run's seed; it fixes the head's first weights, order and dropout. The next ones follow.
         patience: Stop after this many epochs without a better development score; 0 never stops early.
-        precision: Of matrix products; auto takes bf16 where the machine has it, fp16 scales the loss. Weights are always fp32.
+        precision: Of matrix products; auto takes bf16 where the machine has it, fp16 on Volta and Turing; fp16 scales the loss. Weights are
+            always fp32.
         guard: What is done about bad steps.
         timeout: Seconds after which a rank that the others wait for is given up and named.
         batch: Sizes.
@@ -133,7 +134,7 @@ class FinetuneConfig:
     seeds: int = 1
     seed: int = 1
     patience: int = 0
-    precision: ScaledPrecision = "auto"
+    precision: Precision = "auto"
     guard: GuardConfig = added(GuardConfig)
     timeout: float = runtime(1800.0)
     batch: BatchConfig = field(
@@ -205,7 +206,7 @@ class PredictConfig:
             will do where the model learnt from a file of words; offsets then count in the words parted by single blanks.
         id: For JSONL the key of the record's id; without it in a record, the line is its id.
         tokens: Most tokens in one forward pass; left out, what is quickest: 16384 on a GPU, 2048 on a CPU, whose caches hold no more.
-        precision: Of matrix products; auto takes bf16 where the machine has it.
+        precision: Of matrix products; auto takes bf16 where the machine has it, fp16 on Volta and Turing, else fp32.
     """
 
     model: str

@@ -25,8 +25,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 NAME = "encoder.json"
 
-Precision = Literal["auto", "fp32", "bf16"]
-ScaledPrecision = Literal["auto", "fp32", "bf16", "fp16"]  # of a loop that scales its losses, which fp16 needs
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
 if TYPE_CHECKING:
     Shape: TypeAlias = str

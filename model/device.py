@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 
 from biomlm.core.errors import ConfigError
-from biomlm.model.config import ScaledPrecision
+from biomlm.model.config import Precision
 
+VOLTA, AMPERE = (7, 0), (8, 0)  # compute capabilities: of the first tensor cores for fp16, and for bf16
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -26,14 +27,18 @@ class Device:
         return torch.autocast(self.torch.type, dtype, enabled=self.precision != "fp32")
 
 
-def choose(precision: ScaledPrecision) -> Device:
-    """Choose the first GPU if there is one, else the CPU; `auto` takes bf16 where the device multiplies it natively.
+def choose(precision: Precision) -> Device:
+    """Choose the first GPU if there is one, else the CPU.
+
+    `auto` takes bf16 where the device multiplies it natively; on a GPU with tensor cores for fp16 alone (Volta, Turing) fp16, which a
+    loop must scale its losses for; else fp32.
 
     Raises:
         ConfigError: bf16 was asked for on a GPU that lacks it (V100 and older).
     """
     if torch.cuda.is_available():
-        native = torch.cuda.get_device_capability() >= (8, 0)
+        capability = torch.cuda.get_device_capability()
+        native, scaled = capability >= AMPERE, VOLTA <= capability < AMPERE
         if precision == "bf16" and not native:
             name = torch.cuda.get_device_name()
             raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp16 or fp32.")
@@ -42,9 +47,9 @@ def choose(precision: ScaledPrecision) -> Device:
         keep_freed_memory()
         features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.8
         native = bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-        device = torch.device("cpu")
+        scaled, device = False, torch.device("cpu")
     if precision == "auto":
-        return Device(device, "bf16" if native else "fp32")
+        return Device(device, "bf16" if native else "fp16" if scaled else "fp32")
     return Device(device, precision)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, only, require_positive, runtime
-from biomlm.model.config import ComputeConfig, ModelConfig, ScaledPrecision
+from biomlm.model.config import ComputeConfig, ModelConfig, Precision
 from biomlm.model.optim.config import OptimConfig
 from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig, ObjectiveConfig
@@ -68,7 +68,8 @@ class PretrainConfig:
         curriculum: Stages before that, of shorter sequences or smaller batches, in order: `[{share: 0.9, max_length: 128}]`.
         mix: How sources are mixed.
         optim: How the weights move.
-        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32; fp16 scales the loss.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, fp16 on Volta and Turing, else fp32; fp16
+            scales the loss.
         compute: Kernels and memory.
         freeze_layers: Keep the embeddings (and with them the decoder) and this many of the lowest layers as they are; 0 trains all.
         guard: What is done about bad steps.
@@ -107,7 +108,7 @@ class PretrainConfig:
         },
     )
     optim: OptimConfig = field(default_factory=OptimConfig)
-    precision: ScaledPrecision = "auto"
+    precision: Precision = "auto"
     compute: ComputeConfig = field(
         default_factory=ComputeConfig, metadata={"runtime": True, "applies": {"*": NOT_FAIRSEQ}}
     )

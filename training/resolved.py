@@ -6,12 +6,12 @@ from typing import Any
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
 from biomlm.core.manifest import NAME, Manifest
-from biomlm.model.config import ScaledPrecision
+from biomlm.model.config import Precision
 from biomlm.model.device import Device, choose
 from biomlm.training.distributed.process_group import World
 
 
-def device_of(run: str | Path, precision: ScaledPrecision, world: World) -> Device:
+def device_of(run: str | Path, precision: Precision, world: World) -> Device:
     """Choose where a run computes, and how precisely: where that is left to the machine, as it was begun, and as rank 0 chooses.
 
     Args:

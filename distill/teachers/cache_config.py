@@ -36,7 +36,8 @@ class TeacherOutputsConfig:
         temperature: What predictions are softened by: the run's `loss.temperature`.
         hidden: Layers of the teacher whose hidden states are kept, counted from 1, at all tokens in 16 bits; they take by far the
             most space.
-        precision: Of the teacher's matrix products.
+        precision: Of the teacher's matrix products; `auto` is bf16 where the device computes it natively, fp16 on Volta and Turing,
+            else fp32.
     """
 
     shards: list[str] | str
@@ -91,7 +92,7 @@ class CacheConfig(TeacherOutputsConfig):
 
     Args:
         out: Folder to write.
-        workers: Processes that run in parallel, each with a teacher of its own.
+        workers: Processes that run in parallel, each with a teacher of its own; on GPUs one a GPU, in turn.
         override: Go on in the folder although the configuration or an input changed.
     """
 

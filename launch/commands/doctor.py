@@ -150,7 +150,7 @@ def _bf16(machine: Machine) -> Capability:
             name,
             "no",
             f"capability {weakest[0]}.{weakest[1]} has none in hardware",
-            "Train in fp32, which --precision auto takes here.",
+            f"Train in {'fp16' if weakest >= VOLTA else 'fp32'}, which --precision auto takes here.",
         )
     gain = _gain(machine, "bf16")
     extensions = [flag for flag in machine.flags or () if flag in ("amx_bf16", "avx512_bf16")]
@@ -170,9 +170,7 @@ def _fp16(machine: Machine) -> Capability:
     if weakest >= AMPERE:
         return Capability(name, "yes", "works with dynamic loss scaling; bf16 needs none")
     if weakest >= VOLTA:
-        return Capability(
-            name, "yes", "fast in hardware, with dynamic loss scaling; biomlm's own loop takes bf16 or fp32"
-        )
+        return Capability(name, "yes", "fast in hardware, with dynamic loss scaling: what --precision auto takes here")
     return Capability(name, "no", f"capability {weakest[0]}.{weakest[1]} computes it slowly", "Use fp32.")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import require_positive, runtime
-from biomlm.model.config import ComputeConfig, ScaledPrecision
+from biomlm.model.config import ComputeConfig, Precision
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class EvaluateConfig:
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
         eval_tokens: Held-out tokens to evaluate on; 0 for all.
         tokens: Tokens of a micro-batch.
-        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, fp16 on Volta and Turing, else fp32.
     """
 
     model: str
@@ -29,7 +29,7 @@ class EvaluateConfig:
     eval_mask_rate: float = 0.15
     eval_tokens: int = 0
     tokens: int = runtime(8192)
-    precision: ScaledPrecision = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "max_length", "tokens")
@@ -48,7 +48,7 @@ class TrialConfig:
         max_length: Longest sequence in tokens, `<s>` and `</s>` included; left out, what the model takes.
         mask_rate: Share of tokens to predict.
         largest: Tokens of the largest micro-batch that is tried.
-        precision: Of matrix products; `auto` is bf16 where the device computes it natively, else fp32.
+        precision: Of matrix products; `auto` is bf16 where the device computes it natively, fp16 on Volta and Turing, else fp32.
         compute: Kernels and memory.
         fleet: GPUs to plan for by formulas instead (docs/scaling.md), such as `1 x v100-16gb`, if this machine has none.
     """
@@ -59,7 +59,7 @@ class TrialConfig:
     max_length: int | None = None
     mask_rate: float = 0.15
     largest: int = 65_536
-    precision: ScaledPrecision = "auto"
+    precision: Precision = "auto"
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     fleet: str = ""
 

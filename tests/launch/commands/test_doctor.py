@@ -68,7 +68,8 @@ def test_a_v100_needs_fp16_and_a_cuda_12_build() -> None:
     assert good["training on a GPU"].verdict == "yes"
     assert good["precision bf16"].verdict == "no"
     assert good["precision fp16"].verdict == "yes"
-    assert "loss scaling" in good["precision fp16"].found
+    assert "loss scaling: what --precision auto takes here" in good["precision fp16"].found
+    assert "Train in fp16" in good["precision bf16"].remedy
     assert good["attention kernels"].verdict == "partly"
     lost = verdicts(gpu("V100", (7, 0), "13.0", CUDA13))["training on a GPU"]
     assert lost.verdict == "no"

@@ -1,0 +1,19 @@
+"""Which precision `auto` is on which GPU."""
+
+import pytest
+import torch
+
+from biomlm.model.device import choose
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((6, 0), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((10, 0), "bf16")],
+)
+def test_auto_is_what_a_gpus_tensor_cores_multiply(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    device = choose("auto")
+    assert (device.torch.type, device.precision) == ("cuda", precision)
