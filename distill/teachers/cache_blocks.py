@@ -20,12 +20,26 @@ from biomlm.distill.losses.targets import Sampled, Targets, Top
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 KINDS = ("|u1", "<u2", "<u4", "<f2")  # numbers alone: bytes from a file must never be read as Python objects
+NONE_LEFT = "log_p"  # may be minus infinity: the logarithm of what remains where all pieces are kept
 LEVEL = 1  # of zlib: level 6 saves 5% more and takes four times as long
 REMEDY = "Remove that file and run `biomlm distill cache` again: it goes on where it was."
 
 
 def encode(arrays: Arrays) -> bytes:
-    """Encode named arrays as one block."""
+    """Encode named arrays as one block.
+
+    Raises:
+        DataError: A number lies beyond fp16, in which teachers compute on some GPUs and which a cache holds.
+    """
+    for name, array in arrays.items():
+        if (
+            array.dtype == np.float16
+            and (np.isnan(array) | np.isinf(array) & ((array > 0) | (name != NONE_LEFT))).any()
+        ):
+            raise DataError(
+                f"a teacher's outputs ({name}) leave the range of fp16",
+                remedy="Give --precision fp32; if it is their size as hidden states, learn from them without a cache.",
+            )
     header = orjson.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()])
     planes = [_planes(array) for array in arrays.values()]
     return zlib.compress(b"".join([len(header).to_bytes(4, "little"), header, *planes]), LEVEL)
