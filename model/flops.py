@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +18,53 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.device import Device
 from biomlm.model.kernels.linear import Linear
 
-# Dense tensor-core rates of NVIDIA's datasheets in TFLOP/s (SXM versions where there are several) for bf16 and fp16, and for fp32 as
-# torch computes it by default, without TF32. The first name found in the device's counts.
-PEAKS: dict[str, tuple[float, float]] = {
-    "H200": (989.4, 66.9),
-    "H100 PCIe": (756.0, 51.2),
-    "H100 NVL": (835.5, 60.0),
-    "H100": (989.4, 66.9),
-    "A100": (312.0, 19.5),
-    "A40": (149.7, 37.4),
-    "A10": (125.0, 31.2),
-    "L40S": (362.1, 91.6),
-    "L4": (121.0, 30.3),
-    "V100": (125.0, 15.7),
-    "T4": (65.0, 8.1),
+
+class GPU(NamedTuple):
+    """What a datasheet says of one.
+
+    Args:
+        half: Dense rate of its tensor cores for bf16 and fp16 with sums in float32, in TFLOP/s.
+        single: Rate for fp32 as torch computes it by default, without TF32, in TFLOP/s.
+        processors: Streaming multiprocessors, of which a MIG slice has some; 0 where it cannot be sliced.
+    """
+
+    half: float
+    single: float
+    processors: int = 0
+
+
+# By what stands in the device's name, as torch.cuda.get_device_name prints it; of several that do, the longest. What is missing here is
+# measured. Sources, all NVIDIA's: "datasheet" is the product's own; where it prints rates with sparsity, half of them is meant.
+GPUS: dict[str, GPU] = {
+    "GB200": GPU(2500.0, 80.0, 148),  # GB200 NVL72 and HGX B200 specifications: 5 and 4.5 PFLOP/s with sparsity
+    "B200": GPU(2250.0, 75.0, 148),
+    "GH200": GPU(989.4, 66.9, 132),  # Grace Hopper superchip's datasheet: 1,979 with sparsity, an H100 SXM's
+    "H200 NVL": GPU(835.5, 60.0, 132),  # H200 datasheet: SXM 1,979, NVL 1,671 with sparsity
+    "H200": GPU(989.4, 66.9, 132),
+    "H100 NVL": GPU(835.5, 60.0, 132),  # H100 datasheet: SXM 1,979, NVL 1,671, PCIe 1,513 with sparsity
+    "H100 PCIe": GPU(756.0, 51.2, 114),
+    "H100": GPU(989.4, 66.9, 132),
+    "L40S": GPU(362.05, 91.6),  # L40S datasheet
+    "L40": GPU(181.05, 90.5),  # L40 datasheet
+    "L4": GPU(121.0, 30.3),  # L4 datasheet: 242 with sparsity
+    "RTX 6000 Ada": GPU(364.2, 91.1),  # Ada architecture whitepaper (professional): with sparsity 728.5
+    "RTX 4090 D": GPU(147.1, 73.5),  # 114 of the 4090's 128 multiprocessors at its clock
+    "RTX 4090": GPU(165.2, 82.6),  # Ada architecture whitepaper, appendix A: fp16 with fp32 accumulate
+    "A800": GPU(312.0, 19.5, 108),  # A800 datasheet: an A100 with slower NVLink
+    "A100": GPU(312.0, 19.5, 108),  # A100 datasheet, PCIe and SXM alike
+    "A40": GPU(149.7, 37.4),  # A40 datasheet
+    "A30": GPU(165.0, 10.3, 56),  # A30 datasheet
+    "A10G": GPU(70.0, 35.0),  # A10G datasheet: 140 with sparsity
+    "A10": GPU(125.0, 31.2),  # A10 datasheet
+    "RTX A6000": GPU(154.8, 38.7),  # GA102 whitepaper, appendix B: 309.7 with sparsity
+    "RTX 3090 Ti": GPU(80.0, 40.0),  # by the clock of the card's specification
+    "RTX 3090": GPU(71.0, 35.6),  # GA102 whitepaper, appendix A: fp16 with fp32 accumulate
+    "T4": GPU(65.0, 8.1),  # T4 datasheet
+    "V100S": GPU(130.0, 16.4),  # V100 datasheet: SXM2 125, PCIe 112, V100S 130
+    "V100-PCIE": GPU(112.0, 14.0),
+    "V100": GPU(125.0, 15.7),
 }
+SLOWER = re.compile(r"\b(Laptop|Max-Q|Mobile)\b")  # of the same name, at clocks that differ from machine to machine
 # Of the measured matrix product: large enough for full speed, on two cores in fp32 0.2 s, on a GPU 1 ms beside 0.03 to start it.
 SIZE = {"cpu": 2048, "cuda": 8192}
 REPEATS = {"cpu": 3, "cuda": 30}
@@ -62,12 +95,22 @@ def step_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int, la
 
 def peak(device: Device) -> float:
     """Return the peak in floating-point operations a second: of a known GPU by its datasheet, else measured with a matrix product."""
-    if device.torch.type == "cuda":
-        name = torch.cuda.get_device_name(device.torch)
-        for gpu, (half, single) in PEAKS.items():
-            if re.search(rf"\b{gpu}\b", name):
-                return (single if device.precision == "fp32" else half) * 1e12
-    return measured_peak(device)
+    gpu = known(torch.cuda.get_device_name(device.torch)) if device.torch.type == "cuda" else None
+    return measured_peak(device) if gpu is None else rate(gpu, device) * 1e12
+
+
+def known(name: str) -> GPU | None:
+    """Find a GPU by the longest key in its device's name; None if there is none."""
+    keys = [key for key in GPUS if re.search(rf"\b{key}\b", name) and not SLOWER.search(name)]
+    return GPUS[max(keys, key=len)] if keys else None
+
+
+def rate(gpu: GPU, device: Device) -> float:
+    """Return the rate of a device in TFLOP/s: of a MIG slice its share of the card's multiprocessors."""
+    full = gpu.single if device.precision == "fp32" else gpu.half
+    if not gpu.processors or " MIG " not in torch.cuda.get_device_name(device.torch):
+        return full
+    return full * torch.cuda.get_device_properties(device.torch).multi_processor_count / gpu.processors
 
 
 @cache

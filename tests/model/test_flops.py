@@ -1,5 +1,7 @@
 """FLOPs of a step against torch's own counter, and peaks by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,16 +57,58 @@ def test_roberta_base_needs_about_six_flops_a_parameter_and_token() -> None:
     assert a_token == pytest.approx(6 * (85.0e6 + 0.15 * 39.2e6) + 12 * 12 * 768 * 512, rel=0.01)
 
 
+# Names as torch.cuda.get_device_name prints them.
+NAMES = {
+    "NVIDIA GB200": 2500,
+    "NVIDIA B200": 2250,
+    "NVIDIA GH200 480GB": 989.4,
+    "NVIDIA H200": 989.4,
+    "NVIDIA H200 NVL": 835.5,
+    "NVIDIA H100 80GB HBM3": 989.4,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835.5,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA A800-SXM4-80GB": 312,
+    "NVIDIA A40": 149.7,
+    "NVIDIA A30": 165,
+    "NVIDIA A10G": 70,
+    "NVIDIA A10": 125,
+    "NVIDIA L4": 121,
+    "NVIDIA L40": 181.05,
+    "NVIDIA L40S": 362.05,
+    "NVIDIA RTX A6000": 154.8,
+    "NVIDIA RTX 6000 Ada Generation": 364.2,
+    "NVIDIA GeForce RTX 3090": 71,
+    "NVIDIA GeForce RTX 3090 Ti": 80,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 4090 D": 147.1,
+    "Tesla T4": 65,
+    "Tesla V100-SXM2-32GB": 125,
+    "Tesla V100-SXM3-32GB": 125,
+    "Tesla V100-PCIE-16GB": 112,
+    "Tesla V100S-PCIE-32GB": 130,
+}
+
+
 def test_known_gpus_have_their_datasheets_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {
-        "NVIDIA H100 80GB HBM3": 989.4,
-        "NVIDIA H100 PCIe": 756,
-        "Tesla V100-SXM2-32GB": 125,
-        "NVIDIA A100-SXM4-80GB": 312,
-    }
-    for name, rate in names.items():
+    for name, teraflops in NAMES.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        assert peak(Device(torch.device("cuda"), "bf16")) == rate * 1e12
+        assert peak(Device(torch.device("cuda"), "bf16")) == teraflops * 1e12, name
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA GeForce RTX 4090 Laptop GPU", "Quadro RTX 6000", "NVIDIA A100X", "NVIDIA TITAN V"]
+)
+def test_a_gpu_that_is_not_listed_is_measured(name: str) -> None:
+    assert flops.known(name) is None
+
+
+def test_a_slice_has_its_share_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seventh of an A100 for MIG has 14 of the card's 108 multiprocessors."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=14))
+    assert peak(Device(torch.device("cuda"), "bf16")) == pytest.approx(312e12 * 14 / 108)
 
 
 def test_a_cpus_rate_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
