@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.run_folder import LATER
-from biomlm.tokenizer.workers import pool
+from biomlm.tokenizer.workers import CONTEXT, pool
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,14 @@ class CacheBuilder:
 _builder: CacheBuilder | None = None  # of a worker process
 
 
-def _start_worker(config: TeacherOutputsConfig) -> None:
+def _start_worker(config: TeacherOutputsConfig, started: "Synchronized[int]") -> None:
+    """Load a worker's own teachers; workers are dealt to the GPUs in turn."""
     global _builder  # noqa: PLW0603 a worker's only state
     torch.set_num_threads(1)
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
     _builder = CacheBuilder(config)
 
 
@@ -183,7 +189,7 @@ def _fill(config: CacheConfig, builder: CacheBuilder, out: Path, files: int) -> 
         write: Callable[[str, int], FileCounts] = builder.write
         written: Iterator[FileCounts] = map(partial(write, str(out)), missing)
         if config.workers > 1:
-            workers = stack.enter_context(pool(config.workers, _start_worker, config))
+            workers = stack.enter_context(pool(config.workers, _start_worker, config, CONTEXT.Value("i")))
             written = workers.map(partial(_write, str(out)), missing)
         for file_counts in written:
             counts.update(asdict(file_counts))
