@@ -15,7 +15,9 @@ from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.targets import Targets
 from biomlm.model.kernels.cross_entropy import is_predicted
 
-BLOCK = 1 << 18  # logits worked on at a time: as float32 they fit a core's cache
+# Logits worked on at a time: as float32 they fit a core's cache; a GPU is to compute longer than it takes to be asked, in 64 MB a matrix.
+BLOCK = 1 << 18
+GPU_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class _Predictions(torch.autograd.Function):
         # bf16 has float32's range; a gradient in fp16 would lose its small values before they are scaled
         dtype = torch.bfloat16 if logits_mv.dtype == torch.bfloat16 else torch.float32
         gradient_mv = torch.empty_like(logits_mv, dtype=dtype)
-        size = max(1, BLOCK // logits_mv.shape[1])
+        block = BLOCK if logits_mv.device.type == "cpu" else GPU_BLOCK
+        size = max(1, block // logits_mv.shape[1])
         for start in range(0, len(logits_mv), size):
             rows = slice(start, start + size)
             labels_m1 = labels_m[rows, None]

@@ -10,8 +10,10 @@ Shape suffixes: see `biomlm.model.packed`; r relation heads, e their width.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,10 @@ from biomlm.distill.losses.states import Compared, StatePart
 from biomlm.model.config import EncoderConfig
 
 PAIRS: dict[Kind, tuple[tuple[int, int], ...]] = {"minilm": ((0, 1), (2, 2)), "minilmv2": ((0, 0), (1, 1), (2, 2))}
+
+
+AREA = 1 << 22  # scores of a head that a GPU computes at once, padding included: sixteen sequences of 512
+FAR = -1e30  # the score of a padded place: its share is 0, and its logarithm is still a number
 
 
 class Relations(StatePart):
@@ -67,6 +73,9 @@ class Relations(StatePart):
 def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, *, kind: Kind) -> Tensor:
     """Compute Σ KL(teacher's relation ‖ student's), over the pairs of `kind` and all tokens, as a mean over heads.
 
+    On a CPU each sequence by itself, since its scores fit a cache; elsewhere sequences of about one length together, since every
+    product there costs the time to ask for it.
+
     Args:
         student: Queries, keys and values [t, h].
         teacher: Queries, keys and values [t, u].
@@ -74,6 +83,8 @@ def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], head
         heads: Relation heads; both widths are multiples.
         kind: Which relations.
     """
+    if student[0].device.type != "cpu":
+        return grouped_distance(student, teacher, lengths, heads, kind=kind)
     total = student[0].new_zeros((), dtype=torch.float32)
     student_seqs, teacher_seqs = (_per_sequence(side, lengths, heads) for side in (student, teacher))
     for student_seq, teacher_seq in zip(student_seqs, teacher_seqs, strict=True):
@@ -86,13 +97,47 @@ def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], head
     return total / heads
 
 
+def grouped_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, *, kind: Kind) -> Tensor:
+    """Compute `relation_distance` for groups of sequences, each padded to its longest, in which a padded place counts for nothing."""
+    device, total = student[0].device, student[0].new_zeros((), dtype=torch.float32)
+    ends = np.cumsum(lengths)
+    order = np.argsort(lengths, kind="stable")[::-1]
+    # small enough for a GPU's command queue, so that the host does not wait for the copy
+    spans_bx = torch.from_numpy(np.stack([ends - lengths, ends], axis=1)[order]).to(device, non_blocking=True)
+    falling, start = [lengths[i] for i in order], 0
+    while start < len(falling):
+        longest = falling[start]
+        group = spans_bx[start : start + max(1, AREA // longest**2)]
+        places_bl = group[:, :1] + torch.arange(longest, device=device)
+        real_bl = places_bl < group[:, 1:]
+        places_bl = places_bl.minimum(group[:, 1:] - 1)
+        split = partial(_split, places_bl=places_bl, heads=heads)
+        student_group, teacher_group = tuple(map(split, student)), tuple(map(split, teacher))
+        for a, b in PAIRS[kind]:
+            with torch.no_grad():
+                target_brll = _log_relation(teacher_group[a], teacher_group[b], real_bl)
+            relation_brll = _log_relation(student_group[a], student_group[b], real_bl)
+            divergence_brl = F.kl_div(relation_brll, target_brll, reduction="none", log_target=True).sum(-1)
+            total = total + (divergence_brl * real_bl[:, None]).sum()
+        start += len(group)
+    return total / heads
+
+
+def _split(x_th: Tensor, places_bl: Tensor, heads: int) -> Tensor:
+    """Pick padded sequences and split their vectors by head, [b, r, l, e]."""
+    b, length = places_bl.shape
+    return x_th[places_bl].view(b, length, heads, -1).transpose(1, 2)
+
+
 def _per_sequence(side: QKV, lengths: tuple[int, ...], heads: int) -> Iterator[tuple[Tensor, ...]]:
     """Split queries, keys and values by sequence and head, [r, l, e]."""
     parts = [torch.split(x.view(len(x), heads, -1).transpose(0, 1), list(lengths), dim=1) for x in side]
     return zip(*parts, strict=True)
 
 
-def _log_relation(a_rle: Tensor, b_rle: Tensor) -> Tensor:
-    """Compute a relation's log-probabilities [r, l, l]."""
-    scores_rll = a_rle @ b_rle.transpose(1, 2) / a_rle.shape[-1] ** 0.5
-    return F.log_softmax(scores_rll.float(), dim=-1)
+def _log_relation(a_rle: Tensor, b_rle: Tensor, real_bl: Tensor | None = None) -> Tensor:
+    """Compute a relation's log-probabilities [r, l, l]; of several sequences [b, r, l, l], `real_bl` says which places are no padding."""
+    scores_rll = (a_rle @ b_rle.transpose(-1, -2) / a_rle.shape[-1] ** 0.5).float()
+    if real_bl is not None:
+        scores_rll = scores_rll.masked_fill(~real_bl[:, None, None], FAR)
+    return F.log_softmax(scores_rll, dim=-1)

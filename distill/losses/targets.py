@@ -48,7 +48,7 @@ class Whole(Targets):
     def log_probabilities(self, rows: slice) -> Tensor:
         """Average the teachers' softened probabilities; log-probabilities [m, v], float32."""
         each = [F.log_softmax(logits_mv[rows].float() / self.temperature, dim=-1) for logits_mv in self.logits]
-        return each[0] if len(each) == 1 else reduce(torch.logaddexp, each) - torch.tensor(float(len(each))).log()
+        return each[0] if len(each) == 1 else reduce(torch.logaddexp, each) - each[0].new_full((), len(each)).log()
 
     def divergence(self, rows: slice, log_q_mv: Tensor) -> tuple[Tensor, Tensor]:
         """See `Targets`."""

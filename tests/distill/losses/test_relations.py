@@ -7,7 +7,7 @@ from torch import Tensor
 
 from biomlm.distill.losses.captured import captured
 from biomlm.distill.losses.kinds import Kind
-from biomlm.distill.losses.relations import PAIRS, relation_distance
+from biomlm.distill.losses.relations import PAIRS, grouped_distance, relation_distance
 from biomlm.model.packed import pack, pad
 
 SEQUENCES = [[0, 5, 6, 7, 2], [0, 8, 9, 2], [0, 11, 12, 13, 14, 15, 2]]
@@ -41,6 +41,24 @@ def test_heads_of_any_number_give_the_papers_formula(kind: Kind, heads: int) -> 
     torch.testing.assert_close(ours, by_hand(student, teacher, heads, kind), rtol=1e-4, atol=1e-4)
     same = relation_distance(teacher, teacher, LENGTHS, heads, kind=kind)  # type: ignore[arg-type]
     assert same.abs() < 1e-4
+
+
+@pytest.mark.parametrize("area", [1, 50, 1 << 20])
+@pytest.mark.parametrize("kind", ["minilm", "minilmv2"])
+def test_sequences_in_groups_have_the_loss_and_gradient_of_each_by_itself(
+    kind: Kind, area: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomlm.distill.losses.relations.AREA", area)
+    random, (single, grouped) = torch.Generator().manual_seed(1), ([], [])  # type: ignore[var-annotated]
+    student = tuple(torch.randn(sum(LENGTHS), 24, generator=random, requires_grad=True) for _ in range(3))
+    teacher = tuple(20 * torch.randn(sum(LENGTHS), 48, generator=random) for _ in range(3))
+    for distance, results in ((relation_distance, single), (grouped_distance, grouped)):
+        loss = distance(student, teacher, LENGTHS, 4, kind=kind)  # type: ignore[operator]
+        results += [loss.detach(), *torch.autograd.grad(loss, student, allow_unused=True)]
+    for ours, theirs in zip(grouped, single, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_the_query_key_relation_is_hugging_faces_attention(make_model) -> None:  # type: ignore[no-untyped-def]
