@@ -114,6 +114,68 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
 
+COMPUTES = {"model", "training", "pretrain", "distill", "finetune"}
+MAKERS = {
+    "zeros",
+    "empty",
+    "full",
+    "ones",
+    "tensor",
+    "arange",
+    "eye",
+    "linspace",
+    "randperm",
+    "rand",
+    "randn",
+    "randint",
+}
+# What is made on the host on purpose, and why.
+ON_THE_HOST = {
+    "model/encoder.py": 1,  # a parameter, which stands where its module is made
+    "model/packed.py": 1,  # a batch, before it is moved
+    "model/vocabulary_transfer.py": 1,  # before training
+    "model/kernels/attention_cpu.py": 6,  # the processor's kernel
+    "model/kernels/dropout.py": 2,  # the processor's kernel
+    "model/optim/moments.py": 1,  # a count of steps, which torch's own optimisers keep there too
+    "training/saver.py": 1,  # what a checkpoint is copied into
+    "training/distributed/deepspeed.py": 1,  # a count of steps
+    "training/distributed/process_group.py": 1,  # numbers that ranks exchange
+    "distill/student.py": 2,  # before training
+    "distill/teachers/cross_vocabulary.py": 1,  # a batch, before it is moved
+    "finetune/tasks/crf.py": 2,  # a parameter; and the lengths of windows, which are needed as numbers
+    "finetune/tasks/examples.py": 3,  # a batch, before it is moved
+    "finetune/training/inference.py": 2,  # outputs that have been fetched
+}
+
+
+def made_without_a_device(tree: ast.AST) -> list[int]:
+    """The lines of calls that make a tensor on the default device, which is the processor."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and (node.func.value.id, node.func.attr) in {("torch", maker) for maker in MAKERS}
+        and "device" not in {keyword.arg for keyword in node.keywords}
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(ROOT).parts[0] in COMPUTES], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_a_tensor_is_made_where_it_is_needed(path: Path) -> None:
+    """On a machine without a GPU nothing else notices."""
+    lines = made_without_a_device(ast.parse(path.read_text(encoding="utf-8")))
+    allowed = ON_THE_HOST.get(path.relative_to(ROOT).as_posix(), 0)
+    assert len(lines) == allowed, f"{path}: tensors without a device in lines {lines}"
+
+
+def test_a_tensor_without_a_device_is_seen() -> None:
+    code = "torch.zeros(3)\ntorch.zeros(3, device=d)\nx.new_zeros(3)\ntorch.tensor([1], dtype=t)\ntorch.zeros_like(x)"
+    assert made_without_a_device(ast.parse(code)) == [1, 4]
+
+
 SAYS_NOTHING = {"found", "said", "made", "here", "theirs"}
 
 
