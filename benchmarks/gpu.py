@@ -14,7 +14,8 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -125,13 +126,22 @@ def fitting(make: Callable[[int], Step], rows: int, device: Device) -> tuple[Ste
             return step, rows
         del step
         torch.cuda.empty_cache()  # here, where the error no longer holds what did not fit
-    raise SystemExit("not even one row fits")
+    raise MemoryError("not even one row fits")
 
 
-def compare(size: str, args: argparse.Namespace, device: Device) -> list[Row]:
+@dataclass
+class Failure:
+    """A side that ended with an error, which leaves the others' lines."""
+
+    side: str
+    size: str
+    problem: str
+
+
+def compare(size: str, args: argparse.Namespace, device: Device) -> Iterator[Row | Failure]:
     """All sides at one size, one after the other: two models and their moments may not fit together."""
     shape = ModelConfig(size=size, hidden_dropout=args.dropout, attention_dropout=args.dropout)
-    config, on_gpu, found = shape.resolve(args.vocab_size, args.length, 1), device.torch.type == "cuda", list[Row]()
+    config, on_gpu = shape.resolve(args.vocab_size, args.length, 1), device.torch.type == "cuda"
     sides: dict[str, Callable[[Sequence[int]], Step]] = {
         "biomlm": lambda lengths: ours(config, device, lengths, compiled=False),
         "transformers": lambda lengths: theirs(config, device, lengths),
@@ -140,9 +150,14 @@ def compare(size: str, args: argparse.Namespace, device: Device) -> list[Row]:
         sides["biomlm compiled"] = lambda lengths: ours(config, device, lengths, compiled=True)
     for mixed in (False, True):
         for side, make in sides.items():
-            found.append(measure(side, size, make, config, args, device, mixed=mixed))
-            print(shown(found[-1], args.length), flush=True)
-    return found
+            try:
+                row = measure(side, size, make, config, args, device, mixed=mixed)
+            except Exception as error:  # whatever it is: minutes on a GPU are few
+                traceback.print_exc()
+                yield Failure(f"{side}, mixed" if mixed else side, size, f"{type(error).__name__}: {error}")
+            else:
+                print(shown(row, args.length), flush=True)
+                yield row
 
 
 def measure(
@@ -197,11 +212,14 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.torch.type == "cuda" else "CPU"
     measured = measured_peak(device) / 1e12
     print(f"{name}, {args.precision}, torch {torch.__version__}; matrix product {measured:.1f} TFLOP/s measured")
-    table = list[Row]()
+    table: dict[str, object] = {"device": name, "rows": (rows := list[object]()), "failed": (failed := list[object]())}
     for size in args.sizes:
-        table += compare(size, args, device)
-    if args.json:
-        Path(args.json).write_text(json.dumps({"device": name, "rows": [asdict(row) for row in table]}, indent=1))
+        for line in compare(size, args, device):
+            (failed if isinstance(line, Failure) else rows).append(asdict(line))
+            if args.json:  # after every line: the machine may be gone before the next
+                Path(args.json).write_text(json.dumps(table, indent=1))
+    if failed:
+        raise SystemExit(f"{len(failed)} sides failed")
 
 
 if __name__ == "__main__":

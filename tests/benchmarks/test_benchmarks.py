@@ -44,24 +44,47 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+TOY = [
+    "--sizes",
+    "tiny",
+    "--rows",
+    "2",
+    "--length",
+    "32",
+    "--vocab_size",
+    "300",
+    "--seconds",
+    "0",
+    "--precision",
+    "fp32",
+]
+FAILS = """
+import gpu
+def theirs(*_):
+    raise RuntimeError("no such kernel")
+gpu.theirs = theirs
+gpu.main()
+"""
+
+
+def test_a_side_that_fails_leaves_the_others_lines(tmp_path: Path) -> None:
+    out, path = tmp_path / "table.json", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", path + FAILS, *TOY, "--json", str(out)], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.strip().endswith("2 sides failed")
+    table = json.loads(out.read_text())
+    assert [row["side"] for row in table["rows"]] == ["biomlm", "biomlm, mixed"]
+    assert {(row["side"], row["problem"]) for row in table["failed"]} == {
+        (side, "RuntimeError: no such kernel") for side in ("transformers", "transformers, mixed")
+    }
+
+
 def test_the_gpu_benchmark_at_toy_size_in_a_plain_image(tmp_path: Path) -> None:
     """Where nothing but torch and transformers is installed."""
     out = tmp_path / "table.json"
-    toy = [
-        "--sizes",
-        "tiny",
-        "--rows",
-        "2",
-        "--length",
-        "32",
-        "--vocab_size",
-        "300",
-        "--seconds",
-        "0",
-        "--precision",
-        "fp32",
-    ]
-    command = [sys.executable, "-c", PLAIN, str(BENCHMARKS / "gpu.py"), *toy, "--json", str(out)]
+    command = [sys.executable, "-c", PLAIN, str(BENCHMARKS / "gpu.py"), *TOY, "--json", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(out.read_text())["rows"]
     assert {row["side"] for row in rows} >= {"biomlm", "transformers", "biomlm, mixed", "transformers, mixed"}
