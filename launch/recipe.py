@@ -181,9 +181,8 @@ def _stage(
 
 def _options(fleet: Fleet, args: Value, values: Mapping[str, Any]) -> dict[str, Any]:
     """Give a fleet's options for a training stage; the real fairseq computes with kernels of its own."""
-    engine = args.entries.get("engine")
-    own = engine is None or fill(engine, values) != "fairseq"
-    return {name: value for name, value in fleet.options.items() if own or name != "compute"}
+    engine = fill(args.entries["engine"], values) if "engine" in args.entries else ""
+    return {name: value for name, value in fleet.options.items() if engine != "fairseq" or name != "compute"}
 
 
 def _without_places(data: Any, place: Place) -> Value:

@@ -12,7 +12,7 @@ INF = float("inf")
 @pytest.mark.parametrize("name", ["hidden", "log_p"])
 @pytest.mark.parametrize("value", [INF, float("nan")])
 def test_an_overflow_of_the_teacher_is_not_written(name: str, value: float) -> None:
-    with pytest.raises(DataError, match=rf"outputs \({name}\) leave the range of fp16. Give --precision fp32"):
+    with pytest.raises(DataError, match=rf"outputs \({name}\) leave the range of fp16.\nGive --precision fp32"):
         encode({name: np.array([[1.0, value]], np.float16)})
 
 
