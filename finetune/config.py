@@ -1,30 +1,27 @@
 """The configurations of the verbs of fine-tuning."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, added, only, require_positive, runtime
-from biomlm.finetune.data.schema import TAGGING, TEXTS, Columns, TaskName
+from biomlm.finetune.data.schema import Columns
+from biomlm.finetune.tasks.registry import TASKS, listed, reading
 from biomlm.inputs.streams import bare_name
 from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim
 from biomlm.training import config as loop
 
-ONLY_FOR = {
-    "columns": TEXTS,
-    "negative": ("relation",),
-    "one_type": TAGGING,
-    "groups": TAGGING,
-    "st21pv": TAGGING,
-    "repair_tags": TAGGING,
-    "crf": TAGGING,
-    "class_weights": ("classification", "relation"),
-    "unseen_labels": (*TAGGING, "classification", "relation", "multilabel"),
-}
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
 
 
-MULTILABEL = Applies(lambda config: config.task == "multilabel", "--task multilabel")
+def _read_by(option: str) -> tuple[Callable[[Any], bool], str]:
+    """Return when an option has an effect that not every task reads, and what it needs, for `only` and `Applies`."""
+    return lambda config: option in TASKS[config.task].options, f"--task {listed(reading(option))}"
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,7 @@ class FinetuneConfig:
 
     Args:
         model: Run folder, Hugging Face folder or fairseq checkpoint, with its tokenizer.
-        task: ner (IOB, PubTator or brat files); pico (the same, scored by words); classification (one label a text or pair; yes/no/maybe
-            questions); relation (the same, scored by F1 without the negative class); multilabel; similarity (a number for a pair);
-            choice (multiple choice).
+        task: What is learnt: {tasks}.
         data: Folder of the data set: `train`, `devel` and `test` files, or a data set as it is published; see docs/finetune.md.
         out: Run folder; if it holds a run of the same configuration, that run goes on.
         epochs: Passes over the training fold.
@@ -150,22 +145,16 @@ class FinetuneConfig:
     reinit_layers: int = 0
     columns: Columns = field(
         default_factory=Columns,
-        metadata={
-            "applies": {
-                "document": MULTILABEL,
-                "separator": MULTILABEL,
-                "choices": Applies(lambda c: c.task == "choice", "--task choice"),
-            }
-        },
+        metadata={"applies": {f.name: Applies(*_read_by(f"columns.{f.name}")) for f in fields(Columns)}},
     )
-    negative: str = ""
-    one_type: str = ""
-    groups: str = ""
-    st21pv: bool = False
-    crf: bool = False
-    class_weights: bool = False
-    repair_tags: bool = False
-    unseen_labels: Literal["refuse", "count"] = "refuse"
+    negative: str = only("", *_read_by("negative"))
+    one_type: str = only("", *_read_by("one_type"))
+    groups: str = only("", *_read_by("groups"))
+    st21pv: bool = only(False, *_read_by("st21pv"))
+    crf: bool = only(False, *_read_by("crf"))
+    class_weights: bool = only(False, *_read_by("class_weights"))
+    repair_tags: bool = only(False, *_read_by("repair_tags"))
+    unseen_labels: Literal["refuse", "count"] = only("refuse", *_read_by("unseen_labels"))
     max_shared: float = 0.02
     log_every: int = runtime(20)
     override: bool = runtime(False)
@@ -176,16 +165,16 @@ class FinetuneConfig:
         require_positive(self, "timeout")
         if min(self.patience, self.freeze_layers, self.reinit_layers) < 0:
             raise ConfigError("patience, freeze_layers and reinit_layers must not be negative", remedy="0 is none.")
-        for option, tasks in ONLY_FOR.items():
-            if option == "columns" and self.task in TAGGING and self.columns == Columns(label=self.columns.label):
-                continue  # it names one of several sets of tags
-            if getattr(self, option) not in ("", False, "refuse", Columns()) and self.task not in tasks:
-                problem = f"--{option} does not apply to the task {self.task}"
-                raise ConfigError(problem, remedy=f"It is for {' and '.join(tasks)}.")
-        if self.task == "relation" and not self.negative:
-            raise ConfigError("relation needs --negative", remedy="Name the label that says there is no relation.")
+        for option, remedy in TASKS[self.task].needs.items():
+            if not getattr(self, option):
+                raise ConfigError(f"{self.task} needs --{option}", remedy=remedy)
         if not 0 <= self.max_shared <= 1:
             raise ConfigError("max_shared is a share, from 0 to 1", remedy="0.02 is the default, 1 lets anything pass.")
+
+
+FinetuneConfig.__doc__ = str(FinetuneConfig.__doc__).replace(
+    "{tasks}", "; ".join(f"{name} ({entry.summary})" for name, entry in TASKS.items())
+)
 
 
 def json_lines(config: "PredictConfig") -> bool:

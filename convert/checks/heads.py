@@ -22,12 +22,12 @@ from biomlm.core.errors import CheckpointError, ConversionError
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import approximation
 
-Kind = Literal["pooler", "seq_relationship", "qa_outputs", "sequence", "choice", "tokens"]
+Kind = Literal["pooler", "seq_relationship", "qa_outputs", "sequence", "multiple_choice", "tokens"]
 CLASSIFIERS = "classification_heads."
 PREDICTION = "prediction_head"  # ModernBERT's, in front of its classifiers
 TASKS: dict[str, Kind] = {
     "ForSequenceClassification": "sequence",
-    "ForMultipleChoice": "choice",
+    "ForMultipleChoice": "multiple_choice",
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "tokens",
 }
@@ -35,7 +35,7 @@ CLASSES: dict[Kind, str] = {
     "seq_relationship": "ForNextSentencePrediction",
     "qa_outputs": "ForQuestionAnswering",
     "sequence": "ForSequenceClassification",
-    "choice": "ForMultipleChoice",
+    "multiple_choice": "ForMultipleChoice",
     "tokens": "ForTokenClassification",
 }
 NEXT_OR_NOT = 2  # answers of transformers' ForNextSentencePrediction; a head with a third (LinkBERT) is carried, and no class computes it
@@ -148,7 +148,7 @@ def by_formula(
             outputs[head.module] = pooled_bh
         elif f"{head.module}.out_proj.weight" in extra_tensors:
             outputs[head.module] = apply(f"{head.module}.out_proj", apply(f"{head.module}.dense", first_bh).tanh())
-        elif head.kind in ("seq_relationship", "sequence", "choice"):
+        elif head.kind in ("seq_relationship", "sequence", "multiple_choice"):
             outputs[head.module] = apply(head.module, pooled_bh)
         else:
             outputs[head.module] = apply(head.module, prepared(tokens_th))
@@ -184,7 +184,7 @@ def by_transformers(
             raise ConversionError(problem, file=file, remedy="Convert to native, or remove that head.")
         padding = model.config.pad_token_id
         ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
-        choice = (slice(None), None) if head.kind == "choice" else ()
+        choice = (slice(None), None) if head.kind == "multiple_choice" else ()
         out = model(ids_bl[choice], attention_mask=real_bl.long()[choice])
         if head.kind == "pooler":
             outputs[head.module] = out.pooler_output

@@ -21,7 +21,7 @@ from biomlm.convert.checks.numerical import HuggingFace
 from biomlm.convert.checks.tokenizers import by_transformers
 from biomlm.convert.formats import hf_weights
 from biomlm.convert.formats.base import Folder, Format, Library, Target, copy_tokenizer
-from biomlm.convert.formats.source_checkpoint import TASK, SourceCheckpoint, sane
+from biomlm.convert.formats.source_checkpoint import HEAD_FACTS, SourceCheckpoint, sane
 from biomlm.convert.names import hf_architectures, hf_config
 from biomlm.convert.names.table import BIAS, FRONT, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.safe_load.archive import scratch
@@ -37,14 +37,8 @@ SUFFIXES = (".json", ".safetensors", ".bin")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
-LABELS = ("id2label", "label2id", "problem_type", "classifier_pooling", TASK)
+LABELS = ("id2label", "label2id", "classifier_pooling")
 LAST = (".out_proj.bias", ".classifier.bias")
-PROBLEMS = {  # transformers guesses softmax where nothing is stated, and a sigmoid for one output
-    "classification": "single_label_classification",
-    "relation": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "similarity": "regression",
-}
 WITH_HEAD = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 
 
@@ -89,7 +83,7 @@ def from_tensors(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tenso
         del native[TYPES]
         config = replace(config, type_vocab_size=0)
     facts: dict[str, Any] = {"dtype": common_dtype(native), "architectures": raw.get("architectures")}
-    facts |= {name: raw[name] for name in LABELS if name in raw}
+    facts |= {name: raw[name] for name in (*LABELS, *HEAD_FACTS) if name in raw}
     if not _sensible(facts.get("id2label", {})):
         raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
     return SourceCheckpoint(
@@ -223,10 +217,7 @@ def _labels(source: SourceCheckpoint) -> dict[str, Any]:
     """Give the labels' names and their kind; where the source has no names, numbers, by which transformers counts the labels."""
     rows = next((len(value) for name, value in source.extra_tensors.items() if name.endswith(LAST)), 0)
     stated = {name: source.facts[name] for name in LABELS if name in source.facts}
-    if "problem_type" not in stated and source.task in PROBLEMS:
-        stated["problem_type"] = PROBLEMS[source.task]
-    if source.task:
-        stated[TASK] = source.task
+    stated |= source.head_facts  # without a problem_type transformers guesses softmax, and a sigmoid for one output
     named = "id2label" in stated or not rows
     return stated if named else {**stated, "id2label": {str(i): f"LABEL_{i}" for i in range(rows)}}
 

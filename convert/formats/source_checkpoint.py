@@ -12,6 +12,17 @@ from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 TASK = "finetuned_for"  # in Hugging Face's config.json: the task of `biomlm finetune`, so that it outlives a second conversion
+HEAD_FACTS = (TASK, "problem_type", "reads_words")  # in Hugging Face's config.json under these names, too
+_ONE = {"problem_type": "single_label_classification"}
+# What older folders, which name their task alone, leave unsaid. It never grows: `biomlm finetune` states it since, whatever the task.
+EARLIER: dict[str, dict[str, Any]] = {
+    "ner": {"reads_words": True},
+    "pico": {"reads_words": True},
+    "classification": _ONE,
+    "relation": _ONE,
+    "multilabel": {"problem_type": "multi_label_classification"},
+    "similarity": {"problem_type": "regression"},
+}
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
 
@@ -76,13 +87,16 @@ class SourceCheckpoint:
     averaged: "Callable[[], SourceCheckpoint] | None" = None
 
     @property
-    def task(self) -> str:
-        """The task that `biomlm finetune` trained it for; empty if it did not."""
+    def head_facts(self) -> dict[str, Any]:
+        """What `biomlm finetune` says of its head, under those of the names `HEAD_FACTS` that apply."""
+        of_head = {name: self.facts[name] for name in HEAD_FACTS if name in self.facts}
         stated = self.facts.get("finetune")
-        return str(stated.get("task", "") if isinstance(stated, dict) else self.facts.get(TASK, ""))
+        if isinstance(stated, dict) and "task" in stated:
+            of_head |= {TASK: stated["task"], **{name: stated[name] for name in HEAD_FACTS if name in stated}}
+        return {**EARLIER.get(str(of_head.get(TASK, "")), {}), **of_head}
 
     @property
     def reads_words(self) -> bool:
         """Whether it labels words, each read with a blank in front (the first too), which byte-level BPE distinguishes from one without."""
         split = (self.tokenizer.state["pre_tokenizer"] or {}) if self.tokenizer else {}
-        return self.task in ("ner", "pico") and split.get("type") == "ByteLevel"
+        return bool(self.head_facts.get("reads_words")) and split.get("type") == "ByteLevel"

@@ -14,6 +14,7 @@ from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.files import read_json, refuse_target, with_keys, write_json
 from biomlm.core.manifest import read_manifest
 from biomlm.core.summary import summary
+from biomlm.finetune.tasks.registry import TASKS
 
 TYPES = {
     "named entities": ("BC5-chem", "BC5-disease", "NCBI-disease", "BC2GM", "JNLPBA"),
@@ -24,14 +25,6 @@ TYPES = {
     "question answering": ("PubMedQA", "BioASQ"),
 }
 DATA_SETS = tuple(name for names in TYPES.values() for name in names)
-TASKS = {  # their main scores are those that BLURB takes
-    "named entities": "ner",
-    "PICO": "pico",
-    "relations": "relation",
-    "similarity": "similarity",
-    "document classification": "multilabel",
-    "question answering": "classification",
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,8 @@ def score_of(name: str, folder: Path) -> float:
     """Read a finished run's test score in the metric that BLURB takes for the data set."""
     read_manifest(folder, "finetune")
     scores: Any = read_json(folder / "scores.json")
-    task = next(TASKS[kind] for kind, names in TYPES.items() if name in names)
+    of_type = next(kind for kind, names in TYPES.items() if name in names)
+    task = next(task for task, entry in TASKS.items() if entry.blurb == of_type)
     if scores["task"] != task:
         problem = f"this is a run of the task {scores['task']}, and {name} is one of {task}"
         raise DataError(problem, file=folder, remedy=f"Fine-tune on it with --task {task}.")

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from biomlm.core import config as configuration
-from biomlm.core.errors import MismatchError
+from biomlm.core.errors import ConfigError, MismatchError
 from biomlm.core.files import matching, read_json, refuse_target, with_keys, write_json, write_text
 from biomlm.core.manifest import digest, read_manifest
 from biomlm.core.summary import summary
@@ -33,11 +33,15 @@ def run(config: CompareConfig) -> None:
     """Print the tables and write what was asked for.
 
     Raises:
+        ConfigError: Mistakes are to be shown, and no task has any.
         MismatchError: No two runs are of one task and one data set, or the data have changed since.
     """
     refuse_target(config.out, config.runs, option="--out", ours=with_keys({"tasks"}), inside=True)
     refuse_target(config.page, config.runs, option="--page", ours=matching(FOOTER), inside=True)
-    comparisons = [compare_runs(runs, config.words) for runs in grouped([load(name) for name in config.runs])]
+    groups = grouped([load(name) for name in config.runs])
+    if config.words and not any(runs[0].error_analysis for runs in groups):
+        raise ConfigError("--words has no effect here: these runs predict numbers", remedy="Leave it out.")
+    comparisons = [compare_runs(runs, config.words) for runs in groups]
     if all(len(comparison.runs) == 1 for comparison in comparisons):
         problem = "no two of the runs are of one task on the same data with the same labels"
         raise MismatchError(problem, file=config.runs[-1], remedy="Give runs of several models on the same data.")
@@ -102,12 +106,12 @@ def compare_runs(runs: list[Run], words: int) -> Comparison:
     """
     scorer, first = checkpoint.read(runs[0].name)[0].scorer, runs[0]
     mistakes = []
-    if words:
+    if words and first.error_analysis:
         data = dataset.read(first.config)
         if data.hashes() != first.data:
             problem = "the data are no longer those that the run was scored on"
             raise MismatchError(problem, file=first.config.data, remedy="Leave --words out, or put the files back.")
-        worst = errors.hardest([lines for one in runs for lines in one.lines], words)
+        worst = errors.hardest(first.error_analysis, [lines for one in runs for lines in one.lines], words)
         mistakes = [(mistake, errors.context(data.folds["test"][mistake.record], mistake)) for mistake in worst]
     return Comparison(scorer.metric, runs, [against(scorer, first, other) for other in runs], mistakes)
 

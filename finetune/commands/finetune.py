@@ -14,7 +14,7 @@ from biomlm.core.summary import summary
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.data.dataset import DataSet
-from biomlm.finetune.tasks import registry
+from biomlm.finetune.tasks import build
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.training import checkpoint as saved_model
 from biomlm.finetune.training import grid_search, protocol
@@ -45,7 +45,7 @@ def run(config: FinetuneConfig) -> None:
     loaded = load_model(config.model)
     data = dataset.read(config)
     shared = dataset.count_shared(data, config.max_shared)
-    task = registry.make_task(config, loaded, data.folds["train"], data.unseen)
+    task = build.make_task(config, loaded, data.folds["train"], data.unseen)
     inputs = {"model": loaded.sha256, protocol.READ: loaded.fingerprint, **data.hashes()}
     record = Manifest(**world.on_main(lambda: asdict(_begin(config, inputs, world.size))))
     if record.status != "done":
@@ -116,7 +116,7 @@ def _run_seeds(
     best = protocol.best_seed(results, task.scorer.metric)
     state = checkpoint.load_latest(protocol.folder_of(out, best))
     if state is not None:  # else the best seed was done when fewer seeds were asked for, and its model is in place
-        facts = {**registry.facts(task, config.task), "seed": best}
+        facts = {**build.facts(task, config.task), "seed": best}
         saved_model.write(out, loaded, state.tensors["best"], task.labels, facts=facts)
     scores = {
         "task": config.task,

@@ -19,7 +19,6 @@ from biomlm.core.summary import summary
 from biomlm.finetune.config import PredictConfig, json_lines
 from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
 from biomlm.finetune.tasks.base import Task, Text
-from biomlm.finetune.tasks.token_classification import Ner, Tagger
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs
 from biomlm.inputs.streams import bare_name, open_lines
@@ -31,7 +30,6 @@ BATCH_TOKENS = {
     "cpu": 2048,
 }  # tokens; on one core 300 sentences took 1.33 s at 512, 1.20 at 2048, 1.93 at 16384
 ENDINGS = (".jsonl", ".txt")
-CUTTING_UNKNOWN = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
 
 
 def run(config: PredictConfig) -> None:
@@ -47,8 +45,8 @@ def run(config: PredictConfig) -> None:
     is_ours = nothing if config.to == "brat" else lambda _: False
     refuse_target(config.out, [config.model, config.file], option="--out", ours=is_ours)
     task, model = checkpoint.read(config.model)
-    if isinstance(task, Tagger) and task.cutting is None:
-        print(f"biomlm finetune predict: {CUTTING_UNKNOWN}", file=sys.stderr)
+    if task.caveat:
+        print(f"biomlm finetune predict: {task.caveat}", file=sys.stderr)
     device = choose(config.precision)
     model = model.to(device.torch)
     tokens = config.tokens or BATCH_TOKENS[device.torch.type]
@@ -74,9 +72,9 @@ def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Ca
     """Open the output, which takes its place when all is written; return the function that writes one record's prediction.
 
     Raises:
-        ConfigError: Another format than JSON lines for a task that finds no entities.
+        ConfigError: A format that the task does not write.
     """
-    if config.to != "jsonl" and not isinstance(task, Ner):
+    if config.to not in task.formats:
         raise ConfigError(f"--to {config.to} is for entities", remedy="Leave it out for JSON lines.")
     if config.to == "brat":
         folder = stack.enter_context(atomic_dir(config.out))

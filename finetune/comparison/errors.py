@@ -5,7 +5,7 @@ predicted where there is none. Counts and offsets need no text; `context` shows 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,16 +70,30 @@ def confusions(runs: Sequence[Sequence[Line]]) -> dict[str, dict[str, float]]:
     return {gold: {predicted: n / len(runs) for predicted, n in counts[gold].most_common()} for gold in sorted(counts)}
 
 
-def hardest(runs: Sequence[Sequence[Line]], most: int) -> list[Mistake]:
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """How the mistakes of a task are sorted.
+
+    Args:
+        counts: The lines of each seed's predictions → type or label → kind of mistake → how many, as a mean over seeds.
+        mistakes: Number of a test record and its line of every run and seed → what they get wrong.
+    """
+
+    counts: Callable[[Sequence[Sequence[Line]]], dict[str, dict[str, float]]]
+    mistakes: Callable[[int, Sequence[Line]], list[Mistake]]
+
+
+def hardest(analysis: ErrorAnalysis, runs: Sequence[Sequence[Line]], most: int) -> list[Mistake]:
     """Find the mistakes that the largest share of runs and seeds makes, in the order of the test fold where it is the same.
 
     Args:
+        analysis: The task's.
         runs: The lines of each seed of each run.
         most: How many.
     """
     mistakes: list[Mistake] = []
     for record, lines in enumerate(zip(*runs, strict=True)):
-        mistakes += _entities(record, lines) if "entities" in lines[0] else _labels(record, lines)
+        mistakes += analysis.mistakes(record, lines)
     return sorted(mistakes, key=lambda mistake: -mistake.share)[:most]
 
 
@@ -119,6 +133,10 @@ def context(record: Tagged | Labelled, mistake: Mistake) -> tuple[str, str, str]
         record.text[start:stop],
         f"{after}{'…' * (stop + AROUND < len(record.text))}",
     )
+
+
+ENTITIES = ErrorAnalysis(by_type, _entities)
+LABELS = ErrorAnalysis(confusions, _labels)
 
 
 def _label(answer: Mapping[str, Any]) -> str:

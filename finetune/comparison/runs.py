@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core.manifest import flatten
-from biomlm.finetune.comparison import errors
-from biomlm.finetune.comparison.errors import Line, Mistake
+from biomlm.finetune.comparison.errors import ErrorAnalysis, Line, Mistake
 from biomlm.finetune.config import FinetuneConfig
-from biomlm.finetune.data.schema import TAGGING
 from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.tasks.registry import TASKS
 
 PLACES = ("model", "data", "out", "log_every", "override")
 DECIDING = ("one_type", "groups", "st21pv", "negative", "columns.label")  # of the labels that the files are read with
@@ -52,12 +51,15 @@ class Run:
         options = flatten(asdict(self.config))
         return {k: v for k, v in options.items() if k not in PLACES} | {"precision": self.scores["precision"]}
 
+    @property
+    def error_analysis(self) -> ErrorAnalysis | None:
+        """How its task's mistakes are sorted; None for numbers."""
+        return TASKS[self.config.task].task.error_analysis  # type: ignore[no-any-return]
+
     @cached_property
     def mistakes(self) -> dict[str, dict[str, float]]:
         """How many of each kind, by type of entity or by label; empty for numbers."""
-        if self.config.task in TAGGING:
-            return errors.by_type(self.lines)
-        return {} if self.config.task == "similarity" else errors.confusions(self.lines)
+        return self.error_analysis.counts(self.lines) if self.error_analysis else {}
 
 
 @dataclass(frozen=True)

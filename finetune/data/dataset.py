@@ -11,18 +11,19 @@ from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data import published, splits
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import UNTYPED, tag_type
+from biomlm.finetune.data.labelling import TAGS, Labelling, letters_of
 from biomlm.finetune.data.readers import medmentions
 from biomlm.finetune.data.readers.brat import read_brat
 from biomlm.finetune.data.readers.columns import ENDINGS as TABLES
-from biomlm.finetune.data.readers.columns import letters_of, read_table
+from biomlm.finetune.data.readers.columns import read_table
 from biomlm.finetune.data.readers.iob import read_iob
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.readers.pubtator import read_pubtator
 from biomlm.finetune.data.records import Labelled, Tagged
-from biomlm.finetune.data.schema import TAGGING, Columns
+from biomlm.finetune.data.schema import Columns
+from biomlm.finetune.tasks.registry import TASKS
 from biomlm.inputs.streams import bare_name
 
-NUMBER_OF_LABELS = {"classification": 1, "relation": 1, "choice": 1, "similarity": 0}
 IOB, PUBTATOR, WORDS = (".tsv",), (".txt", ".pubtator"), (".json", ".jsonl")
 
 LONGEST_LABEL = 100  # characters; what is longer is the text of a record, and would stand in scores and configurations
@@ -66,23 +67,23 @@ def read(config: FinetuneConfig) -> DataSet:
     folder = Path(config.data)
     if not folder.is_dir():
         raise DataError("there is no such folder", file=folder, remedy="Give the folder of a data set to --data.")
-    data = _read_tagged(folder, config) if config.task in TAGGING else _read_labelled(folder, config)
+    task = TASKS[config.task].task
+    data: DataSet = task.read(folder, config)
     for fold, records in data.folds.items():
         if not records:
             remedy = "Every fold needs records; hold some of the training documents out for a missing one."
             raise DataError("this fold is empty", file=data.origin[fold], remedy=remedy)
-    if config.task in NUMBER_OF_LABELS:
-        _check_numbers(data, config.task)
-    if config.task == "choice":
-        _check_choices(data)
-    else:
-        data.unseen = _unseen(data, config.task, refuse=config.unseen_labels == "refuse")
+    task.check(data, config)
+    if task.labelling.learned:
+        data.unseen = _unseen(data, refuse=config.unseen_labels == "refuse")
     return data
 
 
-def _read_published(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet | None:
+def _read_published(
+    folder: Path, config: FinetuneConfig, labelling: Labelling, types: Mapping[str, str] | None
+) -> DataSet | None:
     """Read the folds of a published layout; a tenth of the training documents selects where it has no development fold."""
-    layout = published.detect(folder, config.task, types) if config.columns == Columns() else None
+    layout = published.detect(folder, labelling, types) if config.columns == Columns() else None
     if layout is None:
         return None
     files, reader = layout
@@ -108,9 +109,10 @@ def _types(config: FinetuneConfig) -> Mapping[str, str] | None:
     return medmentions.semantic_groups(groups) if groups else None
 
 
-def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
+def read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
+    """Read words with tags: a published layout, IOB files, PubTator's, words as JSON, or folders of brat's."""
     types = _types(config)
-    data = _read_published(folder, config, types) or _read_tags(folder, config, types)
+    data = _read_published(folder, config, TAGS, types) or _read_tags(folder, config, types)
     if config.one_type:
         data.folds = {fold: [record.with_type(config.one_type) for record in data.folds[fold]] for fold in data.folds}
     if config.groups:
@@ -119,7 +121,6 @@ def _read_tagged(folder: Path, config: FinetuneConfig) -> DataSet:
 
 
 def _read_tags(folder: Path, config: FinetuneConfig, types: Mapping[str, str] | None) -> DataSet:
-    """Read IOB files, PubTator's, words as JSON, or folders of brat's."""
     brat = _brat_folders(folder)
     origin = brat or splits.find(folder, IOB + PUBTATOR + WORDS)
     if types is not None and not all(_ends(path, PUBTATOR) for path in origin.values()):
@@ -162,11 +163,12 @@ def _brat_folders(folder: Path) -> dict[str, Path] | None:
     return of_fold if len(of_fold) == len(splits.NAMES) else None
 
 
-def _read_labelled(folder: Path, config: FinetuneConfig) -> DataSet:
-    if data := _read_published(folder, config, None):
+def read_labelled(folder: Path, config: FinetuneConfig, labelling: Labelling) -> DataSet:
+    """Read texts with labels: a published layout, or tables."""
+    if data := _read_published(folder, config, labelling, None):
         return data
     files = splits.find(folder, TABLES)
-    folds = {fold: read_table(path, fold, config.columns, config.task) for fold, path in files.items()}
+    folds = {fold: read_table(path, fold, config.columns, labelling) for fold, path in files.items()}
     return DataSet(list(files.values()), folds, files)
 
 
@@ -175,7 +177,7 @@ def labels_in(record: Tagged | Labelled) -> set[str]:
     return {tag_type(tag) for tag in record.tags} - {""} if isinstance(record, Tagged) else set(record.labels)
 
 
-def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
+def _unseen(data: DataSet, *, refuse: bool) -> tuple[str, ...]:
     """Find labels that no training record has: no model could get them right, and most could not even predict them."""
     for fold, records in data.folds.items():
         for record in records:
@@ -183,8 +185,9 @@ def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
                 problem = f"a label has over {LONGEST_LABEL} characters or a line end, as texts have and names have not"
                 raise data.error(fold, record, problem, "Name the column of the labels with --columns.label.")
     in_training = {label for record in data.folds["train"] for label in labels_in(record)}
-    if not in_training and task != "similarity":
-        problem = "no word carries an entity's tag" if task in TAGGING else "no record has a label"
+    if not in_training:
+        tagged = isinstance(data.folds["train"][0], Tagged)
+        problem = "no word carries an entity's tag" if tagged else "no record has a label"
         raise DataError(problem, file=data.origin["train"], remedy="Check the tags, or the column of the labels.")
     missing: set[str] = set()
     for fold in ("dev", "test"):
@@ -199,18 +202,25 @@ def _unseen(data: DataSet, task: str, *, refuse: bool) -> tuple[str, ...]:
     return tuple(sorted(missing))
 
 
-def _check_numbers(data: DataSet, task: str) -> None:
-    """Refuse records of another kind of task, as some layouts hold several kinds."""
-    wanted = NUMBER_OF_LABELS[task]
+def check_numbers(data: DataSet, labelling: Labelling, task: str) -> None:
+    """Refuse records of another kind of task, as some layouts hold several kinds.
+
+    Raises:
+        DataError: A record has not as many labels as it must.
+    """
     for fold, records in data.folds.items():
         for record in records:
-            if len(record.labels) != wanted:
-                problem = f"the task {task} takes {'one label' if wanted else 'a number'} a record"
+            if labelling.number is not None and len(record.labels) != labelling.number:
+                problem = f"the task {task} takes {'one label' if labelling.number else 'a number'} a record"
                 raise data.error(fold, record, problem, "Use the task that the data set is for, or mend the record.")
 
 
-def _check_choices(data: DataSet) -> None:
-    """Refuse questions with other choices than the first one's: the letters of its choices are the labels."""
+def check_choices(data: DataSet) -> None:
+    """Refuse questions with other choices than the first one's: the letters of its choices are the labels.
+
+    Raises:
+        DataError: A question has more or fewer, fewer than two, or more than there are letters.
+    """
     choices = len(data.folds["train"][0].texts) - 1
     for fold, records in data.folds.items():
         for record in records:

@@ -1,13 +1,8 @@
-"""What a user states about a data set: the task that its labels are for, and what each column of its tables is."""
+"""What a user states about a data set's tables: what each column is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from biomlm.core.errors import ConfigError
-
-TaskName = Literal["ner", "pico", "classification", "relation", "multilabel", "similarity", "choice"]
-TAGGING = ("ner", "pico")  # tasks that label words
-TEXTS = ("classification", "relation", "multilabel", "similarity", "choice")  # tasks that label whole texts
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,19 @@
-"""What the loop and the protocol need to know of a task; a task's file (`token_classification.py`, …) implements it."""
+"""What reading, training, scoring, predicting and comparing need to know of a task; a task's file implements it all.
+
+The files are `token_classification.py` and `text_classification.py`; `registry.py` names their classes.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from biomlm.convert.load import Loaded
+from biomlm.finetune.comparison.errors import ErrorAnalysis
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data.dataset import DataSet
+from biomlm.finetune.data.labelling import Labelling
 from biomlm.finetune.metrics.entities import Scorer
 from biomlm.finetune.tasks.examples import Example
 from biomlm.model.encoder import MaskedLM
@@ -29,7 +38,34 @@ NO_TARGET = -100  # the target where only another fold than the training one has
 
 
 class Task(Protocol[R, G]):
-    """A task with records R, whose gold and predictions are G."""
+    """A task with records R, whose gold and predictions are G: a frozen dataclass of what the training fold and the model decide."""
+
+    labelling: ClassVar[Labelling]  # what its records carry
+    error_analysis: ClassVar[ErrorAnalysis | None]  # how `compare` sorts them; None where there is no right or wrong
+    formats: ClassVar[tuple[str, ...]]  # what `predict --to` may write
+    head_facts: ClassVar[Mapping[str, Any]]  # what `convert` must know of the head (see its `SourceCheckpoint`)
+
+    @classmethod
+    def read(cls, folder: Path, config: FinetuneConfig) -> DataSet:
+        """Read the folds of a data set's folder."""
+
+    @classmethod
+    def check(cls, data: DataSet, config: FinetuneConfig) -> None:
+        """Refuse records that the task cannot take."""
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[R], config: FinetuneConfig) -> tuple[str, ...]:
+        """List the head's outputs, from the training fold."""
+
+    @classmethod
+    def learn_fields(
+        cls, train: Sequence[R], labels: tuple[str, ...], loaded: Loaded, config: FinetuneConfig
+    ) -> dict[str, Any]:
+        """Return what else the task is made of, by the names of its fields."""
+
+    @classmethod
+    def from_facts(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields as the task holds them from what a model folder says."""
 
     @property
     def max_length(self) -> int:
@@ -67,6 +103,10 @@ class Task(Protocol[R, G]):
 
     def json_fields(self, record: R, labels: G) -> Mapping[str, Any]:
         """Return a record's gold or prediction as JSON, without its text."""
+
+    @property
+    def caveat(self) -> str:
+        """What a user must know before the predictions are taken; empty for nothing."""
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> R:
         """Make a record to predict: a text, a pair, or a question and its choices."""

@@ -2,16 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biomlm.core.errors import ConfigError
+from biomlm.convert.load import Loaded
+from biomlm.core.errors import ConfigError, DataError
+from biomlm.finetune.comparison import errors
+from biomlm.finetune.comparison.errors import ErrorAnalysis
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data.dataset import DataSet, check_choices, check_numbers, read_labelled
+from biomlm.finetune.data.labelling import CHOICE, CLASS, CLASSES, NUMBER, RELATION, Labelling, letters_of
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.metrics.labels import Labels, LabelScorer, PearsonScorer
 from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
@@ -43,6 +50,43 @@ class TextTask(ABC):
     segments: bool = False
     unseen: tuple[str, ...] = ()
     texts: int = 1
+
+    labelling: ClassVar[Labelling]
+    error_analysis: ClassVar[ErrorAnalysis | None] = errors.LABELS
+    formats: ClassVar[tuple[str, ...]] = ("jsonl",)
+    head_facts: ClassVar[Mapping[str, Any]] = {}
+    caveat: ClassVar = ""
+
+    @classmethod
+    def read(cls, folder: Path, config: FinetuneConfig) -> DataSet:
+        """See `Task`."""
+        return read_labelled(folder, config, cls.labelling)
+
+    @classmethod
+    def check(cls, data: DataSet, config: FinetuneConfig) -> None:
+        """See `Task`."""
+        check_numbers(data, cls.labelling, config.task)
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:  # noqa: ARG003
+        """See `Task`."""
+        return tuple(sorted({label for record in train for label in record.labels}))
+
+    @classmethod
+    def learn_fields(
+        cls,
+        train: Sequence[Labelled],
+        labels: tuple[str, ...],  # noqa: ARG003
+        loaded: Loaded,
+        config: FinetuneConfig,  # noqa: ARG003
+    ) -> dict[str, Any]:
+        """See `Task`."""
+        return {"segments": loaded.config.type_vocab_size > 1, "texts": len(train[0].texts)}
+
+    @classmethod
+    def from_facts(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Task`."""
+        return dict(fields)
 
     def head(self, lm: MaskedLM) -> nn.Module:
         """See `Task`."""
@@ -104,21 +148,45 @@ class TextTask(ABC):
 
 @dataclass(frozen=True)
 class Classification(TextTask):
-    """One label a record: sentences, pairs (NLI), yes/no/maybe questions, relations.
+    """One label a record: sentences, pairs (NLI), yes/no/maybe questions.
 
     Args:
-        negative: For relations the label that is left out of F1; empty where accuracy is the score.
         weights: What each label's loss is multiplied by; empty for 1.
     """
 
-    negative: str = ""
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] = field(default=(), metadata={"saved": False})
+
+    labelling: ClassVar = CLASS
+    head_facts: ClassVar = {"problem_type": "single_label_classification"}
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:
+        """See `Task`.
+
+        Raises:
+            DataError: There is nothing to tell apart.
+        """
+        labels = super().learn_labels(train, config)
+        if len(labels) < 2:
+            remedy = "There is nothing to learn; name the column of the labels with --columns.label."
+            raise DataError("all training records have the same label", file=config.data, remedy=remedy)
+        return labels
+
+    @classmethod
+    def learn_fields(
+        cls, train: Sequence[Labelled], labels: tuple[str, ...], loaded: Loaded, config: FinetuneConfig
+    ) -> dict[str, Any]:
+        """See `Task`."""
+        learnt = super().learn_fields(train, labels, loaded, config)
+        if config.class_weights:
+            counts = Counter(record.labels[0] for record in train)
+            learnt["weights"] = tuple(len(train) / (len(labels) * counts[label]) for label in labels)
+        return learnt
 
     @cached_property
     def scorer(self) -> LabelScorer:
-        """Accuracy, or micro F1 without the negative class."""
-        metric = "f1" if self.negative else "accuracy"
-        return LabelScorer((*self.labels, *self.unseen), metric, self.negative, self.unseen)
+        """Accuracy."""
+        return LabelScorer((*self.labels, *self.unseen), "accuracy", unseen=self.unseen)
 
     def target(self, record: Labelled) -> int:
         """Return the label's number."""
@@ -143,8 +211,43 @@ class Classification(TextTask):
 
 
 @dataclass(frozen=True)
+class Relation(Classification):
+    """One label for a pair of entities, of which one says that there is no relation.
+
+    Args:
+        negative: That label; it is left out of F1.
+    """
+
+    negative: str = ""
+
+    labelling: ClassVar = RELATION
+
+    @classmethod
+    def learn_fields(
+        cls, train: Sequence[Labelled], labels: tuple[str, ...], loaded: Loaded, config: FinetuneConfig
+    ) -> dict[str, Any]:
+        """See `Task`.
+
+        Raises:
+            ConfigError: No record has the negative label.
+        """
+        if config.negative not in labels:
+            remedy = f"Labels are {', '.join(labels)}."
+            raise ConfigError(f"--negative {config.negative} is no label of the training fold", remedy=remedy)
+        return {**super().learn_fields(train, labels, loaded, config), "negative": config.negative}
+
+    @cached_property
+    def scorer(self) -> LabelScorer:
+        """Micro F1 without the negative class."""
+        return LabelScorer((*self.labels, *self.unseen), "f1", self.negative, self.unseen)
+
+
+@dataclass(frozen=True)
 class MultiLabel(TextTask):
     """Any number of labels a record; sentences of one document are scored together, with all their labels (as HoC is)."""
+
+    labelling: ClassVar = CLASSES
+    head_facts: ClassVar = {"problem_type": "multi_label_classification"}
 
     @cached_property
     def scorer(self) -> LabelScorer:
@@ -185,6 +288,15 @@ class MultiLabel(TextTask):
 class Similarity(TextTask):
     """A number for a pair of texts."""
 
+    labelling: ClassVar = NUMBER
+    error_analysis: ClassVar = None
+    head_facts: ClassVar = {"problem_type": "regression"}
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:  # noqa: ARG003
+        """See `Task`: the one output has a name as well."""
+        return ("value",)
+
     @property
     def scorer(self) -> PearsonScorer:
         """Pearson's correlation."""
@@ -214,6 +326,19 @@ class Similarity(TextTask):
 @dataclass(frozen=True)
 class Choice(TextTask):
     """Multiple choice: one output for each pair of question and choice, compared within the question."""
+
+    labelling: ClassVar = CHOICE
+
+    @classmethod
+    def check(cls, data: DataSet, config: FinetuneConfig) -> None:
+        """See `Task`."""
+        super().check(data, config)
+        check_choices(data)
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:  # noqa: ARG003
+        """See `Task`: the letters of the choices."""
+        return letters_of(len(train[0].texts) - 1)
 
     @cached_property
     def scorer(self) -> LabelScorer:

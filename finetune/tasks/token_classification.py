@@ -1,18 +1,24 @@
 """Named entities: one label a word, on its first piece; the other pieces give context."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from biomlm.convert.load import Loaded
 from biomlm.core.errors import ConfigError
+from biomlm.finetune.comparison import errors
+from biomlm.finetune.config import FinetuneConfig
+from biomlm.finetune.data.dataset import DataSet, read_tagged
 from biomlm.finetune.data.iob_tags import UNTYPED, Span, entities, tag_type
+from biomlm.finetune.data.labelling import TAGS
 from biomlm.finetune.data.readers.iob import sentence
 from biomlm.finetune.data.records import Tagged
-from biomlm.finetune.data.words import Cutting
+from biomlm.finetune.data.words import Cutting, learn_cutting
 from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
 from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
 from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
@@ -28,6 +34,9 @@ def labels_of(records: Sequence[Tagged]) -> tuple[str, ...]:
     types = sorted({tag_type(tag) for record in records for tag in record.tags} - {""})
     suffixes = ["" if kind == UNTYPED else f"-{kind}" for kind in types]
     return ("O", *(f"{letter}{suffix}" for suffix in suffixes for letter in "BI"))
+
+
+CUTTING_UNKNOWN = "this model does not say how its training words were cut: words are cut at every mark and read as they stand in the text"
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,46 @@ class Tagger:
     crf: bool = False
     unseen: tuple[str, ...] = ()
     cutting: Cutting | None = None
+
+    labelling: ClassVar = TAGS
+    error_analysis: ClassVar = errors.ENTITIES
+    formats: ClassVar[tuple[str, ...]] = ("jsonl",)
+    head_facts: ClassVar = {"reads_words": True}
+
+    @classmethod
+    def read(cls, folder: Path, config: FinetuneConfig) -> DataSet:
+        """See `Task`."""
+        return read_tagged(folder, config)
+
+    @classmethod
+    def check(cls, data: DataSet, config: FinetuneConfig) -> None:
+        """See `Task`: the readers of tags have checked all."""
+
+    @classmethod
+    def learn_labels(cls, train: Sequence[Tagged], config: FinetuneConfig) -> tuple[str, ...]:  # noqa: ARG003
+        """See `Task`."""
+        return labels_of(train)
+
+    @classmethod
+    def learn_fields(
+        cls,
+        train: Sequence[Tagged],
+        labels: tuple[str, ...],  # noqa: ARG003
+        loaded: Loaded,  # noqa: ARG003
+        config: FinetuneConfig,
+    ) -> dict[str, Any]:
+        """See `Task`."""
+        return {"crf": config.crf, "cutting": learn_cutting(train)}
+
+    @classmethod
+    def from_facts(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Task`."""
+        return {**fields, "cutting": Cutting(**fields["cutting"]) if "cutting" in fields else None}
+
+    @property
+    def caveat(self) -> str:
+        """See `Task`."""
+        return "" if self.cutting else CUTTING_UNKNOWN
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -133,6 +182,8 @@ class Tagger:
 @dataclass(frozen=True)
 class Ner(Tagger):
     """Entities, scored strictly."""
+
+    formats: ClassVar[tuple[str, ...]] = ("jsonl", "brat", "pubtator")
 
     @cached_property
     def scorer(self) -> EntityScorer:

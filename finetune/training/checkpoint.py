@@ -16,7 +16,7 @@ from biomlm.convert.load import Loaded, load_model
 from biomlm.core.checkpoint import FOLDER
 from biomlm.core.errors import DataError
 from biomlm.finetune.tasks.base import Task
-from biomlm.finetune.tasks.registry import load_tokenizer, restore_task
+from biomlm.finetune.tasks.build import load_tokenizer, restore_task
 from biomlm.model.config import NAME as ENCODER
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 

@@ -245,7 +245,7 @@ def test_every_verb_is_in_the_table() -> None:
         ("pretrain average", "--run R --out O --ema", "last"),
         ("distill cache", "--shards S --teacher T --out O --k 0 --hidden 1", "mlm.step_at batch.short_seq_prob mix.by kind temperature"),
         ("finetune", "--model M --task classification --data D --out O --grid.lr 1e-5 --grid.size 8", "batch.size optim.lr optim.decay "
-         "optim.power optim.ema columns.choices columns.document columns.separator"),
+         "optim.power optim.ema columns.choices columns.document columns.separator crf groups negative one_type repair_tags st21pv"),
         ("finetune predict", "--model M --file F.txt.gz", "text id"),
         ("launch", "--recipe demo --out O", "code hostfile slurm.partition slurm.cpu_partition "
          "slurm.prefix slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "

@@ -20,7 +20,7 @@ import orjson
 from biomlm.core.errors import DataError
 from biomlm.finetune.data import splits
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.columns import letters_of, number
+from biomlm.finetune.data.labelling import letters_of, number
 from biomlm.finetune.data.readers.json_words import read_words
 from biomlm.finetune.data.records import Labelled, Tagged
 from biomlm.inputs import tables

@@ -8,7 +8,8 @@ import orjson
 
 from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
-from biomlm.finetune.data.readers.columns import letters_of, read_table
+from biomlm.finetune.data.labelling import Labelling, letters_of
+from biomlm.finetune.data.readers.columns import read_table
 from biomlm.finetune.data.records import Labelled
 from biomlm.finetune.data.schema import Columns
 from biomlm.inputs import tables
@@ -147,11 +148,11 @@ def read_columns(
     fold: str,
     dropped: Dropped,  # noqa: ARG001
     columns: Columns,
-    task: str,
+    labelling: Labelling,
 ) -> list[Labelled]:
     """Read one fold of a set that is published as a table: MedQA-USMLE's questions with four choices, MedNLI.
 
     Raises:
         DataError: A line lacks a field.
     """
-    return [record for path in paths for record in read_table(path, fold, columns, task)]
+    return [record for path in paths for record in read_table(path, fold, columns, labelling)]

@@ -120,13 +120,13 @@ def test_mistakes_are_sorted_and_each_gold_entity_counts_once() -> None:
 def test_the_hardest_are_those_that_most_get_wrong() -> None:
     gold = [entity(0, 5), entity(10, 15)]
     runs = [[line(gold, [entity(0, 5)])], [line(gold, [entity(0, 4), entity(30, 33, "G")])]]
-    assert errors.hardest(runs, 9) == [
+    assert errors.hardest(errors.ENTITIES, runs, 9) == [
         Mistake(0, (10, 15), "D", 1.0, ("missed",)),
         Mistake(0, (0, 5), "D", 0.5, ("D (other borders)",)),
         Mistake(0, (30, 33), "", 0.5, ("G",)),
     ]
     labelled = [[{"id": "x", "label": said, "gold": {"label": "a"}}] for said in "bab"]
-    assert errors.hardest(labelled, 9) == [Mistake(0, None, "a", 2 / 3, ("b",))]
+    assert errors.hardest(errors.LABELS, labelled, 9) == [Mistake(0, None, "a", 2 / 3, ("b",))]
     assert errors.confusions(labelled) == {"a": {"b": 2 / 3, "a": 1 / 3}}
 
 

@@ -102,7 +102,7 @@ def test_unseen_labels_of_texts_count_as_missed_and_runs_are_compared(
 
 def test_the_option_is_for_labels(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*argv(tiny_model, "similarity", tmp_path, tmp_path / "run"), *COUNT]) == 2
-    assert "--unseen_labels does not apply" in capsys.readouterr().err
+    assert "--unseen_labels has no effect here: it needs --task ner, pico" in capsys.readouterr().err
 
 
 def test_texts_without_any_label_are_refused(

@@ -172,8 +172,8 @@ def test_plain_models_do_not_predict(tiny_model: Path, tmp_path: Path, capsys: p
     [
         (["--task", "relation"], "relation needs --negative"),
         (["--task", "relation", "--negative", "maybe"], "no label of the training fold"),
-        (["--task", "classification", "--negative", "false"], "does not apply"),
-        (["--task", "classification", "--repair_tags"], "does not apply"),
+        (["--task", "classification", "--negative", "false"], "it needs --task relation"),
+        (["--task", "classification", "--repair_tags"], "it needs --task ner or pico"),
         (["--task", "classification", "--columns.label", "answer"], "the column answer is missing"),
         (["--task", "choice"], "needs --columns.choices"),
     ],

@@ -15,7 +15,7 @@ from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.finetune.config import BatchConfig, FinetuneConfig
 from biomlm.finetune.data import dataset
-from biomlm.finetune.tasks import registry
+from biomlm.finetune.tasks import build
 from biomlm.finetune.training.batches import FoldBatches, TaskBatch
 from biomlm.finetune.training.fit import TaskObjective, build_model
 from biomlm.model.device import Device
@@ -38,7 +38,7 @@ def test_no_product_leaves_fp16s_range(
     seen: dict[str, dict[str, Tensor]] = {}
     for precision in ("fp32", "fp16"):
         loaded = load_model(str(tiny_model))
-        task: Any = registry.make_task(config, loaded, data.folds["train"], data.unseen)
+        task: Any = build.make_task(config, loaded, data.folds["train"], data.unseen)
         model = build_model(task, loaded, config).eval()  # without dropout
         model.training = True  # the head computes as in training
         loss = LossModule(model, TaskObjective(task), Device(torch.device("cpu"), precision))  # type: ignore[arg-type]

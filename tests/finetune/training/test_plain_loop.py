@@ -13,7 +13,7 @@ from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.finetune.config import BatchConfig, FinetuneConfig, OptimConfig
 from biomlm.finetune.data import dataset
-from biomlm.finetune.tasks import registry
+from biomlm.finetune.tasks import build
 from biomlm.finetune.training.batches import FoldBatches, TaskBatch
 from biomlm.finetune.training.fit import TaskObjective, build_model
 from biomlm.model import device
@@ -63,7 +63,7 @@ def test_losses_and_weights_equal_a_plain_loop(without_dropout: Path, toy: Path,
     )
     loaded = load_model(str(without_dropout))
     data = dataset.read(config)
-    task: Any = registry.make_task(config, loaded, data.folds["train"], data.unseen)
+    task: Any = build.make_task(config, loaded, data.folds["train"], data.unseen)
     ours = build_model(task, loaded, config)
     examples = [example for record in task.examples(data.folds["train"]) for example in record]
     batches = FoldBatches(examples, config.batch, config.seed)

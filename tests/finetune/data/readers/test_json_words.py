@@ -74,4 +74,4 @@ def test_a_folder_of_them_is_trained_on(tiny_model: Path, tmp_path: Path, capsys
     assert cli.run([*argv, "--out", str(tmp_path / "out"), "--columns.label", "geneprod_roles"]) == 0
     (data / "train.jsonl").rename(data / "train.tsv")
     assert cli.run([*argv, "--out", str(tmp_path / "more"), "--columns.text", "words"]) == 2
-    assert "--columns does not apply" in capsys.readouterr().err
+    assert "--columns.text has no effect here: it needs --task classification, relation" in capsys.readouterr().err

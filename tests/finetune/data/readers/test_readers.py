@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
+from biomlm.finetune.data.labelling import CHOICE, CLASS, CLASSES, NUMBER, Labelling
 from biomlm.finetune.data.readers import qa
 from biomlm.finetune.data.readers.columns import read_table
 from biomlm.finetune.data.readers.iob import read_iob
@@ -86,7 +87,7 @@ def test_medqa_as_distributed(tmp_path: Path) -> None:
     line = '{"question": "Q?", "answer": "y", "options": {"A": "x", "B": "y", "C": "z", "D": "w"}, "answer_idx": "B"}\n'
     (tmp_path / "train.jsonl").write_text(line)
     columns = Columns(text="question", label="answer_idx", choices=("options",))
-    (record,) = read_table(tmp_path / "train.jsonl", "train", columns, "choice")
+    (record,) = read_table(tmp_path / "train.jsonl", "train", columns, CHOICE)
     assert (record.texts, record.labels) == (("Q?", "x", "y", "z", "w"), ("B",))
 
 
@@ -101,42 +102,42 @@ def test_tables_of_three_kinds_say_the_same(tmp_path: Path) -> None:
     read = []
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-        read.append([(r.texts, r.labels) for r in read_table(tmp_path / name, "train", columns, "classification")])
+        read.append([(r.texts, r.labels) for r in read_table(tmp_path / name, "train", columns, CLASS)])
     assert read[0] == read[1] == read[2] == [((r["a"], r["b"]), (r["l"],)) for r in rows]
 
 
 def test_several_labels_numbers_and_choices(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "x", "label": ["b", "a"]}\n{"text": "y", "label": "a, c"}\n{"text": "z", "label": ""}\n')
-    assert [r.labels for r in read_table(path, "t", Columns(), "multilabel")] == [("a", "b"), ("a", "c"), ()]
+    assert [r.labels for r in read_table(path, "t", Columns(), CLASSES)] == [("a", "b"), ("a", "c"), ()]
     path.write_text('{"text": "x", "pair": "y", "label": "2.5"}\n')
-    assert read_table(path, "t", Columns(pair="pair"), "similarity")[0].value == 2.5
+    assert read_table(path, "t", Columns(pair="pair"), NUMBER)[0].value == 2.5
     path.write_text(
         '{"text": "q", "options": {"A": "x", "B": "y"}, "label": "B"}\n{"text": "q", "options": ["x", "y"], "label": 0}\n'
     )
-    read = read_table(path, "t", Columns(choices=("options",)), "choice")
+    read = read_table(path, "t", Columns(choices=("options",)), CHOICE)
     assert [(r.texts, r.labels) for r in read] == [(("q", "x", "y"), ("B",)), (("q", "x", "y"), ("A",))]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "task", "message"),
+    ("name", "text", "labelling", "message"),
     [
-        ("t.csv", "text,answer\nx,y\n", "classification", r"line 2\): the column label is missing"),
-        ("t.csv", "text,label\nx,y\n,z\n", "classification", r"line 3\): the column text is empty"),
-        ("t.csv", "text,label\nx\n", "classification", "not as many fields"),
-        ("t.csv", 'text,label\nx,y\n"x,z\nx,y\n', "classification", r"line 3\): this is no valid table"),
-        ("t.jsonl", '{"text": "x", "label": ["a"]}\n', "classification", r"line 1\): label holds several values"),
-        ("t.jsonl", '{"text": {"a": "x"}, "label": "a"}\n', "classification", r"line 1\): text holds several values"),
-        ("t.jsonl", '{"text": "x", "label": "a"}\n[1]\n', "classification", r"line 2\): this is no JSON object"),
-        ("t.tsv", "text\tlabel\nx\tmuch\n", "similarity", "no number"),
-        ("t.tsv", "text\tlabel\nx\tnan\n", "similarity", "no number"),
-        ("t.tsv", "text\tlabel\nx\tC\n", "choice", "none of the choices"),
+        ("t.csv", "text,answer\nx,y\n", CLASS, r"line 2\): the column label is missing"),
+        ("t.csv", "text,label\nx,y\n,z\n", CLASS, r"line 3\): the column text is empty"),
+        ("t.csv", "text,label\nx\n", CLASS, "not as many fields"),
+        ("t.csv", 'text,label\nx,y\n"x,z\nx,y\n', CLASS, r"line 3\): this is no valid table"),
+        ("t.jsonl", '{"text": "x", "label": ["a"]}\n', CLASS, r"line 1\): label holds several values"),
+        ("t.jsonl", '{"text": {"a": "x"}, "label": "a"}\n', CLASS, r"line 1\): text holds several values"),
+        ("t.jsonl", '{"text": "x", "label": "a"}\n[1]\n', CLASS, r"line 2\): this is no JSON object"),
+        ("t.tsv", "text\tlabel\nx\tmuch\n", NUMBER, "no number"),
+        ("t.tsv", "text\tlabel\nx\tnan\n", NUMBER, "no number"),
+        ("t.tsv", "text\tlabel\nx\tC\n", CHOICE, "none of the choices"),
     ],
 )
-def test_malformed_tables_are_named(tmp_path: Path, name: str, text: str, task: str, message: str) -> None:
+def test_malformed_tables_are_named(tmp_path: Path, name: str, text: str, labelling: Labelling, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        read_table(tmp_path / name, "train", Columns(choices=("text",) if task == "choice" else ()), task)
+        read_table(tmp_path / name, "train", Columns(choices=("text",) if labelling == CHOICE else ()), labelling)
 
 
 def test_columns_need_names() -> None:
@@ -252,7 +253,7 @@ def test_a_damaged_file_is_read_or_refused_in_two_lines(name: str, data: st.Data
             elif name == "iob.tsv":
                 read_iob(path, "test")
             else:
-                read_table(path, "test", Columns(), "classification")
+                read_table(path, "test", Columns(), CLASS)
         except DataError as error:
             said = str(error)
     assert said.startswith(str(path))
