@@ -67,7 +67,7 @@ def parse(
         prog: The verb as the user types it, for `--help`.
         positionals: Fields that may be given without their flag, in order; the last may be a list.
         example: A command that works, shown by `--help`.
-        first: The options that matter most, which `--help` shows first; those that must be given if none are named.
+        first: The options that matter most, which `--help` shows first; those that must be given or are marked `first` if none are named.
         as_it_was: These are the settings of a folder that was made with them, maybe before options without effect were refused.
 
     Raises:
@@ -99,7 +99,7 @@ def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str, first
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; flags win over it")
     parser.add_class_arguments(cls, as_group=True)
-    _show_first(parser, first or [name for name in keys(cls) if _is_required(cls, name)])
+    _show_first(parser, first or [name for name in keys(cls) if _comes_first(cls, name)])
     try:
         values = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
@@ -107,8 +107,9 @@ def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str, first
     return cls(**{name: value for name, value in vars(values).items() if name in keys(cls)})
 
 
-def _is_required(cls: Any, name: str) -> bool:
-    return any(f.name == name and _default_of(f) is MISSING for f in fields(cls))
+def _comes_first(cls: Any, name: str) -> bool:
+    """Return whether a field must be given, or says of itself that it comes first."""
+    return any(f.name == name and (_default_of(f) is MISSING or f.metadata.get("first")) for f in fields(cls))
 
 
 def _show_first(parser: "ArgumentParser", names: Sequence[str]) -> None:

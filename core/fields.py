@@ -2,7 +2,7 @@
 
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -111,6 +111,12 @@ def _idle(
 
 def _default_of(f: Field[Any]) -> Any:
     return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names as a sentence does: `a, b or c`."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def require_numbers(value: Any, name: str) -> None:

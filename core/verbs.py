@@ -73,7 +73,6 @@ VERBS: Mapping[str, Verb] = {
         "biomlm.corpus.config:BuildConfig",
         "biomlm.corpus.commands.build:run",
         "biomlm corpus build --pubmed pubmed25n0001.xml.gz --pmc articles/ --text papers/ --out docs",
-        first=("pubmed", "pmc", "notes", "text", "out"),
     ),
     "corpus stats": Verb(
         "what a folder of documents holds",

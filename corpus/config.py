@@ -1,22 +1,14 @@
 """The configurations of `biomlm corpus`, in a module without datatrove: `--help` reads it."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import Applies, only, require_positive, runtime
+from biomlm.core.fields import Applies, listed, only, require_positive, runtime
 from biomlm.corpus.filters.language import LANGUAGES
+from biomlm.corpus.sources import SOURCES, Option, names
 from biomlm.corpus.text.dates import between, iso
-
-NOTE_FIELDS = {  # of a note → MIMIC's names of its column
-    "id": ("row_id", "note_id"),
-    "patient": ("subject_id",),
-    "text": ("text",),
-    "category": ("category", "note_type"),
-    "description": ("description",),
-    "date": ("chartdate", "charttime"),
-    "error": ("iserror",),
-}
 
 
 @dataclass(frozen=True)
@@ -79,30 +71,43 @@ class Where:
         require_positive(self, "memory", prefix="where.")
 
 
-def _notes(config: "BuildConfig") -> bool:
-    return bool(config.notes)
+def _given(sources: Sequence[str]) -> Applies:
+    """Return when one of these sources is read, for the options that have an effect on them only."""
+    needs = listed([f"--{name}" for name in sources])
+    return Applies(lambda config: any(getattr(config, name) for name in sources), needs)
 
 
-@dataclass(frozen=True)
-class BuildConfig:
+def _of_source(option: Option, source: str) -> Any:
+    factory = {"default_factory": option.default} if callable(option.default) else {"default": option.default}
+    return field(**factory, metadata={"applies": _given([source])})
+
+
+if TYPE_CHECKING:
+    Sources = Any
+else:
+    _OPTIONS = [(name, option, source.name) for source in SOURCES for name, option in source.options.items()]
+    Sources = make_dataclass(
+        "Sources",
+        [
+            *((s.name, list[str], field(default_factory=list, metadata={"first": True})) for s in SOURCES),
+            *((name, option.kind, _of_source(option, source)) for name, option, source in _OPTIONS),
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+    _HELP = {s.name: s.help for s in SOURCES} | {name: option.help for name, option, _ in _OPTIONS}
+    Sources.__doc__ = "What is read.\n\nArgs:\n" + "\n".join(f"    {name}: {text}" for name, text in _HELP.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(Sources):  # type: ignore[misc]
     """Raw PubMed, PMC, clinical notes and text → documents.
 
     Args:
         out: Folder to write documents to.
-        pubmed: PubMed XML and MEDLINE text exports (.txt, .nbib, .medline), compressed or not: files, folders or globs.
-        pmc: JATS articles (.xml, .nxml) and packages of them (.tar, .tar.gz, .tar.xz).
-        notes: Clinical notes as CSV, JSONL or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.
-        text: Plain text (.txt, a document a file) and JSONL, Parquet or CSV (a document a row).
         valid_fraction: Share of patients and articles that is held out.
         min_words: Fewest words of a document.
         select: Which documents are wanted.
-        tables: Include the cells of tables in PMC articles.
-        xpath: Of PMC articles take only what this XPath selects, such as './/abstract | .//fig'.
-        placeholders: What becomes of `[** … **]` in notes: kept, replaced by its type, or by surrogates.
-        repeats: Paragraphs that stood in an earlier note of the same patient: counted in the metadata, or removed.
-        templates: Paragraphs that stand in the notes of many patients: counted in the metadata, or removed but for the first place.
-        template_patients: How many patients make a paragraph a template.
-        note_columns: Columns of the notes' table where they are not MIMIC's: any of id, patient, text, category, description, date, error.
         salt_file: File with the secret salt of the patients' hashes and of the split (mode 600); or set BIOMLM_SALT. Notes need one.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
         workers: Tasks at a time; 0 takes one a core.
@@ -111,29 +116,18 @@ class BuildConfig:
     """
 
     out: str = field(metadata={"runtime": True})
-    pubmed: list[str] = field(default_factory=list)
-    pmc: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
     valid_fraction: float = 0.02
     min_words: int = 5
     select: Selection = field(
         default_factory=Selection,
         metadata={
             "applies": {
-                "licenses": Applies(lambda c: bool(c.pmc), "--pmc"),
-                "article_types": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
-                "retracted": Applies(lambda c: bool(c.pubmed or c.pmc), "--pubmed or --pmc"),
+                "licenses": _given(names(lambda source: source.full_text)),
+                "article_types": _given(names(lambda source: source.articles)),
+                "retracted": _given(names(lambda source: source.articles)),
             }
         },
     )
-    tables: bool = only(False, lambda c: bool(c.pmc), "--pmc")
-    xpath: str = only("", lambda c: bool(c.pmc), "--pmc")
-    placeholders: Literal["keep", "type", "surrogate"] = only("keep", _notes, "--notes")
-    repeats: Literal["count", "remove"] = only("count", _notes, "--notes")
-    templates: Literal["count", "remove"] = only("count", _notes, "--notes")
-    template_patients: int = only(50, _notes, "--notes")
-    note_columns: dict[str, str] = only(dict, _notes, "--notes")
     salt_file: str = runtime("")
     keep_dropped: bool = False
     workers: int = runtime(1)
@@ -145,13 +139,9 @@ class BuildConfig:
             raise ConfigError("valid_fraction must be at least 0 and below 1", remedy="Give a share such as 0.02.")
         if self.workers < 0 or self.min_words < 0:
             raise ConfigError("workers and min_words cannot be negative", remedy="Give a number from 0 on.")
-        if self.template_patients < 2:
-            raise ConfigError("template_patients must be at least 2", remedy="Give a number such as 50.")
-        if unknown := [name for name in self.note_columns if name not in NOTE_FIELDS]:
-            raise ConfigError(
-                f"note_columns has `{unknown[0]}`, which is no field of a note",
-                remedy=f"Say the column of any of {', '.join(NOTE_FIELDS)}.",
-            )
+        for source in SOURCES:
+            for name, option in source.options.items():
+                option.check(getattr(self, name))
 
 
 @dataclass(frozen=True)

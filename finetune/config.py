@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import Applies, added, only, require_positive, runtime
+from biomlm.core.fields import Applies, added, listed, only, require_positive, runtime
 from biomlm.finetune.data.schema import Columns
-from biomlm.finetune.tasks.registry import TASKS, listed, reading
+from biomlm.finetune.tasks.registry import TASKS, reading
 from biomlm.inputs.streams import bare_name
 from biomlm.model.config import Precision
 from biomlm.model.optim import config as optim

@@ -11,6 +11,7 @@ from biomlm.model.config import ComputeConfig, ModelConfig, Precision
 from biomlm.model.optim.config import OptimConfig
 from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.objectives.config import PAIRINGS, MlmConfig, ObjectiveConfig
+from biomlm.tokenizer.documents import PUBLIC_SOURCES
 from biomlm.training.config import DeepSpeedConfig, GuardConfig
 
 EngineName = Literal["torch", "fsdp", "deepspeed", "fairseq"]
@@ -28,7 +29,7 @@ class ExamplesConfig:
     """
 
     count: int = 0
-    sources: list[str] = only(lambda: ["pubmed", "pmc"], lambda examples: examples.count > 0, "--examples.count")
+    sources: list[str] = only(lambda: [*PUBLIC_SOURCES], lambda examples: examples.count > 0, "--examples.count")
 
     def __post_init__(self) -> None:
         if self.count < 0:

@@ -17,7 +17,7 @@ class TrainConfig:
         kind: `bpe` is RoBERTa's byte-level BPE, `wordpiece` BERT's, `gatortron` SentencePiece's BPE rewritten as WordPiece.
         vocab_size: Ids in all, special tokens included.
         lowercase: Learn an uncased vocabulary (wordpiece only).
-        sources: Learn from documents of these sources only (`pubmed`, `pmc`, `notes`, `text`); all if empty.
+        sources: Learn from documents of these sources only, by the names of `corpus build`'s options; all if empty.
         weights: Source → how often its text counts, such as `{"notes": 2.5}`; 1 for the others; to three decimals.
         sample: Share of the documents to learn from, chosen by a hash of their ids.
         seed: Of the sample.

@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 
 from biomlm.core.errors import DataError
+from biomlm.corpus.sources import names
 from biomlm.inputs.streams import open_lines
 
 FIRST = "\n"  # marks the word that opens a document: no blank stands in front of it, and no word holds a line break
 LONGEST = 1_000_000  # characters of a word; the tokenizers need about 100 bytes a character for one
+PUBLIC_SOURCES = names(lambda source: source.public)  # whose text may be shown without being asked for
 OVERLAP = "its sentences overlap or run out of the text"
 REMEDY = "Make the documents again with `biomlm corpus build`."
 
@@ -25,7 +27,7 @@ class Document:
 
     Args:
         id: Such as `pmid:123`.
-        source: `pubmed`, `pmc`, `notes` or `text`.
+        source: The option of `corpus build` that it came from, such as `pmc`.
         text: The whole text.
         sentences: `[start, end]` of every sentence, characters of `text`, ascending; all between them is white space.
         sections: `[start, end, title]`, ascending.

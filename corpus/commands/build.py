@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core import files, manifest
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.fields import listed
 from biomlm.core.files import refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.core.summary import summary
@@ -43,6 +44,7 @@ from biomlm.corpus.pipeline.write import (
     repeats_path,
 )
 from biomlm.corpus.salt import Salt, find_salt
+from biomlm.corpus.sources import BY_NAME, SOURCES
 from biomlm.corpus.text.document import AddSentences
 from biomlm.inputs.encodings import CP1252
 
@@ -71,17 +73,17 @@ def run(config: BuildConfig) -> None:
         DataError: An input is missing, or nothing readable is in any.
         MismatchError: The folder holds another build.
     """
-    inputs = [item for source in ("pubmed", "pmc", "notes", "text") for item in find(source, getattr(config, source))]
+    inputs = [item for source in SOURCES for item in find(source.name, getattr(config, source.name))]
     if not inputs:
-        raise ConfigError("there is nothing to read", remedy="Name files with --pubmed, --pmc, --notes or --text.")
-    salt = find_salt(config.salt_file, needed=bool(config.notes), elsewhere=config.where.executor == "ray")
+        raise ConfigError(
+            "there is nothing to read", remedy=f"Name files with {listed(f'--{source.name}' for source in SOURCES)}."
+        )
+    patients = any(BY_NAME[item.source].patients for item in inputs)
+    salt = find_salt(config.salt_file, needed=patients, elsewhere=config.where.executor == "ray")
     out = Path(config.out).absolute()  # fsspec remembers what a relative path meant when it was first used
     evaluation = [Path(name) for name in config.select.decontaminate]
     named: list[str | Path] = [
-        *config.pubmed,
-        *config.pmc,
-        *config.notes,
-        *config.text,
+        *(name for source in SOURCES for name in getattr(config, source.name)),
         *evaluation,
         *(item.path for item in inputs),
     ]
@@ -94,7 +96,7 @@ def run(config: BuildConfig) -> None:
         record.finish(out, outputs, counts)
         shutil.rmtree(out / WORK)
     show(out, record.counts)
-    if config.notes and salt.weakness:
+    if patients and salt.weakness:
         summary("the salt of the patients' hashes", {salt.weakness: ""})
 
 
@@ -181,10 +183,7 @@ def _build(
 
 def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Path) -> list[PipelineStep]:
     """Return the steps of the first pass."""
-    options: dict[str, dict[str, Any]] = {
-        "pmc": {"tables": config.tables, "xpath": config.xpath},
-        "notes": {"columns": config.note_columns, "placeholders": config.placeholders},
-    }
+    options = {source.name: source.arguments(config) for source in SOURCES}
     steps: list[PipelineStep] = [
         ReadTask(jobs, str(work), options, salt),
         MarkUnwanted(config.min_words, config.select),

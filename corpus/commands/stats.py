@@ -10,6 +10,7 @@ from biomlm.core.summary import summary
 from biomlm.corpus.config import StatsConfig
 from biomlm.corpus.documents import SPLITS, document_files, documents
 from biomlm.corpus.pipeline.write import REPEATED, TOTALS
+from biomlm.corpus.sources import names
 from biomlm.corpus.text.section_titles import UNKNOWN, listed_title
 
 BAR = 40  # characters of the longest bar
@@ -43,7 +44,9 @@ def run(config: StatsConfig) -> None:
     sources = counts["sources"]
     draw("words by source", {source: sum(t["words"] for t in n["splits"].values()) for source, n in sources.items()})
     for source, n in sources.items():
-        repeated = {name.replace("_", " "): counts[name] for name in REPEATED} if source == "notes" else {}
+        repeated = (
+            {name.replace("_", " "): counts[name] for name in REPEATED} if source in names(lambda s: s.patients) else {}
+        )
         summary(f"{source} ({Path(config.docs).name})", _rows(n) | repeated)
         draw("records", {"kept": n["kept"]} | {f"dropped, {reason}": count for reason, count in n["dropped"].items()})
         draw("documents by year", by_year(years.get(source, Counter())))

@@ -8,6 +8,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from biomlm.corpus.config import Selection
 from biomlm.corpus.filters.language import language
+from biomlm.corpus.sources import BY_NAME
 from biomlm.corpus.text.dates import between
 from biomlm.corpus.text.document import DROPPED, RETRACTED
 
@@ -43,7 +44,11 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
             return f"fewer than {self.min_words} words"
         if wanted.max_words and words > wanted.max_words:
             return f"more than {wanted.max_words} words"
-        if wanted.licenses and meta["source"] == "pmc" and not has_licence(meta.get("license", ""), wanted.licenses):
+        if (
+            wanted.licenses
+            and BY_NAME[meta["source"]].full_text
+            and not has_licence(meta.get("license", ""), wanted.licenses)
+        ):
             return "another licence"
         if wanted.article_types and (kinds := _kinds(meta)) and not kinds & set(wanted.article_types):
             return "another article type"

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biomlm.core.files import atomic_file
-from biomlm.corpus.pipeline.intermediate import SOURCES
-from biomlm.corpus.pipeline.resolve import SAME_ARTICLE, VALID
+from biomlm.corpus.pipeline.resolve import FULL_TEXT, SAME_ARTICLE, VALID
 from biomlm.corpus.text.document import hash64
 from biomlm.inputs.streams import compressed
 
@@ -33,7 +32,7 @@ def write_aliases(work: str | Path, keys: npt.NDArray[Any], codes: npt.NDArray[n
         codes: What was decided about each.
     """
     kept = keys[(codes <= VALID) & ((keys["pmid"] > 0) | (keys["pmcid"] > 0))]
-    by_pmcid = (kept["source"] == SOURCES.index("pmc")) & (kept["pmcid"] > 0)
+    by_pmcid = np.isin(kept["source"], FULL_TEXT) & (kept["pmcid"] > 0)
     number = np.where(by_pmcid, kept["pmcid"], kept["pmid"])
     rows = []
     for name in ("pmid", "pmcid", "doi"):

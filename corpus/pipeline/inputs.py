@@ -9,17 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biomlm.core.errors import DataError
+from biomlm.corpus.sources import BY_NAME
 from biomlm.inputs.streams import bare_name
 
 TASK_BYTES = 8 << 20  # small files are read together until they have this many bytes
-
-SUFFIXES = {
-    "pubmed": (".xml", ".nbib", ".medline"),
-    "pmc": (".xml", ".nxml", ".tar"),
-    "notes": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
-    "text": (".txt", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"),
-}
-NAMED = {"pubmed": (".txt",)}  # read when named, passed over in a folder, where such a file may be anything
 
 
 @dataclass(frozen=True)
@@ -27,7 +20,7 @@ class Input:
     """One file to read.
 
     Args:
-        source: `pubmed`, `pmc`, `notes` or `text`.
+        source: The name of the source whose reader reads it.
         path: Where it is.
         size: Bytes as stored.
         label: Its name, with as many of its folders as tell it from the source's other files.
@@ -39,9 +32,14 @@ class Input:
     label: str
 
 
+def suffixes(source: str) -> tuple[str, ...]:
+    """Return the suffixes of files that the source's reader reads, compression aside, where the file itself is named."""
+    return BY_NAME[source].suffixes + BY_NAME[source].named
+
+
 def suits(source: str, path: Path, named: bool) -> bool:
     """Return whether a file's suffix, compression aside, is one that the source's reader reads."""
-    return bare_name(path.name).endswith(SUFFIXES[source] + (NAMED.get(source, ()) if named else ()))
+    return bare_name(path.name).endswith(suffixes(source) if named else BY_NAME[source].suffixes)
 
 
 def find(source: str, names: Iterable[str]) -> list[Input]:
@@ -71,7 +69,7 @@ def find(source: str, names: Iterable[str]) -> list[Input]:
                 files.append(match)
         if not files:
             what = "nothing by that name" if not matches else f"no file that --{source} reads"
-            kinds = ", ".join(SUFFIXES[source] + NAMED.get(source, ()))
+            kinds = ", ".join(suffixes(source))
             raise DataError(
                 f"there is {what}",
                 file=name,

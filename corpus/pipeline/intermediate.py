@@ -26,11 +26,11 @@ from biomlm.core.files import atomic_dir, write_json
 from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
 from biomlm.corpus.salt import Salt
+from biomlm.corpus.sources import BY_NAME, NUMBERS
 from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTED, hash64
 from biomlm.inputs.streams import compressed
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
-SOURCES = ("pubmed", "pmc", "notes", "text")
 KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
      ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?")]
@@ -116,11 +116,11 @@ class _Part:
                 self.problems.append(problem)
             if not (self.keep_dropped or has_versions(meta)):
                 return
-        self.without_patient += source == "notes" and not reason and "patient" not in meta
+        self.without_patient += BY_NAME[source].patients and not reason and "patient" not in meta
         version = meta.pop("version", (0, 0))
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
             self.tables["bands"].append(bands)
-        if source == "notes":
+        if BY_NAME[source].patients:
             self._note_paragraphs(document, meta.get("patient", document.id))
         self._write(document if not reason or self.keep_dropped else _mark_of(document))
         self.tables["keys"].append(self._key(document, version, bool(reason)))
@@ -134,7 +134,7 @@ class _Part:
         group = meta.get("patient") or (pmid and f"pmid:{pmid}") or document.id
         return (
             self.files - 1,
-            SOURCES.index(meta["source"]),
+            NUMBERS[meta["source"]],
             hash64(document.id),
             int(pmid) if pmid.isdecimal() else 0,
             int(pmcid[3:]) if pmcid[3:].isdecimal() else 0,
@@ -176,7 +176,7 @@ def has_versions(meta: dict[str, Any]) -> bool:
 
     A selection that looked at it alone would put a retraction aside and keep what was retracted.
     """
-    return meta["source"] == "pubmed" and "pmid" in meta
+    return BY_NAME[meta["source"]].versions and "pmid" in meta
 
 
 def _mark_of(document: Document) -> Document:

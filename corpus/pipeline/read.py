@@ -9,19 +9,10 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biomlm.corpus.pipeline.inputs import Input
-from biomlm.corpus.readers.jats import JatsReader
-from biomlm.corpus.readers.notes import NotesReader
-from biomlm.corpus.readers.pubmed import PubMedReader
-from biomlm.corpus.readers.text import TextReader
 from biomlm.corpus.salt import Salt
+from biomlm.corpus.sources import BY_NAME
 from biomlm.corpus.text.document import PLACE
 
-READERS: dict[str, type[BaseDiskReader]] = {
-    "pubmed": PubMedReader,
-    "pmc": JatsReader,
-    "notes": NotesReader,
-    "text": TextReader,
-}
 BEAT = 0.5  # seconds between two entries of a task's progress
 
 
@@ -32,7 +23,7 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         tasks: The inputs of every task.
         work: The working folder; a task writes how many bytes it has read to `progress/`.
         options: Arguments of the readers, by source.
-        salt: Where the salt of the notes' readers stands.
+        salt: Where the salt of the readers stands that hide patients.
     """
 
     type, name = "📖 - READER", "biomlm"
@@ -40,13 +31,15 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
     def __init__(self, tasks: list[list[Input]], work: str, options: dict[str, dict[str, Any]], salt: Salt):
         super().__init__()
         self.tasks, self.work, self.options, self.salt = tasks, work, options, salt
+        self.readers = {item.source: BY_NAME[item.source].reader for inputs in tasks for item in inputs}
 
     def reader(self, item: Input) -> BaseDiskReader:
         """Make the reader for one input."""
-        secret = {"salt": self.salt.text} if item.source == "notes" else {}
-        return READERS[item.source](
-            str(Path(item.path).absolute().parent), **self.options.get(item.source, {}), **secret
+        secret = {"salt": self.salt.text} if BY_NAME[item.source].patients else {}
+        reader: BaseDiskReader = self.readers[item.source](
+            str(Path(item.path).absolute().parent), **self.options[item.source], **secret
         )
+        return reader
 
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Read the inputs of task `rank`."""
@@ -55,6 +48,7 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         for item in self.tasks[rank]:
             reader = self.reader(item)
             for number, document in enumerate(reader.read_file(Path(item.path).name), start=1):
+                document.metadata["source"] = item.source
                 document.metadata[PLACE] = f"{item.label}:{number}"
                 yield document
                 if time.monotonic() - last_beat > BEAT:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from biomlm.corpus.dedup.minhash import later_ones
-from biomlm.corpus.pipeline.intermediate import KEYS, SOURCES, table
+from biomlm.corpus.pipeline.intermediate import KEYS, table
+from biomlm.corpus.sources import SOURCES, numbers
 from biomlm.corpus.text.document import RETRACTED
 
 U1 = npt.NDArray[np.uint8]
@@ -30,7 +31,8 @@ REASONS = {
     OTHER_TEXT: "another text of the same article",
     RETRACTED_ARTICLE: RETRACTED,
 }
-PREFERRED = np.array([SOURCES.index(name) for name in ("pmc", "pubmed", "notes", "text")])
+RANKS = np.array([source.rank for source in SOURCES])
+VERSIONED, FULL_TEXT = numbers(lambda source: source.versions), numbers(lambda source: source.full_text)
 
 
 def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U1], list[Bool]]:
@@ -57,7 +59,7 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U
         retracted[start + table(work, task, "retracted").astype(np.int64)] = True
     _mark_articles(keys, codes, retracted)
     renamed = _mark_ids(keys, codes)
-    preferred = np.lexsort((np.arange(len(keys)), np.argsort(PREFERRED)[keys["source"]]))
+    preferred = np.lexsort((np.arange(len(keys)), RANKS[keys["source"]]))
     _mark_same(codes, keys["text"], 7, preferred)
     bands = [of_task for task in range(tasks) if len(of_task := table(work, task, "bands"))]
     if bands:
@@ -75,8 +77,8 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
             last[int(pmid)] = int(start + row)
     if not last:
         return
-    pubmed = np.flatnonzero(keys["source"] == SOURCES.index("pubmed"))
-    among = pubmed[np.isin(keys["pmid"][pubmed], np.fromiter(last, np.uint64, len(last)))]
+    versioned = np.flatnonzero(np.isin(keys["source"], VERSIONED))
+    among = versioned[np.isin(keys["pmid"][versioned], np.fromiter(last, np.uint64, len(last)))]
     for row in among:
         if row < last[int(keys["pmid"][row])]:
             codes[row] = 3
@@ -85,7 +87,7 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
 def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
     """Keep of a PMID's records in PubMed the highest version, then the latest revision, then the last file, wanted or not."""
     alive = (codes == TRAIN) | (codes == SET_ASIDE)
-    rows = np.flatnonzero((keys["source"] == SOURCES.index("pubmed")) & alive & (keys["pmid"] > 0))
+    rows = np.flatnonzero(np.isin(keys["source"], VERSIONED) & alive & (keys["pmid"] > 0))
     order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["pmid"][rows]))]
     older = keys["pmid"][order][:-1] == keys["pmid"][order][1:]
     codes[order[:-1][older]] = 4
@@ -115,7 +117,7 @@ def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
     earliest = rows[first[which]]
     same = keys["text"][rows] == keys["text"][earliest]
     codes[rows[same & (rows != earliest)]] = 5
-    article = (keys["source"] == SOURCES.index("pmc")) & ((keys["pmid"] > 0) | (keys["pmcid"] > 0))
+    article = np.isin(keys["source"], FULL_TEXT) & ((keys["pmid"] > 0) | (keys["pmcid"] > 0))
     other = rows[~same]
     codes[other[article[other]]] = OTHER_TEXT
     renamed: Bool = np.zeros(len(keys), bool)
@@ -128,8 +130,8 @@ def _mark_articles(keys: npt.NDArray[Any], codes: U1, retracted: Bool) -> None:
 
     Where the citation is put aside as retracted, so is the article, whose own file does not know.
     """
-    full = (keys["source"] == SOURCES.index("pmc")) & (codes == TRAIN)
-    cited = (keys["source"] == SOURCES.index("pubmed")) & (codes == TRAIN)
+    full = np.isin(keys["source"], FULL_TEXT) & (codes == TRAIN)
+    cited = np.isin(keys["source"], VERSIONED) & (codes == TRAIN)
     for name in ("pmid", "pmcid", "doi"):
         in_full = keys[name][full & (keys[name] != 0)]
         gone = keys[name][(codes == SET_ASIDE) & retracted & (keys[name] != 0)]

@@ -16,6 +16,7 @@ from biomlm.corpus.pipeline.citation_graph import Aliases
 from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.pipeline.resolve import REASONS, TRAIN, VALID
+from biomlm.corpus.sources import BY_NAME
 from biomlm.corpus.text.document import DROPPED, PLACE, without_lines
 from biomlm.inputs.streams import compressed, open_lines
 
@@ -23,7 +24,6 @@ LEVEL = 5  # gzip's level
 REMEDY = "Begin again with --override."
 FOLDERS = {TRAIN: "train", VALID: "valid"}
 TOTALS = ("documents", "words", "characters", "sections", "sentences", "links")
-ARTICLES = ("pubmed", "pmc")
 REPEATED = ("repeated_paragraphs", "template_paragraphs")
 
 Numbers = list[dict[str, dict[int, int]]]  # for each task: split folder → file of the part → number of the shard
@@ -99,7 +99,7 @@ class _Task:
         meta = document["metadata"]
         self._treat(document, self.repeats[slice(*np.searchsorted(self.repeats["document"], (row, row + 1)))])
         meta["links"], cited_inside = self.aliases.resolved(meta["links"], document["id"])
-        if meta["source"] in ARTICLES:
+        if BY_NAME[meta["source"]].articles:
             edges.write("\t".join((document["id"], *cited_inside)).encode() + b"\n")
         totals = self.counts["kept"].setdefault(meta["source"], {}).setdefault(folder, dict.fromkeys(TOTALS, 0))
         text = document["text"]

@@ -13,10 +13,10 @@ from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from biomlm.core.errors import DataError
-from biomlm.corpus.config import NOTE_FIELDS
 from biomlm.corpus.readers.deid_placeholders import Placeholders
 from biomlm.corpus.readers.note_sections import note_sections
 from biomlm.corpus.salt import key_of
+from biomlm.corpus.sources import NOTE_FIELDS
 from biomlm.corpus.text.dates import iso
 from biomlm.corpus.text.document import DROPPED, ENCODING, build, damaged
 from biomlm.inputs.streams import opened

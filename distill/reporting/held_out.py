@@ -108,7 +108,7 @@ def micro_batches(evaluator: Evaluator) -> Iterator[Batch]:
 
 
 class Sources:
-    """Looks up the source (pubmed, pmc, notes, text) of every masked token of a micro-batch.
+    """Looks up the source of every masked token of a micro-batch.
 
     Args:
         shards: The split.

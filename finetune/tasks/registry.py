@@ -3,10 +3,11 @@
 Nothing else names a task. Classes are named as text and imported when they are needed, so that `--help` imports no torch.
 """
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from biomlm.core.verbs import load
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class Entry:
     @property
     def task(self) -> type[Any]:
         """Its class, a `Task`."""
-        module, _, name = self.task_at.partition(":")
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+        return load(self.task_at)  # type: ignore[no-any-return]
 
 
 TAGS = ("columns.label", "one_type", "groups", "st21pv", "repair_tags", "crf", "unseen_labels")
@@ -69,15 +69,10 @@ TASKS: Mapping[str, Entry] = {
         "biomlm.finetune.tasks.text_classification:Similarity", "a number for a pair", TABLE, blurb="similarity"
     ),
     "choice": Entry("biomlm.finetune.tasks.text_classification:Choice", "multiple choice", (*TABLE, "columns.choices")),
+    # a new task
 }
 
 
 def reading(option: str) -> list[str]:
     """Return the names of the tasks that read an option."""
     return [name for name, entry in TASKS.items() if option in entry.options]
-
-
-def listed(names: Iterable[str]) -> str:
-    """Join names as a sentence does: `a, b or c`."""
-    *first, last = names
-    return f"{', '.join(first)} or {last}" if first else last

@@ -73,7 +73,7 @@ class MixConfig:
     """How the sources of the shards are mixed; without any of it every sequence is read once an epoch.
 
     Args:
-        by: What a source is: the `source` of its documents (pubmed, pmc, notes, text), or a `folder` of shards, named as it is given.
+        by: What a source is: the `source` of its documents (as `corpus build` names them), or a `folder` of shards, named as it is given.
         weights: Source → share of the tokens, relative to the others'; every source needs one, 0 leaves it out.
         temperature: Shares are proportional to tokens^(1/T): 1 as they are, large ones all equal (arXiv 1907.05019).
     """

@@ -21,18 +21,25 @@ Runs = dict[str, Path]
 
 @pytest.fixture(scope="module")
 def runs(tiny_model: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A model that learns and one that does not, on entities; the first also on relations."""
+    """A model that learns and one that does not, on entities; the first also on relations, and twice on numbers."""
     where, rng = tmp_path_factory.mktemp("compare"), random.Random(1)
     shutil.copytree(tiny_model, where / "other")
     (where / "pairs").mkdir()
     for fold, count in (("train", 80), ("dev", 16), ("test", 24)):
         drugs = [rng.choice(DRUGS) for _ in range(count)]
-        rows = [{"id": f"{fold}{i}", "text": f"{drug} often", "label": drug[0]} for i, drug in enumerate(drugs)]
+        rows = [
+            {"id": f"{fold}{i}", "text": f"{drug} often", "label": drug[0], "length": len(drug)}
+            for i, drug in enumerate(drugs)
+        ]
         (where / f"pairs/{fold}.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
     kinds = {
         "good": [str(tiny_model), "ner", str(toy), "--seeds", "2", "--epochs", "3", "--optim.lr", "3e-3"],
         "bad": [str(where / "other"), "ner", str(toy), "--epochs", "1", "--optim.lr", "1e-9"],
         "labels": [str(tiny_model), "classification", str(where / "pairs"), "--epochs", "1", "--columns.id", "id"],
+        **{
+            name: [str(tiny_model), "similarity", str(where / "pairs"), "--epochs", "1", "--columns.label", "length"]
+            for name in ("one", "two")
+        },
     }
     for name, (model, task, data, *more) in kinds.items():
         argv = ["--model", model, "--task", task, "--data", data, "--out", str(where / name), "--batch.size", "8"]
@@ -93,6 +100,13 @@ def test_words_are_those_of_the_data_that_were_scored(
     finally:
         path.write_bytes(before)
     assert "no longer those" in capsys.readouterr().err
+
+
+def test_numbers_have_no_mistakes_to_show(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(runs, "one", "two", more=["--words", "5"]) == 2
+    assert "--words has no effect here: these runs predict numbers" in capsys.readouterr().err
+    assert compare(runs, "one", "two", "good", "bad", more=["--words", "5"]) == 0
+    assert "wrong in" in capsys.readouterr().out
 
 
 def test_runs_on_other_data_are_not_compared(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
