@@ -24,10 +24,15 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from biomlm.convert.formats import native
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core import cli
 from biomlm.core.manifest import Manifest
 from biomlm.core.metrics import read_metrics
+from biomlm.model.config import EncoderConfig
+from biomlm.model.encoder import MaskedLM
 from biomlm.tokenizer.commands import encode
+from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 # A machine that does other work too is slow at times, which is no fault of a property.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,6 +101,26 @@ def tiny_tokenizer(tiny_docs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A byte-level BPE of 300 ids learnt on them."""
     folder = tmp_path_factory.mktemp("made") / "tokenizer"
     assert cli.run(["tokenizer", "train", "--docs", str(tiny_docs), "--vocab_size", "300", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A native model of two layers and 32 positions with random weights and the tiny tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=tokenizer_folder.load(tiny_tokenizer).vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_positions=32,
+        initializer_range=0.1,
+    )
+    native.write(SourceCheckpoint("native", config, MaskedLM(config).state_dict(), folder), folder, torch.float32)
+    tokenizer_folder.copy(tiny_tokenizer, folder / native.TOKENIZER)
     return folder
 
 

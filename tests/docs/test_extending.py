@@ -1,12 +1,15 @@
 """Every section of `docs/extending.md`, followed word for word in a copy of the package: the new thing does what it says."""
 
+import gzip
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 import torch
 import transformers
@@ -179,3 +182,47 @@ def test_a_launch_back_end(tmp_path: Path) -> None:
     assert "--niceness has no effect here: it needs --on nice" in done.stderr
     assert "--override" not in run(package, "launch", str(recipe), "--on", "nice", "--override", "--dry_run").stderr
     assert "from 1 to 19" in " ".join(run(package, "launch", "--help").stdout.split())
+
+
+def test_a_corpus_source(tmp_path: Path) -> None:
+    package, exports, docs = follow("A corpus source", tmp_path), tmp_path / "exports", tmp_path / "docs"
+    exports.mkdir()
+    record = "TY  - JOUR\nTI  - Aspirin in number {0}\nAB  - It protects the heart of patient {0}.\nKW  - platelets\nER  - \n\n"
+    (exports / "one.ris").write_text("".join(record.format(number) for number in range(5)))
+    done = run(package, "corpus", "build", "--ris", str(exports), "--keywords", "--out", str(docs))
+    assert done.returncode == 0, done.stderr
+    shards = [gzip.decompress(path.read_bytes()) for path in docs.glob("*/*.jsonl.gz")]
+    documents: list[Any] = [orjson.loads(line) for shard in shards for line in shard.splitlines()]
+    assert len(documents) == 5
+    assert {document["metadata"]["source"] for document in documents} == {"ris"}
+    assert all(document["text"].endswith("platelets") for document in documents)
+    counts = orjson.loads((docs / "manifest.json").read_bytes())["counts"]["sources"]["ris"]
+    assert counts["records"] == counts["kept"] == 5
+    done = run(package, "corpus", "build", "--text", str(exports), "--keywords", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "--keywords has no effect here: it needs --ris" in done.stderr
+
+
+def test_a_fine_tuning_task(tiny_model: Path, tmp_path: Path) -> None:
+    """Trained, predicted with and converted."""
+    package, data, out = follow("A fine-tuning task", tmp_path), tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for fold, count in (("train", 24), ("dev", 6), ("test", 6)):
+        rows = [{"text": f"{'aspirin ' * (i % 3 + 1)}{fold} {i}", "label": i % 3 + 1} for i in range(count)]
+        (data / f"{fold}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    words = ["--model", str(tiny_model), "--task", "grade", "--data", str(data), "--epochs", "1"]
+    for command in (
+        ["finetune", *words, "--out", str(out)],
+        ["finetune", "predict", str(out), str(data / "test.jsonl"), "--out", str(tmp_path / "grades.jsonl")],
+        ["convert", str(out), str(tmp_path / "hf"), "--to", "hf"],
+    ):
+        done = run(package, *command)
+        assert done.returncode == 0, done.stderr
+    lines: list[Any] = [orjson.loads(line) for line in (tmp_path / "grades.jsonl").read_bytes().splitlines()]
+    assert len(lines) == 6
+    assert all(isinstance(line["grade"], int) for line in lines)
+    assert orjson.loads((out / "scores.json").read_bytes())["metric"] == "pearson"
+    assert orjson.loads((tmp_path / "hf/config.json").read_bytes())["problem_type"] == "regression"
+    done = run(package, "finetune", *words, "--crf", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "--crf has no effect here: it needs --task ner or pico" in done.stderr

@@ -1,39 +1,12 @@
-"""A tiny model, and a data set of a tiny language in which the drug's name decides the tag."""
+"""A data set of a tiny language in which the drug's name decides the tag."""
 
 import random
 from pathlib import Path
 
 import pytest
-import torch
-
-from biomlm.convert.formats import native
-from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
-from biomlm.model.config import EncoderConfig
-from biomlm.model.encoder import MaskedLM
-from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
 PLAIN = ("treatment", "with", "often", "protects", "the", "liver", "of", "patients", ",")
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A native model of two layers and 32 positions with random weights and the tiny tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    torch.manual_seed(0)
-    config = EncoderConfig(
-        vocab_size=tokenizer_folder.load(tiny_tokenizer).vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_positions=32,
-        initializer_range=0.1,
-    )
-    native.write(SourceCheckpoint("native", config, MaskedLM(config).state_dict(), folder), folder, torch.float32)
-    tokenizer_folder.copy(tiny_tokenizer, folder / native.TOKENIZER)
-    return folder
 
 
 def sentence(rng: random.Random, words: int) -> list[tuple[str, str]]:
