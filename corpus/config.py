@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import Applies, listed, only, require_positive, runtime
+from biomlm.core.fields import Applies, added, listed, only, require_positive, runtime
 from biomlm.corpus.filters.language import LANGUAGES
 from biomlm.corpus.sources import SOURCES, Option, names
 from biomlm.corpus.text.dates import between, iso
@@ -17,6 +17,7 @@ class Selection:
 
     Args:
         max_words: Most words of a document.
+        categories: Categories of notes, such as `Discharge summary` (capitals and blanks at the ends aside); notes of no category go, too.
         languages: Languages as ISO codes such as `en`, found from the text; texts too short to tell are kept.
         licenses: Licences of PMC articles, such as `cc-by` (any version) or `cc-by-4.0`.
         article_types: JATS article types and PubMed publication types, such as `research-article`.
@@ -34,6 +35,7 @@ class Selection:
     date_from: str = ""
     date_to: str = ""
     retracted: bool = True
+    categories: list[str] = added(list)
     near_duplicates: bool = False
     decontaminate: list[str] = field(default_factory=list)
 
@@ -79,7 +81,8 @@ def _given(sources: Sequence[str]) -> Applies:
 
 def _of_source(option: Option, source: str) -> Any:
     factory = {"default_factory": option.default} if callable(option.default) else {"default": option.default}
-    return field(**factory, metadata={"applies": _given([source])})
+    later = {} if option.former is None else {"former": option.former}
+    return field(**factory, metadata={"applies": _given([source]), **later})
 
 
 if TYPE_CHECKING:
@@ -122,6 +125,7 @@ class BuildConfig(Sources):  # type: ignore[misc]
         default_factory=Selection,
         metadata={
             "applies": {
+                "categories": _given(names(lambda source: source.patients)),
                 "licenses": _given(names(lambda source: source.full_text)),
                 "article_types": _given(names(lambda source: source.articles)),
                 "retracted": _given(names(lambda source: source.articles)),

@@ -31,6 +31,7 @@ class Option:
         default: A value, or (if it can be called) a factory.
         help: What it does.
         argument: The reader's name for it; empty for one that the pipeline reads from the configuration.
+        former: Of an option that came later: the value of the behaviour before, at which it leaves a folder's hash as it was.
         check: Raises a `ConfigError` for a value that means nothing.
     """
 
@@ -38,6 +39,7 @@ class Option:
     default: Any
     help: str
     argument: str = ""
+    former: Any = None
     check: Callable[[Any], None] = lambda _: None
 
 
@@ -52,7 +54,7 @@ class Source:
         suffixes: Of the files that are read, compression aside.
         named: Suffixes of files that are read when named, and passed over in a folder, where such a file may be anything.
         rank: Of documents with the same text the one whose source has the lowest is kept.
-        versions: Whether a record with a PMID may be superseded or deleted by a later one, and gives way to the article in full.
+        citations: Whether it holds citations of articles: PMIDs may be taken back, and a citation gives way to the article in full.
         full_text: Whether it holds articles in full, which have licences and go by their PMCID.
         patients: Whether it is about patients: the reader takes the salt that hides them, and paragraphs that repeat are looked for.
         public: Whether its text may be shown in a run folder without being asked for.
@@ -65,7 +67,7 @@ class Source:
     suffixes: tuple[str, ...]
     named: tuple[str, ...] = ()
     rank: int
-    versions: bool = False
+    citations: bool = False
     full_text: bool = False
     patients: bool = False
     public: bool = False
@@ -74,7 +76,7 @@ class Source:
     @property
     def articles(self) -> bool:
         """Whether its documents are articles, in full or as citations: those of the citation graph."""
-        return self.versions or self.full_text
+        return self.citations or self.full_text
 
     @property
     def reader(self) -> type[Any]:
@@ -105,7 +107,7 @@ SOURCES: tuple[Source, ...] = (
         suffixes=(".xml", ".nbib", ".medline"),
         named=(".txt",),
         rank=1,
-        versions=True,
+        citations=True,
         public=True,
     ),
     Source(
@@ -125,6 +127,13 @@ SOURCES: tuple[Source, ...] = (
                 default="",
                 help="Of PMC articles take only what this XPath selects, such as './/abstract | .//fig'.",
                 argument="xpath",
+            ),
+            "translations": Option(
+                kind=bool,
+                default=False,
+                help="Keep the translations that stand in PMC articles, as documents of their own.",
+                argument="translations",
+                former=False,
             ),
         },
     ),
@@ -170,6 +179,16 @@ SOURCES: tuple[Source, ...] = (
         reader_at="biomlm.corpus.readers.text:TextReader",
         suffixes=(".txt", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"),
         rank=3,
+        options={
+            "text_unit": Option(
+                kind=Literal["auto", "file", "paragraph", "line"],
+                default="auto",
+                help="A document of a text file: the `file`, a `line`, or a `paragraph` between blank lines; "
+                "`auto` looks at files over 1 MB.",
+                argument="unit",
+                former="auto",
+            ),
+        },
     ),
     # a new source: behind the others, whose numbers stand in the parts of an interrupted build
 )

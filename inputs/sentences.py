@@ -9,6 +9,8 @@ from bisect import bisect
 from collections.abc import Iterator
 
 END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s++(?=\S)")
+AFTER_END = re.compile(r"[a-z0-9)\]][.!?]\s([^\W\d_])")
+LOOKED_AT = 4000  # characters by which it is known how sentences begin
 LAST_WORD = re.compile(r"[^\s(\[\"'“‘/–—]+$")
 
 # Followed by a name or a number, so the next word's capital says nothing.
@@ -35,11 +37,18 @@ def placeholders(text: str) -> Iterator[tuple[int, int]]:
         start = text.find("[**", closing + 3)
 
 
-def spans(text: str) -> list[tuple[int, int]]:
+def is_lower_case(text: str) -> bool:
+    """Return whether sentences begin in lower case, as in many nursing notes: what follows most end marks, numbers aside, does."""
+    firsts = AFTER_END.findall(text, 0, LOOKED_AT)
+    return len(firsts) > 1 and sum(map(str.islower, firsts)) > 0.8 * len(firsts)
+
+
+def spans(text: str, lower_case: bool = False) -> list[tuple[int, int]]:
     """Find where the sentences of one block lie.
 
     Args:
         text: A paragraph without surrounding white space.
+        lower_case: Sentences begin in lower case, too (see `is_lower_case`).
 
     Returns:
         `(start, end)` of every sentence, ascending, without surrounding white space; together they cover all else.
@@ -54,17 +63,17 @@ def spans(text: str) -> list[tuple[int, int]]:
             bisect(kept_whole, (match.start(), len(text))) - 1
         )  # of the placeholder that begins at or before the mark
         inside = before >= 0 and match.start() < kept_whole[before][1] - 1
-        if not inside and _is_boundary(text, start, match.start(), match.end()):
+        if not inside and _is_boundary(text, start, match.start(), match.end(), lower_case):
             offsets.append((start, start + len(text[start : match.end()].rstrip())))
             start = match.end()
     offsets.append((start, len(text)))
     return offsets
 
 
-def _is_boundary(text: str, start: int, stop: int, after: int) -> bool:
+def _is_boundary(text: str, start: int, stop: int, after: int, lower_case: bool) -> bool:
     """Return whether the mark at `stop` ends the sentence that began at `start`; the next word begins at `after`."""
     following = text[after]
-    if following.islower():
+    if following.islower() and not lower_case:
         return False
     if text[stop] != ".":
         return True
@@ -73,10 +82,14 @@ def _is_boundary(text: str, start: int, stop: int, after: int) -> bool:
         return True
     last = word[0].lower()
     if last in MAY_END:
+        if following.islower():
+            return False
         return last not in NEVER_END and not _is_initial(text, after)
     if last in NEVER_END:
         return False
     if len(last) == 1 and last.isalpha():
+        if lower_case and following.islower():  # `q. day`, `s. aureus`
+            return False
         return not _is_name_initial(text, start, stop, after)
     return True
 

@@ -21,7 +21,17 @@ MOST = 64 << 20  # bytes in one record; anything longer is damage
 
 ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]*);")
 XML_ENTITIES = {b"amp", b"lt", b"gt", b"quot", b"apos"}
+PREFIX = re.compile(rb"""\sxmlns:([A-Za-z_][\w.-]*)\s*=\s*("[^"<]*"|'[^'<]*')""")
+USED = re.compile(rb"[</\s]([A-Za-z_][\w.-]*):[A-Za-z_]")
+USUAL = {  # prefixes that document types declare, which are never read
+    b"xlink": b'"http://www.w3.org/1999/xlink"',
+    b"mml": b'"http://www.w3.org/1998/Math/MathML"',
+    b"xsi": b'"http://www.w3.org/2001/XMLSchema-instance"',
+    b"ali": b'"http://www.niso.org/schemas/ali/1.0/"',
+    b"oasis": b'"http://docs.oasis-open.org/ns/oasis-exchange/table"',
+}
 ROOT = re.compile(rb"<[A-Za-z_]")
+RECORD = re.compile(rb"<[A-Za-z_][\w.-]*")
 DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
@@ -49,18 +59,21 @@ def parser() -> etree.XMLParser:
     )  # fmt: skip
 
 
-def parse(data: bytes, parser: etree.XMLParser, encoding: str = "utf-8") -> etree._Element | None:
+def parse(
+    data: bytes, parser: etree.XMLParser, encoding: str = "utf-8", prefixes: dict[bytes, bytes] | None = None
+) -> etree._Element | None:
     """Parse one record that has no document type declaration; return None if it is damaged.
 
     Args:
         data: Bytes of the element.
         parser: From `parser()`.
         encoding: What the file declares; used when the bytes are not UTF-8.
+        prefixes: Namespaces that are declared outside the record, from `Cutter.prefixes`.
     """
     try:
         return etree.fromstring(data, parser)
     except (etree.XMLSyntaxError, ValueError):
-        mended = _mended(data, encoding)
+        mended = _declared(_mended(data, encoding), prefixes or {})
     if mended == data:
         return None
     try:
@@ -98,6 +111,25 @@ def _mended(data: bytes, encoding: str) -> bytes:
         except (UnicodeDecodeError, LookupError):
             return data
     return ENTITY.sub(_character, data)
+
+
+def _declared(data: bytes, prefixes: dict[bytes, bytes]) -> bytes:
+    """Return the record with the prefixes declared that it uses and does not declare itself."""
+    known = {**USUAL, **prefixes}
+    missing = (set(USED.findall(data)) & known.keys()) - {name for name, _ in PREFIX.findall(data)}
+    if not missing or (name := RECORD.match(data)) is None:
+        return data
+    declarations = b"".join(b" xmlns:%b=%b" % (prefix, known[prefix]) for prefix in sorted(missing))
+    return data[: name.end()] + declarations + data[name.end() :]
+
+
+def without_namespace(root: etree._Element) -> etree._Element:
+    """Take the namespace of the root from all its elements: names of a default namespace become plain."""
+    namespace = etree.QName(root).namespace
+    if namespace:
+        for element in root.iter(f"{{{namespace}}}*"):
+            element.tag = etree.QName(element).localname
+    return root
 
 
 def _character(match: re.Match[bytes]) -> bytes:
@@ -140,10 +172,11 @@ class Cutter:
         self.orphan = re.compile(rb"</(" + names + rb")\s*>")
         self.overlap = max(map(len, tags)) + 16
         self.encoding = "utf-8"
+        self.prefixes: dict[bytes, bytes] = {}  # that the file declares before its first record
 
     def cut(self, stream: IO[bytes]) -> Iterator[Piece]:
         """Yield every record of `stream` in order, damaged ones as a `Piece` with a problem."""
-        self.encoding = "utf-8"
+        self.encoding, self.prefixes = "utf-8", {}
         buffer, base, broken, rooted = b"", 0, "", False
         for block in blocks(stream):
             if isinstance(block, str):
@@ -152,7 +185,8 @@ class Cutter:
             if not base and not buffer:
                 self.encoding = declared_encoding(block[:200])
                 first = self.start.search(block)
-                rooted = bool(ROOT.search(block, 0, first.start() if first else len(block)))
+                head = block[: first.start() if first else len(block)]
+                rooted, self.prefixes = bool(ROOT.search(head)), dict(PREFIX.findall(head))
             buffer += block
             used = 0
             for piece, end in self._whole(buffer, base):

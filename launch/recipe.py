@@ -35,7 +35,7 @@ from biomlm.launch.variables import Need, fill, settle
 
 OUTPUTS = ("out", "dst", "page")  # the options of all verbs that name what they write
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-NAMED = re.compile(r"[\w-]+=(.+)")
+NAME_AND_PATH = re.compile(r"[\w-]+=(.+)")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def strings(value: Any) -> Iterator[str]:
     """Yield every string in nested lists and mappings; of `NAME=PATH`, as `finetune blurb` takes its runs, the path too."""
     if isinstance(value, str):
         yield value
-        if named := NAMED.fullmatch(value):
+        if named := NAME_AND_PATH.fullmatch(value):
             yield named[1]
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:

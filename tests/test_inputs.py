@@ -46,7 +46,7 @@ SIZES = [
 ]
 SHAPE = ["--model.num_hidden_layers", "1", "--model.hidden_size", "16", "--model.num_attention_heads", "2"]
 NO_PATH = {  # words that name no file
-    "corpus build": "xpath note_columns where.partition where.time select.languages select.licenses select.article_types "
+    "corpus build": "xpath note_columns where.partition where.time select.languages select.licenses select.article_types select.categories "
     "select.date_from select.date_to",
     "tokenizer train": "sources weights",
     "tokenizer encode": "",

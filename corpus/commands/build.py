@@ -42,6 +42,7 @@ from biomlm.corpus.pipeline.write import (
     number,
     renamed_path,
     repeats_path,
+    retracted_path,
 )
 from biomlm.corpus.salt import Salt, find_salt
 from biomlm.corpus.sources import BY_NAME, SOURCES
@@ -198,10 +199,16 @@ def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Pat
 
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
     """Decide about every document, save the decisions and return the numbers of the shards."""
-    codes, renamed = resolve(work, jobs, config.valid_fraction)
+    decisions = resolve(work, jobs, config.valid_fraction, config.select.retracted)
+    codes = decisions.codes
     repeats = find_repeats(work, codes, config.template_patients)
     drop_emptied(work, codes, repeats, treatment(config))
-    for path, arrays in ((codes_path, codes), (renamed_path, renamed), (repeats_path, repeats)):
+    for path, arrays in (
+        (codes_path, codes),
+        (renamed_path, decisions.renamed),
+        (retracted_path, decisions.retracted),
+        (repeats_path, repeats),
+    ):
         for task, array in enumerate(arrays):
             with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
                 np.save(file, array)
@@ -249,6 +256,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     problems: list[str] = []
     deletes = renamed = without_patient = 0
     encodings: Counter[str] = Counter()
+    units: Counter[str] = Counter()
     repeated = dict.fromkeys(REPEATED, 0)
 
     def of(source: str) -> dict[str, Any]:
@@ -261,6 +269,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
         deletes += read["deletes"]
         renamed += wrote["renamed"]
         without_patient += read.get("without_patient", 0)  # nor these
+        units.update(read.get("units", {}))  # nor these
         encodings.update(read.get("encodings", {}))  # 0.1 did not count them
         repeated = {name: n + wrote[name] for name, n in repeated.items()}
         for source, n in read["records"].items():
@@ -276,7 +285,7 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
                     into[name] += n
                 of(source)["kept"] += totals["documents"]
     counts = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
-    rare = {"renamed": renamed, "without_patient": without_patient, CP1252: dict(+encodings)}
+    rare = {"renamed": renamed, "without_patient": without_patient, CP1252: dict(+encodings), "units": dict(units)}
     return counts | {name: value for name, value in rare.items() if value}
 
 
@@ -308,6 +317,7 @@ def show(out: Path, counts: dict[str, Any]) -> None:
         rows["articles without any"] = f"{graph['isolated']:,} of {graph['documents']:,}"
     rows |= {f"{name.replace('_', ' ')} in notes": counts[name] for name in REPEATED if counts[name]}
     rows |= {f"{source}: read as {CP1252}": n for source, n in counts.get(CP1252, {}).items()}
+    rows |= {f"text: documents of a {unit} each": n for unit, n in counts.get("units", {}).items()}
     if counts.get("without_patient"):
         rows["notes without a patient, each a patient of its own"] = counts["without_patient"]
     if counts.get("renamed"):

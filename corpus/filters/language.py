@@ -18,6 +18,16 @@ _WORDS = {
     "it": "il la le gli i di del della dei e in un una che con per è sono al nel da non si come più alla tra stato",
     "pt": "o a os as de do da dos das e em um uma que com por para se foi no na ao são entre não mais como foram",
     "nl": "de het een en van in op te met voor bij is zijn dat door werd niet als aan om uit naar of deze",
+    "sv": "och i att en som är av för på med det den till har inte om ett vid men från hos kan eller efter var inga visade sedan haft",
+    "da": "og i at en som er af for på med det den til har ikke om et ved men fra hos kan eller efter var blev der siden de",
+    "no": "og i at en som er av for på med det den til har ikke om et ved men fra hos kan eller etter var ble der siden de",
+    "fi": "ja on ei se että oli tai kun myös sekä olivat ovat mutta joka jotka kuin ole sen potilaan potilaiden voi mukaan",
+    "cs": "a v na se je s z do pro že k o i při jako po byl byla bylo byly nebyly ale které nebo u jsou dva dny",
+    "hu": "a az és hogy nem is egy volt meg de mint ez vagy azt két napja kell csak el már betegek esetén során",
+    "tr": "ve bir bu da de için ile olarak olan daha çok gibi en ancak ya hasta olduğu sonra nedeniyle eden hastanın iki",
+    "id": "yang dan di dengan untuk dari pada ini dalam adalah tidak oleh sebagai telah akan atau juga lebih tetapi sejak ke hari hasil",
+    "ro": "și de la în a cu pe din care un o nu este pentru sau au fost prin mai sunt după al cel",
+    "hr": "i u je na se za da su od s nije kao koji ili po te iz bio bolesnika",
     "pl": "w i z na do się nie oraz jest u po od przez są dla że za jak pacjentów było badania",
 }
 WORDS = {language: frozenset(words.split()) for language, words in _WORDS.items()}

@@ -26,6 +26,7 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
     def __init__(self, min_words: int, selection: Selection):
         super().__init__()
         self.min_words, self.selection = min_words, selection
+        self.categories = frozenset(map(_category, selection.categories))
 
     def run(self, data: DocumentsPipeline, _rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Pass every document on, marked or not."""
@@ -52,6 +53,9 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
             return "another licence"
         if wanted.article_types and (kinds := _kinds(meta)) and not kinds & set(wanted.article_types):
             return "another article type"
+        categories = self.categories if BY_NAME[meta["source"]].patients else ()
+        if categories and _category(meta.get("category", "")) not in categories:
+            return "another category"
         date = meta.get("date") or str(meta.get("year", ""))
         if date and not between(date, wanted.date_from, wanted.date_to):
             return "another date"
@@ -60,6 +64,10 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
         if wanted.languages and language(document.text) not in ("", *wanted.languages):
             return "another language"
         return ""
+
+
+def _category(name: str) -> str:
+    return " ".join(name.split()).casefold()
 
 
 def has_licence(licence: str, wanted: Iterable[str]) -> bool:

@@ -5,7 +5,8 @@
     WORK/parts/00012/deletes.bin        PMIDs that update files take back
     WORK/parts/00012/bands.bin          MinHash bands, where near-duplicates are looked for
     WORK/parts/00012/paragraphs.bin     the longer paragraphs of notes: where they are, hashes of text alone and of patient and text
-    WORK/parts/00012/retracted.bin      numbers of the documents that are put aside as retracted
+    WORK/parts/00012/retracted.bin      articles that a document says are retracted, itself among them
+    WORK/parts/00012/title_only.bin     numbers of the articles of which nothing but the title is there
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
@@ -27,10 +28,12 @@ from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
 from biomlm.corpus.salt import Salt
 from biomlm.corpus.sources import BY_NAME, NUMBERS
-from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTED, hash64
+from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTS, UNIT, hash64
 from biomlm.inputs.streams import compressed
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
+IDS = ("pmid", "pmcid", "doi")
+TITLES = ("Title", "Vernacular title")
 KEYS = np.dtype(
     [("file", "u4"), ("source", "u1"), ("id", "u8"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8"), ("version", "u4"), ("revised", "u4"),
      ("text", "u8"), ("split", "u8"), ("lines", "u4"), ("set_aside", "?")]
@@ -41,8 +44,11 @@ TABLES = {
     "deletes": np.dtype([("row", "i8"), ("pmid", "i8")]),
     "bands": np.dtype(("u8", BANDS)),
     "paragraphs": PARAGRAPHS,
-    "retracted": np.dtype("u4"),
+    "retracted": np.dtype([("row", "u4"), ("pmid", "u8"), ("pmcid", "u8"), ("doi", "u8")]),
+    "title_only": np.dtype("u4"),
 }
+NEW = ("retracted", "title_only")  # tables that 0.1 did not write
+
 CHUNK = 4096  # rows held before they are written
 FEWEST = 8  # words of a paragraph of which repeats are looked for
 LISTED = 100  # damaged records of a part that are listed one by one; all are counted
@@ -86,6 +92,7 @@ class _Part:
         self.dropped: dict[str, Counter[str]] = {}
         self.problems: list[str] = []
         self.encodings: Counter[str] = Counter()
+        self.units: Counter[str] = Counter()
         self.without_patient = 0
         self.deletes = self.documents = 0
         self.stack = ExitStack()
@@ -109,6 +116,8 @@ class _Part:
         source, reason = meta["source"], meta.get(DROPPED)
         self.records[source] += 1
         self.encodings[source] += ENCODING in meta
+        if unit := meta.pop(UNIT, ""):
+            self.units[unit] += 1
         if reason:
             if not has_versions(meta):
                 self.dropped.setdefault(source, Counter())[reason] += 1
@@ -117,28 +126,31 @@ class _Part:
             if not (self.keep_dropped or has_versions(meta)):
                 return
         self.without_patient += BY_NAME[source].patients and not reason and "patient" not in meta
-        version = meta.pop("version", (0, 0))
+        version, retracts = meta.pop("version", (0, 0)), meta.pop(RETRACTS, [])
         if (bands := meta.pop(BANDS_KEY, None)) is not None:
             self.tables["bands"].append(bands)
         if BY_NAME[source].patients:
             self._note_paragraphs(document, meta.get("patient", document.id))
+        if has_versions(meta) and all(path in TITLES for *_, path in meta["sections"]):
+            self.tables["title_only"].append(self.documents)
         self._write(document if not reason or self.keep_dropped else _mark_of(document))
         self.tables["keys"].append(self._key(document, version, bool(reason)))
-        if reason == RETRACTED:
-            self.tables["retracted"].append(self.documents)
+        own = [f"{name}:{meta[name]}" for name in ("pmid", "pmcid", "doi") if name in meta and meta.get("retracted")]
+        for name, _, value in (article.partition(":") for article in (*own, *retracts)):
+            self.tables["retracted"].append(
+                (self.documents, *(_number(name, value) if name == kind else 0 for kind in IDS))
+            )
         self.documents += 1
 
     def _key(self, document: Document, version: tuple[int, int], set_aside: bool) -> tuple[Any, ...]:
         meta = document.metadata
-        pmid, pmcid, doi = meta.get("pmid", ""), meta.get("pmcid", ""), meta.get("doi", "")
-        group = meta.get("patient") or (pmid and f"pmid:{pmid}") or document.id
+        pmid = meta.get("pmid", "")
+        group = meta.get("patient") or (pmid and f"pmid:{pmid}") or meta.get("translation_of", document.id)
         return (
             self.files - 1,
             NUMBERS[meta["source"]],
             hash64(document.id),
-            int(pmid) if pmid.isdecimal() else 0,
-            int(pmcid[3:]) if pmcid[3:].isdecimal() else 0,
-            hash64(doi) if doi else 0,
+            *(_number(name, meta.get(name, "")) for name in IDS),
             *version,
             hash64(document.text),
             hash64(self.salt, group),
@@ -167,7 +179,12 @@ class _Part:
         for table in self.tables.values():
             table.flush()
         counts = {"records": self.records, "dropped": self.dropped, "problems": self.problems}
-        more = {"deletes": self.deletes, "encodings": self.encodings, "without_patient": self.without_patient}
+        more = {
+            "deletes": self.deletes,
+            "encodings": self.encodings,
+            "units": self.units,
+            "without_patient": self.without_patient,
+        }
         write_json(self.folder / "counts.json", {**counts, **more})
 
 
@@ -176,20 +193,28 @@ def has_versions(meta: dict[str, Any]) -> bool:
 
     A selection that looked at it alone would put a retraction aside and keep what was retracted.
     """
-    return BY_NAME[meta["source"]].versions and "pmid" in meta
+    return BY_NAME[meta["source"]].articles and ("pmid" in meta or "pmcid" in meta)
+
+
+def _number(kind: str, id: str) -> int:
+    """Return a PMID or PMCID as a number, a DOI's hash; 0 for none."""
+    if kind == "doi":
+        return hash64(id) if id else 0
+    digits = id.removeprefix("PMC")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _mark_of(document: Document) -> Document:
     """Reduce a record that is put aside but has versions to what is written of it."""
-    kept = {name: document.metadata[name] for name in ("source", "pmid", PLACE, DROPPED)}
+    kept = {name: document.metadata[name] for name in ("source", *IDS, PLACE, DROPPED) if name in document.metadata}
     return Document(text="", id=document.id, metadata=kept)
 
 
 def table(work: str | Path, task: int, name: str) -> npt.NDArray[Any]:
-    """Read a table of a part: `keys`, `bands`, `paragraphs`, `deletes` or `retracted`, which 0.1 did not write."""
+    """Read a table of a part, see `TABLES`."""
     path = part_folder(work, task) / f"{name}.bin"
     rows: npt.NDArray[Any] = (
-        np.fromfile(path, TABLES[name]) if name != "retracted" or path.exists() else np.zeros(0, TABLES[name])
+        np.fromfile(path, TABLES[name]) if name not in NEW or path.exists() else np.zeros(0, TABLES[name])
     )
     return rows
 

@@ -5,13 +5,13 @@ Works on the key tables alone, as numpy arrays: about 60 bytes a document.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from biomlm.corpus.dedup.minhash import later_ones
-from biomlm.corpus.pipeline.intermediate import KEYS, table
+from biomlm.corpus.pipeline.intermediate import IDS, KEYS, TABLES, table
 from biomlm.corpus.sources import SOURCES, numbers
 from biomlm.corpus.text.document import RETRACTED
 
@@ -19,33 +19,45 @@ U1 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
 TRAIN, VALID, SET_ASIDE = 0, 1, 2
-SAME_ARTICLE, ONLY_REPEATS, OTHER_TEXT, RETRACTED_ARTICLE = 6, 9, 10, 11
+SUPERSEDED, SAME_ARTICLE, ONLY_REPEATS, RETRACTED_ARTICLE, FULLER_CITATION = 4, 6, 9, 11, 12
 REASONS = {
     3: "deleted by an update file",
-    4: "superseded by a newer version",
+    SUPERSEDED: "superseded by a newer version",
     5: "same id",
     SAME_ARTICLE: "same article in PMC",
     7: "same text",
     8: "near-duplicate",
     ONLY_REPEATS: "nothing but repeated paragraphs",
-    OTHER_TEXT: "another text of the same article",
     RETRACTED_ARTICLE: RETRACTED,
+    FULLER_CITATION: "title only, with its abstract in PubMed",
 }
 RANKS = np.array([source.rank for source in SOURCES])
-VERSIONED, FULL_TEXT = numbers(lambda source: source.versions), numbers(lambda source: source.full_text)
+ARTICLES = numbers(lambda source: source.articles)
+CITATIONS, FULL_TEXT = numbers(lambda source: source.citations), numbers(lambda source: source.full_text)
 
 
-def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U1], list[Bool]]:
+class Decisions(NamedTuple):
+    """What is decided about the documents, for each task an array over its documents.
+
+    Args:
+        codes: `TRAIN`, `VALID`, `SET_ASIDE` or a key of `REASONS`.
+        renamed: Whether an earlier document with another text has the same id.
+        retracted: Whether a document, itself or another, says that it is retracted.
+    """
+
+    codes: list[U1]
+    renamed: list[Bool]
+    retracted: list[Bool]
+
+
+def resolve(work: str | Path, tasks: int, valid_fraction: float, keep_retracted: bool = True) -> Decisions:
     """Decide about every document.
 
     Args:
         work: The working folder with the parts of all tasks.
         tasks: How many there are.
         valid_fraction: Share of patients or articles that is held out.
-
-    Returns:
-        For each task a code for each document: `TRAIN`, `VALID`, `SET_ASIDE` or a key of `REASONS`; and which documents have an id that an
-        earlier one with another text has, too.
+        keep_retracted: Retracted articles are wanted.
     """
     tables = [table(work, task, "keys") for task in range(tasks)]
     keys = np.concatenate([np.zeros(0, KEYS), *tables])
@@ -54,10 +66,13 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U
     codes[keys["set_aside"]] = SET_ASIDE
     _mark_deleted(keys, codes, work, starts)
     _mark_versions(keys, codes)
-    retracted: Bool = np.zeros(len(keys), bool)
+    retracted = _retracted(keys, codes, work, starts)
+    if not keep_retracted:
+        codes[retracted & (codes == TRAIN)] = RETRACTED_ARTICLE
+    title_only: Bool = np.zeros(len(keys), bool)
     for task, start in enumerate(starts[:-1]):
-        retracted[start + table(work, task, "retracted").astype(np.int64)] = True
-    _mark_articles(keys, codes, retracted)
+        title_only[start + table(work, task, "title_only").astype(np.int64)] = True
+    _mark_articles(keys, codes, title_only)
     renamed = _mark_ids(keys, codes)
     preferred = np.lexsort((np.arange(len(keys)), RANKS[keys["source"]]))
     _mark_same(codes, keys["text"], 7, preferred)
@@ -66,7 +81,10 @@ def resolve(work: str | Path, tasks: int, valid_fraction: float) -> tuple[list[U
         order = preferred[codes[preferred] == TRAIN]
         codes[later_ones(np.concatenate(bands), order)] = 8
     _hold_out(keys, codes, valid_fraction)
-    return [codes[a:b] for a, b in pairwise(starts)], [renamed[a:b] for a, b in pairwise(starts)]
+    parts = list(pairwise(starts))
+    return Decisions(
+        [codes[a:b] for a, b in parts], [renamed[a:b] for a, b in parts], [retracted[a:b] for a, b in parts]
+    )
 
 
 def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> None:
@@ -77,7 +95,7 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
             last[int(pmid)] = int(start + row)
     if not last:
         return
-    versioned = np.flatnonzero(np.isin(keys["source"], VERSIONED))
+    versioned = np.flatnonzero(np.isin(keys["source"], CITATIONS))
     among = versioned[np.isin(keys["pmid"][versioned], np.fromiter(last, np.uint64, len(last)))]
     for row in among:
         if row < last[int(keys["pmid"][row])]:
@@ -85,12 +103,13 @@ def _mark_deleted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: n
 
 
 def _mark_versions(keys: npt.NDArray[Any], codes: U1) -> None:
-    """Keep of a PMID's records in PubMed the highest version, then the latest revision, then the last file, wanted or not."""
+    """Keep of an article's records in a source the highest version, then the latest date, then the last file, wanted or not."""
     alive = (codes == TRAIN) | (codes == SET_ASIDE)
-    rows = np.flatnonzero(np.isin(keys["source"], VERSIONED) & alive & (keys["pmid"] > 0))
-    order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["pmid"][rows]))]
-    older = keys["pmid"][order][:-1] == keys["pmid"][order][1:]
-    codes[order[:-1][older]] = 4
+    for source in ARTICLES:
+        rows = np.flatnonzero((keys["source"] == source) & alive & ((keys["pmid"] > 0) | (keys["pmcid"] > 0)))
+        order = rows[np.lexsort((rows, keys["revised"][rows], keys["version"][rows], keys["id"][rows]))]
+        older = keys["id"][order][:-1] == keys["id"][order][1:]
+        codes[order[:-1][older]] = SUPERSEDED
 
 
 def _mark_same(
@@ -107,7 +126,7 @@ def _mark_same(
 
 
 def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
-    """Drop, of the documents still kept that share an id, all with the text of the first, and an article's other texts.
+    """Drop, of the documents still kept that share an id, all with the text of the first.
 
     Returns:
         Documents that have another one's id without being the same, [documents]; they get ids of their own.
@@ -117,26 +136,36 @@ def _mark_ids(keys: npt.NDArray[Any], codes: U1) -> Bool:
     earliest = rows[first[which]]
     same = keys["text"][rows] == keys["text"][earliest]
     codes[rows[same & (rows != earliest)]] = 5
-    article = np.isin(keys["source"], FULL_TEXT) & ((keys["pmid"] > 0) | (keys["pmcid"] > 0))
-    other = rows[~same]
-    codes[other[article[other]]] = OTHER_TEXT
     renamed: Bool = np.zeros(len(keys), bool)
-    renamed[other[~article[other]]] = True
+    renamed[rows[~same]] = True
     return renamed
 
 
-def _mark_articles(keys: npt.NDArray[Any], codes: U1, retracted: Bool) -> None:
-    """Drop the citation in PubMed, known by PMID, PMCID or DOI, of an article that the corpus has in full.
+def _retracted(keys: npt.NDArray[Any], codes: U1, work: str | Path, starts: npt.NDArray[np.int64]) -> Bool:
+    """Return which documents are retracted, as they say themselves or others say of them: a notice, the citation in PubMed."""
+    tables = [table(work, task, "retracted") for task in range(len(starts) - 1)]
+    statements = np.concatenate([np.zeros(0, TABLES["retracted"]), *tables])
+    rows = np.repeat(starts[:-1], [len(of_task) for of_task in tables]) + statements["row"]
+    statements = statements[(codes[rows] == TRAIN) | (codes[rows] == SET_ASIDE)]
+    retracted: Bool = np.zeros(len(keys), bool)
+    for name in IDS:
+        retracted |= np.isin(keys[name], statements[name][statements[name] != 0])
+    return retracted
 
-    Where the citation is put aside as retracted, so is the article, whose own file does not know.
+
+def _mark_articles(keys: npt.NDArray[Any], codes: U1, title_only: Bool) -> None:
+    """Keep one of an article in PMC and its citation in PubMed, known by PMID, PMCID or DOI.
+
+    That is the article, but for one of which nothing but the title is there, where the citation has more.
     """
-    full = np.isin(keys["source"], FULL_TEXT) & (codes == TRAIN)
-    cited = np.isin(keys["source"], VERSIONED) & (codes == TRAIN)
-    for name in ("pmid", "pmcid", "doi"):
-        in_full = keys[name][full & (keys[name] != 0)]
-        gone = keys[name][(codes == SET_ASIDE) & retracted & (keys[name] != 0)]
-        codes[full & np.isin(keys[name], gone)] = RETRACTED_ARTICLE
-        codes[cited & np.isin(keys[name], in_full)] = SAME_ARTICLE
+    in_full, cited = np.isin(keys["source"], FULL_TEXT), np.isin(keys["source"], CITATIONS)
+    for bare, fuller, reason in (
+        (in_full & title_only, cited & ~title_only, FULLER_CITATION),
+        (cited, in_full, SAME_ARTICLE),
+    ):
+        for name in IDS:
+            values = keys[name][fuller & (codes == TRAIN) & (keys[name] != 0)]
+            codes[bare & (codes == TRAIN) & np.isin(keys[name], values)] = reason
 
 
 def _hold_out(keys: npt.NDArray[Any], codes: U1, fraction: float) -> None:

@@ -17,7 +17,7 @@ from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.pipeline.resolve import REASONS, TRAIN, VALID
 from biomlm.corpus.sources import BY_NAME
-from biomlm.corpus.text.document import DROPPED, PLACE, without_lines
+from biomlm.corpus.text.document import DROPPED, PLACE, RETRACTED, without_lines
 from biomlm.inputs.streams import compressed, open_lines
 
 LEVEL = 5  # gzip's level
@@ -69,6 +69,7 @@ class _Task:
         self.files = table(work, rank, "keys")["file"]
         self.repeats = np.load(repeats_path(work, rank), allow_pickle=False)
         self.renamed = np.load(renamed_path(work, rank), allow_pickle=False)
+        self.retracted = np.load(retracted_path(work, rank), allow_pickle=False)
         self.aliases = Aliases(work)
         self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, "renamed": 0, **dict.fromkeys(REPEATED, 0)}
 
@@ -81,6 +82,8 @@ class _Task:
                 meta = document["metadata"]
                 place = meta.pop(PLACE, None)  # parts of 0.1 have none, and what they put aside is counted there
                 counted = DROPPED in meta and (place is None or not has_versions(meta))
+                if self.retracted[row]:
+                    meta[RETRACTED] = True
                 if self.renamed[row]:
                     document["id"] += f"@{place or row}"
                     self.counts["renamed"] += code in FOLDERS
@@ -128,6 +131,11 @@ def codes_path(work: str | Path, task: int) -> Path:
 def renamed_path(work: str | Path, task: int) -> Path:
     """Return the path of the flags of a part's documents that have the id of another one with another text."""
     return Path(work) / "renamed" / f"{task:05d}.npy"
+
+
+def retracted_path(work: str | Path, task: int) -> Path:
+    """Return the path of the flags of a part's documents that are retracted."""
+    return Path(work) / "retracted" / f"{task:05d}.npy"
 
 
 def repeats_path(work: str | Path, task: int) -> Path:

@@ -1,7 +1,8 @@
 """De-identification placeholders such as `[**First Name8 (NamePattern2) 507**]`: kept, replaced by their type, or by surrogates.
 
-The kinds are those that public code for MIMIC-III lists. A surrogate depends on the salt, the patient and the placeholder, so one person
-keeps one name through all notes of a patient, and another patient's same placeholder gets another.
+The kinds are those that public code for MIMIC-III lists; what stands around the `___` of MIMIC-IV tells its kind. A surrogate
+depends on the salt, the patient and the placeholder, so one person keeps one name through all notes of a patient, and another patient's
+same placeholder gets another.
 """
 
 import re
@@ -21,6 +22,21 @@ KINDS = (
     ("HOLIDAY", re.compile(r"holiday", re.I)),
     ("DATE", re.compile(r"date|month|year|day\b|^[\s/-]*\d[\s\d/-]*+$", re.I)),
 )
+BLANK = re.compile(r"(?<!_)___(?!_)")  # MIMIC-IV's; longer lines belong to forms
+AROUND = 40  # characters before and behind it that are looked at
+BEFORE_BLANK = (  # blanks and colons between aside
+    ("NAME", re.compile(r"\b(?:name|attending|dictated by|signed by|mrs?\.?|ms\.?|drs?\.?|md|miss)$", re.I)),
+    ("ID", re.compile(r"(?:\b(?:unit no|mrn|record number|number|no\.)|#)$", re.I)),
+    ("PHONE", re.compile(r"\b(?:phone|telephone|tel|fax|pager|beeper|call|call at)$", re.I)),
+    ("DATE", re.compile(r"\b(?:date|of birth|dob|admitted|discharged|on|since|until|dated|in|from)$", re.I)),
+    ("HOSPITAL", re.compile(r"\b(?:facility|hospital|presented to|transferred to|at)$", re.I)),
+    ("LOCATION", re.compile(r"\b(?:address|lives|resides|street|city)$", re.I)),
+)
+BEHIND_BLANK = (
+    ("AGE", re.compile(r"y/?o\b|y\.o\.|year", re.I)),
+    ("NAME", re.compile(r",? ?m\.?d\b", re.I)),
+    ("HOSPITAL", re.compile(r"(?:hospital|medical center|clinic|nursing home)\b", re.I)),
+)
 SURROGATES = {
     "NAME": "Adams Baker Carter Davis Evans Foster Garcia Hughes Irwin Jones Keller Lopez Meyer Nolan Owens Price Quinn Reyes Stone Turner",
     "HOSPITAL": "Lakeside Riverview Hillcrest Northgate Fairview Westbrook",
@@ -29,6 +45,16 @@ SURROGATES = {
     "HOLIDAY": "Thanksgiving Christmas Easter",
     "AGE": "90",
 }
+
+
+def kind_of_blank(text: str, start: int, end: int) -> str:
+    """Return the type of a `___` from the words around it; OTHER if they do not tell."""
+    behind = text[end : end + AROUND].lstrip(" \r\n\t-")
+    for name, pattern in BEHIND_BLANK:
+        if pattern.match(behind):
+            return name
+    before = text[max(0, start - AROUND) : start].rstrip(" \r\n\t:")
+    return next((name for name, pattern in BEFORE_BLANK if pattern.search(before)), "OTHER")
 
 
 def kind(content: str) -> str:
@@ -62,12 +88,23 @@ class Placeholders:
         parts, end = [], 0
         for start, after in placeholders(text):
             content = text[start + 3 : after - 3]
-            parts += [text[end:start], f"[{kind(content)}]" if self.mode == "type" else self._surrogate(content)]
+            parts += [text[end:start], self._replaced(kind(content), content)]
             end = after
+        return self._without_blanks("".join((*parts, text[end:])))
+
+    def _without_blanks(self, text: str) -> str:
+        parts, end = [], 0
+        for number, blank in enumerate(BLANK.finditer(text)):
+            name = kind_of_blank(text, *blank.span())
+            # Names and the like are one person's or place's by chance alone: a blank has no number by which it would be known again.
+            parts += [text[end : blank.start()], self._replaced(name, f"{name} {number}")]
+            end = blank.end()
         return "".join((*parts, text[end:]))
 
-    def _surrogate(self, content: str) -> str:
-        name = kind(content)
+    def _replaced(self, name: str, content: str) -> str:
+        """Return what stands for a placeholder of a kind."""
+        if self.mode == "type":
+            return f"[{name}]"
         number = hash64(self.key, content)
         if name == "DATE":
             written = re.search(r"\d{4}-\d", content)

@@ -16,20 +16,23 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
 from biomlm.core.errors import ConfigError
-from biomlm.corpus.readers.jats_body import body_sections, selected_sections
-from biomlm.corpus.readers.jats_references import cited, cut, ids
+from biomlm.corpus.readers.jats_body import TRANSLATION, body_sections, selected_sections
+from biomlm.corpus.readers.jats_references import cited, cut, ids, linked, reference_ids
 from biomlm.corpus.text.dates import date, earliest
-from biomlm.corpus.text.document import build, damaged
+from biomlm.corpus.text.document import DROPPED, RETRACTS, build, damaged
 from biomlm.inputs.streams import bare_name, opened
 from biomlm.inputs.tar import members
-from biomlm.inputs.xml import Cutter, parse, parser, text_of
+from biomlm.inputs.xml import Cutter, parse, parser, text_of, without_namespace
 
 Element = etree._Element
 
+CITATIONS = ("element-citation", "mixed-citation", "citation", "nlm-citation")
 ARTICLES = (".xml", ".nxml")
 PACKAGE = ".tar"
 HREF = "{http://www.w3.org/1999/xlink}href"
 CREATIVE = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)(?:/(\d\.\d))?", re.I)
+RELEASED = re.compile(r"(?<!\d)(20\d\d)-?([01]\d)-?([0-3]\d)(?!\d)")  # in a package's name: its date
+RETRACTED_TITLE = re.compile(r"\s*\[?(?:retracted|withdrawn)(?: article)?\]?\s*:", re.I)
 NAMED = re.compile(r"\bcc[\s-]?(by(?:[\s-](?:nc|nd|sa))*|0|zero)(?:[\s-]?v?(\d\.\d))?\b", re.I)
 
 
@@ -40,6 +43,7 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
         data_folder: Where the files are.
         tables: Include the cells of tables, a row as a block.
         xpath: Take only what this selects, such as `.//abstract | .//fig` (as EMBO's BioLang does), each match as a section.
+        translations: Keep translations that stand in an article, as documents of their own.
 
     Raises:
         ConfigError: The XPath cannot be read.
@@ -47,9 +51,11 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
 
     name = "JATS"
 
-    def __init__(self, data_folder: Any, tables: bool = False, xpath: str = "", **kwargs: Any):
+    def __init__(
+        self, data_folder: Any, tables: bool = False, xpath: str = "", translations: bool = False, **kwargs: Any
+    ):
         super().__init__(data_folder, **kwargs)
-        self.tables, self.xpath = tables, xpath
+        self.tables, self.xpath, self.translations = tables, xpath, translations
         try:
             etree.XPath(xpath or ".")
         except etree.XPathSyntaxError:
@@ -61,7 +67,7 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
             if bare_name(filepath).endswith(PACKAGE):
                 yield from self._package(stream, filepath)
             else:
-                yield from self._articles(stream, filepath)
+                yield from self._articles(stream, filepath, filepath)
 
     def _package(self, stream: IO[bytes], filepath: str) -> Iterator[Document]:
         last, has_article = "its start", False
@@ -72,25 +78,43 @@ class JatsReader(BaseDiskReader):  # type: ignore[misc]
                     yield damaged("pmc", filepath, f"after {last}, damaged package")
                 elif last.lower().endswith(ARTICLES):
                     has_article = True
-                    yield from self._articles(cast(IO[bytes], member), f"{filepath}/{last}")
+                    yield from self._articles(cast(IO[bytes], member), f"{filepath}/{last}", filepath)
         except (EOFError, zlib.error):
             yield damaged("pmc", filepath, f"after {last}, truncated or damaged package")
         else:
             if not has_article:
                 yield damaged("pmc", filepath, "no article in it")
 
-    def _articles(self, stream: IO[bytes], file: str) -> Iterator[Document]:
+    def _articles(self, stream: IO[bytes], file: str, package: str) -> Iterator[Document]:
         cutter, xml, number = Cutter("article"), parser(), 0
+        date_of_package = RELEASED.search(PurePosixPath(package).name)
+        released = int("".join(date_of_package.groups())) if date_of_package else 0
         for number, piece in enumerate(cutter.cut(stream), start=1):
             data, references = cut(piece.data)
-            root = None if piece.problem else parse(data, xml, cutter.encoding)
+            root = None if piece.problem else parse(data, xml, cutter.encoding, cutter.prefixes)
             if root is None:
                 yield damaged("pmc", file, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
             else:
                 fallback = f"text:{PurePosixPath(file).name}:{number - 1}"
-                yield article(root, references, fallback, self.tables, self.xpath)
+                document = article(without_namespace(root), references, fallback, self.tables, self.xpath)
+                for part in (document, *self._translations(root, document, references)):
+                    part.metadata["version"] = [_version(root), released]
+                    yield part
         if not number:
             yield damaged("pmc", file, "no article in it")
+
+    def _translations(self, root: Element, original: Document, references: list[str]) -> Iterator[Document]:
+        """Yield the translations that stand in an article, each as a document of its own."""
+        for number, part in enumerate(root.iterfind(f"sub-article[@article-type='{TRANSLATION}']"), start=1):
+            language = part.get("{http://www.w3.org/XML/1998/namespace}lang", "") or f"translation-{number}"
+            names = ("source", "pmid", "pmcid", "doi", "journal", "date", "year", "license", "retracted")
+            metadata: dict[str, Any] = {name: original.metadata[name] for name in names if name in original.metadata}
+            metadata |= {"article_type": TRANSLATION, "translation_of": original.id, "language": language, "links": []}
+            if not self.translations:
+                metadata[DROPPED] = TRANSLATION
+            yield build(
+                f"{original.id}:{language}", body_sections(part, self.tables, reference_ids(references)), metadata
+            )
 
 
 def article(root: Element, references: list[str], fallback: str, tables: bool, xpath: str = "") -> Document:
@@ -116,10 +140,38 @@ def article(root: Element, references: list[str], fallback: str, tables: bool, x
             metadata["date"], metadata["year"] = published, int(published[:4])
         if license := licence(meta):
             metadata["license"] = license
+    metadata |= _retraction(root)
     metadata["links"] = _links(root, references, own)
     id = f"pmcid:{own['pmcid']}" if "pmcid" in own else f"pmid:{own['pmid']}" if "pmid" in own else fallback
-    sections = selected_sections(root, xpath, tables) if xpath else body_sections(root, tables)
+    pointed_to = reference_ids(references) | set(filter(None, (item.get("id") for item in root.iter("ref"))))
+    sections = selected_sections(root, xpath, tables, pointed_to) if xpath else body_sections(root, tables, pointed_to)
     return build(id, sections, metadata)
+
+
+def _version(root: Element) -> int:
+    """Return the number of an article's version in PMC: `PMC123.2` is the second."""
+    for item in root.iterfind("front/article-meta/article-id[@pub-id-type='pmcid-ver']"):
+        number = (item.text or "").strip().rpartition(".")[2]
+        if number.isdecimal():
+            return int(number)
+    return 1
+
+
+def _retraction(root: Element) -> dict[str, Any]:
+    """Return whether an article is retracted, and what it retracts if it is such a notice."""
+    facts: dict[str, Any] = {}
+    title = root.find("front/article-meta/title-group/article-title")
+    if title is not None and RETRACTED_TITLE.match(text_of(title)):
+        facts["retracted"] = True
+    retracts: list[str] = []
+    for related in root.iterfind("front/article-meta/related-article"):
+        kind = related.get("related-article-type", "")
+        if kind == "retraction-forward":
+            facts["retracted"] = True
+        elif kind == "retracted-article":
+            names = ids([(related.get("ext-link-type", ""), related.get(HREF, ""))])
+            retracts += [f"{name}:{value}" for name, value in names.items()]
+    return facts | ({RETRACTS: retracts} if retracts else {})
 
 
 def _published(meta: Element) -> str:
@@ -161,10 +213,20 @@ def _ids(parent: Element, tag: str) -> dict[str, str]:
     return ids((item.get("pub-id-type", ""), item.text or "") for item in parent.iter(tag))
 
 
+def _cited_by(reference: Element) -> Iterator[dict[str, str]]:
+    """Yield the ids of a reference's citations, which its tree has."""
+    alternatives = next(reference.iter("citation-alternatives"), None) is not None
+    citations = [reference] if alternatives else list(reference.iter(*CITATIONS)) or [reference]
+    for citation in citations:
+        pairs = [(item.get("pub-id-type", ""), item.text or "") for item in citation.iter("pub-id", "object-id")]
+        links = [linked(item.get("ext-link-type", ""), item.get(HREF, "")) for item in citation.iter("ext-link")]
+        yield ids((*pairs, *links))
+
+
 def _links(root: Element, references: list[str], own: dict[str, str]) -> list[str]:
     """List what the article cites, in order, each once: a reference by its PMID, else its PMCID, else its DOI."""
     links: dict[str, None] = {}
-    for names in (*cited(references), *(_ids(reference, "pub-id") for reference in root.iter("ref"))):
+    for names in (*cited(references), *(names for reference in root.iter("ref") for names in _cited_by(reference))):
         kind = next((kind for kind in ("pmid", "pmcid", "doi") if kind in names), None)
         if kind and names[kind] != own.get(kind):
             links[f"{kind}:{names[kind]}"] = None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from biomlm.corpus.readers.boilerplate import is_notice
 from biomlm.corpus.readers.jats_callouts import CLOSE, OPEN, without_callouts
 from biomlm.inputs.xml import text_of
 
@@ -24,17 +25,25 @@ xref-group ref-list fn fn-group table-wrap-foot object-id alt-text long-desc per
 sec-meta email uri-list ref citation element-citation mixed-citation nlm-citation processing-meta related-article
 """
 LEFT_OUT = frozenset(_LEFT_OUT.split())
+CALLOUTS = frozenset(("bibr", "fn", "table-fn", "aff", "corresp", "author-notes"))
+NO_REFERENCES: frozenset[str] = frozenset()
+TRANSLATION = "translation"
 FORMULAS = frozenset(("disp-formula", "inline-formula", "alternatives"))
 
 
-def body_sections(root: Element, tables: bool) -> Iterator[Section]:
+def body_sections(root: Element, tables: bool, references: frozenset[str] = NO_REFERENCES) -> Iterator[Section]:
     """Yield title, abstracts, body, appendices, sub-articles and floating captions of an `article`.
 
     Args:
         root: The article.
         tables: Include the cells of tables, a row as a block.
+        references: Ids in the reference list, for call-outs that do not say what they are.
     """
-    walker = Walker(tables)
+    for path, blocks in _sections(root, Walker(tables, references)):
+        yield path, [block for block in blocks if not is_notice(block)]
+
+
+def _sections(root: Element, walker: "Walker") -> Iterator[Section]:
     yield from _front(root, walker)
     for part in root:
         if part.tag == "body":
@@ -45,14 +54,16 @@ def body_sections(root: Element, tables: bool) -> Iterator[Section]:
                     yield from walker.section(element, ())
         elif part.tag == "floats-group":
             yield from walker.children(part, ("Floats",))
-        elif part.tag in ("sub-article", "response"):
-            for path, blocks in body_sections(part, tables):
+        elif part.tag in ("sub-article", "response") and part.get("article-type") != TRANSLATION:
+            for path, blocks in _sections(part, walker):
                 yield f"{part.get('article-type', 'sub-article')} / {path}", blocks
 
 
-def selected_sections(root: Element, xpath: str, tables: bool) -> Iterator[Section]:
+def selected_sections(
+    root: Element, xpath: str, tables: bool, references: frozenset[str] = NO_REFERENCES
+) -> Iterator[Section]:
     """Yield what an XPath selects in an article, in document order, each element as a section named after its tag and number."""
-    walker = Walker(tables)
+    walker = Walker(tables, references)
     selected = root.xpath(xpath)
     elements = (
         [element for element in selected if isinstance(element, etree._Element)] if isinstance(selected, list) else []
@@ -70,7 +81,7 @@ def _front(root: Element, walker: "Walker") -> Iterator[Section]:
     if meta is not None:
         title = meta.find("title-group/article-title")
         if title is not None:
-            yield "Title", [walker.inline(title)]
+            yield "Title", [walker.inline(part) for part in (title, *meta.iterfind("title-group/subtitle"))]
         for abstract in meta.iterfind("abstract"):
             yield from walker.titled(abstract, (_abstract_name(abstract),))
         for abstract in meta.iterfind("trans-abstract"):
@@ -88,10 +99,11 @@ class Walker:
 
     Args:
         tables: Include the cells of tables.
+        references: Ids in the reference list.
     """
 
-    def __init__(self, tables: bool):
-        self.tables = tables
+    def __init__(self, tables: bool, references: frozenset[str] = NO_REFERENCES):
+        self.tables, self.references = tables, references
 
     def titled(self, element: Element, path: tuple[str, ...]) -> Iterator[Section]:
         """Yield an element whose path is given and whose own title, if any, is a heading."""
@@ -220,11 +232,15 @@ class Walker:
     def gather(self, element: Element, parts: list[str]) -> None:
         """Append the text of an inline element, not its tail."""
         tag = element.tag
+        if tag == "email":
+            parts += (OPEN, CLOSE)  # with brackets that hold nothing else
         if tag in LEFT_OUT or not isinstance(tag, str):
             return
         if tag in FORMULAS:
             parts.append(formula(element))
-        elif tag == "xref" and element.get("ref-type") in ("bibr", "fn", "table-fn", "aff", "corresp", "author-notes"):
+        elif tag == "xref" and (
+            element.get("ref-type") in CALLOUTS or not self.references.isdisjoint(element.get("rid", "").split())
+        ):
             parts += (OPEN, text_of(element), CLOSE)
         elif tag == "break":
             parts.append(" ")

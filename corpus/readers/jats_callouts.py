@@ -2,8 +2,9 @@
 
 A reader marks each call-out with two control characters; `without_callouts` then decides. Numbers go, with the brackets, separators and
 connecting words that only serve them: `as shown previously [1, 3–5].` → `as shown previously.` Names stay where they are part of the
-sentence (`Smith et al. (2010) showed`) and go where they stand in brackets of their own (`(Smith, 2010; Lee, 2011)`). Only the
-neighbourhood of a call-out is looked at, so the rest of the text cannot change.
+sentence (`Smith et al. (2010) showed`) and go where they stand in brackets of their own (`(Smith, 2010; Lee, 2011)`). Words that are left
+with nothing to point to go, too: `as described by [1].` → `as described.`, `In [1], mice were` → `Mice were`. Only the neighbourhood of a
+call-out is looked at, so the rest of the text cannot change.
 """
 
 import re
@@ -26,6 +27,17 @@ GLUE = (
 )
 GROUP = re.compile(rf"[(\[]{GLUE}{CALLOUT}(?:{GLUE}{CALLOUT})*{GLUE}[)\]]", re.I)
 NUMBERS = re.compile(rf"{NUMBER}(?:{JOINT}{NUMBER})*")
+_POINTING = r"(?:as|such|see|also|by|in|from|to|of|with|than|at|per|on|via|refs?|references?|e\.g|i\.e|cf|following|according|and|or)"
+START = "\3"  # stands before the first word of a text; no XML has it
+BEGINNING = rf"(?:{START}|(?<=[.!?] ))"
+# A sentence of its own, one that begins with such words, and such words anywhere else but there.
+ALONE = re.compile(rf"{BEGINNING}(?:see|see also|cf\.?|reviewed in) ?{GONE} ?\. ?", re.I)
+LEADING = re.compile(
+    rf"{BEGINNING}(?!see|refs?\b|references?)(?-i:(?=[A-Z]))(?:{_POINTING}\.?,? )++{GONE} ?,? ?([^\W\d_])", re.I
+)
+POINTING = re.compile(
+    rf"(?<![^ (\[{START}])(?!(?<=[.!?] )(?-i:[A-Z]))(?:(?:{_POINTING}\b\.?,? ){{1,20}}+|{_POINTING}\b\.?,?){GONE}", re.I
+)
 DEBRIS = re.compile(r" [,.;:!?)\]]|[(\[] ?[,;:.)\]]|[,;] ?[,;.)\]]|\. ?\.")
 HOLLOW = r"(?:[ ,;:.]|(?:see|also|e\.?g|i\.?e|cf|reviewed|reviews?|in|refs?|references?)\b)*"
 EMPTY = re.compile(rf" ?(?:\({HOLLOW}\)|\[{HOLLOW}\])")  # brackets with nothing but connecting words left in them
@@ -53,17 +65,23 @@ def without_callouts(text: str) -> str:
         left, right = max(done, start - BEFORE), min(len(text), stop + AFTER)
         if following >= 0:
             right = min(right, following)
-        parts += (text[done:left], _mended(text[left:right]))
+        parts += (text[done:left], _mended(text[left:right], left == 0))
         done, start = right, following
     return "".join((*parts, text[done:]))
 
 
-def _mended(text: str) -> str:
-    """Return a stretch of text around call-outs, without them."""
+def _mended(text: str, first: bool) -> str:
+    """Return a stretch of text around call-outs, without them; `first` if the text begins here."""
+    if first:
+        text = START + text
     if "(" in text or "[" in text:
-        text = GROUP.sub(GONE, text).replace(" " + GONE, "").replace(GONE, "")
+        text = GROUP.sub(GONE, text)
     if OPEN in text:
-        text = NUMBERS.sub(GONE, text).replace(" " + GONE, "").replace(GONE, "").replace(OPEN, "").replace(CLOSE, "")
+        text = NUMBERS.sub(GONE, text).replace(OPEN, "").replace(CLOSE, "")
+    if GONE in text:
+        text = LEADING.sub(lambda match: match[1].upper(), ALONE.sub("", text))
+        text = EMPTY.sub("", POINTING.sub(GONE, text).replace(" " + GONE, "").replace(GONE, ""))
+    text = text.replace(START, "")
     if not DEBRIS.search(text):
         return text
     text = OPENING.sub("", EMPTY.sub("", text))

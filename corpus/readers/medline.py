@@ -12,7 +12,14 @@ from biomlm.inputs.delimited import ENCODING
 from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, text_lines
 
 TAG = re.compile(r"^([A-Z]{2,4}) *- ?(.*)$")
-RELATED = {"RIN": "RetractionIn", "CON": "CommentOn", "EFR": "ErratumFor", "UOF": "UpdateOf", "ORI": "OriginalReportIn"}
+RELATED = {
+    "RIN": "RetractionIn",
+    "ROF": "RetractionOf",
+    "CON": "CommentOn",
+    "EFR": "ErratumFor",
+    "UOF": "UpdateOf",
+    "ORI": "OriginalReportIn",
+}
 CITED = re.compile(r"PMID: *([0-9]+)")
 
 Tags = dict[str, list[str]]

@@ -15,7 +15,7 @@ from biomlm.corpus.readers import medline
 from biomlm.corpus.readers.boilerplate import without_boilerplate
 from biomlm.corpus.readers.pubmed_fast import Section, scan
 from biomlm.corpus.text.dates import written
-from biomlm.corpus.text.document import build, damaged
+from biomlm.corpus.text.document import RETRACTS, build, damaged
 from biomlm.inputs.streams import bare_name, opened
 from biomlm.inputs.xml import Cutter, parse, parser, text_of
 
@@ -81,7 +81,7 @@ class PubMedReader(BaseDiskReader):  # type: ignore[misc]
             if record_facts is not None:
                 yield citation(record_facts)
                 continue
-            root = None if piece.problem else parse(piece.data, xml, cutter.encoding)
+            root = None if piece.problem else parse(piece.data, xml, cutter.encoding, cutter.prefixes)
             if root is None:
                 yield damaged("pubmed", filepath, f"byte {piece.at}, {piece.problem or 'ill-formed XML'}")
             elif root.tag == "DeleteCitation":
@@ -113,6 +113,8 @@ def citation(facts: dict[str, Any]) -> Document:
         kind == "RetractionIn" for kind, _ in related
     ):
         metadata["retracted"] = True
+    if retracts := [f"pmid:{pmid}" for kind, pmid in related if kind == "RetractionOf" and pmid]:
+        metadata[RETRACTS] = retracts
     links = dict.fromkeys(facts["cited"])
     links |= dict.fromkeys(pmid for kind, pmid in related if pmid and kind in CITING)
     links.pop(facts["pmid"], None)

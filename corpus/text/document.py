@@ -14,13 +14,16 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from biomlm.corpus.sources import BY_NAME
 from biomlm.inputs.search import find_text
-from biomlm.inputs.sentences import spans
+from biomlm.inputs.sentences import is_lower_case, spans
 
 DROPPED = "dropped"  # metadata key: why a document is put aside
 ENCODING = "encoding"  # metadata key: what the record was read as, where that is no Unicode
+UNIT = "unit"  # metadata key, on the way to the part only: what a document of a text file is
 PLACE = "place"  # metadata key, on the way to the output only: file and number of the record
 RETRACTED = "retracted"  # why such an article is dropped, if it is not wanted
+RETRACTS = "retracts"  # metadata key, on the way to the part only: `pmid:…`, `pmcid:…`, `doi:…` of articles that a notice takes back
 PROBLEM = "problem"  # metadata key: where the damage is; positions and kinds, never text
 
 INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\xad\u200b\u2060\ufeff\ufff9-\ufffb\ud800-\udfff]")
@@ -85,16 +88,24 @@ class AddSentences(PipelineStep):  # type: ignore[misc]
     def run(self, data: DocumentsPipeline, _rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Pass every document on, with its sentences."""
         for document in data:
-            document.metadata["sentences"] = sentences(document.text)
+            document.metadata["sentences"] = sentences(
+                document.text, edited=BY_NAME[document.metadata["source"]].articles
+            )
             yield document
 
 
-def sentences(text: str) -> list[tuple[int, int]]:
-    """Return the offsets of the sentences of a text whose blocks are lines."""
+def sentences(text: str, *, edited: bool = True) -> list[tuple[int, int]]:
+    """Return the offsets of the sentences of a text whose blocks are lines.
+
+    Args:
+        text: The text.
+        edited: Whether an editor saw it, as of articles: in notes and plain texts sentences may begin in lower case throughout.
+    """
+    lower_case = not edited and is_lower_case(text)
     offsets: list[tuple[int, int]] = []
     at = 0
     for line in text.split("\n"):
-        offsets += [(at + start, at + stop) for start, stop in spans(line)] if at else spans(line)
+        offsets += [(at + start, at + stop) for start, stop in spans(line, lower_case)]
         at += len(line) + 1
     return offsets
 
@@ -129,4 +140,7 @@ def without_lines(document: dict[str, Any], numbers: list[int]) -> None:
         sections.append((path, kept))
     rebuilt = build(document["id"], sections, {})
     document["text"] = rebuilt.text
-    meta["sections"], meta["sentences"] = rebuilt.metadata["sections"], sentences(rebuilt.text)
+    meta["sections"], meta["sentences"] = (
+        rebuilt.metadata["sections"],
+        sentences(rebuilt.text, edited=BY_NAME[meta["source"]].articles),
+    )

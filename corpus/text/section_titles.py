@@ -2,7 +2,7 @@
 
 A title that is not known may be anything, in a note a patient's name too: a line of capitals is a title only if it stands here, and no
 other title is printed or counted by name. The list follows the headings of MIMIC's discharge summaries and reports, of visit notes, and
-LOINC's names of document sections; its last lines are the headings of a plan by problems.
+LOINC's names of document sections. The headings of a plan by problems are titles before a colon only: `CAD` alone is a diagnosis.
 """
 
 
@@ -45,9 +45,10 @@ NOTE_TITLES = _listed(
     response|results|review of symptoms|review of systems|risk factors|ros|rr|secondary diagnoses|secondary diagnosis|service|sex history|
     sexual history|sh|skin|sleep|social|social history|spo2|studies|study|subjective|substance use|summary|surgical history|technique|
     temperature|test results|throat|transitional issues|treatment|treatment plan|triage|urinalysis|vital signs|vitals|vitals reviewed|
-    weight|wet read|work history|wound care|x-ray|xray|
-
-    access|afib|anemia|asthma|cad|chf|ckd|comm|communication|copd|delirium|diabetes|dispo|dm|dm2|dvt|esrd|fen|fever|gerd|heme|hiv|
+    weight|wet read|work history|wound care|x-ray|xray"""
+)
+PROBLEM_TITLES = _listed(
+    """access|afib|anemia|asthma|cad|chf|ckd|comm|communication|copd|delirium|diabetes|dispo|dm|dm2|dvt|esrd|fen|fever|gerd|heme|hiv|
     hld|htn|hyperlipidemia|hypertension|hypothyroidism|id|leukocytosis|lines|pneumonia|ppx|prophylaxis|pulm|sepsis|uti"""
 )
 ARTICLE_TITLES = _listed(
@@ -67,4 +68,4 @@ UNKNOWN = "other titles"
 def listed_title(title: str) -> str:
     """Return a title in the spelling of its list, so that it can be shown; `other titles` where no list has it."""
     name = " ".join(title.split()).rstrip(":.").lower()
-    return name.capitalize() if name in NOTE_TITLES or name in ARTICLE_TITLES else UNKNOWN
+    return name.capitalize() if name in NOTE_TITLES | PROBLEM_TITLES or name in ARTICLE_TITLES else UNKNOWN

@@ -229,10 +229,10 @@ def test_every_verb_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("verb", "base", "idle"),
     [
-        ("corpus build", "--out O --text T", "select.article_types select.licenses select.retracted tables xpath placeholders repeats "
-         "templates template_patients note_columns where.partition where.time where.memory"),
-        ("corpus build", "--out O --notes N", "select.article_types select.licenses select.retracted tables xpath where.partition "
-         "where.time where.memory"),
+        ("corpus build", "--out O --text T", "select.article_types select.licenses select.categories select.retracted tables xpath "
+         "translations placeholders repeats templates template_patients note_columns where.partition where.time where.memory"),
+        ("corpus build", "--out O --notes N", "text_unit select.article_types select.licenses select.retracted tables xpath "
+         "translations where.partition where.time where.memory"),
         ("tokenizer train", "--docs D --out O", "seed"),
         ("tokenizer compare", "--tokenizers T --docs D", "examples"),
         ("pretrain", "--shards S --out O", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power deepspeed.stage "

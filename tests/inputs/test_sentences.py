@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from biomlm.corpus.text.document import clean, sentences
-from biomlm.inputs.sentences import spans
+from biomlm.inputs.sentences import is_lower_case, spans
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,21 @@ from biomlm.inputs.sentences import spans
 def test_boundaries(marked: str) -> None:
     text = marked.replace("|", " ")
     assert "|".join(text[a:b] for a, b in spans(text)) == marked
+
+
+NURSING = (
+    "pt alert and oriented.|lungs clear bilat.|given lasix 20mg iv q. day.|u/o good.|dr. jones aware.|"
+    "plan: cont abx, dc home in a.m. if stable."
+)
+
+
+def test_notes_in_lower_case_have_sentences() -> None:
+    text = NURSING.replace("|", " ")
+    assert is_lower_case(text)
+    assert not is_lower_case("Lungs clear bilat. given lasix. He is stable. She saw dr. jones. The end.")
+    assert not is_lower_case("")
+    assert "|".join(text[a:b] for a, b in sentences(text, edited=False)) == NURSING
+    assert len(sentences(text)) == 1
 
 
 @given(st.text(st.sampled_from("aB1. \n[*]()é?!,"), max_size=80))

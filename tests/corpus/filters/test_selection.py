@@ -78,7 +78,7 @@ def test_the_same_article_and_the_same_text_count_once(tmp_path: Path, make: Any
     counts, found = run(tmp_path, "--pubmed", f"{tmp_path}/p.xml", "--pmc", f"{tmp_path}/*.nxml")
     assert [d["id"] for d in found] == ["pmid:8", "pmcid:PMC1"]
     assert counts["sources"]["pubmed"]["dropped"] == {"same article in PMC": 1, "same text": 1}
-    assert counts["sources"]["pmc"]["dropped"] == {"same id": 1}
+    assert counts["sources"]["pmc"]["dropped"] == {"superseded by a newer version": 1}
 
 
 def test_links_name_documents_and_the_graph_is_written(tmp_path: Path, make: Any, article: str) -> None:

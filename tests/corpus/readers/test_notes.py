@@ -11,6 +11,7 @@ from datatrove.data import Document
 
 from biomlm.core.cli import run as biomlm
 from biomlm.core.errors import DataError
+from biomlm.core.manifest import read_manifest
 from biomlm.corpus.documents import documents
 from biomlm.corpus.readers.deid_placeholders import Placeholders, kind
 from biomlm.corpus.readers.note_sections import joined, note_sections
@@ -73,6 +74,11 @@ def test_capitals_are_a_title_only_if_they_are_known() -> None:
     found = dict(note_sections(note))
     assert list(found) == ["Note", "CHIEF COMPLAINT", "PAST HISTORY", "FOO BAR"]
     assert "JANE ZEBRA DOE" in found["CHIEF COMPLAINT"]
+
+
+def test_a_problem_is_a_title_before_a_colon_only() -> None:
+    note = "PAST HISTORY\nCAD\nASA 81\nHIV\n\nCAD: on aspirin.\nHIV:\nstable"
+    assert [name for name, _ in note_sections(note)] == ["Note", "PAST HISTORY", "CAD", "HIV"]
 
 
 def test_any_columns_by_a_map(tmp_path: Path) -> None:
@@ -266,3 +272,38 @@ def test_notes_without_a_patient_are_said(tmp_path: Path, capsys: pytest.Capture
         assert biomlm(["corpus", "build", *notes, "--out", f"{tmp_path}/{patient}"]) == 0
         line = next(line for line in capsys.readouterr().out.splitlines() if "without a patient" in line)
         assert line.split()[-1] == counted
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("Name:  ___   Unit No:   ___", "Name: [NAME] Unit No: [ID]"),
+        ("Admission Date:  ___", "Admission Date: [DATE]"),
+        ("Date of Birth:  ___   Sex:   F", "Date of Birth: [DATE] Sex: F"),
+        ("She saw Dr. ___ at ___ Hospital.", "She saw Dr. [NAME] at [HOSPITAL] Hospital."),
+        ("___ year old man, ___ yo", "[AGE] year old man, [AGE] yo"),
+        ("Please call ___ with ___.", "Please call [PHONE] with [OTHER]."),
+        ("Signature: ____________ and a__b", "Signature: ____________ and a__b"),
+    ],
+)
+def test_the_blanks_of_mimic_iv_are_typed_by_what_stands_around_them(text: str, typed: str) -> None:
+    assert " ".join(Placeholders("type", "k").replace(text).split()) == typed
+    assert Placeholders("keep", "k").replace(text) == text
+    assert ("___" in Placeholders("surrogate", "k").replace(text)) == ("____" in text)
+
+
+def test_categories_select_notes_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = ["Discharge summary", "discharge  summary ", "Nursing", ""]
+    lines = "".join(f'{i},{i},{kind},"This is note number {i} of them."\n' for i, kind in enumerate(kinds))
+    (tmp_path / "n.csv").write_text(f"ROW_ID,SUBJECT_ID,CATEGORY,TEXT\n{lines}")
+    (tmp_path / "t.txt").write_text("This text has no category at all.")
+    out = tmp_path / "docs"
+    words = ["corpus", "build", "--text", f"{tmp_path}/t.txt", "--out", str(out), "--valid_fraction", "0"]
+    chosen = ["--select.categories", "Discharge summary"]
+    assert biomlm([*words, "--notes", f"{tmp_path}/n.csv", *chosen]) == 0
+    sources = read_manifest(out, "corpus build").counts["sources"]
+    assert sources["notes"]["dropped"] == {"another category": 2}
+    assert (sources["notes"]["kept"], sources["text"]["kept"]) == (2, 1)
+    capsys.readouterr()
+    assert biomlm([*words, *chosen]) == 2
+    assert "--notes" in capsys.readouterr().err

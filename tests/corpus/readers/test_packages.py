@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+import re
 import tarfile
 from pathlib import Path
 
@@ -51,3 +52,34 @@ def test_a_reference_list_without_an_end_stays(front: bytes) -> None:
     """At byte 10 it was found again and again."""
     data = front + b"<ref-list><ref/></article>"
     assert cut(data) == (data, [])
+
+
+MATH = '<inline-formula><mml:math><mml:mi>x</mml:mi></mml:math></inline-formula> <ext-link xlink:href="http://x">site</ext-link>'
+DECLARED = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+MML = "xmlns:mml='http://www.w3.org/1998/Math/MathML'"
+
+
+@pytest.mark.parametrize(
+    ("outer", "own"),
+    [
+        ("", f"{DECLARED} {MML}"),
+        ("", f'{DECLARED} {MML} xmlns="https://jats.nlm.nih.gov/ns/archiving/1.3/"'),
+        (f"<pmc-articleset {DECLARED} {MML}>", ""),
+        (
+            f'<OAI-PMH {DECLARED} {MML} xmlns="http://www.openarchives.org/OAI/2.0/"><record>',
+            'xmlns="http://jats.nlm.nih.gov"',
+        ),
+        ("<!DOCTYPE article SYSTEM 'JATS-archivearticle1.dtd'>", ""),
+        ("<!DOCTYPE article SYSTEM 'JATS-archivearticle1.dtd'>", DECLARED),
+    ],
+    ids=["plain", "default", "on a set", "OAI", "by the DTD", "one by the DTD"],
+)
+def test_namespaces_wherever_they_are_declared(outer: str, own: str, tmp_path: Path, article: str) -> None:
+    text = article.format(pmid=7, pmcid=1).replace("They were", f"They {MATH} were")
+    closing = "".join(f"</{name}>" for name in reversed(re.findall(r"<([A-Za-z][\w-]*)", outer)))
+    (tmp_path / "a.xml").write_text(outer + text.replace(DECLARED, own) + closing)
+    (document,) = JatsReader(str(tmp_path)).read_file("a.xml")
+    assert "They x site were weighed daily." in document.text
+    assert document.id == "pmcid:PMC1"
+    assert document.metadata["links"] == ["pmid:11", "doi:10.1/abc"]
+    assert document.metadata["license"] == "cc-by-4.0"

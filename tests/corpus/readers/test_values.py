@@ -146,7 +146,7 @@ def test_articles_without_ids_and_other_texts_of_one_article(tmp_path: Path, art
     (tmp_path / "3" / "PMC9.xml").write_text(article.format(pmid=9, pmcid=9).replace("daily", "weekly"))
     counts, found = built(tmp_path, "--pmc", str(tmp_path))
     assert [d["id"] for d in found] == ["pmcid:PMC9", "text:article.xml:0", "text:article.xml:0@2/article.xml:1"]
-    assert counts["sources"]["pmc"]["dropped"] == {"another text of the same article": 1}
+    assert counts["sources"]["pmc"]["dropped"] == {"superseded by a newer version": 1}
 
 
 def test_texts_in_cp1252_are_read_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
