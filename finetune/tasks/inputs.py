@@ -17,7 +17,7 @@ def text_windows(ids: Sequence[int], special: SpecialIds, max_length: int, overl
 
 
 def pair_windows(
-    a: Sequence[int], b: Sequence[int], special: SpecialIds, max_length: int, overlap: int, *, segments: bool
+    a: Sequence[int], b: Sequence[int], special: SpecialIds, *, max_length: int, overlap: int, segments: bool
 ) -> list[list[int]]:
     """Cut a pair into windows: each of `a` with each of `b`. A text that fits half of the room is never cut."""
     between = [special.eos] if segments else [special.eos, special.eos]

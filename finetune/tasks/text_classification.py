@@ -113,7 +113,8 @@ class TextTask(ABC):
         ids = [self.tokenizer.encode(text) for text in texts]
         if len(ids) == 1:
             return text_windows(ids[0], self.tokenizer.ids, self.max_length, self.overlap)
-        return pair_windows(ids[0], ids[1], self.tokenizer.ids, self.max_length, self.overlap, segments=self.segments)
+        sizes = {"max_length": self.max_length, "overlap": self.overlap}
+        return pair_windows(ids[0], ids[1], self.tokenizer.ids, **sizes, segments=self.segments)
 
     def units(self, records: Sequence[Labelled], values: Sequence[G]) -> Sequence[G]:  # noqa: ARG002
         """Return the values: every record is scored by itself."""

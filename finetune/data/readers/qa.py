@@ -147,6 +147,7 @@ def read_columns(
     paths: Sequence[Path],
     fold: str,
     dropped: Dropped,  # noqa: ARG001
+    *,
     columns: Columns,
     labelling: Labelling,
 ) -> list[Labelled]:

@@ -196,7 +196,7 @@ def test_options_that_do_not_apply_are_refused(
 def test_pairs_keep_every_token(a: int, b: int, max_length: int, data: st.DataObject) -> None:
     first, second = list(range(100, 100 + a)), list(range(1000, 1000 + b))
     segments = data.draw(st.booleans())
-    found = pair_windows(first, second, SPECIAL, max_length, max_length // 4, segments=segments)
+    found = pair_windows(first, second, SPECIAL, max_length=max_length, overlap=max_length // 4, segments=segments)
     seen = {token for ids in found for token in ids}
     assert seen >= {*first, *second}
     assert all(len(ids) <= max_length for ids in found)
