@@ -1,4 +1,4 @@
-"""The one way every room reads a MODEL: a run folder of ours, a Hugging Face folder, a fairseq checkpoint; distinguished by content."""
+"""The one way every room reads a MODEL, of any of `convert.formats.registry`'s formats; they are told apart by content."""
 
 import hashlib
 import sys

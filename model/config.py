@@ -1,4 +1,4 @@
-"""The encoder's shape, by name or in numbers."""
+"""The encoder's size, by name or in numbers, and its shape, of which `model.shapes` has the features."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

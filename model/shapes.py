@@ -1,4 +1,6 @@
-"""The encoder's shapes: one row of features each. All else asks for a feature, and nothing for a shape's name.
+"""The encoder's shapes, RoBERTa's, BERT's and others: one row of features each. Sizes such as `base` are in `model.config`.
+
+All else asks for a feature, and nothing for a shape's name.
 
 A shape is added by a row here and one in `convert.names.hf_architectures` (docs/extending.md). No torch is imported: `--help` reads this.
 """

@@ -1,8 +1,9 @@
 """What keeps a run of days from being lost to one bad batch.
 
-A step whose loss or gradient is not finite, or whose gradient is far larger than usual, does not move the weights. After several such
-steps in a row the weights themselves are suspected: the run goes back to the last checkpoint before them and steps over their
-batches. All decisions follow from numbers that every rank has alike, and from state that checkpoints hold, so a resumed run decides alike.
+A step whose loss or gradient is not finite, or whose gradient is far larger than usual, does not move the weights (DeepSpeed's ZeRO
+clips a large one and moves them: docs/engines.md). After several such steps in a row the weights themselves are suspected: the run
+goes back to the last checkpoint before them and steps over their batches. All decisions follow from numbers that every rank has alike,
+and from state that checkpoints hold, so a resumed run decides alike.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Write checkpoints by a thread while the training goes on.
+"""Write checkpoints by a thread while the training goes on; what is in one is in `Trainer._checkpoint` and `Engine.state_tensors`.
 
 The loop waits only until its tensors are copied to the host's memory (and for the save before, if that is still running). On several
 ranks each may write its own rows into one folder, coordinated by files alone, and rank 0 renames it when every part is there.

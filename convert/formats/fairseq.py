@@ -1,6 +1,7 @@
 """fairseq's RoBERTa checkpoints, 0.6 to 0.12 and its forks: read from `.pt`, written so that the real fairseq loads them, 0.10 as well.
 
-`convert.names.fairseq` has the names of the tensors, `convert.names.fairseq_settings` those of the settings.
+`convert.names.fairseq` has the names of the tensors, `convert.names.fairseq_settings` those of the settings. It is recognised last, as
+whatever file no other format knows; reading refuses the rest.
 """
 
 import errno

@@ -1,4 +1,6 @@
-"""The formats of checkpoints by name, in the order in which a path is asked whether it is one; nothing else compares these names.
+"""The formats of checkpoints by name; nothing else compares these names.
+
+A path is asked whether it is one in this order: of a folder first, then of a single file (`convert.load`).
 
 A format is a module with a `FORMAT` (see `convert.formats.base`) and a row here (docs/extending.md). No torch is imported: `--help`
 reads this.

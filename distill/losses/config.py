@@ -1,4 +1,4 @@
-"""The parts of a distillation's loss: the weight of each, and how it is learnt."""
+"""The parts of a distillation's loss: the weight of each, and how it is learnt; `distill.objective` sums them."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Compute the distillation losses of predictions and of hidden states.
+"""Compute the distillation losses of predictions, and the distances that those of hidden states take.
 
 Shape suffixes: see `biomlm.model.packed`; u teacher width.
 """

@@ -81,7 +81,7 @@ class Task(Protocol[R, G]):
 
     @property
     def scorer(self) -> Scorer[G]:
-        """Its metric."""
+        """Its metric, which also selects the best epoch."""
 
     def examples(self, records: Sequence[R]) -> list[list[Example]]:
         """Build for each record what the model reads for it, in order."""

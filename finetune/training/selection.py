@@ -1,4 +1,7 @@
-"""The rule of fine-tuning: a development score after every epoch, and the weights of the best one."""
+"""The rule of fine-tuning: a development score after every epoch, and the weights of the best one.
+
+Which score that is each task decides, by its `scorer` in `finetune/tasks/` (a table of them is in docs/finetune.md).
+"""
 
 import time
 from collections.abc import Mapping, Sequence

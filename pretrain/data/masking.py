@@ -216,7 +216,7 @@ def _at_most(most: int, chosen_t: Bools, places_t: I64, lengths: npt.NDArray[np.
 def corrupt(
     config: MlmConfig, ids_t: I64, positions_m: I64, places_t: I64, *, key: int, mask_id: int, pieces: I64
 ) -> I64:
-    """Make the ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (defaults).
+    """Make the ids that the model sees: of the chosen tokens 80% `<mask>`, 10% a random piece, 10% as they are (`MlmConfig`'s defaults).
 
     Args:
         config: The shares.

@@ -135,7 +135,8 @@ class Engine(ABC):
 
         Args:
             sums: This rank's shares of the step's means, summed over its micro-batches.
-            accept: Is asked once, with figures that every rank has alike.
+            accept: Is asked once, with figures that every rank has alike. ZeRO moves the weights and clips in one call, so there it is
+                asked afterwards, and `StepResult.moved` says what happened.
         """
         norm = self._norm()
         figures, size = self._read(sums, norm)
@@ -181,7 +182,10 @@ class Engine(ABC):
 
     @abstractmethod
     def state_tensors(self) -> Groups:
-        """Return all that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank."""
+        """Return all that a checkpoint holds: whole on rank 0, or this rank's rows if the engine is `sharded`; called on every rank.
+
+        The optimizer's own are in `Optimizer.tensors`, but for ZeRO, which gathers them itself.
+        """
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside the tensors."""

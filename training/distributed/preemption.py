@@ -1,4 +1,7 @@
-"""SIGTERM and SIGUSR1 as requests to stop: the step is finished and a checkpoint written; the exit code is 75."""
+"""Note SIGTERM and SIGUSR1 as requests to stop, of one process as of many.
+
+`Trainer._after_step` finishes the step, saves and raises `core.errors.StoppedError`, whose exit code is 75.
+"""
 
 import signal
 import threading
