@@ -24,9 +24,7 @@ def device_of(run: str | Path, precision: Precision, world: World) -> Device:
     """
     if precision != "auto":
         return choose(precision)
-    begun = world.broadcast(_kept(Path(run)) if world.is_main else None)
-    if begun is None:
-        return choose(world.broadcast(choose("auto").precision if world.is_main else None))
+    begun = world.broadcast(_begun(Path(run)) if world.is_main else None)
     try:
         return choose(begun)
     except ConfigError as error:
@@ -37,10 +35,16 @@ def device_of(run: str | Path, precision: Precision, world: World) -> Device:
         ) from None
 
 
-def _kept(run: Path) -> Any:
-    """Return the precision that a run was begun in; None for a new one, or one of an earlier version."""
-    manifest: dict[str, Any] = read_json(run / NAME) if (run / NAME).is_file() else {}
-    return manifest.get("resolved", {}).get("precision")
+def _begun(run: Path) -> Any:
+    """Return the precision that a run was begun in, or this machine's for a new one.
+
+    Earlier versions kept none; their `auto` was never fp16.
+    """
+    chosen = choose("auto").precision
+    if not (run / NAME).is_file():
+        return chosen
+    manifest: dict[str, Any] = read_json(run / NAME)
+    return manifest.get("resolved", {}).get("precision") or ("fp32" if chosen == "fp16" else chosen)
 
 
 def keep(run: Path, record: Manifest, world: World, *, device: Device, kernels: str) -> None:

@@ -61,7 +61,11 @@ def test_a_machine_without_it_is_refused_in_two_lines(tmp_path: Path, monkeypatc
     assert "Tesla V100 has no bf16" in first
     assert "start anew" in second
     assert device_of(tmp_path, "fp32", ALONE).precision == "fp32"
-    assert device_of(tmp_path / "new", "auto", ALONE).precision == "fp32"
+    assert device_of(tmp_path / "new", "auto", ALONE).precision == "fp16"
+    write_json(tmp_path / "old" / "manifest.json", {"stage": "pretrain"})
+    assert device_of(tmp_path / "old", "auto", ALONE).precision == "fp32", (
+        "what auto was on a V100 when that run was begun"
+    )
 
 
 def test_a_folder_of_an_earlier_version_takes_what_the_machine_has(

@@ -116,7 +116,7 @@ def test_an_archive_that_climbs_links_or_bombs_is_refused(one_golden: Path, tmp_
         "a sparse file": sparse,
         "a" * 80: tarfile.TarInfo("a" * 300),
         f"../{outside.name}": tarfile.TarInfo(f"../{outside.name}"),
-        str(outside): tarfile.TarInfo(str(outside)),
+        str(tmp_path): tarfile.TarInfo(str(outside)),  # a long name may be shown in part
         "is a link": link,
     }
     for said, member in cases.items():

@@ -272,9 +272,20 @@ strike uri math"""
 INLINE = _INLINE.split()
 
 
+NOTICE = re.compile(
+    r"Click here for additional|Electronic supplementary material$|(Below (is|are)|The online version|The Supplementary|Supplementary "
+    r"(information|data|material)).{0,120}(available|found|contains supplementary|link to)",
+    re.I | re.S,
+)
+
+
 def running_text(root: Any) -> list[str]:
-    """The independent extraction: all text nodes of titles, abstracts, body, appendices and floating captions."""
+    """The independent extraction: all text nodes of titles, abstracts, body, appendices and floating captions.
+
+    Without what is no text of the article: links into its list of references, of whatever type, and paragraphs of the publisher.
+    """
     parts: list[str] = []
+    references = set(root.xpath("//ref/@id | //ref//*/@id"))
 
     def walk(element: Any) -> None:
         name = etree.QName(element).localname
@@ -286,8 +297,10 @@ def running_text(root: Any) -> list[str]:
             "corresp",
             "author-notes",
         )
+        into_references = name == "xref" and bool(references & set(element.get("rid", "").split()))
         equation = name == "label" and element.getparent().tag == "disp-formula"
-        if name in LEFT_OUT or callout or equation:
+        notice = name in ("p", "title") and NOTICE.match("".join(element.itertext()).strip())
+        if name in LEFT_OUT or callout or into_references or equation or notice:
             return
         if name == "math":
             parts.append(
