@@ -301,6 +301,8 @@ def yaml_errors(path: Path, remedy: str) -> Iterator[None]:
         raise ConfigError(f"cannot read it ({error.strerror})", file=path, remedy=remedy) from None
     except UnicodeDecodeError:
         raise ConfigError("this is not UTF-8 text", file=path, remedy=remedy) from None
+    except RecursionError:
+        raise ConfigError("this is nested too deep", file=path, remedy=remedy) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else None
@@ -319,30 +321,42 @@ def _check_yaml(path: Path, known: dict[str, Any]) -> None:
     _check_mapping(root, "", path, known)
 
 
-def refuse_doubles(node: yaml.Node | None, path: Path, prefix: str = "", outer: tuple[yaml.Node, ...] = ()) -> None:
-    """Refuse a mapping that has a key twice, of which YAML's readers would take the last without a word, or that holds itself.
+MOST_NODES = 100_000  # of a YAML file with its aliases written out
+
+
+def refuse_doubles(root: yaml.Node | None, path: Path) -> None:
+    """Refuse a mapping that has a key twice, of which YAML's readers would take the last without a word, dotted or nested.
 
     Raises:
-        ConfigError: One does.
+        ConfigError: One does, or the file holds itself, or comes to too much with its aliases written out.
     """
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return
-    line = f"line {node.start_mark.line + 1}"
-    if any(node is each for each in outer):
-        raise ConfigError("this holds itself", file=path, record=line, remedy="Take its *alias out of it.")
-    outer = (*outer, node)
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            refuse_doubles(item, path, prefix, outer)
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if name in seen:
-            line = f"line {key.start_mark.line + 1}"
-            raise ConfigError(f"`{name}` stands twice", file=path, record=line, remedy="Keep one of the two.")
-        seen.add(name)
-        refuse_doubles(value, path, f"{name}.", outer)
+    nodes = 0
+
+    def walk(node: yaml.Node | None, prefix: str, outer: tuple[yaml.Node, ...], seen: set[str]) -> None:
+        nonlocal nodes
+        nodes += 1
+        if node is None or isinstance(node, yaml.ScalarNode):
+            return
+        line = f"line {node.start_mark.line + 1}"
+        if any(node is each for each in outer):
+            raise ConfigError("this holds itself", file=path, record=line, remedy="Take its *alias out of it.")
+        if nodes > MOST_NODES:
+            problem = f"with its aliases written out this has over {MOST_NODES:,} values"
+            raise ConfigError(problem, file=path, record=line, remedy="Take the *aliases out of it.")
+        outer = (*outer, node)
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                walk(item, prefix, outer, set())
+            return
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if name in seen:
+                line = f"line {key.start_mark.line + 1}"
+                raise ConfigError(f"`{name}` stands twice", file=path, record=line, remedy="Keep one of the two.")
+            seen.add(name)
+            walk(value, f"{name}.", outer, seen)
+
+    walk(root, "", (), set())
 
 
 def _check_mapping(node: yaml.MappingNode, prefix: str, path: Path, known: dict[str, Any]) -> None:

@@ -83,6 +83,8 @@ FLEETS = {
     )
 }
 
+MOST_NODES = 100_000
+
 
 def find(name: str) -> Fleet:
     """Find a fleet by its name; `4 x a100-80gb` is four nodes of it.
@@ -92,8 +94,10 @@ def find(name: str) -> Fleet:
     """
     count, _, kind = name.rpartition("x ") if "x " in name else ("", "", name)
     fleet = FLEETS.get(kind.strip())
-    if fleet is None or (count.strip() and not count.strip().isdigit()):
+    number = count.strip()
+    wrong = "x " in name and not (number.isascii() and number.isdigit() and 0 < int(number) <= MOST_NODES)
+    if fleet is None or wrong:
         names = ", ".join(FLEETS)
         raise ConfigError(f"there is no fleet {name}", remedy=f"Choose one of {names}; `4 x v100-32gb` is four nodes.")
-    nodes = int(count) if count.strip() else 1
+    nodes = int(number) if number else 1
     return Fleet(**{**vars(fleet), "nodes": nodes})

@@ -35,6 +35,7 @@ from biomlm.launch.variables import Need, fill, settle
 
 OUTPUTS = ("out", "dst", "page")  # the options of all verbs that name what they write
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+SHOWING = {"help", "print_config"}  # options that print something and do nothing
 NAME_AND_PATH = re.compile(r"[\w-]+=(.+)")
 
 
@@ -161,6 +162,9 @@ def _stage(
             f"stage {name}: `minutes` must be a positive number", "Give the minutes that it takes."
         )
     args = entries["args"]
+    if shown := args.entries.keys() & SHOWING:
+        option = min(shown)
+        raise args.entries[option].refused(f"stage {name}: `{option}` is no option of a stage", "Take it out.")
     if fleet is not None and VERBS[verb].gpus == "all":
         args = merge(_without_places(_options(fleet, args, values), entry.place), args)
     filled = fill(args, values)
@@ -230,6 +234,10 @@ def _paths(
                 if path in (output, *output.parents) or output in path.parents
             ]
             reads |= dict.fromkeys(makers)
+            if option == "out" and (same := [s.name for s in earlier if path in s.outputs]):
+                raise args.entries[option].refused(
+                    f"stage {name} has the `out` of stage {same[0]}", "Give it one of its own."
+                )
             if makers or path == out:
                 continue
             if option not in OUTPUTS:

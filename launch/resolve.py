@@ -161,8 +161,12 @@ def _lay(document: Document, patch: Value) -> None:
     entries.pop("smoke", None)
     entries.pop("extends", None)
     removed = entries.pop("remove", None)
+    gone: dict[str, Place] = {}
     for entry in removed.items if removed else ():
+        if entry.text in gone:
+            raise entry.refused(f"stage {entry.text} is removed twice", "Name it once.")
         _remove(document, entry)
+        gone[entry.text] = entry.place
     stages = entries.pop("stages", None)
     named: set[str] = set()
     for stage in stages.items if stages else ():
@@ -173,6 +177,9 @@ def _lay(document: Document, patch: Value) -> None:
         if name in named:
             raise stage.refused(f"a stage cannot be named `{name}`", "Use a name that no other stage has.")
         named.add(name)
+        if name in gone and "verb" not in stage.entries:
+            problem = f"stage {name} is changed here, and {gone[name]} removes it"
+            raise stage.refused(problem, "Keep one of the two, or give a `verb` for a new stage.")
         _lay_stage(document, name, stage)
     for key, value in entries.items():
         if key == "vars":

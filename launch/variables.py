@@ -170,6 +170,8 @@ def fill(value: Value, values: Mapping[str, Any]) -> Any:
     if not isinstance(value.data, str):
         return value.data
     values = {**values, "recipe": str(value.place.file.parent)}
+    if "${" in VARIABLE.sub("", value.data):
+        raise value.refused("a variable is not closed", "Write ${NAME}.")
     for name in VARIABLE.findall(value.data):
         if name not in values:
             close = difflib.get_close_matches(name, values, n=1, cutoff=0.5)

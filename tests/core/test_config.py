@@ -221,6 +221,16 @@ def test_a_shipped_configuration_is_found_by_its_name(tmp_path: Path, monkeypatc
     assert config.parse(PretrainConfig, [*base, "--config", "gatortron-345m"], prog="biomlm pretrain").steps == 3
 
 
+def test_yaml_that_would_fill_the_memory_or_the_stack_is_refused(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+    )
+    for text, problem in ((bomb, "with its aliases written out"), ("src: " + "[" * 1500, "nested too deep")):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            parse("--config", str(tmp_path / "a.yaml"))
+
+
 def test_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("src: s\noptim: &a\n  lr: *a\n")
     with pytest.raises(ConfigError, match=r"a.yaml \(line 2\): this holds itself"):

@@ -154,6 +154,12 @@ def test_variables_keep_their_kind(tmp_path: Path) -> None:
         ("extends: parent.yaml\nstages:\n- {name: model, config: bio-lm-bas}", "mine", 3, "Did you mean bio-lm-base?"),
         ("extends: parent.yaml\nstages:\n- {name: model, args: {seed: 'a${sources}'}}", "mine", 3, "is a list"),
         ("a: &a [*a]", "mine", 1, "holds itself"),
+        ("extends: parent.yaml\nremove: [shards]\nstages:\n- {name: shards, args: {}}", "mine", 4, "stage shards is changed here"),
+        ("extends: parent.yaml\nstages:\n- {name: model, args: {out: '${out'}}", "mine", 3, "a variable is not closed"),
+        ("extends: parent.yaml\nstages:\n- {name: model, args: {out: '${out}/shards'}}", "mine", 3, "has the `out` of stage shards"),
+        ("extends: parent.yaml\nremove: [shards, shards]", "mine", 2, "removed twice"),
+        ("extends: parent.yaml\nstages:\n- {name: model, args: {optim.lr: 1, optim: {lr: 2}}}", "mine", 3, "args.optim.lr` stands twice"),
+        ("extends: parent.yaml\nstages:\n- {name: model, args: {print_config: true}}", "mine", 3, "no option of a stage"),
         ("extends: parent.yaml\nstages:\n- <<: 3", "mine", 3, "not valid YAML"),
     ],
 )  # fmt: skip

@@ -13,7 +13,15 @@ from biomlm.core.fleet import FLEETS, find
 def test_a_fleet_is_named_by_its_gpus_and_nodes() -> None:
     assert find("v100-16gb") == FLEETS["v100-16gb"]
     assert find("4 x a100-80gb").size == 32
-    for wrong in ("v100", "many x v100-16gb", "x"):
+    for wrong in (
+        "v100",
+        "many x v100-16gb",
+        "x",
+        "x v100-16gb",
+        "0 x v100-16gb",
+        "9" * 20 + " x v100-16gb",
+        "٣ x v100-16gb",
+    ):
         with pytest.raises(ConfigError, match="there is no fleet"):
             find(wrong)
 
