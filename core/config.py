@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import tempfile
 import types
 import typing
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from biomlm.core import option_names
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import _default_of, former_names, require_numbers, without_effect
 from biomlm.core.files import write_text
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PACKAGE = Path(__file__).parents[1]
+WHOLE = (int, int | None)
 OWN_FLAGS = {"config", "print_config", "help"}
 
 
@@ -226,7 +229,7 @@ def _regular(argv: Sequence[str], known: dict[str, Any], positionals: Sequence[s
                 continue
             waiting.pop(0)
         name, equals, value = word.partition("=")
-        if equals and _is_list(known.get(name[2:])):
+        if equals and (_is_list(known.get(name[2:])) or known.get(name[2:]) in WHOLE):
             word, rest = name, [value, *rest]
         kind = known.get(word[2:])
         values: list[str] = []
@@ -240,9 +243,15 @@ def _regular(argv: Sequence[str], known: dict[str, Any], positionals: Sequence[s
             rest = values + rest
             yield f"{word}=true"
         elif values:
-            yield f"{word}={values[0]}"
+            yield f"{word}={_whole(values[0]) if kind in WHOLE else values[0]}"
         else:
             yield word
+
+
+def _whole(text: str) -> str:
+    """Write out a whole number in powers of ten, as people type it: 1e6, 2.5e5."""
+    number = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?[eE]\+?[0-9]{1,2}", text) else 0.5
+    return str(int(number)) if number.is_integer() else text
 
 
 def _gathered(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
@@ -280,7 +289,7 @@ def _check_keys(argv: list[str], known: dict[str, Any]) -> None:
                 f"`{word}` belongs to no option", remedy="Options start with --; quote a value with blanks in it."
             )
         if name[2:].rstrip("+") not in known.keys() | OWN_FLAGS:
-            raise ConfigError(f"there is no option {name}", remedy=_nearest(name[2:], known, "--"))
+            raise ConfigError(f"there is no option {name}", remedy=option_names.remedy(name[2:], known, "--"))
         if name in lists:
             raise ConfigError(
                 f"{name} is given twice, and the first would not count",
@@ -364,18 +373,17 @@ def _check_mapping(node: yaml.MappingNode, prefix: str, path: Path, known: dict[
         name = f"{prefix}{key_node.value}"
         if name not in known:
             line = f"line {key_node.start_mark.line + 1}"
-            raise ConfigError(f"there is no key `{name}`", file=path, record=line, remedy=_nearest(name, known, ""))
+            raise ConfigError(
+                f"there is no key `{name}`", file=path, record=line, remedy=option_names.remedy(name, known, "")
+            )
         if is_dataclass(known[name]) and isinstance(value_node, yaml.MappingNode):
             _check_mapping(value_node, f"{name}.", path, known)
 
 
-def _nearest(name: str, known: dict[str, Any], dashes: str) -> str:
-    """The key that was probably meant: compare whole names first, then last parts."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [
-        k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
-    ]
-    return f"Did you mean {dashes}{close[0]}?" if close else "See --help for all of them."
+KINDS = {"<class 'int'>": "whole number", "<class 'float'>": "number", "<class 'str'>": "text", "Parser key": "option"}
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.replace("Parser key", "option").split()).rstrip(".")
+    for type_name, word in KINDS.items():
+        message = message.replace(type_name, word)
+    return " ".join(message.split()).rstrip(".")

@@ -235,3 +235,15 @@ def test_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("src: s\noptim: &a\n  lr: *a\n")
     with pytest.raises(ConfigError, match=r"a.yaml \(line 2\): this holds itself"):
         parse("--config", str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(("typed", "value"), [("1e3", 1000), ("2.5E5", 250_000), ("1e+2", 100), ("12", 12)])
+def test_whole_numbers_in_powers_of_ten(typed: str, value: int) -> None:
+    assert parse("--src", "s", "--out", "o", "--limit", typed).limit == value
+    assert parse("--src", "s", "--out", "o", f"--limit={typed}").limit == value
+
+
+@pytest.mark.parametrize("typed", ["1.5", "15e-1", "1.55e1", "ten"])
+def test_what_is_no_whole_number_is_refused(typed: str) -> None:
+    with pytest.raises(ConfigError, match="whole number"):
+        parse("--src", "s", "--out", "o", "--limit", typed)
