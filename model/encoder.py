@@ -16,7 +16,7 @@ from biomlm.model.kernels.attention import attention
 from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
 from biomlm.model.kernels.dropout import Dropout
 from biomlm.model.kernels.linear import Linear, linear
-from biomlm.model.packed import Packed, round_to_bucket
+from biomlm.model.packed import Packed, rows_for
 from biomlm.model.rotary import rotary_table, rotate
 
 SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp16 can hold
@@ -136,9 +136,9 @@ class Encoder(nn.Module):
         """
         tokens = len(packed.input_ids_t)
         wanted = tokens if rows_m is None else len(rows_m)
-        if packed.input_ids_t.device.type == "cpu":
-            packed = packed.pad_to_bucket()
-            rows_m = None if rows_m is None else F.pad(rows_m, (0, round_to_bucket(len(rows_m)) - len(rows_m)))
+        packed = packed.pad_to_bucket()
+        if rows_m is not None:
+            rows_m = F.pad(rows_m, (0, rows_for(wanted, rows_m.device) - wanted))
         positions_t = packed.position_ids_t
         tables = self._rotary(positions_t)
         hidden = [self._embed(packed, positions_t)]
@@ -228,11 +228,9 @@ class MaskedLM(EncoderModel):
 
         `slope` is as in `linear_cross_entropy`.
         """
-        on_cpu = labels_m.device.type == "cpu"
-        if on_cpu:
-            missing = round_to_bucket(len(labels_m)) - len(labels_m)
+        if missing := rows_for(len(labels_m), labels_m.device) - len(labels_m):
             hidden_mh, labels_m = F.pad(hidden_mh, (0, 0, 0, missing)), F.pad(labels_m, (0, missing), value=NO_LABEL)
-        if on_cpu or len(labels_m) * self.config.vocab_size > LARGE:
+        if labels_m.device.type == "cpu" or len(labels_m) * self.config.vocab_size > LARGE:
             decoder = self.encoder.word_embeddings.weight, self.head.bias
             return linear_cross_entropy(self.head.transform(hidden_mh), *decoder, labels_m, slope=slope)
         return cross_entropy(self.logits(hidden_mh), labels_m)

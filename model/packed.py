@@ -24,6 +24,14 @@ def round_to_bucket(n: int) -> int:
     return max(-(-n // step), 1) * step
 
 
+TILE = 64  # rows: tensor cores multiply whole tiles, and 16-bit rows whose number is no multiple of 8 far more slowly
+
+
+def rows_for(n: int, device: torch.device) -> int:
+    """Return how many rows n are computed as on a device: on a CPU one of few sizes, elsewhere whole tiles."""
+    return round_to_bucket(n) if device.type == "cpu" else max(-(-n // TILE), 1) * TILE
+
+
 @dataclass(frozen=True)
 class Packed:
     """A batch of sequences laid end to end.
@@ -73,9 +81,9 @@ class Packed:
         return self._of_sequences(first_b) + self.position_ids_t
 
     def pad_to_bucket(self) -> "Packed":
-        """Append padding sequences up to a size of `round_to_bucket`; their outputs are to be ignored."""
+        """Append padding sequences up to a size of `rows_for`; their outputs are to be ignored."""
         tokens = len(self.input_ids_t)
-        missing = round_to_bucket(tokens) - tokens
+        missing = rows_for(tokens, self.input_ids_t.device) - tokens
         if not missing:
             return self
         whole, rest = divmod(missing, self.max_seqlen)

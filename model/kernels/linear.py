@@ -96,6 +96,8 @@ def _weight_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tu
 class Linear(nn.Linear):
     """`nn.Linear` for inputs [t, h]."""
 
+    lent: tuple[Tensor, Tensor | None] | None = None  # weight and bias as `model.half_weights` lends them
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute [t, h] → [t, outputs]."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias) if self.lent is None else linear(x, *self.lent)

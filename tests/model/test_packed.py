@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
-from biomlm.model.packed import Packed, pack, round_to_bucket
+from biomlm.model.packed import Packed, pack, round_to_bucket, rows_for
 
 PRODUCTS = ("linear", "mm", "bmm", "addmm")
 
@@ -32,6 +32,26 @@ def test_a_size_is_little_more(n: int) -> None:
 def test_sizes_are_few() -> None:
     sizes = [len({round_to_bucket(n) for n in range(top // 2 + 1, top + 1)}) for top in (512, 2048, 8192, 1 << 17)]
     assert sizes == [16, 64, 64, 64]
+
+
+def test_an_accelerator_multiplies_whole_tiles() -> None:
+    """Of rows too that the head runs on; a CPU's sizes are others."""
+    meta, cpu = torch.device("meta"), torch.device("cpu")
+    assert [rows_for(n, meta) for n in (0, 1, 64, 65, 32_700)] == [64, 64, 64, 128, 32_704]
+    assert [rows_for(n, cpu) for n in (1, 65, 32_700)] == [16, 80, 32_768]
+    with meta:
+        model = model_of(max_positions=512).train()
+        packed = Packed(torch.empty(700, dtype=torch.int64), (300, 400))
+        rows_m = torch.empty(100, dtype=torch.int64)
+    model.encoder.use_attention("padded")
+    rows = list[int]()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    states = model.encoder(packed, rows_m)[-1]
+    model.masked_loss(states, rows_m)
+    assert len(states) == 100
+    assert set(rows) == {704, 128}
 
 
 SEQUENCES = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23, 24, 25, 26, 27]]

@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from biomlm.core.checkpoint import Groups
 from biomlm.core.errors import CheckpointError
+from biomlm.model.compute import DTYPES
+from biomlm.model.half_weights import HalfWeights
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.optimizer import Optimizer
 from biomlm.training.distributed.engine import Engine, LossModule
@@ -29,17 +31,32 @@ class DDPEngine(Engine):
 
     def __init__(self, loss: LossModule, world: World, optim: OptimConfig, steps: int):
         super().__init__(loss, world)
+        self.half = HalfWeights(self.model, DTYPES[self.device.precision]) if self._casts else None
         self.wrapped = self._wrap()
         self.trained = self.loss.trained()
         self.optimizer = Optimizer(self.trained, loss.model.config.num_hidden_layers, optim, steps)
+
+    @property
+    def _casts(self) -> bool:
+        """Whether whole float32 weights are there to be cast."""
+        return self.device.precision != "fp32" and not self.sharded
 
     def _wrap(self) -> nn.Module:
         """Return the module that forward passes go through."""
         return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
+    def begin(self, step: int, timed: bool) -> None:
+        """See `Engine.begin`."""
+        super().begin(step, timed)
+        self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        if self.half is not None:
+            self.half.forget()
+
     def backward(self, batch: MicroBatch, totals: LossDenominators, weight: float, last: bool) -> dict[str, Tensor]:
         """See `Engine.backward`."""
-        with self._synchronised(last):
+        with self._synchronised(last), nullcontext() if self.half is None else self.half.lent():
             scale = self.scaled()
             terms = self.wrapped(batch, totals)
             if last:
@@ -56,6 +73,7 @@ class DDPEngine(Engine):
         return self.optimizer.norm(self.factor)
 
     def _move(self, norm: Tensor) -> float:
+        self._forget_copies()
         return self.optimizer.update(self.at, norm)
 
     def zero_grad(self) -> None:
