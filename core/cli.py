@@ -116,7 +116,10 @@ def run(argv: Sequence[str]) -> int:
             print(errors.told(error), file=sys.stderr)
             return 1
         return _say(
-            prog, f"{error.filename or 'output'}: {error.strerror}.\n{DISK_ERRORS[error.errno]}", error, verbose
+            prog,
+            f"{errors.printable(str(error.filename or 'output'))}: {error.strerror}.\n{DISK_ERRORS[error.errno]}",
+            error,
+            verbose,
         )
     except SystemExit as stop:
         if stop.code == TemporaryError.exit_code:

@@ -77,18 +77,35 @@ def parse(
         ConfigError: An unknown key, a missing or ill-typed value, an option without effect, or a combination that the class refuses.
         SystemExit: After `--help` and `--print_config`.
     """
-    known = keys(cls)
-    former = former_names(cls)
-    argv = list(_config_files(argv, cls.__module__.partition(".")[2].partition(".")[0]))
-    with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
-        argv = list(_regular(_gathered(_renamed(argv, former, Path(scratch)), known), known, positionals))
-        _check_keys(argv, known)
-        config = _parsed(cls, argv, prog=prog, example=example, first=first)
+    with _known_words(cls, argv, positionals) as words:
+        config = _parsed(cls, words, prog=prog, example=example, first=first)
     if not as_it_was:
         require_numbers(config, "")
         for name, needs in without_effect(config):
             raise ConfigError(f"--{name} has no effect here: it needs {needs}", remedy=f"Leave out {name}.")
     return config
+
+
+def check_keys(cls: type, argv: Sequence[str]) -> None:
+    """Refuse options that a configuration class does not have, whatever their values.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    with _known_words(cls, argv, ()):
+        pass
+
+
+@contextmanager
+def _known_words(cls: type, argv: Sequence[str], positionals: Sequence[str]) -> Iterator[list[str]]:
+    """Give the command line as jsonargparse reads it, all its options known; copies of YAML files with former names live as long."""
+    known = keys(cls)
+    former = former_names(cls)
+    argv = list(_config_files(argv, cls.__module__.partition(".")[2].partition(".")[0]))
+    with tempfile.TemporaryDirectory() if former else nullcontext("") as scratch:
+        words = list(_regular(_gathered(_renamed(argv, former, Path(scratch)), known), known, positionals))
+        _check_keys(words, known)
+        yield words
 
 
 def _parsed(cls: type[T], argv: Sequence[str], *, prog: str, example: str, first: Sequence[str]) -> T:

@@ -35,7 +35,7 @@ class UserError(ValueError):
     def __init__(self, problem: str, *, file: str | Path | None = None, record: str | int | None = None, remedy: str):
         self.problem, self.file, self.record, self.remedy = problem, file, record, remedy
         where = "" if file is None else f"{file}: " if record is None else f"{file} ({record}): "
-        super().__init__(f"{where}{problem}.\n{remedy}")
+        super().__init__(f"{printable(where + problem)}.\n{printable(remedy)}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
@@ -43,6 +43,11 @@ class UserError(ValueError):
     def anew(self) -> "UserError":
         """Make the same error without the traceback and the causes of this one."""
         return _again(type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
+
+
+def printable(text: str) -> str:
+    """Write line ends, and what else a terminal may not show, as escapes: a file's name may hold any of it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _again(cls: type[UserError], problem: str, rest: dict[str, Any]) -> UserError:

@@ -37,6 +37,7 @@ OUTPUTS = ("out", "dst", "page")  # the options of all verbs that name what they
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 SHOWING = {"help", "print_config"}  # options that print something and do nothing
 NAME_AND_PATH = re.compile(r"[\w-]+=(.+)")
+STAGE_VERBS = [verb for verb in VERBS if verb != "adapt" and not verb.startswith("launch")]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Stage:
         slurm: What its batch job wants that others do not.
         expect: What must be true of its output.
         options: Dotted option, and `slurm.NAME` → where its value stands.
+        only_at_smoke: At full scale, its `smoke` and `expect`: they have no effect, and are checked.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Stage:
     slurm: dict[str, Any] = field(default_factory=dict)
     expect: Value | None = None
     options: Mapping[str, Place] = field(default_factory=dict)
+    only_at_smoke: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def words(self) -> list[str]:
@@ -124,6 +127,9 @@ def read(name: str, out: str, scale: str = "full", variables: Iterable[str] = ()
     document = resolve(file, scale)
     folder = Path(out or default_out(name, scale))
     folder = Path.cwd() if folder == Path() else folder
+    for path in (file, folder):
+        if not str(path).isprintable():
+            raise ConfigError("a name with a line end, or what else cannot be shown", file=path, remedy="Rename it.")
     values, needs = settle(document, variables, folder)
     stages: list[Stage] = []
     for entry in document.stages.values():
@@ -147,14 +153,15 @@ def _stage(
     name, verb = (str(entries[key].plain) if key in entries else "" for key in ("name", "verb"))
     if not STAGE_NAME.fullmatch(name):
         raise entry.refused(f"a stage cannot be named `{name}`", "Use a name of a-z, 0-9, - and _.")
-    if verb not in VERBS or verb == "adapt" or verb.startswith("launch"):
-        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        raise entry.refused(
-            f"stage {name}: there is no verb `{verb}`", f"Did you mean {close[0]}?" if close else "See biomlm."
-        )
+    if verb not in STAGE_VERBS:
+        close = difflib.get_close_matches(verb, STAGE_VERBS, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]}?" if close else f"Stages have the verbs {', '.join(STAGE_VERBS)}."
+        raise entry.refused(f"stage {name}: there is no verb `{verb}` for a stage", hint)
+    only_at_smoke = document.only_at_smoke.get(name, {})
+    for key, part in (entries | only_at_smoke).items():
+        if key in ("slurm", "expect") and not isinstance(part.data, dict):
+            raise part.refused(f"stage {name}: `{key}` must be a mapping", "Write `name: value` lines.")
     slurm, expect = entries.get("slurm"), entries.get("expect")
-    if not all(part is None or isinstance(part.data, dict) for part in (slurm, expect)):
-        raise entry.refused(f"stage {name}: `slurm` and `expect` are mappings", "Write `name: value` lines.")
     named = {f"slurm.{key}": value.place for key, value in (slurm.entries if slurm else {}).items()}
     minutes = entries["minutes"].plain if "minutes" in entries else 1
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
@@ -180,6 +187,7 @@ def _stage(
         slurm=slurm.plain if slurm else {},
         expect=expect,
         options={option: value.place for option, value in args.leaves()} | named,
+        only_at_smoke=only_at_smoke,
     )
 
 
@@ -227,6 +235,10 @@ def _paths(
             path = Path(word)
             if path != out and out not in path.parents:
                 continue
+            if ".." in path.parts[len(out.parts) :]:
+                raise args.entries[option].refused(
+                    f"stage {name}: `..` in a path under ${{out}}", "Write the path without it."
+                )
             makers = [
                 s.name
                 for s in earlier

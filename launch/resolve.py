@@ -29,7 +29,8 @@ from biomlm.launch.sourced import Place, Value, load, merge
 SHIPPED = Path(__file__).parent / "recipes"
 PATCH_KEYS = ("vars", "inputs", "remove", "stages")
 RECIPE_KEYS = ("description", "extends", "published", *PATCH_KEYS, "smoke")
-STAGE_KEYS = ("name", "verb", "config", "args", "smoke", "minutes", "slurm", "expect", "before", "after")
+SMOKE_KEYS = ("smoke", "expect")  # of a stage, which have an effect at smoke scale alone
+STAGE_KEYS = ("name", "verb", "config", "args", *SMOKE_KEYS, "minutes", "slurm", "before", "after")
 
 
 def shipped() -> dict[str, Path]:
@@ -82,12 +83,14 @@ class Document:
         entries: Top-level keys other than `stages`.
         stages: Name → stage, in the order in which they run.
         removed: The stages that are no longer there, with the place that removes or replaces each.
+        only_at_smoke: Name → the stage's `smoke` and `expect` at full scale, where neither has an effect.
     """
 
     files: list[Path]
     entries: dict[str, Value] = field(default_factory=dict)
     stages: dict[str, Value] = field(default_factory=dict)
     removed: list[tuple[Value, Place]] = field(default_factory=list)
+    only_at_smoke: dict[str, dict[str, Value]] = field(default_factory=dict)
 
 
 def resolve(file: Path, scale: str) -> Document:
@@ -110,6 +113,9 @@ def resolve(file: Path, scale: str) -> Document:
                 _lay(document, root.entries["smoke"])
     if not document.stages:
         raise chain[0].refused("a recipe needs a list `stages`", "`biomlm launch show demo` shows one.")
+    if scale != "smoke":
+        for name, stage in document.stages.items():
+            document.only_at_smoke[name] = {key: stage.entries[key] for key in SMOKE_KEYS if key in stage.entries}
     document.stages = {name: _settled(stage, scale) for name, stage in document.stages.items()}
     return document
 
@@ -120,10 +126,12 @@ def _chain(file: Path) -> Iterator[Value]:
     while True:
         root = load(file, "Give a recipe in YAML.")
         if not isinstance(root.data, dict):
-            raise root.refused("a recipe is a mapping with `stages`", "`biomlm launch show demo` shows one.")
+            raise root.refused("a recipe must be a mapping with `stages`", "`biomlm launch show demo` shows one.")
         _check_keys(root, RECIPE_KEYS, "")
+        _check_stages(root)
         if "smoke" in root.entries:
             _check_keys(root.entries["smoke"], PATCH_KEYS, " in `smoke`")
+            _check_stages(root.entries["smoke"])
         yield root
         seen.append(file.resolve())
         if "extends" not in root.entries:
@@ -155,6 +163,23 @@ def _check_keys(value: Value, known: tuple[str, ...], of: str) -> None:
             raise entry.refused(f"there is no key `{key}`{of}", hint)
 
 
+def _check_stages(patch: Value) -> None:
+    """Refuse what no stage says, and a name that two have."""
+    named: set[str] = set()
+    for stage in patch.entries["stages"].items if "stages" in patch.entries else ():
+        if not isinstance(stage.data, dict):
+            raise stage.refused("a stage must be a mapping", "Give it a name and a verb.")
+        _check_keys(stage, STAGE_KEYS, " in a stage")
+        name = _name_in(stage)
+        if name in named:
+            raise stage.refused(f"a stage cannot be named `{name}`", "Use a name that no other stage has.")
+        named.add(name)
+
+
+def _name_in(stage: Value) -> str:
+    return stage.entries["name"].text if "name" in stage.entries else ""
+
+
 def _lay(document: Document, patch: Value) -> None:
     """Lay a recipe, or its `smoke`, over what its parents came to."""
     entries = dict(patch.entries)
@@ -168,15 +193,8 @@ def _lay(document: Document, patch: Value) -> None:
         _remove(document, entry)
         gone[entry.text] = entry.place
     stages = entries.pop("stages", None)
-    named: set[str] = set()
     for stage in stages.items if stages else ():
-        if not isinstance(stage.data, dict):
-            raise stage.refused("a stage is a mapping", "Give it a name and a verb.")
-        _check_keys(stage, STAGE_KEYS, " in a stage")
-        name = stage.entries["name"].text if "name" in stage.entries else ""
-        if name in named:
-            raise stage.refused(f"a stage cannot be named `{name}`", "Use a name that no other stage has.")
-        named.add(name)
+        name = _name_in(stage)
         if name in gone and "verb" not in stage.entries:
             problem = f"stage {name} is changed here, and {gone[name]} removes it"
             raise stage.refused(problem, "Keep one of the two, or give a `verb` for a new stage.")
@@ -236,7 +254,7 @@ def _check_kinds(below: Value | None, above: Value) -> None:
     for name, value in above.entries.items():
         if below is not None and name in below.entries and kind(below.entries[name]) != kind(value):
             wanted = kind(below.entries[name])
-            raise value.refused(f"variable {name} is {wanted}, and not {kind(value)}", f"Give {wanted}.")
+            raise value.refused(f"variable {name} must be {wanted}, and not {kind(value)}", f"Give {wanted}.")
 
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
@@ -247,7 +265,7 @@ def kind(variable: Value) -> str:
     if isinstance(variable.data, dict):
         return kind(variable.entries["default"]) if "default" in variable.entries else KINDS[str]
     if type(variable.data) not in KINDS:
-        raise variable.refused("a variable is text, a number, true or false, or a list", "Give it a value.")
+        raise variable.refused("a variable must be text, a number, true or false, or a list", "Give it a value.")
     return KINDS[type(variable.data)]
 
 
@@ -255,18 +273,14 @@ def _settled(stage: Value, scale: str) -> Value:
     """Make the stage whose `config` lies under its `args`, and whose `smoke` over them at that scale."""
     entries = dict(stage.entries)
     config, smoke = entries.pop("config", None), entries.pop("smoke", None)
-    for key in (
-        "before",
-        "after",
-        *(() if scale == "smoke" else ("expect",)),
-    ):  # what is expected is said of smoke scale
+    for key in ("before", "after", *(() if scale == "smoke" else ("expect",))):
         entries.pop(key, None)
     args = entries.get("args") or Value({}, stage.place)
     for part in (args, smoke):
         if part is not None and not isinstance(part.data, dict):
             name = entries["name"].plain if "name" in entries else ""
             raise part.refused(
-                f"stage {name}: `args` and `smoke` are mappings of options", "Write `option: value` lines."
+                f"stage {name}: `args` and `smoke` must be mappings of options", "Write `option: value` lines."
             )
     if config is not None:
         args = merge(_configuration(config, entries.get("verb")), args)
@@ -280,6 +294,10 @@ def _configuration(config: Value, verb: Value | None) -> Value:
     name = config.text
     if name.endswith(".yaml"):
         path = config.place.file.parent / name
+        if not path.is_file():
+            raise config.refused(
+                f"there is no file {path}", "Name a .yaml file beside the recipe, or a shipped configuration."
+            )
     else:
         known = VERBS.get(verb.text) if verb else None
         if known is None:
@@ -287,5 +305,5 @@ def _configuration(config: Value, verb: Value | None) -> Value:
         try:
             path = shipped_config(name, known.room)
         except ConfigError as error:
-            raise config.refused(error.problem, error.remedy) from None
+            raise config.refused(f"there is no configuration `{name}`", error.remedy) from None
     return load(path, "Name a configuration that is shipped, or a .yaml file beside the recipe.")

@@ -57,7 +57,7 @@ class Value:
             ConfigError: It is no mapping.
         """
         if not isinstance(self.data, dict):
-            raise self.refused("this is a mapping of names to values", "Write `name: value` lines.")
+            raise self.refused("this must be a mapping of names to values", "Write `name: value` lines.")
         return self.data
 
     @property
@@ -68,7 +68,7 @@ class Value:
             ConfigError: It is no list.
         """
         if not isinstance(self.data, list):
-            raise self.refused("this is a list", "Write `- item` lines, or [a, b].")
+            raise self.refused("this must be a list", "Write `- item` lines, or [a, b].")
         return self.data
 
     @property
@@ -79,7 +79,7 @@ class Value:
             ConfigError: It is a list, a mapping or nothing.
         """
         if isinstance(self.data, (dict, list)) or self.data is None:
-            raise self.refused("this is one word or sentence", "Write it behind the colon.")
+            raise self.refused("this must be one word or sentence", "Write it behind the colon.")
         return str(self.data)
 
     @property

@@ -75,18 +75,37 @@ def settle(document: Document, given: Iterable[str], out: Path) -> tuple[dict[st
         if name in BUILT_IN:
             raise variable.refused(f"`{name}` is no name for a variable", f"Use others than {', '.join(BUILT_IN)}.")
         kind(variable)
-    chosen = dict(_given(document, declared, given))
+    chosen: dict[str, Value | None] = {name: _default(variable) for name, variable in declared.entries.items()}
+    chosen |= _given(document, declared, given)
+    for name in chosen:
+        _settle(name, chosen, values, ())
     needs: list[Need] = []
     for name, variable in declared.entries.items():
-        need = variable.data if isinstance(variable.data, dict) else None
-        value = chosen.get(name, (need.get("default") if need is not None else variable))
-        values[name] = f"<{name}>" if value is None else fill(value, values)
-        if need is not None:
-            needs += _needs(variable, values, name, None if value is None else values[name])
+        if isinstance(variable.data, dict):
+            needs += _needs(variable, values, name, None if chosen[name] is None else values[name])
     inputs = document.entries.get("inputs")
     for value in inputs.items if inputs else ():
         needs += _needs(value, values)
     return values, needs
+
+
+def _default(variable: Value) -> Value | None:
+    return variable.data.get("default") if isinstance(variable.data, dict) else variable
+
+
+def _settle(name: str, chosen: Mapping[str, Value | None], values: dict[str, Any], behind: tuple[str, ...]) -> None:
+    """Give a variable its value, and first those that it names; one that nobody has given a value stands for its own name."""
+    value = chosen[name]
+    if name in values or value is None:
+        values.setdefault(name, f"<{name}>")
+        return
+    for other in VARIABLE.findall(" ".join(str(leaf.plain) for _, leaf in value.leaves())):
+        if other in (*behind, name):
+            circle = " → ".join((*behind, name, other)[(*behind, name).index(other) :])
+            raise value.refused(f"variables name each other in a circle: {circle}", "Let one of them stand alone.")
+        if other in chosen:
+            _settle(other, chosen, values, (*behind, name))
+    values[name] = fill(value, values)
 
 
 def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterator[tuple[str, Value]]:
@@ -96,7 +115,11 @@ def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterato
         if name in seen:
             raise ConfigError(f"--var gives {name} twice", file=document.files[0], remedy="Keep one of the two.")
         seen.add(name)
-        if not equals or name not in declared.entries:
+        if not equals and name in declared.entries:
+            raise ConfigError(
+                f"`--var {name}` gives no value", file=document.files[0], remedy=f"Write --var {name}=VALUE."
+            )
+        if name not in declared.entries:
             names = ", ".join(declared.entries) or "none"
             problem = f"the recipe has no variable for `--var {word}`"
             raise ConfigError(problem, file=document.files[0], remedy=f"It has: {names}.")
@@ -108,7 +131,9 @@ def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterato
         if wanted == KINDS[float] and type(value.data) is int:
             value = Value(float(value.data), variable.place)
         if kind(value) != wanted:
-            raise variable.refused(f"`--var {word}`: {name} is {wanted}", f"Give {wanted}, such as {variable.plain}.")
+            raise variable.refused(
+                f"`--var {word}`: {name} must be {wanted}", f"Give {wanted}, such as {variable.plain}."
+            )
         yield name, value
 
 

@@ -111,7 +111,7 @@ def planned(recipe: Recipe) -> str:
         return DASH
     fleet = find(recipe.published["fleet"])
     recipe = read(recipe.name, "o", fleet=fleet)
-    rows = [rows for _, rows in plan.estimates(recipe, fleet, plan.PlanConfig.vocab_size)]
+    rows = [rows for _, rows in plan.estimates(recipe, plan.check(recipe), fleet, plan.PlanConfig.vocab_size)]
     if any("no estimate" in each for each in rows):
         return f"not known without its start model ({fleet.name})"
     return f"{sum(int(str(each['GPU-hours'])) for each in rows if 'GPU-hours' in each):,} ({fleet.name})"

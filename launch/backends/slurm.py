@@ -18,7 +18,7 @@ from biomlm.core.fields import only, require_positive
 from biomlm.core.files import read_json, write_json, write_text
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.base import Backend, Batch
-from biomlm.launch.recipe import Recipe, Stage
+from biomlm.launch.recipe import Recipe, Stage, strings
 from biomlm.launch.resolve import KINDS
 
 JOBS = "jobs.json"
@@ -64,6 +64,9 @@ class SlurmConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "nodes", "tasks", "cpus", "grace", prefix="slurm.")
+        for name in ("partition", "cpu_partition", "account", "time", "memory", "prefix", "extra"):
+            if any(not word.isprintable() for word in strings(getattr(self, name))):
+                raise ConfigError(f"slurm.{name} has a line end in it", remedy="A batch script has a line for each.")
         if self.arrays and self.prefix:
             raise ConfigError(
                 "slurm.arrays and slurm.prefix exclude each other: behind a prefix there is no sbatch",
@@ -86,7 +89,9 @@ class SlurmConfig:
                 raise stage.refused(f"there is no `slurm.{name}`", f"There are {', '.join(sorted(known))}.")
             wanted = type(getattr(self, name))
             if type(value) is not wanted:
-                raise stage.refused(f"`slurm.{name}` is {value!r}, and must be {KINDS[wanted]}", "Mend it.")
+                raise stage.refused(
+                    f"`slurm.{name}` is {value!r}, and must be {KINDS[wanted]}", f"Give {KINDS[wanted]}."
+                )
         try:
             return replace(self, **stage.slurm)
         except ConfigError as error:

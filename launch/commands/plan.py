@@ -14,8 +14,9 @@ from biomlm.core.errors import ConfigError, DataError, UserError
 from biomlm.core.fields import only, require_positive
 from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
-from biomlm.core.verbs import VERBS, Verb
+from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.local import shown
+from biomlm.launch.backends.slurm import SlurmConfig
 from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 
@@ -46,18 +47,40 @@ class PlanConfig:
             object.__setattr__(self, "scale", "full")
 
 
-def check(recipe: Recipe) -> None:
-    """Check the options of every stage, before the first one is run.
+def check(recipe: Recipe) -> list[Any]:
+    """Check every stage's options, and what it says for batch jobs and for smoke scale, before the first one is run.
+
+    Returns:
+        The configuration of each stage.
 
     Raises:
         ConfigError: A verb refuses its options; the message names the recipe's line.
     """
-    for stage in recipe.stages:
-        expectations.require_known(stage)
+    unset = [need.variable for need in recipe.needs if need.variable and not need.path]
+    return [_checked(stage, unset) for stage in recipe.stages]
+
+
+def _checked(stage: Stage, unset: list[str]) -> Any:
+    verb = VERBS[stage.verb]
+    expectations.require_known(stage)
+    SlurmConfig().of(stage)
+    smoke = stage.only_at_smoke.get("smoke")
+    for option, value in smoke.leaves() if smoke else ():
         try:
-            parsed(stage, VERBS[stage.verb])
+            configuration.check_keys(verb.config, [f"--{option}={value.plain}"])
         except ConfigError as error:
-            raise stage.refused(error.problem, error.remedy) from None
+            raise value.refused(f"stage {stage.name}: {error.problem}", error.remedy) from None
+    try:
+        return parsed(stage)
+    except ConfigError as error:
+        name = next((name for name in unset if f"<{name}>" in error.problem), None)
+        raise stage.refused(error.problem, f"Give it: --var {name}=VALUE." if name else error.remedy) from None
+
+
+def parsed(stage: Stage) -> Any:
+    """Parse a stage's configuration."""
+    verb, words = VERBS[stage.verb], stage.words[len(stage.verb.split()) :]
+    return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)
 
 
 def takes_override(stage: Stage) -> bool:
@@ -104,7 +127,7 @@ def run(config: PlanConfig) -> None:
     """Check a recipe and print its stages."""
     fleet = find(config.fleet) if config.fleet else None
     recipe = read(config.recipe, config.out, config.scale, config.var, fleet)
-    check(recipe)
+    configs = check(recipe)
     width = None if sys.stdout.isatty() else 160
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
     console.print(f"{recipe.name} ({config.scale}): {recipe.description}\n")
@@ -113,15 +136,18 @@ def run(config: PlanConfig) -> None:
         stages.add_row(name, command, after, f"{stage.minutes:g}")
     console.print(stages)
     if fleet is not None:
-        for stage, rows in estimates(recipe, fleet, config.vocab_size):
+        for stage, rows in estimates(recipe, configs, fleet, config.vocab_size):
             summary(f"{stage.name} ({stage.verb})", rows)
 
 
-def estimates(recipe: Recipe, fleet: Fleet, vocab_size: int) -> Iterator[tuple[Stage, dict[str, object]]]:
+def estimates(
+    recipe: Recipe, configs: list[Any], fleet: Fleet, vocab_size: int
+) -> Iterator[tuple[Stage, dict[str, object]]]:
     """Yield what each stage needs whose verb has an estimate, or why there is none.
 
     Args:
         recipe: Read for the fleet.
+        configs: Of its stages, as `check` returns them.
         fleet: What to plan for.
         vocab_size: Pieces of the vocabulary, if no stage learns it.
     """
@@ -130,19 +156,12 @@ def estimates(recipe: Recipe, fleet: Fleet, vocab_size: int) -> Iterator[tuple[S
     ]
     makers: dict[Path, Any] = {}
     before = Before(vocab_sizes[-1] if vocab_sizes else vocab_size, makers)
-    for stage in recipe.stages:
-        verb = VERBS[stage.verb]
-        config = parsed(stage, verb)
-        if verb.estimate is not None:
+    for stage, config in zip(recipe.stages, configs, strict=True):
+        estimate = VERBS[stage.verb].estimate
+        if estimate is not None:
             try:
-                rows = verb.estimate(config, fleet, before)
+                rows = estimate(config, fleet, before)
             except UserError as error:  # of a model from outside that is elsewhere, say
                 rows = {"no estimate": error}
             yield stage, rows
         makers |= dict.fromkeys(stage.outputs, config)
-
-
-def parsed(stage: Stage, verb: Verb) -> Any:
-    """Parse a stage's configuration."""
-    words = stage.words[len(stage.verb.split()) :]
-    return configuration.parse(verb.config, words, prog=f"biomlm {stage.verb}", positionals=verb.positionals)

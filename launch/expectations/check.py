@@ -40,7 +40,8 @@ def require_known(stage: Stage) -> None:
     Raises:
         ConfigError: There is no such fact, or the stage has no output to have facts about.
     """
-    for name, value in (stage.expect.entries if stage.expect else {}).items():
+    expect = stage.expect or stage.only_at_smoke.get("expect")
+    for name, value in (expect.entries if expect else {}).items():
         if name not in FACTS:
             close = difflib.get_close_matches(name, FACTS, n=1, cutoff=0.5)
             hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(FACTS)}."

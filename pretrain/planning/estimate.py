@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import torch
-
 from biomlm.convert.config import ConvertConfig
 from biomlm.convert.load import read_source
+from biomlm.convert.names.table import meta_model
 from biomlm.core.fleet import Before, Fleet
 from biomlm.model.config import EncoderConfig
-from biomlm.model.encoder import MaskedLM
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
 from biomlm.model.optim.registry import OPTIMISERS
@@ -76,8 +74,7 @@ ALONE = Beside()
 @cache
 def parameters(encoder: EncoderConfig) -> int:
     """Count the trainable numbers of the model; once, since a plan asks for each size of micro-batches."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in MaskedLM(encoder).parameters())
+    return sum(p.numel() for p in meta_model(encoder).parameters())
 
 
 def encoder_of(config: PretrainConfig, before: Before) -> EncoderConfig:

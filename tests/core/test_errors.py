@@ -67,3 +67,12 @@ def test_threads_are_told_likewise(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_a_parser_is_told_by_its_kind_and_place() -> None:
     assert errors.kind(ValueError(f"unknown variant `{CANARY}` at line 3 column 7")) == "ValueError at line 3 column 7"
     assert errors.kind(KeyError(CANARY)) == "KeyError"
+
+
+def test_a_message_has_two_lines_whatever_a_file_is_called() -> None:
+    error = errors.ConfigError(
+        "there is no `a\tb`", file="odd\nname\x1b[31m.yaml", record="line 3", remedy="Rename it."
+    )
+    assert str(error) == "odd\\nname\\x1b[31m.yaml (line 3): there is no `a\\tb`.\nRename it."
+    assert "müßig – ok" in str(errors.ConfigError("müßig – ok", remedy="None."))
+    assert "\\udcff" in str(errors.ConfigError("x", file="\udcff.txt", remedy="None."))

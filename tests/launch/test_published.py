@@ -12,7 +12,6 @@ import yaml
 from biomlm.core import cli
 from biomlm.core.errors import DataError
 from biomlm.core.fleet import Before, find
-from biomlm.core.verbs import VERBS
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.resolve import shipped
@@ -38,8 +37,7 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
 @cache
 def resolved(name: str, stage: str) -> Any:
     """The configuration of a recipe's stage, parsed once."""
-    found = stage_of(recipe_of(name), stage)
-    return plan.parsed(found, VERBS[found.verb])
+    return plan.parsed(stage_of(recipe_of(name), stage))
 
 
 def figure(recipe: Recipe, key: str) -> Any:

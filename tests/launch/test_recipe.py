@@ -73,7 +73,9 @@ def test_the_current_folder_as_out_does_not_own_every_relative_path(tmp_path: Pa
         ("minutes: 2", "minutes: true", 9, "positive number"),
         ("name: report", "name: corpus", 10, "no other stage has"),
         ("name: report", "name: ../up", 10, "a-z, 0-9"),
-        ("verb: report", "verb: launch", 10, "no verb `launch`"),
+        ("verb: report", "verb: launch", 10, "no verb `launch` for a stage.\nStages have the verbs corpus build"),
+        ('runs: ["${out}"]', 'runs: ["${out}/../other"]', 12, "`..` in a path under ${out}"),
+        ("${out}/report.html", "${out}/../report.html", 12, "`..` in a path under ${out}"),
         ('args: {runs: ["${out}"], out: "${out}/report.html"}', "args: [1]", 12, "mappings of options"),
         ("    minutes: 2", "    minutes: 2\n    minutes: 3", 10, "stands twice"),
         ("minutes: 2", "minutes: [2", 10, "not valid YAML"),
@@ -91,9 +93,9 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, li
     ("text", "told"),
     [
         ("", "a mapping with `stages`"),
-        ("- a", "a mapping with `stages`"),
+        ("- a", "must be a mapping with `stages`"),
         ("stages: []", "a list `stages`"),
-        ("stages: [a]", "a stage is a mapping"),
+        ("stages: [a]", "a stage must be a mapping"),
         ("vars: {out: x}\nstages: [{name: a, verb: doctor}]", "others than out, recipe, demo"),
         ("vars: [x]\nstages: [{name: a, verb: doctor}]", "mapping of names"),
     ],
@@ -109,6 +111,28 @@ def test_unknown_recipe_and_variable(tmp_path: Path) -> None:
         read("demmo", "o")
     with pytest.raises(ConfigError, match="It has: data, deep"):
         read(write(tmp_path, RECIPE), "o", variables=["dta=x"])
+
+
+def test_variables_may_name_later_ones_but_not_each_other(tmp_path: Path) -> None:
+    swapped = RECIPE.replace('{data: raw, deep: "${data}/xml"}', '{deep: "${data}/xml", data: raw}')
+    assert read(write(tmp_path, swapped), "o").stages == read(write(tmp_path, RECIPE), "o").stages
+    circle = RECIPE.replace("{data: raw,", '{data: "${deep}",')
+    with pytest.raises(ConfigError, match=r"mine.yaml \(line 2\): .* in a circle: data → deep → data"):
+        read(write(tmp_path, circle), "o")
+    assert read(write(tmp_path, circle), "o", variables=["data=x"]).needs[0].path == "x", "a value ends it"
+
+
+def test_a_variable_without_a_value_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`--var data` gives no value.\nWrite --var data=VALUE."):
+        read(write(tmp_path, RECIPE), "o", variables=["data"])
+
+
+@pytest.mark.parametrize(("file", "out"), [("odd\nname.yaml", "o"), ("mine.yaml", "o\n#SBATCH --qos=high")])
+def test_a_name_with_a_line_end_is_refused(tmp_path: Path, file: str, out: str) -> None:
+    (tmp_path / file).write_text(RECIPE)
+    with pytest.raises(ConfigError, match="a line end") as caught:
+        read(str(tmp_path / file), out)
+    assert len(str(caught.value).splitlines()) == 2
 
 
 def test_binary_is_no_recipe(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`biomlm launch plan --fleet`: what training needs, against figures that follow from the definitions."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,54 @@ stages:
   - {name: longer, verb: pretrain, args: {shards: S, init: "${out}/student", out: "${out}/longer"}}
   - {name: other, verb: distill, args: {shards: S, teacher: elsewhere, out: "${out}/other"}}
 """
+
+
+@pytest.mark.parametrize(
+    ("more", "problem", "remedy"),
+    [
+        ("expect: {sauces: [pmc]}", "there is no fact `sauces` to expect", "Did you mean sources?"),
+        (
+            "smoke: {select: {max_wrods: 9}}",
+            "there is no option --select.max_wrods",
+            "Did you mean --select.max_words?",
+        ),
+        ("slurm: {tme: 1h}", "there is no `slurm.tme`", "There are account"),
+        ("slurm: {time: 60}", "`slurm.time` is 60, and must be text", "Give text."),
+        ('slurm: {partition: "gpu\\n#SBATCH --qos=high"}', "slurm.partition has a line end in it", "a line for each"),
+    ],
+)
+def test_what_only_smoke_scale_or_batch_jobs_use_is_checked_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, problem: str, remedy: str
+) -> None:
+    """At full scale, on this machine: the mistake would else be found on the cluster."""
+    recipe = tmp_path / "mine.yaml"
+    args = 'args: {text: [a.txt], out: "${out}/corpus"}'
+    recipe.write_text(f"stages:\n  - name: corpus\n    verb: corpus build\n    {args}\n    {more}\n")
+    assert cli.run(["launch", str(recipe), "--out", str(tmp_path / "o"), "--dry_run"]) == 2
+    told = capsys.readouterr().err
+    assert f"mine.yaml (line 5): stage corpus: {problem}" in told
+    assert remedy in told
+    assert len(told.splitlines()) == 2
+
+
+def test_a_number_that_nobody_has_given_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "vars: {steps: {what: steps}}\n"
+        'stages: [{name: a, verb: pretrain, args: {shards: S, steps: "${steps}", out: "${out}/a"}}]\n'
+    )
+    assert cli.run(["launch", "plan", str(recipe)]) == 2
+    assert "Give it: --var steps=VALUE." in capsys.readouterr().err
+    assert cli.run(["launch", "plan", str(recipe), "--var", "steps=7"]) == 0
+
+
+def test_a_plan_imports_no_compiler(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counting parameters on the meta device imports torch's compiler, for more than a second, where weights are drawn there."""
+    code = (
+        "import sys; from biomlm.core import cli; cli.run(['launch', 'plan', 'demo', '--fleet', 'a100-80gb']); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_a_plan_follows_models_from_stage_to_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

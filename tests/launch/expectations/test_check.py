@@ -166,11 +166,11 @@ def test_an_unknown_fact_is_refused_before_anything_runs(tmp_path: Path) -> None
     recipe.write_text(
         "stages:\n- {name: a, verb: pretrain, args: {shards: s, out: '${out}/a'}, expect: {objectiv: 1}}\n"
     )
-    with pytest.raises(
-        ConfigError, match=r"line 2\): stage a: there is no fact `objectiv`(.|\n)*Did you mean objective"
-    ):
-        plan.check(read(str(recipe), "o", "smoke"))
-    plan.check(read(str(recipe), "o"))  # what is expected is said of smoke scale
+    for scale in ("full", "smoke"):
+        with pytest.raises(
+            ConfigError, match=r"line 2\): stage a: there is no fact `objectiv`(.|\n)*Did you mean objective"
+        ):
+            plan.check(read(str(recipe), "o", scale))
     recipe.write_text("stages:\n- {name: a, verb: doctor, expect: {objective: {}}}\n")
     with pytest.raises(ConfigError, match="has no output"):
         plan.check(read(str(recipe), "o", "smoke"))
