@@ -15,7 +15,7 @@ from biomlm.convert.formats.registry import FORMATS, find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.safe_load import archive, torch_file
-from biomlm.core.errors import DataError
+from biomlm.core.errors import DataError, no_model
 from biomlm.core.files import sha256
 from biomlm.core.manifest import digest
 from biomlm.model.config import EncoderConfig
@@ -89,7 +89,7 @@ def read_source(path: str | Path, tokenizer: Path | None = None) -> SourceCheckp
     """
     path = Path(path)
     if not path.exists():
-        raise DataError("there is no such file or folder", file=path, remedy="Check the path of the model.")
+        raise no_model(path)
     if archive.detect(path):
         source = _read(_inside(archive.unpack(path), path), tokenizer)
         return replace(source, weights=path)

@@ -63,6 +63,20 @@ class DataError(UserError):
     """Input that cannot be read at all, or is not what the stage needs."""
 
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+FILE_NAME = re.compile(r"\.(pt|bin|safetensors|gz|tgz|zip|ckpt|nemo|json)$")
+
+
+def no_model(path: str | Path) -> DataError:
+    """Make the refusal of a model or tokenizer that is not there; one of the Hugging Face Hub is to be carried over by hand."""
+    name = str(path)
+    remedy = "Check the path."
+    if HUB_NAME.fullmatch(name) and not FILE_NAME.search(name):
+        folder = name.rpartition("/")[2]
+        remedy = f"Where there is internet: `hf download {name} --local-dir {folder}`. Carry that folder here and give its path."
+    return DataError("there is no such file or folder, and nothing is downloaded", file=path, remedy=remedy)
+
+
 class MismatchError(UserError):
     """Two things that must belong together do not: shards of another tokenizer, a run of another configuration."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core import config as configuration
-from biomlm.core.errors import ConfigError, DataError, MismatchError
+from biomlm.core.errors import ConfigError, MismatchError, no_model
 from biomlm.core.fields import Applies, only, require_positive
 from biomlm.core.files import read_json, refuse_target, write_text
 from biomlm.core.fleet import Fleet, find
@@ -114,7 +114,8 @@ def run(config: AdaptConfig) -> None:
         SystemExit: A stage failed; with its exit code.
     """
     fleet, out = find(config.fleet) if config.fleet else None, Path(config.out)
-    _require_model(config.model)
+    if not Path(config.model).exists():
+        raise no_model(config.model)
     inputs = [config.model, *(path for paths in config.given.values() for path in paths), config.data]
     refuse_target(out, inputs, option="--out", ours=_is_ours)
     request, recipe = _request(config, fleet), out / RECIPE
@@ -139,17 +140,6 @@ def run(config: AdaptConfig) -> None:
 def _launch(recipe: Path, config: AdaptConfig, *options: str) -> None:
     words = ["--recipe", str(recipe), "--out", config.out, *options]
     launch.run(configuration.parse(LaunchConfig, words, prog="biomlm launch"))
-
-
-def _require_model(model: str) -> None:
-    """Refuse a name of the Hugging Face Hub, and say how its model is carried over."""
-    if not Path(model).exists():
-        folder = model.rstrip("/").rpartition("/")[2] or "MODEL"
-        raise DataError(
-            "there is no such file or folder, and nothing is downloaded",
-            file=model,
-            remedy=f"Where there is internet: `hf download {model} --local-dir {folder}`. Carry that folder here and give its path.",
-        )
 
 
 def _is_ours(place: Path) -> bool:

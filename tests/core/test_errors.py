@@ -76,3 +76,19 @@ def test_a_message_has_two_lines_whatever_a_file_is_called() -> None:
     assert str(error) == "odd\\nname\\x1b[31m.yaml (line 3): there is no `a\\tb`.\nRename it."
     assert "müßig – ok" in str(errors.ConfigError("müßig – ok", remedy="None."))
     assert "\\udcff" in str(errors.ConfigError("x", file="\udcff.txt", remedy="None."))
+
+
+@pytest.mark.parametrize(
+    "name", ["roberta-base", "emilyalsentzer/Bio_ClinicalBERT", "microsoft/BiomedNLP-PubMedBERT-base-v1.1"]
+)
+def test_a_name_of_the_hub_is_told_how_it_is_carried_over(name: str) -> None:
+    problem, remedy = str(errors.no_model(name)).splitlines()
+    assert problem == f"{name}: there is no such file or folder, and nothing is downloaded."
+    assert f"`hf download {name} --local-dir {name.rsplit('/', maxsplit=1)[-1]}`" in remedy
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/roberta", "../roberta", "./roberta", "a/b/c", "model.pt", "m/checkpoint_best.pt", "a b"]
+)
+def test_what_is_a_path_is_no_name_of_the_hub(path: str) -> None:
+    assert str(errors.no_model(path)).endswith("Check the path.")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer as HuggingFace
 
-from biomlm.core.errors import DataError, kind
+from biomlm.core.errors import DataError, kind, no_model
 from biomlm.core.files import atomic_file, write_json, write_text
 from biomlm.tokenizer.formats import bert, bytelevel, consistency, fairseq, stated
 from biomlm.tokenizer.formats.fairseq import REMEDY
@@ -181,8 +181,10 @@ def load(folder: str | Path) -> Tokenizer:
         DataError: It is no such folder, or its files disagree.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise no_model(folder)
     if not folder.is_dir():
-        raise DataError("there is no such folder", file=folder, remedy="Give a tokenizer folder.")
+        raise DataError("this is a file", file=folder, remedy="Give a tokenizer's folder.")
     settings, file = stated.read(folder), folder / "tokenizer.json"
     stated.check_programs(folder, settings)
     if file.exists():

@@ -109,4 +109,4 @@ def test_a_plan_follows_models_from_stage_to_stage(tmp_path: Path, capsys: pytes
     assert student == longer, "which goes on with the student"
     said = " ".join(said.split())
     assert "GB of the cache, before compression 0.2400" in said, "196 bytes at 15% of 8 million tokens"
-    assert "no estimate elsewhere: there is no such file or folder." in said
+    assert "no estimate elsewhere: there is no such file or folder, and nothing is downloaded." in said

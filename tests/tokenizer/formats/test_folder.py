@@ -226,3 +226,11 @@ def test_fairseqs_golden_dictionary(shared: Path, tmp_path: Path) -> None:
     with np.load(source / "fairseq-0.12.2" / "logits.npz") as golden:
         assert tokenizer.vocab_size == int(golden["vocab"])
         assert tokenizer.ids.mask == int(golden["mask"])
+
+
+def test_what_is_no_folder_is_refused_by_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="hf download roberta-base"):
+        folder.load("roberta-base")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(DataError, match="this is a file"):
+        folder.load(tmp_path / "vocab.txt")
