@@ -1,7 +1,8 @@
 """A batch as a pure function of (configuration, shards, seed, step).
 
-A micro-batch goes through four parts, in one direction: `sequence_builder` says which sequences its epoch reads, `order` which of
-these it holds, `collate` lays them out as tokens, and `masking` hides some.
+An epoch is planned once: `sequence_builder` says which sequences it reads, `order` shuffles them and cuts the row into micro-batches.
+A micro-batch then goes through four parts, in one direction: `order` says which sequences it holds, `dataset` reads their tokens,
+`collate` lays these out for the model, and `masking` hides some.
 
 Nothing here has state that a checkpoint would have to hold: any process can make any step's micro-batches at any time, and gets
 the same tokens, order and masks.
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from biomlm.model.kernels.cross_entropy import NO_LABEL
 from biomlm.model.packed import Packed
-from biomlm.pretrain.data.collate import Collator
+from biomlm.pretrain.data.collate import collate
 from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import Masker
@@ -152,21 +153,24 @@ class Batches:
         self.reader, self.batch, self.segments, self.first_step, self.steps = reader, batch, segments, first_step, steps
         self.first_epoch = 0  # of the stage: the epochs before it belong to earlier ones
         self.ahead = 0  # steps of the plan that were stepped over, or that an earlier run has read
+        self.special, self.reads_pos = reader.ids, bool(mlm.pos)
         self.mask = Masker(mlm, reader, seed)
         self.epochs = EpochBuilder(
             reader, mlm, batch, seed, pairing=pairing, segments=segments, mix=mix or MixConfig(), join_passes=join
         )
         self.order = Order(self.epochs, batch, seed)
-        self.collate = Collator(reader, segments)
 
     def micro_batch(self, epoch: int, index: int, most: int | None = None) -> Batch | None:
         """Make one micro-batch of an epoch, or its first sequences; None where the corpus has fewer sequences than micro-batches."""
-        read, numbers = self.epochs(epoch), self.order.plan(epoch).micro_batch(index)[:most]
-        if not len(numbers):
-            return None
-        row = self.collate(read.sequences, numbers)
         step = self._step_of(epoch, index)
-        masked = self.mask(row, read.passes[numbers], step / self.steps)
+        read = self.order.plan(epoch).micro_batch(index, most)
+        if not len(read.passes):
+            return None
+        segments = read.sequences.start.ravel(), read.sequences.stop.ravel()
+        row = collate(
+            self.reader.read(*segments, pos=self.reads_pos), read.sequences, self.special, segments=self.segments
+        )
+        masked = self.mask(row, read.passes, step / self.steps)
         types_t = torch.from_numpy(row.types_t) if self.segments and row.types_t.any() else None
         return Batch(
             Packed(torch.from_numpy(masked.shown_t), tuple(row.lengths.tolist()), types_t),

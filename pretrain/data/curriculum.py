@@ -23,7 +23,7 @@ from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
 from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.order import NEARLY
+from biomlm.pretrain.data.sequence_builder import NEARLY
 from biomlm.pretrain.objectives.config import OBJECTIVES, PAIRINGS
 
 UPSAMPLED = 1000  # passes over a source in an epoch; no mixture goes so far

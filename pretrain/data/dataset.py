@@ -1,6 +1,7 @@
 """One or several folders of token shards, read as one: their items, documents and tokens stand end to end."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -41,6 +42,23 @@ class Tokens:
             in_row = row_of == i
             ids[in_row] = self.rows[i][places[in_row] - self.bounds[i]]
         return ids
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Some stretches of tokens of a split, end to end: [tokens of all of them], here r.
+
+    Args:
+        ids_r: Their ids.
+        places_r: Their places in the split.
+        stretch_r: Which stretch each is of, from 0.
+        pos_r: Their parts of speech, where these are asked for.
+    """
+
+    ids_r: I64
+    places_r: I64
+    stretch_r: I64
+    pos_r: I64 | None
 
 
 class Shards:
@@ -128,6 +146,29 @@ class Shards:
         """Return all tokens of one document."""
         return self.tokens[slice(*self.bounds[number : number + 2].tolist())]
 
+    def read(self, start_s: I64, stop_s: I64, *, pos: bool) -> Stretches:
+        """Read stretches of tokens, each from a place to the one behind its last token; with parts of speech if `pos`.
+
+        Raises:
+            DataError: An id is beyond the vocabulary; its file and place are named.
+        """
+        size_s = stop_s - start_s
+        stretch_r = np.repeat(np.arange(len(size_s)), size_s)
+        places_r = np.arange(len(stretch_r)) + np.repeat(start_s - (np.cumsum(size_s) - size_s), size_s)
+        ids_r = self.tokens[places_r]
+        if len(ids_r) and ids_r.max() >= self.vocab_size:
+            file, place = self.where(int(places_r[ids_r.argmax()]))
+            raise DataError(
+                f"id {ids_r.max()} is beyond the vocabulary of {self.vocab_size}",
+                file=file,
+                record=f"token {place}",
+                remedy="The shards are damaged or of another tokenizer: encode the documents again.",
+            )
+        if not pos:
+            return Stretches(ids_r, places_r, stretch_r, None)
+        assert self.pos is not None, "whoever masks by it has refused such shards"
+        return Stretches(ids_r, places_r, stretch_r, self.pos[places_r])
+
     def where(self, place: int) -> tuple[Path, int]:
         """Return the file that a token is in, and its place there."""
         bounds = self.tokens.bounds
@@ -178,22 +219,6 @@ def require_apart(train: Shards, valid: Shards | None) -> None:
             f"{len(leaks)} of {len(held)} held-out documents are trained on, such as {name} of {kept}",
             file=trained,
             remedy="Build the documents of all folders in one `biomlm corpus build`, or with one --valid_fraction.",
-        )
-
-
-def check_ids(shards: Shards, ids_t: I64, places_t: I64) -> None:
-    """Refuse ids that the tokenizer does not know.
-
-    Raises:
-        DataError: One is beyond the vocabulary; its file and place are named.
-    """
-    if len(ids_t) and ids_t.max() >= shards.vocab_size:
-        file, place = shards.where(int(places_t[ids_t.argmax()]))
-        raise DataError(
-            f"id {ids_t.max()} is beyond the vocabulary of {shards.vocab_size}",
-            file=file,
-            record=f"token {place}",
-            remedy="The shards are damaged or of another tokenizer: encode the documents again.",
         )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.pretrain.data.collate import Row
-from biomlm.pretrain.data.dataset import Shards, Tokens
+from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.objectives.config import POS_SETS, MlmConfig
 from biomlm.tokenizer.formats.folder import SpecialIds
 from biomlm.tokenizer.upos import ID
@@ -61,7 +61,12 @@ class Masker:
         self.config, self.key = config, rng.key(seed, "mask")
         self.tokenizer, self.mask_id, self.tokens = shards.tokenizer, shards.ids.mask, len(shards.tokens)
         self.wanted, self.pieces = wanted(config), ordinary(shards.ids, shards.vocab_size)
-        self.pos = _parts_of_speech(shards) if config.pos else None
+        if config.pos and shards.pos is None:
+            raise DataError(
+                "mlm.pos needs parts of speech, and the shards were encoded without",
+                file=shards.folder,
+                remedy="Encode the documents again with `biomlm tokenizer encode --pos en_core_web_sm`.",
+            )
 
     def __call__(self, row: Row, passes_s: I64, done: float) -> Masked:
         """Hide tokens of some sequences, each in its pass over its source, when a share `done` of the run is over."""
@@ -69,26 +74,12 @@ class Masker:
         reading_t = np.repeat(mask_epoch(self.config, passes_s), row.lengths)
         draws_t = np.where(row.places_t < 0, row.places_t, row.places_t + reading_t * self.tokens)
         starts_word_t = self.tokenizer.is_word_start[row.ids_t]
-        rate, may_t = rate_at(self.config, done), self._may(row.places_t)
+        rate, may_t = rate_at(self.config, done), None if row.pos_t is None else np.isin(row.pos_t, self.wanted)
         positions_m = choose(self.config, draws_t, starts_word_t, row.lengths, key=self.key, rate=rate, may_t=may_t)
         shown_t = corrupt(
             self.config, row.ids_t, positions_m, draws_t, key=self.key, mask_id=self.mask_id, pieces=self.pieces
         )
         return Masked(shown_t, positions_m, row.ids_t[positions_m], row.places_t[positions_m])
-
-    def _may(self, places_t: I64) -> Bools | None:
-        """Tell which tokens may be masked, where that depends on parts of speech; special tokens never are."""
-        return None if self.pos is None else np.isin(self.pos[np.maximum(places_t, 0)], self.wanted)
-
-
-def _parts_of_speech(shards: Shards) -> Tokens:
-    if shards.pos is None:
-        raise DataError(
-            "mlm.pos needs parts of speech, and the shards were encoded without",
-            file=shards.folder,
-            remedy="Encode the documents again with `biomlm tokenizer encode --pos en_core_web_sm`.",
-        )
-    return shards.pos
 
 
 def mask_epoch(config: MlmConfig, epoch: N) -> N:

@@ -20,7 +20,7 @@ from biomlm.core import rng
 from biomlm.core.errors import DataError
 from biomlm.pretrain.data.config import MixConfig
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.sequences import Epoch, Sequences, chosen
+from biomlm.pretrain.data.sequences import Reading, Sequences, chosen
 
 I64 = npt.NDArray[np.int64]
 
@@ -108,7 +108,7 @@ class Mixture:
         counted = zip(sources.names, counts, strict=True)
         self.passes = {name: float(wanted[name] * counts.sum() / max(n, 1)) for name, n in counted}  # of an epoch
 
-    def __call__(self, epoch: int) -> Epoch:
+    def __call__(self, epoch: int) -> Reading:
         """Collect an epoch's sequences, source after source."""
         taken: list[tuple[Sequences, I64, int]] = []
         for source, (name, passes) in enumerate(self.passes.items()):
@@ -119,9 +119,9 @@ class Mixture:
                 low, high = (int((min(max(at, number), number + 1) - number) * len(own)) for at in (begin, end))
                 taken.append((self.form(number), order[low:high], number))
         passes_s = np.concatenate([np.full(len(read), number) for _, read, number in taken])
-        return Epoch(chosen(taken), passes_s)
+        return Reading(chosen(taken), passes_s)
 
-    def passes_read(self, epoch: Epoch, before: int, numbers: I64) -> dict[str, float]:
+    def passes_read(self, epoch: Reading, before: int, numbers: I64) -> dict[str, float]:
         """Count the passes over each source.
 
         Args:

@@ -3,6 +3,7 @@
 A pure function of configuration, shards, seed and epoch.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,17 +12,26 @@ import numpy as np
 
 from biomlm.core import rng
 from biomlm.core.errors import DataError
-from biomlm.pretrain.data.collate import pair_specials
 from biomlm.pretrain.data.config import BatchConfig, MixConfig
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.data.masking import mask_epoch
 from biomlm.pretrain.data.mixture import Mixture, Sources
-from biomlm.pretrain.data.order import passes_to_join
 from biomlm.pretrain.data.segment_pairs import Pairs, longest_unit, read_links
-from biomlm.pretrain.data.sequences import I64, SPECIALS, Epoch, Sequences, join, pack_sentences, split_long
+from biomlm.pretrain.data.sequences import (
+    I64,
+    SPECIALS,
+    Reading,
+    Sequences,
+    join,
+    pack_sentences,
+    pair_specials,
+    split_long,
+)
 from biomlm.pretrain.objectives.config import MlmConfig, Pairing
 
 SequenceBuilder = Callable[[int], Sequences]  # key of seed and pass → sequences
+
+NEARLY = 0.95  # of the tokens that a step is asked to have
 
 
 class EpochBuilder:
@@ -66,18 +76,18 @@ class EpochBuilder:
         if self.joined > 1:
             self.epoch.cache_clear()
 
-    def __call__(self, epoch: int) -> Epoch:
+    def __call__(self, epoch: int) -> Reading:
         """Return what an epoch reads, in no particular order."""
         return self.epoch(epoch)
 
-    def _epoch(self, epoch: int) -> Epoch:
+    def _epoch(self, epoch: int) -> Reading:
         return join([self._pass(epoch * self.joined + i) for i in range(self.joined)])
 
-    def _pass(self, number: int) -> Epoch:
+    def _pass(self, number: int) -> Reading:
         if self.mixture is not None:
             return self.mixture(number)
         sequences = self.sequences_of(number)
-        return Epoch(sequences, np.full(len(sequences), number))
+        return Reading(sequences, np.full(len(sequences), number))
 
     def passes_by(self, epoch: int) -> int:
         """Return a number of passes that no source has begun before the end of an epoch."""
@@ -95,6 +105,13 @@ class EpochBuilder:
             return {}
         passes = self.mixture.passes_read(self(epoch), before, read)
         return {name: count * self.joined for name, count in passes.items()}
+
+
+def passes_to_join(pass_: int, step: int) -> int:
+    """Find the fewest passes that divide into equal steps of `step` tokens or little less; 1 where a pass is shorter than a step."""
+    if pass_ < step:
+        return 1
+    return next(n for n in itertools.count(1) if n * pass_ >= NEARLY * step * -(-n * pass_ // step))
 
 
 def sequence_builder(

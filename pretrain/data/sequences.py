@@ -18,6 +18,11 @@ I64 = npt.NDArray[np.int64]
 SPECIALS = 2  # <s> and </s> around a sequence that is no pair
 
 
+def pair_specials(segments: bool) -> int:
+    """Count the special tokens of a pair, for a model with token types or without (`pretrain.data.collate` sets them)."""
+    return 3 if segments else 4
+
+
 @dataclass(frozen=True)
 class SentenceSpans:
     """What sequences are put together from: sentences, cut where they are longer than a sequence; those without tokens are left out.
@@ -135,8 +140,8 @@ def sequence_starts(after: I64) -> I64:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What an epoch reads, in no particular order yet.
+class Reading:
+    """What an epoch or a micro-batch reads.
 
     Args:
         sequences: Its sequences.
@@ -147,12 +152,12 @@ class Epoch:
     passes: I64
 
 
-def join(epochs: Sequence[Epoch]) -> Epoch:
-    """Join several epochs into one."""
-    if len(epochs) == 1:
-        return epochs[0]
-    taken = [(epoch.sequences, np.arange(len(epoch.sequences)), 0) for epoch in epochs]
-    return Epoch(chosen(taken), np.concatenate([epoch.passes for epoch in epochs]))
+def join(readings: Sequence[Reading]) -> Reading:
+    """Join several readings into one."""
+    if len(readings) == 1:
+        return readings[0]
+    taken = [(reading.sequences, np.arange(len(reading.sequences)), 0) for reading in readings]
+    return Reading(chosen(taken), np.concatenate([reading.passes for reading in readings]))
 
 
 def chosen(taken: list[tuple[Sequences, I64, int]]) -> Sequences:

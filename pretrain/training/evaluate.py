@@ -47,7 +47,8 @@ class Part:
 def evaluated(batches: Batches, max_tokens: float) -> list[Part]:
     """List the first sequences of the first epoch, until they hold so many tokens: the same ones for any size of micro-batches."""
     plan = batches.order.plan(0)
-    before = np.cumsum(batches.epochs(0).sequences.tokens[plan.order]) - batches.epochs(0).sequences.tokens[plan.order]
+    tokens = plan.epoch.sequences.tokens[plan.order]
+    before = np.cumsum(tokens) - tokens
     bounds = np.minimum(plan.bounds, np.searchsorted(before, max_tokens))
     return [Part(index, size) for index, size in enumerate(np.diff(bounds).tolist()) if size]
 

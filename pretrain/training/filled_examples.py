@@ -64,8 +64,7 @@ class Examples:
     def _texts(self, batch: Batch, best: list[int]) -> list[str]:
         """Write out the sequences of a micro-batch that may be shown."""
         assert batch.places_m is not None
-        sequences = self.evaluator.batches.order.plan(0).micro_batch(batch.index)
-        of_sequence = self.evaluator.sources.of(self.evaluator.batches.epochs(0).sequences)[sequences]
+        of_sequence = self.evaluator.sources.of(self.evaluator.batches.order.plan(0).micro_batch(batch.index).sequences)
         ends, positions = np.cumsum(batch.packed.lengths), batch.positions_m.tolist()
         texts = []
         for end, length, source in zip(ends, batch.packed.lengths, of_sequence, strict=True):

@@ -49,7 +49,8 @@ def test_it_learns_32_sequences_by_heart(shape: Shape, kind: str, masks: str, bu
     made = Batches(
         shards, MlmConfig(**MASKS[masks]), sizes, 1, pairing=weights.pairing, segments=model_config.type_vocab_size > 1
     )
-    made.order.plan = lambda _: EpochPlan(np.arange(SEQUENCES), np.array([0, SEQUENCES]))  # type: ignore[assignment]
+    plan = EpochPlan(made.epochs(0), np.arange(SEQUENCES), np.array([0, SEQUENCES]))
+    made.order.plan = lambda _: plan  # type: ignore[assignment]
     batch = made.micro_batch(0, 0)
     assert batch is not None
     assert len(batch.packed.lengths) == SEQUENCES

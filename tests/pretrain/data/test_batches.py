@@ -1,18 +1,24 @@
 """A batch depends on configuration, shards, seed and step alone, holds every token once an epoch, and masks at the stated rates."""
 
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.batches import Batch, Batches
-from biomlm.pretrain.data.config import BatchConfig
+from biomlm.pretrain.data.config import BatchConfig, MixConfig
+from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.objectives.config import MlmConfig
+from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 
 
 def batches(
@@ -128,3 +134,50 @@ def test_wrong_settings_are_refused() -> None:
         MlmConfig(mask_rate=0)
     with pytest.raises(ConfigError, match="add up"):
         MlmConfig(mask_share=0.9, random_share=0.2)
+
+
+def walk(action: Callable[[], object]) -> list[str]:
+    """The files of ours that are stepped into from another one of ours, in order."""
+    files: list[str] = []
+
+    def own(frame: FrameType | None) -> str | None:
+        """The file of ours that a frame runs, or the nearest one that called it."""
+        while frame and "/biomlm/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame and frame.f_code.co_filename.rpartition("/biomlm/")[2]
+
+    def trace(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and "/biomlm/" in frame.f_code.co_filename and (file := own(frame)) != own(frame.f_back):
+            files.append(str(file))
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return files
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mlm": MlmConfig(unit="ngram", max_predictions=20)},
+        {"mlm": MlmConfig(pos=["SMALL"])},
+        {"objective": ObjectiveConfig(drp=1.0), "batch": BatchConfig(1024, 1, 64, form="pairs")},
+        {"mix": MixConfig(temperature=2.0)},
+    ],
+    ids=["tokens", "ngrams", "parts of speech", "pairs", "mixed"],
+)
+def test_a_batch_goes_through_each_file_once(bundled: dict[str, Path], options: dict[str, Any]) -> None:
+    """What a reader opens for one batch of an epoch that is planned: no file twice. Below it stand the hashes and what a model takes."""
+    sizes = {"batch": BatchConfig(1024, 1, 64)}
+    config = PretrainConfig(shards=str(bundled["bpe"]), out="", steps=10, **{**sizes, **options})
+    made = Curriculum(Shards([bundled["bpe"]], "train"), config, segments=False)
+    made.step(0)
+    files = walk(lambda: made.step(1))
+    parts = ["curriculum", "batches", "order", "dataset", "collate", "masking"]
+    assert [file for file in files if file not in ("core/rng.py", "model/packed.py")] == [
+        f"pretrain/data/{part}.py" for part in parts
+    ]

@@ -17,7 +17,7 @@ from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
 from biomlm.pretrain.data.curriculum import Curriculum, stages
 from biomlm.pretrain.data.dataset import Shards
-from biomlm.pretrain.data.order import passes_to_join
+from biomlm.pretrain.data.sequence_builder import passes_to_join
 
 LAST = BatchConfig(tokens=512, accumulation=1, max_length=64)
 

@@ -139,8 +139,8 @@ def test_a_sequence_that_an_epoch_holds_twice_is_masked_differently(tiny_shards:
         batch = made.micro_batch(0, index)
         assert batch is not None
         assert batch.places_m is not None
-        numbers = made.order.plan(0).micro_batch(index)
-        of_m = np.repeat(made.epochs(0).passes[numbers], batch.packed.lengths)[batch.positions_m]
+        passes_b = made.order.plan(0).micro_batch(index).passes
+        of_m = np.repeat(passes_b, batch.packed.lengths)[batch.positions_m]
         first_m = batch.places_m < shards.tokens.bounds[1]
         tokens.update({True: int(first_m.sum()), False: int((~first_m).sum())})
         for number in (0, 1):

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomlm.pretrain.data.collate import NOWHERE, Row, collate
+from biomlm.pretrain.data.dataset import Stretches
 from biomlm.pretrain.data.order import micro_batches_per_epoch, plan_epoch
-from biomlm.pretrain.data.sequences import SPECIALS, Sequences, pack_sentences, split_long
+from biomlm.pretrain.data.sequences import SPECIALS, Reading, Sequences, pack_sentences, split_long
 from biomlm.tokenizer.formats.folder import SpecialIds
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=8)
@@ -31,8 +32,16 @@ def formed(documents: list[list[int]], max_length: int, *, across: bool = False)
     return pack_sentences(split_long(*shard(documents), max_length - SPECIALS), max_length, across=across)
 
 
+def once(sequences: Sequences) -> Reading:
+    return Reading(sequences, np.zeros(len(sequences), np.int64))
+
+
 def read(documents: list[list[int]], sequences: Sequences, segments: bool = True) -> Row:
-    return collate(sequences, np.arange(len(sequences)), tokens(documents), IDS, segments=segments)
+    bounds = enumerate(zip(sequences.start.ravel(), sequences.stop.ravel(), strict=True))
+    places = [(place, number) for number, (start, stop) in bounds for place in range(start, stop)]
+    places_r, stretch_r = np.array(places, np.int64).reshape(-1, 2).T
+    ids_r = tokens(documents).astype(np.int64)[places_r]
+    return collate(Stretches(ids_r, places_r, stretch_r, None), sequences, IDS, segments=segments)
 
 
 @given(DOCUMENTS, st.integers(8, 24), st.booleans())
@@ -80,15 +89,16 @@ def test_an_epoch_uses_every_sequence_once(
         return
     count = micro_batches_per_epoch(sequences, tokens, accumulation)
     assert count % accumulation == 0
-    plan = plan_epoch(sequences, count, seed=3, epoch=epoch)
-    parts = [plan.micro_batch(i) for i in range(count)]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(sequences)))
-    assert max(int(sequences.tokens[p].sum()) for p in parts) <= tokens + 16
+    plan = plan_epoch(once(sequences), count, seed=3, number=epoch)
+    parts = [plan.micro_batch(i).sequences for i in range(count)]
+    assert sorted(np.concatenate([part.start[:, 0] for part in parts])) == sorted(sequences.start[:, 0])
+    assert max(int(part.tokens.sum()) for part in parts) <= tokens + 16
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
     sequences = formed([[9]] * 200, max_length=16)
-    plans = [plan_epoch(sequences, 10, seed, epoch).order.tolist() for seed, epoch in [(1, 0), (1, 0), (1, 1), (2, 0)]]
+    cases = [(1, 0), (1, 0), (1, 1), (2, 0)]
+    plans = [plan_epoch(once(sequences), 10, seed, epoch).order.tolist() for seed, epoch in cases]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2] != plans[3] != plans[0]
 
@@ -97,7 +107,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 def test_micro_batches_are_nearly_equal(tokens: int) -> None:
     sequences = formed([[n % 14 + 1] for n in range(2000)], max_length=16)
     count = micro_batches_per_epoch(sequences, tokens, 1)
-    plan = plan_epoch(sequences, count, seed=0, epoch=0)
-    held = [int(sequences.tokens[p].sum()) for p in map(plan.micro_batch, range(count))]
+    plan = plan_epoch(once(sequences), count, seed=0, number=0)
+    held = [int(plan.micro_batch(i).sequences.tokens.sum()) for i in range(count)]
     assert max(held) - min(held) <= 2 * 16
     assert np.mean(held) <= tokens
