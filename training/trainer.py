@@ -25,7 +25,7 @@ from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
 from biomlm.training.distributed.hang_detector import HangDetector
-from biomlm.training.distributed.preemption import PreemptionHandler
+from biomlm.training.preemption import PreemptionHandler
 from biomlm.training.distributed.process_group import World
 from biomlm.training.metrics import MetricsLogger
 from biomlm.training.objective import LossDenominators, MicroBatch

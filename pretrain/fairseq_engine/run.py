@@ -27,7 +27,7 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.device import choose
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
-from biomlm.training.distributed.preemption import PreemptionHandler
+from biomlm.training.preemption import PreemptionHandler
 
 FOLDER, LAST = "fairseq", "checkpoint_last.pt"
 TAIL = 12  # lines of its log that an error shows
