@@ -26,12 +26,12 @@ from biomlm.corpus.dedup.minhash import AddBands
 from biomlm.corpus.filters.decontamination import MarkContaminated
 from biomlm.corpus.filters.selection import MarkUnwanted
 from biomlm.corpus.pipeline.citation_graph import write_aliases, write_graph
+from biomlm.corpus.pipeline.decisions import decide
 from biomlm.corpus.pipeline.executors import execute
 from biomlm.corpus.pipeline.inputs import Input, find, tasks
 from biomlm.corpus.pipeline.intermediate import WriteParts, part_folder, table
 from biomlm.corpus.pipeline.read import ReadTask
 from biomlm.corpus.pipeline.repeated_paragraphs import Treatment, drop_emptied, find_repeats
-from biomlm.corpus.pipeline.resolve import resolve
 from biomlm.corpus.pipeline.write import (
     REPEATED,
     TOTALS,
@@ -199,7 +199,7 @@ def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Pat
 
 def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[int, int]]]:
     """Decide about every document, save the decisions and return the numbers of the shards."""
-    decisions = resolve(work, jobs, config.valid_fraction, config.select.retracted)
+    decisions = decide(work, jobs, config.valid_fraction, config.select.retracted)
     codes = decisions.codes
     repeats = find_repeats(work, codes, config.template_patients)
     drop_emptied(work, codes, repeats, treatment(config))

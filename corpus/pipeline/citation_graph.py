@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biomlm.core.files import atomic_file
-from biomlm.corpus.pipeline.resolve import FULL_TEXT, SAME_ARTICLE, VALID
+from biomlm.corpus.pipeline.decisions import FULL_TEXT, SAME_ARTICLE, VALID
 from biomlm.corpus.text.document import hash64
 from biomlm.inputs.streams import compressed
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from biomlm.corpus.pipeline.decisions import ONLY_REPEATS, U1, VALID
 from biomlm.corpus.pipeline.intermediate import PARAGRAPHS, table
-from biomlm.corpus.pipeline.resolve import ONLY_REPEATS, U1, VALID
 
 ROWS = 2 << 20  # paragraphs looked at in one pass, about 100 bytes each
 REPEATS = np.dtype([("document", "u4"), ("line", "u4"), ("template", "?")])

@@ -13,9 +13,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from biomlm.core.files import atomic_file, write_json
 from biomlm.corpus.pipeline.citation_graph import Aliases
+from biomlm.corpus.pipeline.decisions import REASONS, TRAIN, VALID
 from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
-from biomlm.corpus.pipeline.resolve import REASONS, TRAIN, VALID
 from biomlm.corpus.sources import BY_NAME
 from biomlm.corpus.text.document import DROPPED, PLACE, RETRACTED, without_lines
 from biomlm.inputs.streams import compressed, open_lines

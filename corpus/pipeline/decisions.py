@@ -50,7 +50,7 @@ class Decisions(NamedTuple):
     retracted: list[Bool]
 
 
-def resolve(work: str | Path, tasks: int, valid_fraction: float, keep_retracted: bool = True) -> Decisions:
+def decide(work: str | Path, tasks: int, valid_fraction: float, keep_retracted: bool = True) -> Decisions:
     """Decide about every document.
 
     Args:
