@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from biomlm.distill.losses.captured import QKV, captured
 from biomlm.distill.losses.config import LossConfig, weight_at
 from biomlm.distill.losses.layer_maps import require_no_deeper
-from biomlm.distill.losses.losses import PredictionPart
+from biomlm.distill.losses.predictions import PredictionPart
 from biomlm.distill.losses.states import Compared, Layers, StatePart
 from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource
 from biomlm.model.config import EncoderConfig

@@ -56,7 +56,7 @@ class LossConfig:
     """
 
     kl: Weight = part(
-        "losses.PredictionPart",
+        "predictions.PredictionPart",
         "Of the soft cross-entropy with the teacher at masked positions.",
         weight=5.0,
         over="masked",
@@ -65,7 +65,7 @@ class LossConfig:
     )
     temperature: float = 2.0
     mlm: Weight = part(
-        "losses.PredictionPart", "Of the masked-LM loss.", weight=2.0, over="masked", involves_teacher=False
+        "predictions.PredictionPart", "Of the masked-LM loss.", weight=2.0, over="masked", involves_teacher=False
     )
     hidden: Weight = part(
         "states.HiddenStates",

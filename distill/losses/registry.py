@@ -14,7 +14,7 @@ class PartEntry(Entry):
     """One part of the loss.
 
     Args:
-        over: What it is a mean over: `masked` positions, where it compares predictions (`losses.PredictionPart`), or all `tokens`,
+        over: What it is a mean over: `masked` positions, where it compares predictions (`predictions.PredictionPart`), or all `tokens`,
             where it compares states (`states.StatePart`).
         involves_teacher: Whether it compares student and teacher.
         by_word: Whether a teacher with another vocabulary can give what it needs.

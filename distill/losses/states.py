@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from biomlm.distill.losses.captured import QKV
 from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.layer_maps import layer_map
-from biomlm.distill.losses.losses import distance, sequence_means
 from biomlm.distill.teachers.cross_vocabulary import word_means
 from biomlm.distill.teachers.teacher import TeacherStates
 from biomlm.model.config import EncoderConfig
@@ -120,3 +121,26 @@ def state_distance(layers: Layers, states: Compared, kind: Distance) -> Tensor:
         student_th = word_means(student_th, word_of_t, len(teacher_tu))[words_t]
         teacher_tu = teacher_tu[words_t]
     return distance(states.project(layers, student_th), teacher_tu, kind).sum()
+
+
+def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
+    """Measure the distance of each token's hidden states, [t].
+
+    Args:
+        student_tu: The student's states, projected to the teacher's width where they differ.
+        teacher_tu: The teacher's states.
+        kind: `cosine` is 1 - cosine, from 0 to 2 (DistilBERT, Sanh et al. 2019, arXiv 1910.01108); `mse` the mean square over the width
+            (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
+    """
+    student_tu, teacher_tu = student_tu.float(), teacher_tu.float()
+    if kind == "cosine":
+        return 1 - F.cosine_similarity(student_tu, teacher_tu, dim=-1)
+    return (student_tu - teacher_tu).square().mean(-1)
+
+
+def sequence_means(states_th: Tensor, lengths_b: Tensor) -> Tensor:
+    """Average each sequence's states, [b, h], float32: a sentence encoder's embedding (Reimers and Gurevych 2019, arXiv 1908.10084)."""
+    means_bh: Tensor = torch.segment_reduce(
+        states_th.float(), "mean", lengths=lengths_b, unsafe=True
+    )  # unchecked: no wait for a GPU
+    return means_bh

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from biomlm.distill.losses.config import LossConfig
-from biomlm.distill.losses.losses import Weighting, prediction_losses
+from biomlm.distill.losses.predictions import Weighting, prediction_losses
 from biomlm.distill.losses.targets import Sampled, Targets, Top, Whole, sample, top
 from biomlm.distill.objective import DistillObjective
 from biomlm.distill.teachers.teacher import Teachers

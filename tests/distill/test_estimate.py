@@ -183,7 +183,7 @@ class Peak(TorchDispatchMode):
 def test_a_steps_memory_and_products_are_planned(loss: LossConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "DTYPES", set())  # whose products the counter does not know
     monkeypatch.setattr(
-        "biomlm.distill.losses.losses.BLOCK", 2 * VOCABULARY
+        "biomlm.distill.losses.predictions.BLOCK", 2 * VOCABULARY
     )  # of a few MB, which are much beside a model this small
     sizes = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "num_attention_heads": 2}
     student = ModelConfig(num_hidden_layers=2, hidden_size=64, **sizes).resolve(VOCABULARY, LENGTH, 1)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from biomlm.core.fields import decisive
 from biomlm.distill.losses.config import PARTS, LossConfig
-from biomlm.distill.losses.losses import PredictionPart
+from biomlm.distill.losses.predictions import PredictionPart
 from biomlm.distill.losses.states import StatePart
 from biomlm.pretrain.objectives.config import OBJECTIVES, PAIRINGS, ObjectiveConfig, objective
 from biomlm.pretrain.objectives.term import Term

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from biomlm.distill.losses.losses import Weighting, distance, prediction_losses, sequence_means
+from biomlm.distill.losses.predictions import Weighting, prediction_losses
 from biomlm.distill.losses.targets import Sampled, Top, Whole, sample, top
 
 M, V = 7, 50
@@ -48,7 +48,7 @@ def test_soft_cross_entropy_and_mlm_with_their_gradients(temperature: float) -> 
 def test_many_rows_are_worked_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Weighting(kl=1.0, mlm=1.0, temperature=2.0)
     whole = prediction_losses(logits(0), labels(), Whole((logits(1),), 2.0), weights)
-    monkeypatch.setattr("biomlm.distill.losses.losses.BLOCK", 3 * V)
+    monkeypatch.setattr("biomlm.distill.losses.predictions.BLOCK", 3 * V)
     blocks = prediction_losses(logits(0), labels(), Whole((logits(1),), 2.0), weights)
     for a, b in zip(whole, blocks, strict=True):
         torch.testing.assert_close(a, b)
@@ -144,28 +144,6 @@ def test_half_precision_gradients_keep_float32_where_fp16_would_lose_them() -> N
     assert student.grad is not None
     expected = F.softmax(student.detach().float(), -1) - F.one_hot(labels(), V)
     torch.testing.assert_close(student.grad.float(), expected, rtol=2e-3, atol=1e-3)
-
-
-def test_cosine_distance_counts_from_0_to_2_a_token() -> None:
-    x = torch.randn(5, 8)
-    torch.testing.assert_close(distance(x, 3 * x, "cosine"), torch.zeros(5))
-    torch.testing.assert_close(distance(x, -x, "cosine"), torch.full((5,), 2.0))
-
-
-def test_mean_square_distance() -> None:
-    x, y = torch.randn(2, 5, 8)
-    torch.testing.assert_close(
-        distance(x, y, "mse"), torch.stack([F.mse_loss(a, b) for a, b in zip(x, y, strict=True)])
-    )
-
-
-def test_the_mean_of_each_sequence_and_its_gradient() -> None:
-    states, wanted = torch.randn(9, 8, requires_grad=True), torch.randn(3, 8)
-    ours = sequence_means(states, torch.tensor([5, 1, 3]))
-    plain = torch.stack([part.mean(0) for part in states.split([5, 1, 3])])
-    torch.testing.assert_close(ours, plain)
-    gradients = [torch.autograd.grad((means * wanted).sum(), states)[0] for means in (ours, plain)]
-    torch.testing.assert_close(*gradients)
 
 
 def test_the_largest_entries_and_what_remains() -> None:

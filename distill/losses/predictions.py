@@ -1,7 +1,4 @@
-"""Compute the distillation losses of predictions, and the distances that those of hidden states take.
-
-Shape suffixes: see `biomlm.model.packed`; u teacher width.
-"""
+"""Compare the predictions of a student and its teacher, and with the masked tokens. Shape suffixes: see `biomlm.model.packed`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biomlm.distill.losses.config import LossConfig, weight_at
-from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.targets import Targets
 from biomlm.model.kernels.cross_entropy import is_predicted
 
@@ -119,26 +115,3 @@ class PredictionPart:
         weighted, *sums = prediction_losses(logits_mv, labels_m, targets, weighting)
         figures = dict(zip(("kl", "mlm", "accuracy"), sums, strict=True))
         return weighted, figures if targets is not None else {name: figures[name] for name in ("mlm", "accuracy")}
-
-
-def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:
-    """Measure the distance of each token's hidden states, [t].
-
-    Args:
-        student_tu: The student's states, projected to the teacher's width where they differ.
-        teacher_tu: The teacher's states.
-        kind: `cosine` is 1 - cosine, from 0 to 2 (DistilBERT, Sanh et al. 2019, arXiv 1910.01108); `mse` the mean square over the width
-            (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
-    """
-    student_tu, teacher_tu = student_tu.float(), teacher_tu.float()
-    if kind == "cosine":
-        return 1 - F.cosine_similarity(student_tu, teacher_tu, dim=-1)
-    return (student_tu - teacher_tu).square().mean(-1)
-
-
-def sequence_means(states_th: Tensor, lengths_b: Tensor) -> Tensor:
-    """Average each sequence's states, [b, h], float32: a sentence encoder's embedding (Reimers and Gurevych 2019, arXiv 1908.10084)."""
-    means_bh: Tensor = torch.segment_reduce(
-        states_th.float(), "mean", lengths=lengths_b, unsafe=True
-    )  # unchecked: no wait for a GPU
-    return means_bh
