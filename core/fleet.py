@@ -63,7 +63,7 @@ class Before:
         return next((self.makers[p] for p in (Path(path), *Path(path).parents) if p in self.makers), None)
 
 
-# A V100 has no bf16 and no kernel for packed attention; 16 GB want the layers computed twice.
+# A V100 has no bf16; 16 GB want the layers computed twice.
 FLEETS = {
     fleet.name: fleet
     for fleet in (

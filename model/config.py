@@ -26,7 +26,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 NAME = "encoder.json"
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "padded", "flex"]
+Kernel = Literal["auto", "blocks", "loop", "flash", "varlen", "efficient", "padded", "flex"]
 if TYPE_CHECKING:
     Shape: TypeAlias = str
     Size: TypeAlias = str

@@ -73,13 +73,6 @@ class Packed:
         own_start_t = self._of_sequences(self.cu_seqlens[:-1].long())
         return torch.arange(len(own_start_t), device=own_start_t.device) - own_start_t
 
-    @cached_property
-    @torch.inference_mode(False)
-    def padded_places_t(self) -> Tensor:
-        """The place of each token in the flat row of right-padded sequences, [b * l]."""
-        first_b = torch.arange(len(self.lengths), device=self.cu_seqlens.device) * self.max_seqlen
-        return self._of_sequences(first_b) + self.position_ids_t
-
     def pad_to_bucket(self) -> "Packed":
         """Append padding sequences up to a size of `rows_for`; their outputs are to be ignored."""
         tokens = len(self.input_ids_t)

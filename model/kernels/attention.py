@@ -8,7 +8,8 @@ One meaning, several kernels, equal in a parity test; which is best depends on t
 | `loop` | torch's fused attention, sequence by sequence | CPU, float32 without dropout |
 | `flash` | flash-attn's variable-length kernel | GPU of compute capability 8.0 or later, 16-bit, where that package is installed |
 | `varlen` | torch's own copy of that kernel | the same without the package |
-| `padded` | torch's fused attention (memory-efficient on a V100) on padded rows and a mask | every other GPU |
+| `efficient` | torch's memory-efficient kernel on packed rows, without dropout and window | every other GPU, without these |
+| `padded` | `model.kernels.attention_padded`, on groups of like length, and on chunks under a window | every other GPU, with these |
 | `flex` | torch's FlexAttention with a block mask, compiled; no dropout | never: give it by name |
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import Kernel
 from biomlm.model.kernels.attention_cpu import packed_attention
+from biomlm.model.kernels.attention_padded import Rows, padded_attention
 from biomlm.model.packed import Packed
 
 if TYPE_CHECKING:
@@ -32,9 +34,6 @@ try:
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # an extra that has to be compiled for the GPU at hand
     flash_attn_varlen_func = None
-
-
-Rows = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [t, n, d]
 
 
 def attention(
@@ -78,7 +77,7 @@ def pick(device: torch.device, dtype: torch.dtype, dropout: float, window: int |
         return "blocks" if half or dropout or window is not None else "loop"
     if half and _capability(device) >= (8, 0):
         return "varlen" if flash_attn_varlen_func is None else "flash"
-    return "padded"
+    return "padded" if dropout or window is not None else "efficient"
 
 
 def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: float) -> None:
@@ -94,6 +93,8 @@ def check(kernel: Kernel, device: torch.device, dtype: torch.dtype, dropout: flo
         "flash": ([] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"])
         + ([] if flash_attn_varlen_func else ["needs the package flash-attn"]),
         "varlen": [] if gpu else ["needs a GPU of compute capability 8.0 and 16-bit numbers"],
+        "efficient": ([] if device.type == "cuda" else ["runs on a GPU only"])
+        + (["has no dropout"] if dropout else []),
         "flex": ["has no dropout"] if dropout else [],
     }.get(kernel, [])
     if problems:
@@ -136,19 +137,27 @@ def _loop(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Ten
 
 
 def _padded(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
-    b, longest, device = len(packed.lengths), packed.max_seqlen, rows[0].device
-    n, d = rows[0].shape[1:]
-    places_t = packed.padded_places_t  # by number, not by a mask, whose size a GPU would have to tell the host
-    q, k, v = (
-        x.new_zeros(b * longest, n, d).index_copy(0, places_t, x).view(b, longest, n, d).transpose(1, 2) for x in rows
+    return padded_attention(rows, packed, dropout, window)
+
+
+def _efficient(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+    """Call the operation that torch's attention over nested tensors calls.
+
+    It takes a dropout and a window too, and does both wrongly on packed rows. For the place of random numbers its forward pass takes the
+    longest sequence as 0 and its backward pass as what it is, so that all heads share one mask and their gradients have another; a
+    window holds for causal masks only, and autograd's formula leaves it out (attention.cu, attention_backward.cu and
+    derivatives.yaml of torch 2.6 to 2.13). `check` and `pick` keep dropout away.
+    """
+    assert not dropout
+    if window is not None:
+        return _padded(rows, packed, dropout, window)
+    cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
+    no_bias, no_mask, saves = None, 0, torch.is_grad_enabled() and any(x.requires_grad for x in rows)
+    out, *_ = torch.ops.aten._efficient_attention_forward(
+        *(x[None] for x in rows), no_bias, cu_seqlens, cu_seqlens, longest, longest, dropout, no_mask, saves
     )
-    real_bl = torch.arange(longest, device=device) < packed.cu_seqlens.diff()[:, None]
-    seen = real_bl[:, None, None, :]
-    near = band(longest, window, device)
-    if near is not None:  # padding sees itself: no empty row
-        seen = seen & near | torch.eye(longest, dtype=torch.bool, device=device)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
-    return out.transpose(1, 2).reshape(b * longest, n, d).index_select(0, places_t)
+    assert isinstance(out, Tensor)
+    return out[0]
 
 
 def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
@@ -214,6 +223,7 @@ KERNELS: dict[str, Callable[[Rows, Packed, float, int | None], Tensor]] = {
     "loop": _loop,
     "flash": _flash,
     "varlen": _varlen,
+    "efficient": _efficient,
     "padded": _padded,
     "flex": _flex,
 }

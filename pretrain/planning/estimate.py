@@ -22,6 +22,7 @@ from biomlm.pretrain.config import AverageConfig, PretrainConfig, accumulations,
 GB = 1e9
 NUMBER = 4  # bytes of a parameter's weight, gradient and each tensor of the optimizer's state, in float32
 HALF_COPY = 2  # bytes a parameter: the 16-bit copy that autocast keeps through a micro-batch
+PADDED = 1.15  # places a token where attention pads natural lengths in groups (`model.kernels.attention_padded`)
 RESERVE = 1.0  # GB: the driver's context, the communication library's buffers, fragments
 ZERO = (0, 1, 2, 3)
 
@@ -102,19 +103,28 @@ def shape_of(path: str, before: Before) -> EncoderConfig:
     return read_source(path).config  # the weights of most kinds stay on disk: they are mapped
 
 
-def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool) -> float:
-    """Count the bytes of one layer kept for each token.
+def kept_per_token(encoder: EncoderConfig, *, half: bool, recompute: bool, padded: bool = False) -> float:
+    """Count the bytes of one layer kept for each token; `padded` where attention has no kernel for packed rows.
 
     In units of the width h and the bytes b of a product's number: the layer's input as the products see it b, queries, keys and values
     3b, attention's output b, the feed-forward's input b, and for its inner width (of which a gated one has two and their product) the
-    values before and after the activation; the residual sums and the layer's output in float32 3 × 4, two dropout masks of a byte.
+    values before and after the activation; the residual sums and the layer's output in float32 3 × 4, two dropout masks of a byte;
+    attention's sums of exponentials in float32, one a head. Padded, attention keeps its own queries, keys, values and output.
     """
     h, inner, b = encoder.hidden_size, encoder.intermediate_size, 2 if half else 4
     if recompute:
         return 4 * h
     wide = 4 if encoder.features.gated else 2
     masks = 2 if encoder.hidden_dropout else 0
-    return h * (6 * b + 12 + masks) + wide * b * inner
+    own = _padded_widths(encoder) * b if padded else 0.0
+    return h * (6 * b + own + 12 + masks) + wide * b * inner + 4 * encoder.num_attention_heads
+
+
+def _padded_widths(encoder: EncoderConfig) -> float:
+    """Count what attention keeps more of a token where it pads, in numbers a width; of local layers keys and values three times."""
+    layers = encoder.num_hidden_layers
+    local = sum(map(encoder.is_local, range(layers))) / layers
+    return local * (8 * PADDED - 3) + (1 - local) * (4 * PADDED - 3 if encoder.attention_dropout else 0.0)
 
 
 def need(
@@ -124,6 +134,7 @@ def need(
     *,
     half: bool,
     recompute: bool,
+    padded: bool = False,
     mask_rate: float = 0.15,
     state: int = 2,
     beside: Beside = ALONE,
@@ -137,8 +148,9 @@ def need(
         (sharded[-1] - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
         for stage, shared in enumerate(sharded)
     )
-    layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute)
-    once = kept_per_token(encoder, half=half, recompute=False) if recompute else 0.0  # of the running layer
+    whole = kept_per_token(encoder, half=half, recompute=False, padded=padded)
+    layers = encoder.num_hidden_layers * kept_per_token(encoder, half=half, recompute=recompute, padded=padded)
+    once = whole if recompute else 0.0  # of the running layer
     logits = mask_rate * tokens * encoder.vocab_size
     each = (
         16 if half else 12
@@ -180,6 +192,7 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
     how: dict[str, Any] = {
         "half": config.precision != "fp32",
         "recompute": config.compute.recompute,
+        "padded": fleet.options.get("precision") == "fp16",  # without bf16 there is no flash attention 2 either
         "mask_rate": config.mlm.mask_rate,
         "state": len(OPTIMISERS[config.optim.name].state),
         "beside": beside,

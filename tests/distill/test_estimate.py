@@ -55,10 +55,10 @@ def test_a_teacher_is_held_in_the_runs_precision_and_passes_once() -> None:
     alone = need(small, 8192, 8, half=True, recompute=True)
     with_teacher = need(small, 8192, 8, half=True, recompute=True, beside=found)
     assert with_teacher.states[3] - alone.states[3] == pytest.approx(2 * parameters(LARGE) / 1e9), "not shared out"
-    passing = 25 * 2 * 1024 + 42 * 1024  # the teacher's states, and a layer at work
+    passing = 25 * 2 * 1024 + 42 * 1024 + 16 * 4  # the teacher's states, and a layer at work
     assert with_teacher.activations + with_teacher.head == pytest.approx(passing * 8192 / 1e9)
     assert need(BASE, 8192, 8, half=True, recompute=False, beside=found).activations == pytest.approx(
-        12 * 42 * 768 * 8192 / 1e9
+        12 * (42 * 768 + 12 * 4) * 8192 / 1e9
     ), "which a larger student's own exceed"
 
 

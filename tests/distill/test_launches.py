@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomlm.distill.losses.config import LossConfig
@@ -43,6 +44,19 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
 
 
+def efficient(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+    """What torch's fused attention is on a GPU below sm80, one kernel each way; on the meta device it is a dozen plain operations."""
+    bias = None if attn_mask is None else attn_mask.expand(*q.shape[:3], k.shape[2])
+    out, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True, dropout_p)
+    assert isinstance(out, Tensor)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", efficient)
+
+
 def model(width: int, layers: int) -> MaskedLM:
     shape = ModelConfig(size="base", hidden_size=width, num_hidden_layers=layers, num_attention_heads=12)
     with META:
@@ -63,6 +77,7 @@ def test_a_distillation_micro_batch_is_at_most_1500_launches() -> None:
     In a CPU's blocks, and sequence by sequence, it is 17,420.
     """
     student, teacher = model(768, 6), model(768, 12)
+    teacher.encoder.use_attention("efficient")  # it drops nothing, so that a V100 packs it
     parts = LossConfig(kl=1.0, mlm=1.0, hidden=1.0, embeddings=1.0, relations=1.0)
     with META:
         teachers = Teachers([teacher], Device(META, "fp32"), PIECES)
@@ -72,7 +87,7 @@ def test_a_distillation_micro_batch_is_at_most_1500_launches() -> None:
     with Launches() as launches:
         terms = objective(student, batch(), LossDenominators(MASKED, TOKENS))
         terms["loss"].backward()
-    assert 500 < launches.count <= 1349
+    assert 500 < launches.count <= 1230
 
 
 def test_a_layer_and_the_head_ask_for_few_kernels() -> None:
@@ -82,7 +97,7 @@ def test_a_layer_and_the_head_ask_for_few_kernels() -> None:
         with Launches() as launches:
             encoder(packed)
         counts.append(launches.count)
-    assert counts[1] - counts[0] <= 41, "a layer's forward pass, with dropout and padding"
+    assert counts[1] - counts[0] <= 28, "a layer's forward pass, with dropout and padding"
     x_mh = torch.empty(MASKED, 768, device=META, requires_grad=True)
     weight_vh = torch.empty(PIECES, 768, device=META, requires_grad=True)
     bias_v = torch.empty(PIECES, device=META, requires_grad=True)

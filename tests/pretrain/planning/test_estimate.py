@@ -11,6 +11,8 @@ from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.planning.estimate import estimate, kept_per_token, largest_micro_batch, need, parameters
 
+LENGTHS = (120, 80, 60, 52, 100, 100)  # of 512 tokens
+
 
 def test_states_are_shared_out_as_zero_does() -> None:
     encoder = ModelConfig(size="base").resolve(50_265, 512, 1)
@@ -57,15 +59,16 @@ def test_the_plan_says_which_gpus_are_idle() -> None:
     assert said(3) == "3 on 8 GPUs: 5 GPUs would be idle, and the run is refused (raise batch.accumulation)"
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("shape", ["roberta", "modernbert"])
-def test_activations_are_what_autograd_keeps(shape: Shape) -> None:
+def test_activations_are_what_autograd_keeps(shape: Shape, padded: bool) -> None:
     """One layer more keeps so much more, counted by storage; attention's probabilities on a CPU apart, as a GPU's kernel keeps none."""
 
     def kept(layers: int) -> int:
         torch.manual_seed(0)
         config = ModelConfig(shape, "mini", num_hidden_layers=layers, hidden_dropout=0, attention_dropout=0)
         model = MaskedLM(config.resolve(300, 512, 1)).train()
-        model.encoder.use_attention("loop")
+        model.encoder.use_attention("padded" if padded else "loop")
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         found: dict[int, int] = {}
 
@@ -76,11 +79,12 @@ def test_activations_are_what_autograd_keeps(shape: Shape) -> None:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            hidden = model.encoder(Packed(torch.full((512,), 5), (512,)))
+            hidden = model.encoder(Packed(torch.full((512,), 5), LENGTHS))
         for x in hidden:
             found[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return sum(found.values())
 
-    encoder = ModelConfig(shape, "mini", hidden_dropout=0, attention_dropout=0).resolve(300, 512, 1)
+    rate = 0.1 if shape == "roberta" else 0.0  # without dropout a GPU packs all but local layers
+    encoder = ModelConfig(shape, "mini", hidden_dropout=0, attention_dropout=rate).resolve(300, 512, 1)
     measured = (kept(5) - kept(2)) / 3 / 512
-    assert kept_per_token(encoder, half=False, recompute=False) == pytest.approx(measured, rel=0.15)
+    assert kept_per_token(encoder, half=False, recompute=False, padded=padded) == pytest.approx(measured, rel=0.15)
