@@ -113,10 +113,12 @@ def run(config: LaunchOptions) -> None:
 
 def _print_catalogue() -> None:
     """Print the shipped recipes by system, each with the first sentence of its description."""
-    for system, recipes in catalogue().items():
+    systems = catalogue()
+    width = max(len(name) for recipes in systems.values() for name in recipes)
+    for system, recipes in systems.items():
         print(f"{system}\n" if system else "", end="")
         for name, description in recipes.items():
-            print(f"  {name:40} {description}")
+            print(f"  {name:{width}}  {description}")
 
 
 def _launch_words(recipe: Recipe, config: LaunchOptions) -> list[str]:

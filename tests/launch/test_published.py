@@ -12,6 +12,8 @@ import yaml
 from biomlm.core import cli
 from biomlm.core.errors import DataError
 from biomlm.core.fleet import Before, find
+from biomlm.core.verbs import VERBS
+from biomlm.launch.backends.slurm import SlurmConfig
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.resolve import shipped
@@ -134,6 +136,14 @@ def test_slurm_scripts_are_printed_for_what_is_not_there(name: str, capsys: pyte
     assert said.count("#SBATCH --job-name") == len(read(name, "out").stages)
     assert "--precision fp16" in said
     assert shlex.quote("biomlm") in said
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_batch_job_has_a_micro_batch_for_each_of_its_gpus(name: str) -> None:
+    """With fewer the run is refused when it starts."""
+    for stage in recipe_of(name).stages:
+        if VERBS[stage.verb].gpus == "all":
+            assert resolved(name, stage.name).batch.accumulation >= SlurmConfig().of(stage).gpus, stage.name
 
 
 @pytest.mark.parametrize("name", ["bio-lm/base-PM-M3-Voc-fairseq", "gatortron/3.9B", "modernbert/long-context-student"])
