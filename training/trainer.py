@@ -25,11 +25,11 @@ from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
 from biomlm.training.distributed.hang_detector import HangDetector
-from biomlm.training.preemption import PreemptionHandler
 from biomlm.training.distributed.process_group import World
 from biomlm.training.metrics import MetricsLogger
 from biomlm.training.objective import LossDenominators, MicroBatch
 from biomlm.training.out_of_memory import is_out_of_memory, largest, too_large
+from biomlm.training.preemption import PreemptionHandler
 from biomlm.training.prefetch import Prefetcher
 from biomlm.training.rank_batches import RankBatches, batches_of_rank
 from biomlm.training.saver import Saver
