@@ -23,7 +23,7 @@ from biomlm.finetune.comparison.tables import show
 from biomlm.finetune.config import CompareConfig, FinetuneConfig
 from biomlm.finetune.data import dataset
 from biomlm.finetune.metrics.bootstrap import interval, resampled
-from biomlm.finetune.metrics.entities import Scorer
+from biomlm.finetune.metrics.scorer import Scorer
 from biomlm.finetune.training import checkpoint, protocol
 
 FOOTER = r"<footer>Made by \w+ finetune compare, "  # what an earlier page is known by

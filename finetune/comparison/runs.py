@@ -9,7 +9,7 @@ from typing import Any
 from biomlm.core.manifest import flatten
 from biomlm.finetune.comparison.errors import ErrorAnalysis, Line, Mistake
 from biomlm.finetune.config import FinetuneConfig
-from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.metrics.scorer import F64
 from biomlm.finetune.tasks.registry import TASKS
 
 PLACES = ("model", "data", "out", "log_every", "override")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from biomlm.core import rng
-from biomlm.finetune.metrics.entities import F64, Scorer
+from biomlm.finetune.metrics.scorer import F64, Scorer
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from biomlm.finetune.metrics.entities import F64, counted, missed, precision_recall_f1, ratio
+from biomlm.finetune.metrics.scorer import F64, counted, missed, precision_recall_f1, ratio
 
 Labels = frozenset[str]
 

@@ -14,7 +14,7 @@ from biomlm.finetune.comparison.errors import ErrorAnalysis
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data.dataset import DataSet
 from biomlm.finetune.data.labelling import Labelling
-from biomlm.finetune.metrics.entities import Scorer
+from biomlm.finetune.metrics.scorer import Scorer
 from biomlm.finetune.tasks.examples import Example
 from biomlm.model.encoder import MaskedLM
 

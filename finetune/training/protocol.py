@@ -20,7 +20,7 @@ from biomlm.core.files import atomic_file, read_if_done, read_json, write_json
 from biomlm.core.manifest import config_hash, digest
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.metrics.bootstrap import interval, mean_interval, resampled
-from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.metrics.scorer import F64
 from biomlm.finetune.tasks.base import G, R, Task
 from biomlm.finetune.training.fit import build_model, fit
 from biomlm.finetune.training.grid_search import FOLDER as GRID

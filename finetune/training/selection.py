@@ -11,7 +11,7 @@ from typing import Any, Generic
 from torch import Tensor
 
 from biomlm.core.checkpoint import Groups
-from biomlm.finetune.metrics.entities import F64
+from biomlm.finetune.metrics.scorer import F64
 from biomlm.finetune.tasks.base import G, R, Task
 from biomlm.finetune.training.inference import outputs
 from biomlm.model.encoder import EncoderModel
