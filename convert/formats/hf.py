@@ -21,8 +21,9 @@ from biomlm.convert.checks.numerical import HuggingFace
 from biomlm.convert.checks.tokenizers import by_transformers
 from biomlm.convert.formats import hf_weights
 from biomlm.convert.formats.base import Folder, Format, Library, Target, copy_tokenizer
-from biomlm.convert.formats.source_checkpoint import HEAD_FACTS, SourceCheckpoint, sane
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, sane
 from biomlm.convert.names import hf_architectures, hf_config
+from biomlm.convert.names.heads import HEAD_FACTS
 from biomlm.convert.names.table import BIAS, FRONT, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
 from biomlm.convert.safe_load.archive import scratch
 from biomlm.core.errors import CheckpointError, MismatchError, kind

@@ -7,22 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from biomlm.convert.names.heads import head_facts
 from biomlm.core.errors import CheckpointError
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats.folder import Tokenizer
-
-TASK = "finetuned_for"  # in Hugging Face's config.json: the task of `biomlm finetune`, so that it outlives a second conversion
-HEAD_FACTS = (TASK, "problem_type", "reads_words")  # in Hugging Face's config.json under these names, too
-_ONE = {"problem_type": "single_label_classification"}
-# What older folders, which name their task alone, leave unsaid. It never grows: `biomlm finetune` states it since, whatever the task.
-EARLIER: dict[str, dict[str, Any]] = {
-    "ner": {"reads_words": True},
-    "pico": {"reads_words": True},
-    "classification": _ONE,
-    "relation": _ONE,
-    "multilabel": {"problem_type": "multi_label_classification"},
-    "similarity": {"problem_type": "regression"},
-}
 
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
 
@@ -88,12 +76,8 @@ class SourceCheckpoint:
 
     @property
     def head_facts(self) -> dict[str, Any]:
-        """What `biomlm finetune` says of its head, under those of the names `HEAD_FACTS` that apply."""
-        of_head = {name: self.facts[name] for name in HEAD_FACTS if name in self.facts}
-        stated = self.facts.get("finetune")
-        if isinstance(stated, dict) and "task" in stated:
-            of_head |= {TASK: stated["task"], **{name: stated[name] for name in HEAD_FACTS if name in stated}}
-        return {**EARLIER.get(str(of_head.get(TASK, "")), {}), **of_head}
+        """What `biomlm finetune` says of its head (see `convert.names.heads`)."""
+        return head_facts(self.facts)
 
     @property
     def reads_words(self) -> bool:

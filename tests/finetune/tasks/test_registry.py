@@ -18,7 +18,7 @@ from biomlm.finetune.tasks.registry import TASKS, reading
 ROOT = Path(__file__).parents[3]
 REGISTRY = ROOT / "finetune/tasks/registry.py"
 OTHERS = {  # tables in which such a word is no task of today
-    "convert/formats/source_checkpoint.py": "EARLIER",  # what folders of before say by a task's name alone
+    "convert/names/heads.py": "EARLIER",  # what folders of before say by a task's name alone
     "finetune/commands/blurb.py": "TYPES",  # BLURB's own names of its kinds of data sets
 }
 
