@@ -4,12 +4,15 @@ A reader therefore never sees half a file, and a run that is killed or meets a f
 decides where a command may write: never over, around or into what it reads, and never over what it did not write itself.
 """
 
+import codecs
+import fcntl
 import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -19,6 +22,7 @@ from biomlm.core.errors import ConfigError, DataError
 
 HASH_BLOCK = 1 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
+ABANDONED = 60  # seconds; a folder that was just made is not marked yet
 
 Ours = Callable[[Path], bool]
 
@@ -53,9 +57,11 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it takes `path`'s place, on any exception it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_abandoned(path.parent, rf"\.{re.escape(path.name)}\.\d+\.tmp")
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir()
+    mark = mark_used(tmp)
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         yield tmp
@@ -70,8 +76,33 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         raise
+    finally:
+        os.close(mark)
     shutil.rmtree(old, ignore_errors=True)
     fsync_path(path.parent)
+
+
+def mark_used(folder: Path) -> int:
+    """Lock a temporary folder as long as this process lives and the descriptor that is returned is open."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks: nothing there is ever swept
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def sweep_abandoned(parent: Path, pattern: str) -> None:
+    """Remove temporary folders of ours that killed processes left: those of this name, old enough, that nobody has marked as used."""
+    for folder in list(parent.iterdir()):
+        if not re.fullmatch(pattern, folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError):  # another process may be sweeping too
+            about, descriptor = folder.stat(), os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if about.st_uid == os.getuid() and time.time() - about.st_mtime > ABANDONED:
+                    shutil.rmtree(folder)
+            finally:
+                os.close(descriptor)
 
 
 def sweep(folder: str | Path) -> None:
@@ -112,7 +143,7 @@ def read_json(path: str | Path, remedy: str = "Make it again with the command th
     """
     path = Path(path)
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except FileNotFoundError:
         raise DataError("there is no such file", file=path, remedy=remedy) from None
     except orjson.JSONDecodeError as error:

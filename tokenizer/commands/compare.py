@@ -2,10 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -36,11 +36,13 @@ class Sample:
     Args:
         words: Source → word → how often.
         texts: Sentences as `tokenizer encode` sees them.
+        sentences: How many of them each document has.
         terms: Name of a file of terms → its distinct terms.
     """
 
     words: dict[str, Counter[str]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+    sentences: list[int] = field(default_factory=list)
     terms: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -56,6 +58,9 @@ class Figures:
         cuts: Term → its pieces, for the examples.
         bytes_per_token: UTF-8 bytes of text for a token.
         window: Words that a window of 512 tokens holds.
+        tokens: Of the whole sample: what is computed grows with them.
+        cut: Share of the documents that such a window does not hold whole.
+        pieces: All of them; those that another vocabulary has too keep their rows when it is exchanged (`--init_vocabulary`).
     """
 
     vocab_size: int
@@ -65,6 +70,9 @@ class Figures:
     cuts: Mapping[str, list[str]]
     bytes_per_token: float
     window: float
+    tokens: int
+    cut: float
+    pieces: Set[str]
 
 
 def draw_sample(config: CompareConfig) -> Sample:
@@ -79,13 +87,14 @@ def draw_sample(config: CompareConfig) -> Sample:
     every = enumerate(chain.from_iterable(map(documents.read, files)))
     chosen = nsmallest(config.documents, every, key=lambda numbered: rng.key(SEED, numbered[1].id))
     for _, document in sorted(chosen, key=itemgetter(0)):
-        front = ""
+        front, before = "", len(sample.texts)
         counter = sample.words.setdefault(document.source, Counter())
         for _, words in document.words():
             text = " ".join(words)
             counter.update(WORD.findall(text))
             sample.texts.append(front + text)
             front = " "
+        sample.sentences.append(len(sample.texts) - before)
     if not any(sample.words.values()):
         problem, remedy = f"the {config.split} split has no words", "Give another --split or other --docs."
         raise DataError(problem, file=config.docs, remedy=remedy)
@@ -99,7 +108,9 @@ def measure(tokenizer: folder.Tokenizer, sample: Sample) -> Figures:
     distinct = sorted(in_terms.union(*sample.words.values()))
     cuts = dict(zip(distinct, tokenizer.encode_batch([f" {word}" for word in distinct]), strict=True))
     words = sum((counter for counter in sample.words.values()), Counter[str]())
-    tokens = sum(map(len, tokenizer.encode_batch(sample.texts)))
+    lengths = iter([len(ids) for ids in tokenizer.encode_batch(sample.texts)])
+    of_documents = [sum(islice(lengths, count)) for count in sample.sentences]
+    tokens = sum(of_documents)
     return Figures(
         vocab_size=tokenizer.vocab_size,
         pieces_per_word={
@@ -120,6 +131,9 @@ def measure(tokenizer: folder.Tokenizer, sample: Sample) -> Figures:
         },
         bytes_per_token=sum(len(text.encode()) for text in sample.texts) / tokens,
         window=(WINDOW - 2) * words.total() / tokens,
+        tokens=tokens,
+        cut=sum(length > WINDOW - 2 for length in of_documents) / len(of_documents),
+        pieces=frozenset(tokenizer.pieces),
     )
 
 
@@ -134,6 +148,10 @@ def rows(figures: Sequence[Figures]) -> dict[str, list[str]]:
         table[f"pieces per term: {name}"] = [f"{f.terms[name][1]:.2f}" for f in figures]
     table["bytes per token"] = [f"{f.bytes_per_token:.3f}" for f in figures]
     table[f"words in {WINDOW} tokens"] = [f"{f.window:.0f}" for f in figures]
+    table[f"documents of over {WINDOW} tokens"] = [f"{f.cut:.1%}" for f in figures]
+    first = figures[0]
+    table["tokens, against the first"] = [f"{f.tokens / first.tokens - 1:+.1%}" for f in figures]
+    table["pieces that the first has too"] = [f"{len(f.pieces & first.pieces) / len(f.pieces):.1%}" for f in figures]
     return table
 
 

@@ -4,6 +4,7 @@
 piece is four (the special tokens) plus its line in `dict.txt`. Source: `fairseq/data/dictionary.py` and `encoders/gpt2_bpe.py`.
 """
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
     """
     file = Path(file)
     entries = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), start=1):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdigit():
             raise DataError("a line is a symbol and its count", file=file, record=f"line {number}", remedy=REMEDY)
@@ -81,8 +82,13 @@ def read_dict(file: str | Path) -> list[tuple[str, int]]:
     return entries
 
 
+def plain(content: bytes) -> bytes:
+    """Return a text file's content as programs write it that know no byte-order mark and no line ends but their own."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 def read_text(file: Path, remedy: str = REMEDY) -> str:
-    """Read a file as UTF-8.
+    """Read a file as UTF-8, with any kind of line end, as Python does; a byte-order mark is none of its text.
 
     Args:
         file: The file.
@@ -92,7 +98,7 @@ def read_text(file: Path, remedy: str = REMEDY) -> str:
         DataError: It is missing or is not UTF-8.
     """
     try:
-        return file.read_bytes().decode()
+        return plain(file.read_bytes()).decode()
     except FileNotFoundError:
         raise DataError("there is no such file", file=file, remedy=remedy) from None
     except UnicodeDecodeError as error:

@@ -28,7 +28,7 @@ def from_fairseq(
     encoder = fairseq.read_vocab(Path(encoder_json))
     merges = fairseq.read_bpe(vocab_bpe)
     sources = (dict_txt, encoder_json, vocab_bpe)
-    files = {name: Path(file).read_bytes() for name, file in zip(fairseq.FILES, sources, strict=True)}
+    files = {name: fairseq.plain(Path(file).read_bytes()) for name, file in zip(fairseq.FILES, sources, strict=True)}
     return _from_bpe(folder, Path(dict_txt), encoder, merges, files, model_max_length)
 
 
@@ -54,7 +54,7 @@ def from_dictionary(dict_txt: Path, bpe: Path, folder: Path, model_max_length: i
         vocab = loaded.hf.get_vocab(with_added_tokens=True)
         merges = [(left, right) for left, right in loaded.state["model"]["merges"]]
     encoder = fairseq.numbering(dict_txt, vocab, merges)
-    contents = (dict_txt.read_bytes(), orjson.dumps(encoder), bytelevel.merges_bytes(merges))
+    contents = (fairseq.plain(dict_txt.read_bytes()), orjson.dumps(encoder), bytelevel.merges_bytes(merges))
     return _from_bpe(
         folder, dict_txt, encoder, merges, dict(zip(fairseq.FILES, contents, strict=True)), model_max_length
     )
@@ -87,7 +87,7 @@ def fairseq_files(folder: str | Path) -> dict[str, bytes]:
     folder = Path(folder)
     tokenizer = load(folder)
     if all((folder / name).exists() for name in fairseq.FILES):
-        return {name: (folder / name).read_bytes() for name in fairseq.FILES}
+        return {name: fairseq.plain((folder / name).read_bytes()) for name in fairseq.FILES}
     state = tokenizer.state
     if tokenizer.added:
         problem = f"fairseq has no place for tokens added to the BPE, such as {tokenizer.added[0]['content']!r}"

@@ -188,7 +188,7 @@ def load(folder: str | Path) -> Tokenizer:
     settings, file = stated.read(folder), folder / "tokenizer.json"
     stated.check_programs(folder, settings)
     if file.exists():
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = fairseq.plain(file.read_bytes()).decode(errors="replace")
         try:
             hf = HuggingFace.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception
@@ -268,6 +268,12 @@ def contents(folder: str | Path) -> dict[str, str]:
     return {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy one file of a tokenizer folder: a text as every program reads it, without a byte-order mark or other line ends than `\\n`."""
+    content = source.read_bytes()
+    target.write_bytes(content if source.suffix == ".model" else fairseq.plain(content))
+
+
 def copy(source: str | Path, target: str | Path) -> None:
     """Copy a folder's tokenizer files into `target`, each of them whole or not at all; other files there are left alone.
 
@@ -278,4 +284,4 @@ def copy(source: str | Path, target: str | Path) -> None:
     for name in FILES:
         if (file := Path(source) / name).exists():
             with atomic_file(Path(target) / name) as tmp:
-                tmp.write_bytes(file.read_bytes())
+                copy_file(file, tmp)

@@ -1,6 +1,7 @@
 """`tokenizer compare`: the figures of a table are what one gets by counting."""
 
 import gzip
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -26,6 +27,21 @@ def test_figures_are_what_counting_gives(tok: Path, docs: Path) -> None:
     assert mean == pytest.approx(sum(pieces) / len(pieces))
     assert figures.bytes_per_token == pytest.approx(sum(len(t.encode()) for t in found.texts) / tokens)
     assert figures.window == pytest.approx(510 * len(words) / tokens)
+    assert (figures.tokens, sum(found.sentences)) == (tokens, len(found.texts))
+
+
+def test_documents_that_a_window_cuts_and_what_another_vocabulary_saves(tok: Path, tiny_tokenizer: Path) -> None:
+    texts = ["heparin", *[" heparin protects"] * 400, "aspirin"]
+    found = compare.Sample({"text": Counter(" ".join(texts).split())}, texts, [401, 1])
+    first, second = (compare.measure(folder.load(place), found) for place in (tok, tiny_tokenizer))
+    counts = [sum(len(folder.load(place).encode(text)) for text in texts) for place in (tok, tiny_tokenizer)]
+    assert (first.tokens, second.tokens) == tuple(counts)
+    assert first.cut == second.cut == 0.5
+    shown = compare.rows([first, second])
+    assert shown["tokens, against the first"] == ["+0.0%", f"{counts[1] / counts[0] - 1:+.1%}"]
+    pieces = [set(folder.load(place).pieces) for place in (tok, tiny_tokenizer)]
+    share = len(pieces[0] & pieces[1]) / len(pieces[1])
+    assert shown["pieces that the first has too"] == ["100.0%", f"{share:.1%}"]
 
 
 def test_the_sample_is_drawn_from_all_documents(tmp_path: Path) -> None:
