@@ -1,6 +1,8 @@
 """The configurations of `biomlm convert` and its verbs, in a module without torch: `--help` reads it."""
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from biomlm.convert.formats.registry import WRITTEN
@@ -28,6 +30,8 @@ class ConvertConfig:
         rows: Embedding rows beyond the tokenizer's vocabulary (padding to a round number): keep them or cut them.
         weights: Those that were trained, or the running mean of them (`ema`) that the checkpoint keeps beside them.
         tokenizer: A tokenizer folder, or one with those of dict.txt, encoder.json and vocab.bpe that SRC lacks.
+        more: Further sources; DST is a folder then, in which each one gets a folder of its own name.
+        dry_run: Read and say what would be written and what left out, and write nothing.
         override: Replace an earlier conversion at DST.
     """
 
@@ -38,11 +42,22 @@ class ConvertConfig:
     rows: Literal["keep", "cut"] = "keep"
     weights: Literal["trained", "ema"] = added("trained")
     tokenizer: str = ""
+    more: list[str] = field(default_factory=list)
+    dry_run: bool = False
     override: bool = False
 
     def __post_init__(self) -> None:
+        names = [name_of(src) for src in (self.src, *self.more)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"two sources are named {twice}", remedy="Convert one of them by itself.")
         if self.to not in WRITTEN:
             raise ConfigError(f"--to {self.to} is no format", remedy=f"Choose one of {', '.join(WRITTEN)}.")
+
+
+def name_of(src: str) -> str:
+    """Return the name of a source's folder among several: its own, without the endings of an archive or a checkpoint."""
+    return re.sub(r"(\.tar)?\.(gz|xz|tar|tgz|pt|bin)$", "", Path(src).resolve().name)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.formats.base import Folder, SavedFile
 from biomlm.convert.formats.registry import FORMATS, find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.names.hf_architectures import BY_SHAPE
 from biomlm.convert.names.table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.safe_load import archive, torch_file
 from biomlm.core.errors import DataError, no_model
@@ -118,9 +120,9 @@ def _read(path: Path, tokenizer: Path | None) -> SourceCheckpoint:
 def _with_tokenizer(source: SourceCheckpoint, tokenizer: Path | None) -> SourceCheckpoint:
     if tokenizer is None:
         return source
-    averaged = source.averaged
-    mean = None if averaged is None else lambda: replace(averaged(), tokenizer_dir=tokenizer)
-    return replace(source, tokenizer_dir=tokenizer, averaged=mean)
+    averaged, rule = source.averaged, TransformersRule(tokenizer, BY_SHAPE[source.config.shape].model_type)
+    mean = None if averaged is None else lambda: replace(averaged(), tokenizer_dir=tokenizer, token_rule=rule)
+    return replace(source, tokenizer_dir=tokenizer, token_rule=rule, averaged=mean)
 
 
 def _is_model(path: Path) -> bool:

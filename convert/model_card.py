@@ -7,20 +7,15 @@ from typing import Any
 
 import yaml
 
+from biomlm.convert import model_use
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.model_use import Use
 from biomlm.convert.names.table import shapes
-from biomlm.core.files import write_text
+from biomlm.core.files import read_json, write_text
 from biomlm.core.manifest import flatten
 from biomlm.core.summary import shown
 
 NAME = "README.md"
-USES = {
-    "fill-mask": "from transformers import pipeline\n\n"
-    'fill = pipeline("fill-mask", model="path/to/this/folder")\nfill("The patient was given <mask>.")',
-    "feature-extraction": "from transformers import AutoModel, AutoTokenizer\n\n"
-    'tokenizer, model = (c.from_pretrained("path/to/this/folder") for c in (AutoTokenizer, AutoModel))\n'
-    'model(**tokenizer("The patient was given aspirin.", return_tensors="pt")).last_hidden_state',
-}
 MAIN = {  # what a reader asks first, and what to call it; the rest is folded away
     **{
         name: name
@@ -32,7 +27,15 @@ MAIN = {  # what a reader asks first, and what to call it; the rest is folded aw
     "result: valid.accuracy": "held-out masked accuracy",
     "result: unigram_entropy": "held-out unigram entropy (nats)",
 }
-HIDDEN = ("out", "shards", "teacher", "init")  # where things lay on the machine that trained it
+HIDDEN = (
+    "out",
+    "shards",
+    "teacher",
+    "init",
+    "model",
+    "data",
+    "groups",
+)  # where things lay on the machine that trained it
 
 
 def write(folder: Path, source: SourceCheckpoint, record: Mapping[str, Any]) -> None:
@@ -43,15 +46,16 @@ def write(folder: Path, source: SourceCheckpoint, record: Mapping[str, Any]) -> 
         source: The checkpoint that was converted.
         record: The content of `conversion.json`.
     """
-    header = {"library_name": "transformers", "pipeline_tag": _task(source), "tags": ["masked-lm", "biomedical"]}
-    write_text(folder / NAME, f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body(source, record)}")
+    tokenizer, trained = source.tokenizer, source.facts.get("finetune")
+    mask = tokenizer.pieces[tokenizer.ids.mask] if tokenizer else None
+    texts = trained.get("texts", 1) if isinstance(trained, dict) else 1
+    use = model_use.of(read_json(folder / "config.json"), mask, texts)
+    tags = {"pipeline_tag": use.tag} if use.tag else {}
+    header = {"library_name": "transformers", **tags, "tags": ["masked-lm", "biomedical"]}
+    write_text(folder / NAME, f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body(source, record, use)}")
 
 
-def _task(source: SourceCheckpoint) -> str:
-    return "fill-mask" if source.has_head else "feature-extraction"
-
-
-def body(source: SourceCheckpoint, record: Mapping[str, Any]) -> str:
+def body(source: SourceCheckpoint, record: Mapping[str, Any], use: Use) -> str:
     """Compose the card below its header, in Markdown."""
     config, logits = source.config, record["max_difference_logits"]
     sizes = {
@@ -73,9 +77,9 @@ def body(source: SourceCheckpoint, record: Mapping[str, Any]) -> str:
         **{f"SHA-256 of {name}": digest for name, digest in record["sha256"].items()},
     }
     parts_of_card = [
-        "# Masked language model\n" if source.has_head else "# Encoder\n",
+        f"# {use.title}\n",
         _table(sizes),
-        f"## Use\n\n```python\n{USES[_task(source)]}\n```\n",
+        f"## Use\n\n```python\n{use.example}\n```\n",
         "## Training\n\n" + _training(_stated(source.facts)),
         "## Conversion\n\nThe weights were converted by biomlm and compared with their source, each computed by its own code.\n\n"
         + _table(check),

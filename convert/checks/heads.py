@@ -31,12 +31,12 @@ TASKS: dict[str, Kind] = {
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "tokens",
 }
-CLASSES: dict[Kind, str] = {
-    "seq_relationship": "ForNextSentencePrediction",
-    "qa_outputs": "ForQuestionAnswering",
+CLASSES: dict[Kind, str] = {  # what comes first names the model, where it has several
     "sequence": "ForSequenceClassification",
     "multiple_choice": "ForMultipleChoice",
     "tokens": "ForTokenClassification",
+    "qa_outputs": "ForQuestionAnswering",
+    "seq_relationship": "ForNextSentencePrediction",
 }
 NEXT_OR_NOT = 2  # answers of transformers' ForNextSentencePrediction; a head with a third (LinkBERT) is carried, and no class computes it
 PROBES = 4  # sequences: a head is a matrix or two, and does the same to each
@@ -75,13 +75,27 @@ def present(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> li
 
 
 def _task(extra_tensors: Mapping[str, Tensor], facts: Mapping[str, Any], module: str) -> Kind:
-    """Tell what a classifier is computed from: what its class takes; else the pooler, where there is one, or every token."""
-    if f"{module}.out_proj.weight" in extra_tensors:
-        return "sequence"
-    stated = facts.get("architectures")
+    """Tell what a classifier is computed from: what its training or its class says; else the pooler, where there is one, or every token."""
+    trained, stated = facts.get("finetune"), facts.get("architectures")
     names = [str(name) for name in stated] if isinstance(stated, list) else []
-    kinds = (kind for name in names for end, kind in TASKS.items() if name.endswith(end))
-    return next(kinds, "sequence" if "pooler.dense.weight" in extra_tensors else "tokens")
+    kinds = [kind for name in names for end, kind in TASKS.items() if name.endswith(end)]
+    if isinstance(trained, dict) and trained.get("head") in TASKS.values():
+        return trained["head"]  # type: ignore[no-any-return]
+    if kinds:
+        return kinds[0]
+    of_sequence = f"{module}.out_proj.weight" in extra_tensors or "pooler.dense.weight" in extra_tensors
+    return "sequence" if of_sequence else "tokens"
+
+
+def class_of(heads: Sequence[Head], architecture: Architecture, *, has_head: bool) -> str:
+    """Name transformers' class for a model with these heads, and with the masked-LM head or without."""
+    family, kinds = architecture.masked_lm.removesuffix("ForMaskedLM"), {head.kind for head in heads}
+    first = next((kind for kind in CLASSES if kind in kinds), None)
+    if first == "seq_relationship" and has_head:
+        return f"{family}ForPreTraining"
+    if first:
+        return f"{family}{CLASSES[first]}"
+    return architecture.masked_lm if has_head else architecture.base
 
 
 def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtype: torch.dtype, file: Path) -> None:
@@ -94,6 +108,18 @@ def demand_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], dtyp
         if name not in after or not torch.equal(tensor.to(dtype), after[name].to(dtype)):
             problem = f"the tensor {name} is not written as it was; nothing was written"
             raise ConversionError(problem, file=file, remedy="Please report this checkpoint.")
+
+
+def demand_labels(heads: Sequence[Head], before: Mapping[str, Any], after: Mapping[str, Any], file: Path) -> None:
+    """Refuse a conversion that changed the names of a classifier's outputs.
+
+    Raises:
+        ConversionError: They are others, or gone.
+    """
+    named = any(head.module.startswith(CLASSIFIERS) for head in heads) and "id2label" in before
+    if named and before["id2label"] != after.get("id2label"):
+        problem = "the names of the classifier's labels are not written as they were; nothing was written"
+        raise ConversionError(problem, file=file, remedy="Please report this checkpoint.")
 
 
 def demand_numbers(source: SourceCheckpoint, file: Path) -> None:

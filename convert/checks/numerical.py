@@ -4,25 +4,20 @@ A difference is measured against the larger of 1 and the largest magnitude in th
 for large ones, because float32 carries seven digits and no more. Padding positions are not compared: nothing depends on them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from biomlm.convert.checks.heads import PROBES, Head, by_formula, by_transformers
+from biomlm.convert.checks.heads import PROBES, Head
+from biomlm.convert.checks.models import Computes
 from biomlm.convert.checks.probe_inputs import batches
-from biomlm.convert.names import hf_config
 from biomlm.core.errors import CheckpointError, ConversionError
-from biomlm.core.files import read_json
 from biomlm.core.progress import Bar, progress
 from biomlm.model.config import EncoderConfig
-from biomlm.model.encoder import MaskedLM
-from biomlm.model.kernels.linear import Linear
-from biomlm.model.packed import pack
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 LONG_DEPTH = 2  # layers that the longest sequence goes through: attention over long distances is the same code in each, and of ModernBERT's
@@ -30,172 +25,6 @@ LONG_DEPTH = 2  # layers that the longest sequence goes through: attention over 
 MOST_SCORED = 64  # positions of a batch whose logits are computed, spread evenly: the head does the same at each
 
 Batches = list[list[list[int]]]  # of sequences of token ids
-
-
-class Computes(Protocol):
-    """A model of any library.
-
-    Args:
-        layers: The module that holds the list of layers, and the list's name in it.
-        packs: Whether sequences of any lengths are computed together without padding.
-    """
-
-    layers: tuple[nn.Module, str]
-    packs: bool
-
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
-        """Compute hidden states after the embeddings and after each layer, [t, h] each, for the real tokens; the last one is the
-        output, which pre-LN normalises.
-        """
-
-    def head(self) -> nn.Module | None:
-        """Give the masked-LM head by itself: rows of the last hidden state [m, h] → vocabulary scores [m, v]; None if it has none."""
-
-    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Compute the outputs of other heads, by their modules' names (see `checks.heads`)."""
-
-
-class TiedHead(nn.Module):
-    """The native head together with the embeddings that it is tied to."""
-
-    def __init__(self, model: MaskedLM):
-        super().__init__()
-        self.head, words = model.head, model.encoder.word_embeddings.weight
-        self.decoder = Linear(words.shape[1], words.shape[0], device="meta")
-        self.decoder.weight, self.decoder.bias = words, model.head.bias
-        compute_in_float32(self.decoder)
-
-    def forward(self, hidden_mh: Tensor) -> Tensor:
-        """Map [m, h] → [m, v]."""
-        return self.decoder(self.head.transform(hidden_mh))  # type: ignore[no-any-return]
-
-
-class Ours:
-    """The native model."""
-
-    packs = True
-
-    def __init__(
-        self, model: MaskedLM, has_head: bool, extra_tensors: Mapping[str, Tensor] | None = None, mean: bool = False
-    ):
-        self.model, self.has_head, self.extra_tensors, self.mean = model, has_head, extra_tensors or {}, mean
-        self.layers: tuple[nn.Module, str] = (model.encoder, "layers")
-        compute_in_float32(model)
-
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
-        """See `Computes`."""
-        return self.model.encoder(pack(sequences))  # type: ignore[no-any-return]
-
-    def head(self) -> nn.Module | None:
-        """See `Computes`."""
-        return TiedHead(self.model) if self.has_head else None
-
-    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
-        """See `Computes`."""
-        hidden = torch.split(self.hidden(sequences)[-1], [len(sequence) for sequence in sequences])
-        return by_formula(wanted, hidden, self.model.config, self.extra_tensors, self.mean)
-
-
-class Product(Linear):
-    """`nn.Linear` for inputs of any rank, by the product that the native model uses; on an AMD EPYC, transformers' takes twice as long."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map […, h] → […, outputs]."""
-        return super().forward(x.flatten(0, -2)).view(*x.shape[:-1], -1)
-
-
-class HuggingFace:
-    """transformers' own class for a folder, loaded with its own reader, on right-padded batches.
-
-    Everything about it is transformers' (names, order, norms, attention, padding) but for the kernel that multiplies two matrices.
-    """
-
-    packs = False
-
-    def __init__(self, folder: Path, has_head: bool, dtype: torch.dtype = torch.float32):
-        architecture = hf_config.of(read_json(folder / "config.json"), folder)
-        self.folder, self.has_head, self.dtype = folder, has_head, dtype
-        self.model, _ = self._load(architecture.masked_lm if has_head else architecture.base)
-        base = self.model.base_model
-        self.layers: tuple[nn.Module, str] = (base, "layers") if hasattr(base, "layers") else (base.encoder, "layer")
-
-    def _load(self, name: str, labels: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Load a class of transformers with the folder's weights; the model, and what its loading reported."""
-        import transformers
-
-        verbosity = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # it would report every tensor of a classification head
-        loaded, info = getattr(transformers, name).from_pretrained(
-            self.folder,
-            local_files_only=True,
-            use_safetensors=True,
-            torch_dtype=self.dtype,
-            output_loading_info=True,
-            **({} if labels is None else {"num_labels": labels}),
-        )
-        transformers.utils.logging.set_verbosity(verbosity)
-        for module in loaded.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Product
-        compute_in_float32(loaded)
-        return loaded.eval(), info
-
-    def hidden(self, sequences: Sequence[list[int]]) -> list[Tensor]:
-        """See `Computes`."""
-        longest, padding = max(len(s) for s in sequences), self.model.config.pad_token_id
-        input_ids_bl = torch.tensor([s + [padding] * (longest - len(s)) for s in sequences])
-        lengths_b = torch.tensor([len(s) for s in sequences])
-        real_bl = torch.arange(longest) < lengths_b[:, None]
-        out = self.model.base_model(input_ids_bl, attention_mask=real_bl.long(), output_hidden_states=True)
-        return [state_blh[real_bl] for state_blh in (*out.hidden_states[:-1], out.last_hidden_state)]
-
-    def head(self) -> nn.Module | None:
-        """See `Computes`."""
-        if not self.has_head:
-            return None
-        if hasattr(self.model, "lm_head"):
-            return self.model.lm_head  # type: ignore[no-any-return]
-        return self.model.cls if hasattr(self.model, "cls") else nn.Sequential(self.model.head, self.model.decoder)
-
-    def others(self, wanted: Sequence[Head], sequences: Sequence[list[int]]) -> dict[str, Tensor]:
-        """See `Computes`."""
-        architecture = hf_config.of(read_json(self.folder / "config.json"), self.folder)
-        return by_transformers(wanted, sequences, architecture, self._load, self.folder)
-
-
-def compute_in_float32(model: nn.Module) -> None:
-    """Let each module that is stored in a narrower type widen its numbers just before it runs and drop them after.
-
-    That is exact, and of a model of any size only the module that runs is in memory in float32; of embeddings, only the rows looked up.
-    Matrices are widened into memory that is used again, because fresh memory costs more than the widening.
-    """
-
-    stored: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
-    memory = [torch.empty(0)]
-
-    def widened(value: Tensor) -> Tensor:
-        if value.ndim < 2:
-            return value.float()
-        if memory[0].numel() < value.numel():
-            memory[0] = torch.empty(value.numel())
-        return memory[0][: value.numel()].view(value.shape).copy_(value)
-
-    def widen(module: nn.Module, _: object) -> None:
-        stored[module] = dict(module._parameters)
-        for name, value in stored[module].items():
-            module._parameters[name] = None if value is None else nn.Parameter(widened(value), requires_grad=False)
-
-    def narrow(module: nn.Module, _: object, __: object) -> None:
-        module._parameters.update(stored.pop(module))
-
-    for module in model.modules():
-        if any(value is not None and value.dtype != torch.float32 for value in module._parameters.values()):
-            if isinstance(module, nn.Embedding):
-                module.register_forward_hook(lambda _, __, rows: rows.float())
-            else:
-                module.register_forward_pre_hook(widen)
-                module.register_forward_hook(narrow)
 
 
 def states(model: Computes, groups: Batches, name: str) -> Iterator[list[Tensor]]:
@@ -251,6 +80,7 @@ class Recording:
         vocabulary: Ids that the tokenizer has; rows of the vocabulary beyond are padding.
         heads: Outputs of the other heads on `probes`, by the heads' names.
         wanted: Those heads.
+        by: Whose code computed it.
     """
 
     groups: Batches
@@ -259,6 +89,7 @@ class Recording:
     vocabulary: int
     heads: dict[str, Tensor] = field(default_factory=dict)
     wanted: Sequence[Head] = ()
+    by: str = ""
 
     def demand_numbers(self, file: Path) -> None:
         """Refuse a source that computes NaN or infinity: the fault is its own, not the conversion's.
@@ -294,7 +125,7 @@ def record(
     head = model.head()
     vocabulary = tokenizer.vocab_size if tokenizer else config.vocab_size
     others = model.others(heads, probes(groups)) if heads else {}
-    return Recording(groups, hidden, scores(head, outputs) if head else None, vocabulary, others, heads)
+    return Recording(groups, hidden, scores(head, outputs) if head else None, vocabulary, others, heads, model.name)
 
 
 def probes(groups: Batches) -> list[list[int]]:
@@ -313,6 +144,7 @@ class Differences:
         texts: Sequences compared.
         tokens: Real tokens in them.
         heads: Largest difference of each other head's outputs.
+        by: Whose code computed the two.
     """
 
     hidden: list[float]
@@ -320,6 +152,7 @@ class Differences:
     texts: int = 0
     tokens: int = 0
     heads: dict[str, float] = field(default_factory=dict)
+    by: tuple[str, ...] = ()
 
     @property
     def summary_text(self) -> str:
@@ -354,7 +187,7 @@ class Differences:
 @torch.inference_mode()
 def compare(a: Recording, model: Computes) -> Differences:
     """Compute a second model on the same inputs; differences are relative to the first one's magnitudes."""
-    differences = Differences([0.0] * len(a.hidden[0]))
+    differences = Differences([0.0] * len(a.hidden[0]), by=(a.by, model.name))
     outputs: list[Tensor] = []
     for group, a_hidden, b_hidden in zip(a.groups, a.hidden, states(model, a.groups, "check: target"), strict=True):
         for i, (x_th, y_th) in enumerate(zip(a_hidden, b_hidden, strict=True)):

@@ -1,7 +1,7 @@
 """`biomlm convert SRC DST --to …`: read a model of any kind, write it in another, compare the two, and only then put it in place."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from biomlm.convert import model_card
-from biomlm.convert.checks.heads import Head, demand_equal, demand_numbers, present
-from biomlm.convert.checks.numerical import Computes, Differences, Ours, compare, record
+from biomlm.convert.checks.heads import Head, demand_equal, demand_labels, demand_numbers, present
+from biomlm.convert.checks.models import Computes, Ours
+from biomlm.convert.checks.numerical import Differences, compare, record
 from biomlm.convert.checks.tokenizers import Agreement, agree
-from biomlm.convert.config import TOLERANCE, ConvertConfig
+from biomlm.convert.config import TOLERANCE, ConvertConfig, name_of
 from biomlm.convert.formats.base import Target
 from biomlm.convert.formats.registry import find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
@@ -30,20 +31,41 @@ RECORD = "conversion.json"
 
 
 def run(config: ConvertConfig) -> None:
-    """Convert, check, put in place.
+    """Convert each source.
 
     Raises:
-        UserError: The source cannot be read, the target exists, or the two differ; nothing is written then.
+        UserError: A source cannot be read, a target exists, or the two differ; nothing is written of that one, nor of those behind it.
     """
     gc.freeze()  # what torch's import made stays; to look through it again and again costs a conversion half a second
+    each = [
+        replace(config, src=src, dst=str(Path(config.dst) / name_of(src)), more=[])
+        for src in (config.src, *config.more)
+    ]
+    for one in each if config.more else [config]:
+        _refuse(one)
+    for one in each if config.more else [config]:
+        convert(one)
+
+
+def convert(config: ConvertConfig) -> None:
+    """Convert one source, check it, put it in place.
+
+    Raises:
+        UserError: It cannot be read, the target exists, or the two differ; nothing is written then.
+    """
     src, dst = Path(config.src), Path(config.dst)
-    _refuse(config)
     source, taken = chosen(read_source(src, Path(config.tokenizer) if config.tokenizer else None), config)
     target = target_of(config.to)
     source, left_out = fitted(prepared(source, config, target), target)
     target.refuse(source)
     heads, carried = sorted_out(source, target)
     dtype = getattr(torch, source.facts["dtype"] if config.dtype == "source" else config.dtype)
+    if config.dry_run:
+        summary(
+            f"biomlm convert: {src} → {dst}, nothing written",
+            foreseen(source, config.to, heads, dtype, taken, left_out),
+        )
+        return
     with atomic_dir(dst) as folder, ThreadPoolExecutor(4) as threads:
         source_hash = threads.submit(sha256, source.weights)
         numbers = threads.submit(demand_numbers, source, src)
@@ -54,13 +76,15 @@ def run(config: ConvertConfig) -> None:
         if imported:
             imported.result()
         words = target.reads_words and source.reads_words
-        agreeing = threads.submit(agree, source.tokenizer, folder, target.token_ids, words=words)
+        alone = replace(source, tensors={}, extra_tensors={})
+        agreeing = threads.submit(agree, alone, folder, target.token_ids, words=words)
         recording = record(computed(source, dtype), source.config, source.tokenizer, heads)
         recording.demand_numbers(src)
         numbers.result()
-        source = replace(source, tensors={}, extra_tensors={})  # the target is loaded next, and both need not fit
+        source = alone  # the target is loaded next, and both need not fit
         back = read_source(folder)
         demand_equal(carried, back.extra_tensors, dtype, src)
+        demand_labels(heads, source.facts, back.facts, src)
         differences = compare(recording, written_model(target, back, dtype))
         differences.demand(TOLERANCE, src)
         agreement = agreeing.result()
@@ -77,6 +101,25 @@ def run(config: ConvertConfig) -> None:
         if target.card:
             target.card(folder, source, account)
     summary(f"biomlm convert: {src} → {dst}", shown(account, differences, agreement))
+
+
+def foreseen(
+    source: SourceCheckpoint, to: str, heads: Sequence[Head], dtype: torch.dtype, taken: str, left_out: Sequence[str]
+) -> dict[str, object]:
+    """Give the rows of a dry run's summary."""
+    pieces = [*Stacked(source.tensors).all_pieces, *source.extra_tensors.values()]
+    numbers = sum(piece.numel() for piece in pieces)
+    named = [head.module for head in heads]
+    return {
+        "from": source.kind,
+        "to": to,
+        "weights": taken,
+        "shape": source.config.shape,
+        "numbers": f"{numbers:,} in {str(dtype).removeprefix('torch.')}, {numbers * dtype.itemsize / 1e9:.2f} GB",
+        "heads": ", ".join([*(["masked LM"] if source.has_head else []), *named]) or "none",
+        "tokenizer": "written" if source.tokenizer else "none found: none would be written (--tokenizer)",
+        "left out": ", ".join(left_out) or "nothing",
+    }
 
 
 def target_of(name: str) -> Target:
@@ -269,6 +312,8 @@ def accounted(source: SourceCheckpoint, to: str, differences: Differences, agree
         "max_difference_hidden": differences.hidden,
         "max_difference_heads": differences.heads,
         "tolerance": TOLERANCE,
+        "computed_by": differences.by,
+        "tokenizer_read_by": agreement.by,
         "texts": differences.texts,
         "tokens": differences.tokens,
         "tokenizer_agreement": {"equal": agreement.equal, "sentences": agreement.sentences},

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import torch
 
-from biomlm.convert.checks.numerical import Computes
+from biomlm.convert.checks.models import Computes
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core.files import read_json, write_json
 from biomlm.model.config import Activation, EncoderConfig
@@ -70,7 +69,7 @@ def copy_tokenizer(source: SourceCheckpoint, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name in tokenizer_folder.FILES:
         if (source.tokenizer_dir / name).exists():
-            copyfile(source.tokenizer_dir / name, folder / name)
+            tokenizer_folder.copy_file(source.tokenizer_dir / name, folder / name)
     stated = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     length = stated.get("model_max_length")
     if not isinstance(length, (int, float)) or length > source.config.max_positions:

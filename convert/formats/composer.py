@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.formats import hf
 from biomlm.convert.formats.base import Format, SavedFile
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
@@ -100,7 +101,10 @@ def read(state: Mapping[str, Any], file: Path, given: Path | None = None) -> Sou
         if tokenizer:  # FlexBERT's own is BERT's default, whatever the tokenizer
             raw["pad_token_id"] = tokenizer_folder.load(tokenizer).ids.pad
     source = hf.from_tensors(file.parent, raw, tensors, file)
-    source = replace(source, kind="composer", tokenizer_dir=given or tokenizer or source.tokenizer_dir)
+    own = given or tokenizer
+    source = replace(source, kind="composer")
+    if own:
+        source = replace(source, tokenizer_dir=own, token_rule=TransformersRule(own, MODERN.model_type))
     mean = _running_mean(inner.get("algorithms"))
     if not mean:
         return source

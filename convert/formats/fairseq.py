@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomlm.convert.checks.fairseq_reference import FairseqFiles
+from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.formats.base import Format, SavedFile, Target
-from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, TokenRule
 from biomlm.convert.names import fairseq_settings
 from biomlm.convert.names.fairseq import ARCHITECTURES, E_, HEADS, TABLES, VERSION, aged, modern
 from biomlm.convert.names.fairseq_settings import EPS, PAD, encoder_config, refused
@@ -37,13 +39,14 @@ from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats import consistency, fairseq_folder
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.tokenizer.formats.fairseq import FILES as TOKENIZER_FILES
-from biomlm.tokenizer.formats.fairseq import order, read_dict
+from biomlm.tokenizer.formats.fairseq import order, read_dict, read_vocab
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 PAIR = ("vocab.json", "merges.txt")
 FILE = "model.pt"
 HEAD_NAMES = r"classification_heads\.\w+\.(dense|out_proj)\.(weight|bias)"
 LABELS = Path("label", "dict.txt")
+PADDING = r"madeupword\d+"
 # What `checkpoint_utils._upgrade_state_dict` asks of every checkpoint.
 HISTORY = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {"best": None}}
 
@@ -73,16 +76,18 @@ def read(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpo
     native, extra = to_native(TABLES[config.shape], tensors, config, file)
     facts: dict[str, Any] = {"dtype": common_dtype(native)}
     facts["settings"] = {k: settings[k] for k in (*TASK, *OPTIMISER) if isinstance(settings.get(k), (str, int, float))}
-    facts |= _labels(file.parent / LABELS)
+    facts |= _labels(file.parent / LABELS, extra, settings)
     history = state.get("optimizer_history")
     last = history[-1] if isinstance(history, list) and history else None
     if isinstance(last, dict) and isinstance(last.get("num_updates"), int):
         facts["updates"] = last["num_updates"]
     beside = _tokenizer([*([tokenizer] if tokenizer else []), file.parent], config, file)
-    place, loaded = beside or (tokenizer, None)
+    place, loaded, rule = beside or (tokenizer, None, None)
     mean = _running_mean(state)
     averaged = (lambda: read({**state, "model": mean, "extra_state": None}, file, tokenizer)) if mean else None
-    return SourceCheckpoint("fairseq", config, native, file, extra, place, facts, tokenizer=loaded, averaged=averaged)
+    return SourceCheckpoint(
+        "fairseq", config, native, file, extra, place, facts, tokenizer=loaded, token_rule=rule, averaged=averaged
+    )
 
 
 def _running_mean(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -104,7 +109,7 @@ def _contents(state: Any) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else "nothing"
 
 
-def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[Path, Tokenizer] | None:
+def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[Path, Tokenizer, TokenRule] | None:
     """Make a tokenizer folder of fairseq's three files, each from the first folder that has it, and load it; None if there is no BPE.
 
     The published `roberta.base.tar.gz` has `dict.txt` but no BPE, which is GPT-2's: then `--tokenizer` says where that lies. In place of
@@ -126,24 +131,33 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
             )
     if dict_txt and encoder_json and vocab_bpe:
         target = scratch()
-        return target, fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+        made = fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+        return target, made, FairseqFiles(dict_txt, encoder_json, vocab_bpe, is_gpt2=True)
     pair = next((f for f in folders if all((f / name).is_file() for name in PAIR)), None)
     if dict_txt and pair:
-        target = scratch()
-        return target, fairseq_folder.from_dictionary(dict_txt, pair, target, config.max_positions)
+        return _numbered(dict_txt, pair, config)
     return _given(folders[:-1], dict_txt, config, file)
+
+
+def _numbered(dict_txt: Path, bpe: Path, config: EncoderConfig) -> tuple[Path, Tokenizer, TokenRule]:
+    """Make a tokenizer folder of a dictionary and what Hugging Face's libraries read as a byte-level BPE."""
+    target = scratch()
+    made = fairseq_folder.from_dictionary(dict_txt, bpe, target, config.max_positions)
+    vocab_json, merges_txt = (bpe / name for name in PAIR)
+    if vocab_json.is_file() and any(made.hf.token_to_id(piece) != i for piece, i in read_vocab(vocab_json).items()):
+        return target, made, FairseqFiles(dict_txt, vocab_json, merges_txt, is_gpt2=False)
+    return target, made, TransformersRule(bpe, "roberta")
 
 
 def _given(
     folders: list[Path], dict_txt: Path | None, config: EncoderConfig, file: Path
-) -> tuple[Path, Tokenizer] | None:
+) -> tuple[Path, Tokenizer, TokenRule] | None:
     """Load the tokenizer folder given, whose ids must be the model's."""
     if not folders or not tokenizer_folder.is_folder(folders[0]):
         return None
     loaded = tokenizer_folder.load(folders[0])
     if dict_txt and tokenizer_folder.is_byte_level(loaded):
-        target = scratch()
-        return target, fairseq_folder.from_dictionary(dict_txt, folders[0], target, config.max_positions)
+        return _numbered(dict_txt, folders[0], config)
     if dict_txt:
         consistency.check_dictionary(dict_txt, loaded.hf)
     elif tokenizer_folder.in_order_of_learning(loaded):
@@ -152,7 +166,7 @@ def _given(
             file=file,
             remedy="Put the dictionary that the model was trained with beside it, or into the tokenizer's folder.",
         )
-    return folders[0], loaded
+    return folders[0], loaded, TransformersRule(folders[0], "roberta")
 
 
 def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Path]:
@@ -221,12 +235,25 @@ def _save(state: dict[str, Any], path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
-def _labels(file: Path) -> dict[str, Any]:
-    """Read the classes of a classification head, if `label/dict.txt` lies beside the checkpoint, as Hugging Face writes them."""
-    if not file.is_file():
+def _labels(file: Path, extra_tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a classification head's outputs are: their kind, and their names if `label/dict.txt` lies beside the checkpoint.
+
+    fairseq pads a dictionary to a multiple of 8 with symbols that no label has (`Dictionary.pad_to_multiple_`).
+
+    Raises:
+        MismatchError: No head has as many outputs as there are names.
+    """
+    outputs = {len(tensor) for name, tensor in extra_tensors.items() if name.endswith(".out_proj.bias")}
+    if not outputs:
         return {}
-    names = [name for name, _ in read_dict(file)]
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    regression = bool(settings.get("regression_target")) or outputs == {1}
+    facts: dict[str, Any] = {"problem_type": "regression" if regression else "single_label_classification"}
+    names = [name for name, _ in read_dict(file)] if file.is_file() else []
+    names = [name for name in names if not re.fullmatch(PADDING, name)]
+    if names and len(names) not in outputs:
+        problem = f"it names {len(names)} labels, and the classification head has {min(outputs)} outputs"
+        raise MismatchError(problem, file=file, remedy="Give the dictionary that the head was trained with.")
+    return facts | ({"id2label": {str(i): name for i, name in enumerate(names)}} if names else {})
 
 
 def write_tokenizer(source: SourceCheckpoint, folder: Path) -> None:

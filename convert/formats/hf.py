@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from biomlm.convert import model_card
-from biomlm.convert.checks.numerical import HuggingFace
-from biomlm.convert.checks.tokenizers import by_transformers
+from biomlm.convert.checks.heads import Head, class_of, present
+from biomlm.convert.checks.models import HuggingFace
+from biomlm.convert.checks.tokenizers import TransformersRule, by_transformers
 from biomlm.convert.formats import hf_weights
 from biomlm.convert.formats.base import Folder, Format, Library, Target, copy_tokenizer
-from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, sane
+from biomlm.convert.formats.source_checkpoint import SourceCheckpoint, TokenRule, sane
 from biomlm.convert.names import hf_architectures, hf_config
 from biomlm.convert.names.heads import HEAD_FACTS
 from biomlm.convert.names.table import BIAS, FRONT, TYPES, WORDS, Stacked, common_dtype, from_native, to_native
@@ -38,7 +39,9 @@ SUFFIXES = (".json", ".safetensors", ".bin")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 HEADS = "classification_heads."
 VOCABULARY, SETTINGS = "vocab.txt", "tokenizer_config.json"  # all that the first BERTs have
-LABELS = ("id2label", "label2id", "classifier_pooling")
+LABELS = ("id2label", "classifier_pooling")
+POOLINGS = ("cls", "mean")
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 LAST = (".out_proj.bias", ".classifier.bias")
 WITH_HEAD = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 
@@ -85,11 +88,9 @@ def from_tensors(path: Path, raw: Mapping[str, Any], tensors: Mapping[str, Tenso
         config = replace(config, type_vocab_size=0)
     facts: dict[str, Any] = {"dtype": common_dtype(native), "architectures": raw.get("architectures")}
     facts |= {name: raw[name] for name in (*LABELS, *HEAD_FACTS) if name in raw}
-    if not _sensible(facts.get("id2label", {})):
-        raise CheckpointError("its id2label does not number labels", file=path / CONFIG, remedy="Mend or remove it.")
-    return SourceCheckpoint(
-        "hf", config, native, weights, extra, _tokenizer(path, config.max_positions), facts, has_head
-    )
+    _check_labels(facts, extra, path / CONFIG)
+    tokenizer_dir, rule = _tokenizer(path, config.max_positions, architecture.model_type)
+    return SourceCheckpoint("hf", config, native, weights, extra, tokenizer_dir, facts, has_head, token_rule=rule)
 
 
 def _names_head(raw: Mapping[str, Any]) -> bool:
@@ -98,23 +99,42 @@ def _names_head(raw: Mapping[str, Any]) -> bool:
     return isinstance(stated, list) and any(str(name).endswith(WITH_HEAD) for name in stated)
 
 
-def _tokenizer(path: Path, model_max_length: int) -> Path | None:
-    """Return the folder itself if its tokenizer is whole, or one made of `vocab.txt`; None if there is neither."""
+def _tokenizer(path: Path, model_max_length: int, model_type: str) -> tuple[Path | None, TokenRule | None]:
+    """Return the folder itself if its tokenizer is whole, or one made of `vocab.txt`, and transformers' reading; None without either."""
     if any(all((path / name).is_file() for name in names) for names in TOKENIZERS):
-        return path
+        return path, TransformersRule(path, model_type)
     if not (path / VOCABULARY).is_file():
-        return None
+        return None, None
     stated = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
     folder = scratch()
-    vocab_txt.write_folder(path / VOCABULARY, folder, model_max_length=model_max_length, settings=stated)
-    return folder
+    made = vocab_txt.write_folder(path / VOCABULARY, folder, model_max_length=model_max_length, settings=stated)
+    return folder, TransformersRule(path, model_type, cased=not made.settings["do_lower_case"])
 
 
-def _sensible(labels: Any) -> bool:
-    """Return whether this is a table of numbers to names of one line."""
-    return isinstance(labels, dict) and all(
-        number.isdecimal() and isinstance(name, str) and len(name.splitlines()) <= 1 for number, name in labels.items()
+def _check_labels(facts: Mapping[str, Any], extra_tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse what says of a head what it is not.
+
+    Raises:
+        CheckpointError: `id2label` is no table of numbers to names of one line, one for each output; or there is no such pooling or kind
+            of problem.
+    """
+    labels = facts.get("id2label", {})
+    named = isinstance(labels, dict) and all(
+        isinstance(name, str) and len(name.splitlines()) <= 1 for name in labels.values()
     )
+    problem = (
+        ""
+        if named and sorted(labels) == sorted(map(str, range(len(labels))))
+        else "its id2label does not number labels"
+    )
+    rows = {head.classes for head in present(extra_tensors, facts) if head.kind in ("sequence", "tokens")}
+    if not problem and labels and rows and rows != {len(labels)}:
+        problem = f"its id2label names {len(labels)} labels, and its classifier has {min(rows)} outputs"
+    for name, known in (("classifier_pooling", POOLINGS), ("problem_type", PROBLEMS)):
+        if not problem and facts.get(name) not in (None, *known):
+            problem = f"its {name} is none of {', '.join(known)}"
+    if problem:
+        raise CheckpointError(problem, file=file, remedy="Mend or remove it.")
 
 
 def _leaf(match: re.Match[str]) -> str:
@@ -192,26 +212,42 @@ def write(source: SourceCheckpoint, folder: Path, dtype: torch.dtype) -> list[Pa
 
 def _extra_tensors(source: SourceCheckpoint) -> dict[str, Tensor]:
     """Give the pooler, the next-sentence head and the classification head, under the names of transformers' classes."""
+    extra_tensors = _as_choice(source)
     tensors = {
-        name.replace(neutral, own, 1): source.extra_tensors[name]
+        name.replace(neutral, own, 1): extra_tensors[name]
         for neutral, own in hf_architectures.BY_SHAPE[source.config.shape].extra_names.items()
-        for name in source.extra_tensors
+        for name in extra_tensors
         if name.startswith(neutral)
     }
     return tensors | {
-        f"classifier.{name.split('.', 2)[2]}": value
-        for name, value in source.extra_tensors.items()
-        if name.startswith(HEADS)
+        f"classifier.{name.split('.', 2)[2]}": value for name, value in extra_tensors.items() if name.startswith(HEADS)
     }
 
 
+def _as_choice(source: SourceCheckpoint) -> dict[str, Tensor]:
+    """Give RoBERTa's classification head the names of a pooler and one layer, which compute the same, where it scores choices.
+
+    transformers' RobertaForMultipleChoice has those.
+    """
+    choosing = [head.module for head in _heads(source) if head.kind == "multiple_choice"]
+    renamed = {
+        f"{module}.{old}.{leaf}": f"{new or module}.{leaf}"
+        for module in choosing
+        for old, new in (("dense", "pooler.dense"), ("out_proj", ""))
+        for leaf in ("weight", "bias")
+    }
+    return {renamed.get(name, name): tensor for name, tensor in source.extra_tensors.items()}
+
+
+def _heads(source: SourceCheckpoint) -> list[Head]:
+    kept = {name: tensor for name, tensor in source.extra_tensors.items() if has_place(name, source.config)}
+    return present(kept, source.facts)
+
+
 def _classes(source: SourceCheckpoint) -> dict[str, list[str]]:
-    """Name the class for the model: with the masked-LM head if it has that, else the one that the source names, or the encoder's."""
+    """Name the class for the model: its classifier's, else its masked-LM head's, else the encoder's."""
     architecture = hf_architectures.BY_SHAPE[source.config.shape]
-    if source.has_head:
-        return {"architectures": [architecture.masked_lm]}
-    stated = source.facts.get("architectures")
-    return {"architectures": stated if source.extra_tensors and isinstance(stated, list) else [architecture.base]}
+    return {"architectures": [class_of(_heads(source), architecture, has_head=source.has_head)]}
 
 
 def _labels(source: SourceCheckpoint) -> dict[str, Any]:
@@ -219,8 +255,11 @@ def _labels(source: SourceCheckpoint) -> dict[str, Any]:
     rows = next((len(value) for name, value in source.extra_tensors.items() if name.endswith(LAST)), 0)
     stated = {name: source.facts[name] for name in LABELS if name in source.facts}
     stated |= source.head_facts  # without a problem_type transformers guesses softmax, and a sigmoid for one output
-    named = "id2label" in stated or not rows
-    return stated if named else {**stated, "id2label": {str(i): f"LABEL_{i}" for i in range(rows)}}
+    if rows and "id2label" not in stated:
+        stated["id2label"] = {str(i): f"LABEL_{i}" for i in range(rows)}
+    if "id2label" in stated:
+        stated["label2id"] = {name: int(i) for i, name in stated["id2label"].items()}
+    return stated
 
 
 def _ids(source: SourceCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
@@ -274,7 +313,7 @@ FORMAT = Format(
         library=Library(
             preload=_preload,
             reads=lambda source: source.weights.name == hf_weights.SAFETENSORS,
-            load=lambda source, dtype: HuggingFace(source.weights.parent, source.has_head, dtype),
+            load=lambda source, dtype: HuggingFace(source.weights.parent, source.config, source.has_head, dtype),
         ),
         card=model_card.write,
     ),

@@ -1,6 +1,6 @@
 """What every reader of a format gives and every writer takes: the model's tensors under native names, and all that goes with them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from biomlm.core.errors import CheckpointError
 from biomlm.model.config import EncoderConfig
 from biomlm.tokenizer.formats.folder import Tokenizer
 
+TokenRule = Callable[[Sequence[str]], list[list[int]]]  # texts → the ids of each, without special tokens around them
 MOST_LAYERS = 1000  # a configuration that asks for more was not written by a training
 
 
@@ -58,6 +59,7 @@ class SourceCheckpoint:
         weights: The file (of several, the first) that the tensors were read from.
         tokenizer_dir: A tokenizer folder in Hugging Face's form, if there is one.
         tokenizer: The tokenizer in that folder, if it has been loaded already; loading a large one takes a second.
+        token_rule: Gives texts' ids by the source's own rules, without the code that reads `tokenizer_dir`; None if there is no other.
         averaged: The same with the running mean (EMA) of the weights that the checkpoint holds beside them; None if it holds none.
         facts: What else is known, as JSON: training settings, labels of classification heads, the dtype.
         has_head: Whether there is a masked-LM head; an encoder alone, or one with a classifier, has none.
@@ -72,6 +74,7 @@ class SourceCheckpoint:
     facts: dict[str, Any] = field(default_factory=dict)
     has_head: bool = True
     tokenizer: Tokenizer | None = None
+    token_rule: TokenRule | None = None
     averaged: "Callable[[], SourceCheckpoint] | None" = None
 
     @property

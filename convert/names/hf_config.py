@@ -61,6 +61,10 @@ def of(raw: Mapping[str, Any], file: Path) -> Architecture:
             file=file,
             remedy=f"Give a model of {', '.join(BY_TYPE)}.",
         )
+    for key in (*architecture.keys.values(), "max_position_embeddings"):
+        if key in raw and type(raw[key]) not in (int, float):
+            problem = f"{key} is of the type {type(raw[key]).__name__}, and no number"
+            raise CheckpointError(problem, file=file, remedy="Mend it, or get the whole folder again.")
     for key in filter(None, architecture.activations):
         if raw.get(key, "gelu") not in list(ACTIVATIONS):  # a list, because a stranger's value may have no hash
             problem = f"{key} is {raw[key]!r}, which cannot be computed"
@@ -104,6 +108,33 @@ def fields(architecture: Architecture, raw: Mapping[str, Any]) -> dict[str, Any]
         values[field] = ACTIVATIONS[raw.get(key, "gelu")] if key else "gelu"
     values |= {"shape": architecture.shape, "max_positions": raw["max_position_embeddings"] - front}
     return values | architecture.more_fields(raw)
+
+
+def known(config: EncoderConfig, raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Choose of a stranger's `config.json` what is handed to transformers: the keys that we would write ourselves, of the same types.
+
+    Others could make its classes fetch code or another program's kernels (`attn_implementation`), or compute something else.
+
+    Raises:
+        CheckpointError: One is of another type.
+    """
+    special = dict.fromkeys(BY_SHAPE[config.shape].special_ids, 0)
+    return _like({**keys(config), **special}, raw, "", file)  # type: ignore[no-any-return]
+
+
+def _like(template: Any, value: Any, name: str, file: Path) -> Any:
+    """Return the parts of a value that a template has."""
+    if isinstance(template, dict) and isinstance(value, dict):
+        return {
+            key: _like(template[key], value[key], f"{name}.{key}".strip("."), file)
+            for key in template
+            if value.get(key) is not None
+        }
+    types = (int, float) if isinstance(template, float) else (type(template),)
+    if type(value) not in types or (isinstance(value, list) and not {*map(type, value)} <= {str}):
+        problem = f"its {name or 'content'} is of the type {type(value).__name__}"
+        raise CheckpointError(problem, file=file, remedy=f"It is of the type {type(template).__name__} elsewhere.")
+    return float(value) if isinstance(template, float) else value
 
 
 def keys(config: EncoderConfig) -> dict[str, Any]:

@@ -8,6 +8,8 @@ no plain file and goes on behind damage, where half a model is none and a link i
 """
 
 import io
+import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from biomlm.core.errors import CheckpointError, UnsafeFileError, kind
+from biomlm.core.files import mark_used, sweep_abandoned
 from biomlm.core.progress import progress
 from biomlm.inputs.gzip import ERRORS as GUNZIP_ERRORS
 from biomlm.inputs.gzip import Gunzip
@@ -25,12 +28,30 @@ MOST_SMALL = 1 << 26  # bytes that even a tiny archive may unpack to
 BLOCK = 1 << 20
 LONGEST_NAME = 200  # bytes: file systems take 255 for a part of a path
 
-_scratch: list[tempfile.TemporaryDirectory[str]] = []
+PREFIX = "biomlm-scratch-"
+
+
+class _Scratch(tempfile.TemporaryDirectory[str]):
+    """A folder that other processes do not take for one that was left behind, as long as this one lives."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix=PREFIX)
+        self.mark = mark_used(Path(self.name))
+
+    def cleanup(self) -> None:
+        """Remove it."""
+        super().cleanup()
+        os.close(self.mark)
+
+
+_scratch: list[_Scratch] = []
 
 
 def scratch() -> Path:
-    """Make an empty folder, removed when the program ends."""
-    _scratch.append(tempfile.TemporaryDirectory(prefix="biomlm-"))
+    """Make an empty folder, removed when the program ends; if that is killed, by the next one."""
+    if not _scratch:
+        sweep_abandoned(Path(tempfile.gettempdir()), re.escape(PREFIX) + r"\w+")
+    _scratch.append(_Scratch())
     return Path(_scratch[-1].name)
 
 

@@ -8,6 +8,7 @@ import io
 import mmap
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py
 LEGACY_PROTOCOL = 1001
 NOT_BINARY = (b"<", b"{", b"[", b"version https://git-lfs")  # a web page, JSON, a pointer of Git LFS
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's header up to the lengths of its name and its extra field
-MAX_PICKLE = 1 << 28  # bytes of the program that arranges the tensors; real ones have below a megabyte
+MAX_PICKLE = 1 << 26  # bytes of the program that arranges the tensors; real ones have below a megabyte
 
 
 def is_saved(path: Path) -> bool:
@@ -91,7 +92,7 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
         start = info.header_offset + LOCAL_HEADER.size + name_size + extra_size
         return _numbers(mapped, storage_dtype(kind), start, count, start + info.file_size)
 
-    return Machine(path, storage).run(source)
+    return Machine(path, _once(storage)).run(source)
 
 
 def _load_legacy(path: Path, mapped: mmap.mmap) -> Any:
@@ -136,7 +137,20 @@ def _load_legacy(path: Path, mapped: mmap.mmap) -> Any:
 
     with path.open("rb") as file:
         file.seek(begin)
-        return Machine(path, storage).run(file)
+        return Machine(path, _once(storage)).run(file)
+
+
+def _once(storage: Callable[[tuple[Any, ...]], Tensor]) -> Callable[[tuple[Any, ...]], Tensor]:
+    """Read each storage once, however often the program asks for it: one that is not aligned is a copy."""
+    known: dict[tuple[torch.dtype, str, str], Tensor] = {}
+
+    def read(key: tuple[Any, ...]) -> Tensor:
+        name = (storage_dtype(key[1]), str(key[2]), repr(key[4:]))
+        if name not in known:
+            known[name] = storage(key)
+        return known[name]
+
+    return read
 
 
 def _numbers(mapped: mmap.mmap, dtype: torch.dtype, start: int, count: int, end: int) -> Tensor:

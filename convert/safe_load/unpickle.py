@@ -7,6 +7,7 @@ which only remembers what it was given. Any other name is refused, and named in 
 `convert.safe_load.torch_file`.
 """
 
+import io
 import pickletools
 import re
 from collections.abc import Callable, Hashable
@@ -17,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from biomlm.convert.safe_load.budget import ENTRY, OBJECT, SLOT, Budget, Program
 from biomlm.core.errors import CheckpointError, UnsafeFileError, kind
 
 STORAGES = {
@@ -103,13 +105,21 @@ def _latin1(text: str, codec: str) -> bytes:
     return text.encode("latin1")
 
 
+def _of_pairs(items: Any) -> dict[Hashable, Any]:
+    if not isinstance(items, (list, tuple)) or not all(
+        isinstance(item, (list, tuple)) and len(item) == 2 for item in items
+    ):
+        raise ValueError("an ordered dictionary of something that is no pairs")
+    return pairs([part for item in items for part in item])
+
+
 def _typed(rebuild: Global, _type: Global, args: tuple[Any, ...], _state: object) -> Any:
     """Rebuild a tensor of a subclass or with attributes as the tensor alone."""
     return rebuild.make(*args)
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda items=(): pairs([part for item in items for part in item]),
+    "collections.OrderedDict": lambda items=(): _of_pairs(items),
     "collections.defaultdict": lambda *_: {},
     "builtins.set": lambda items=(): set(keys(items)),
     "__builtin__.set": lambda items=(): set(keys(items)),
@@ -162,6 +172,10 @@ class Machine:
     storage: Callable[[tuple[Any, ...]], Tensor]
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.file)
 
     def run(self, stream: IO[bytes] | bytes) -> Any:
         """Read one pickle from where the stream stands, up to and including its end.
@@ -171,7 +185,9 @@ class Machine:
             CheckpointError: It is damaged, or does what no checkpoint does.
         """
         try:
-            for opcode, arg, _ in pickletools.genops(stream):
+            program = io.BytesIO(stream) if isinstance(stream, bytes) else stream
+            for opcode, arg, _ in pickletools.genops(Program(program)):  # type: ignore[arg-type]
+                self.budget.charge(SLOT)
                 self.step(opcode.name, arg)
             return self.stack.pop()
         except UnsafeFileError:
@@ -186,8 +202,10 @@ class Machine:
     def step(self, name: str, arg: Any) -> None:
         """Carry out one instruction."""
         if name in VALUES:
+            self.budget.charge_made(arg)
             self.stack.append(arg)
         elif name in EMPTY:
+            self.budget.charge(OBJECT if name.startswith("EMPTY") else 0)
             self.stack.append(EMPTY[name]())
         elif name in ACTIONS:
             ACTIONS[name](self, arg)
@@ -198,12 +216,14 @@ class Machine:
         """Take everything down to the last mark off the stack."""
         start = next(i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is MARK)
         items = self.stack[start + 1 :]
+        self.budget.charge_made(items)
         del self.stack[start:]
         return items
 
     def extend(self, items: list[Any]) -> None:
         """Put items into the list or set on top of the stack."""
         target = self.stack[-1]
+        self.budget.charge(ENTRY * len(items))
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
@@ -216,6 +236,7 @@ class Machine:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise ValueError("keys for something that is no dictionary")
+        self.budget.charge(ENTRY * len(items))
         target.update(pairs(items))
 
     def call(self, args: Any) -> None:
@@ -223,7 +244,11 @@ class Machine:
         function = self.stack.pop()
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise ValueError("a call of something that is no name")
-        self.stack.append(function.make(*args))
+        given = [len(arg) for arg in args if isinstance(arg, (dict, set, frozenset, list, tuple, str, bytes))]
+        self.budget.charge(SLOT * sum(given))  # the work, whatever comes of it
+        made = function.make(*args)
+        self.budget.charge_made(made)
+        self.stack.append(made)
 
     def build(self, state: Any) -> None:
         """Give the object on top of the stack its attributes; dictionaries have none that matter."""
@@ -244,6 +269,7 @@ class Machine:
         """Put the numbers of a storage on the stack."""
         if not isinstance(key, tuple) or not key or key[0] != "storage":
             raise ValueError("a persistent id that is no storage")
+        self.budget.charge(OBJECT)
         self.stack.append(self.storage(key))
 
 
@@ -279,6 +305,7 @@ EMPTY: dict[str, Callable[[], Any]] = {
 
 def _tuple(count: int) -> Callable[[Machine, Any], None]:
     def action(machine: Machine, _: Any) -> None:
+        machine.budget.charge(OBJECT)
         items = [machine.stack.pop() for _ in range(count)]
         machine.stack.append(tuple(reversed(items)))
 

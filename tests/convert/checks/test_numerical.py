@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import RobertaForMaskedLM
 
-from biomlm.convert.checks.numerical import LONG_DEPTH, HuggingFace, Ours, compare, record
+from biomlm.convert.checks.models import HuggingFace, Ours
+from biomlm.convert.checks.numerical import LONG_DEPTH, compare, record
 from biomlm.convert.checks.probe_inputs import batches, sentences, texts
-from biomlm.convert.load import build, load_model
+from biomlm.convert.load import build, load_model, read_source
 from biomlm.core import cli
 from biomlm.model.config import EncoderConfig, Shape
 from biomlm.model.encoder import MaskedLM
@@ -70,7 +71,7 @@ def test_a_fault_that_only_the_longest_sequence_shows_is_found(
 ) -> None:
     native = load_model(convert(hf_folder, "native"))
     recording = record(Ours(native.model, True), native.config, None)
-    theirs = HuggingFace(hf_folder, True)
+    theirs = HuggingFace(hf_folder, read_source(hf_folder).config, True)
     assert compare(recording, theirs).first_above(1e-5) is None
     with torch.no_grad():
         theirs.model.roberta.embeddings.position_embeddings.weight[-1, 3] += 0.05

@@ -105,3 +105,33 @@ def test_the_folder_loads_where_biolm_is_not(one_golden: Path, convert: Convert,
     )
     ours = [fill["token"] for fill in json.loads(fills.read_text())["sentences"][0]["fills"]]
     assert ours == said["fills"]
+
+
+def test_a_dry_run_says_what_it_would_write_and_writes_nothing(
+    omegaconf_golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["convert", str(omegaconf_golden), str(tmp_path / "out"), "--to", "hf", "--dtype", "float16", "--dry_run"]
+    assert command(argv) == 0
+    said = capsys.readouterr().out
+    written = load_model(omegaconf_golden)
+    numbers = sum(t.numel() for t in (*written.model.state_dict().values(), *written.extra_tensors.values()))
+    assert f"{numbers:,} in float16" in said
+    assert "masked LM, classification_heads." in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert command([*argv[:4], "fairseq", "--rows", "cut", "--dry_run"]) == 0
+
+
+def test_several_sources_are_converted_by_one_command(
+    hf_folder: Path, one_golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["convert", str(hf_folder), str(out), "--to", "native", "--more", str(one_golden)]
+    assert command(argv) == 0
+    for source, name in ((hf_folder, "hf"), (one_golden, "golden")):
+        assert command(["convert", "check", str(source), str(out / name)]) == 0
+    capsys.readouterr()
+    assert command(argv) == 2, "they exist"
+    assert command(["convert", str(hf_folder), str(out / "b"), "--to", "hf", "--more", f"{hf_folder}/"]) == 2
+    assert "two sources are named hf" in capsys.readouterr().err
+    assert not (out / "b").exists()

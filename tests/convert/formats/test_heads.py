@@ -16,7 +16,7 @@ from biomlm.convert.commands.check import differences
 from biomlm.convert.formats import hf, native
 from biomlm.convert.formats.base import Format
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
-from biomlm.convert.load import load_model
+from biomlm.convert.load import load_model, read_source
 from biomlm.core.cli import run as command
 from biomlm.core.errors import CheckpointError, ConversionError, MismatchError
 from biomlm.model.packed import unpad
@@ -135,7 +135,7 @@ def test_without_a_head_the_encoders_are_compared_and_nothing_is_filled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved("BertModel", tmp_path / "a")
-    assert differences(load_model(tmp_path / "a"), load_model(tmp_path / "a")).summary_text == "no masked-LM head"
+    assert differences(read_source(tmp_path / "a"), read_source(tmp_path / "a")).summary_text == "no masked-LM head"
     pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(84)))
     (tmp_path / "a" / "vocab.txt").write_text("\n".join(pieces) + "\n")
     assert command(["convert", "fill", str(tmp_path / "a"), "--sentences", "a <mask>"]) == 2
@@ -215,6 +215,98 @@ def test_models_are_compared_with_their_heads(tmp_path: Path, capsys: pytest.Cap
     save_file(tensors, tmp_path / "b" / "model.safetensors", {"format": "pt"})
     assert command(["convert", "check", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     assert "the head classification_heads.classifier" in capsys.readouterr().err
+
+
+def changed(folder: Path, **config: Any) -> None:
+    """Write other settings into a folder's `config.json`."""
+    stated = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stated | config))
+
+
+def test_a_head_that_one_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or outputs under other names."""
+    for name in ("a", "names", "encoder"):
+        saved("BertForTokenClassification", tmp_path / name)
+    tensors = load_file(tmp_path / "encoder" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    save_file(kept, tmp_path / "encoder" / "model.safetensors", {"format": "pt"})
+    changed(tmp_path / "names", id2label={"0": "O", "1": "B", "2": "I"})
+    changed(tmp_path / "a", id2label={"0": "O", "1": "I", "2": "B"})
+    for other, named in (("encoder", "not in both"), ("names", "names of the classifier")):
+        assert command(["convert", "check", str(tmp_path / "a"), str(tmp_path / other)]) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_only_one_with_a_masked_lm_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved("BertForMaskedLM", tmp_path / "a")
+    saved("BertForMaskedLM", tmp_path / "b")
+    tensors = load_file(tmp_path / "b" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
+    save_file(kept, tmp_path / "b" / "model.safetensors", {"format": "pt"})
+    changed(tmp_path / "b", architectures=["BertModel"])
+    assert command(["convert", "check", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "only the first has a masked-LM head" in capsys.readouterr().err
+
+
+def test_a_classifier_with_another_name_is_compared(omegaconf_golden: Path, convert: Convert) -> None:
+    """fairseq's `sentence_classification_head` is `classifier` there."""
+    hf_folder = convert(omegaconf_golden, "hf")
+    argv = ["convert", "check", str(omegaconf_golden), str(hf_folder)]
+    assert command(argv) == 0
+    tensors = load_file(hf_folder / "model.safetensors")
+    tensors["classifier.out_proj.weight"] *= -3
+    save_file(tensors, hf_folder / "model.safetensors", {"format": "pt"})
+    assert command(argv) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "named"),
+    [
+        ("BertForTokenClassification", {"id2label": {"0": "a", "1": "b"}}, "names 2 labels"),
+        ("BertForTokenClassification", {"id2label": {"0": "a", "1": "b", "3": "c"}}, "does not number"),
+        ("BertForTokenClassification", {"id2label": {"0": "a", "1": "b", "2": ["c"]}}, "does not number"),
+        ("BertForSequenceClassification", {"problem_type": "several"}, "problem_type"),
+        ("ModernBertForSequenceClassification", {"classifier_pooling": "last"}, "classifier_pooling"),
+    ],
+)
+def test_what_a_head_is_not_is_refused(name: str, stated: dict[str, Any], named: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    changed(tmp_path, **stated)
+    with pytest.raises(CheckpointError, match=named):
+        load_model(tmp_path)
+
+
+def test_fairseqs_padding_of_labels_names_no_output(omegaconf_golden: Path, convert: Convert) -> None:
+    """A label dictionary is padded to a multiple of 8 by symbols; transformers' class must load with the labels alone."""
+    rows = len(next(t for n, t in load_model(omegaconf_golden).extra_tensors.items() if n.endswith("out_proj.bias")))
+    names = [f"class {i}" for i in range(rows)]
+    (omegaconf_golden / "label").mkdir(exist_ok=True)
+    lines = [*(f"{name} 10" for name in names), *(f"madeupword{i:04} 0" for i in range(3))]
+    (omegaconf_golden / "label" / "dict.txt").write_text("\n".join(lines) + "\n")
+    folder = convert(omegaconf_golden, "hf")
+    loaded, info = transformers.RobertaForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert loaded.config.id2label == dict(enumerate(names))
+    assert loaded.config.label2id == {name: i for i, name in enumerate(names)}
+    assert loaded.config.architectures == ["RobertaForSequenceClassification"]
+    assert loaded.config.problem_type == ("regression" if rows == 1 else "single_label_classification")
+    (omegaconf_golden / "label" / "dict.txt").write_text("\n".join([*lines, "more 1"]) + "\n")
+    with pytest.raises(MismatchError, match=f"names {rows + 1} labels"):
+        load_model(omegaconf_golden)
+
+
+def test_labels_written_otherwise_are_found(tmp_path: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("BertForSequenceClassification", tmp_path / "source")
+    changed(tmp_path / "source", id2label={"0": "no", "1": "yes", "2": "maybe"})
+    write = hf.write
+
+    def wrong(parts: SourceCheckpoint, *others: Any) -> Any:
+        facts = {**parts.facts, "id2label": {"0": "yes", "1": "no", "2": "maybe"}}
+        return write(replace(parts, facts=facts), *others)
+
+    monkeypatch.setattr(hf, "FORMAT", written_by(hf.FORMAT, wrong))
+    with pytest.raises(ConversionError, match="names of the classifier's labels"):
+        convert(tmp_path / "source", "hf", "bad")
 
 
 def test_the_pooling_of_modernberts_classifier_goes_along(tmp_path: Path, convert: Convert) -> None:
