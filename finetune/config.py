@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from biomlm.core.errors import ConfigError
@@ -177,9 +178,30 @@ FinetuneConfig.__doc__ = str(FinetuneConfig.__doc__).replace(
 )
 
 
+STDIN = "-"
+INPUTS = {".jsonl": "jsonl", ".txt": "text", ".tsv": "iob", ".iob": "iob", ".conll": "iob", ".pubtator": "pubtator"}
+
+
+def input_of(config: "PredictConfig") -> str:
+    """Return what kind of file the texts are in, as it is stated or as its name ends; a folder is brat's.
+
+    Raises:
+        ConfigError: Neither says.
+    """
+    if config.input != "auto":
+        return config.input
+    if config.file != STDIN and Path(config.file).is_dir():
+        return "brat"
+    kind = "text" if config.file == STDIN else INPUTS.get(Path(bare_name(config.file)).suffix)
+    if kind is None:
+        problem = f"the file ends in none of {', '.join(INPUTS)}"
+        raise ConfigError(f"{config.file}: {problem}", remedy="Say what it is with --input.")
+    return kind
+
+
 def json_lines(config: "PredictConfig") -> bool:
     """Whether the texts come as JSON lines."""
-    return bare_name(config.file).endswith(".jsonl")
+    return config.input == "jsonl" or (config.input == "auto" and bare_name(config.file).endswith(".jsonl"))
 
 
 @dataclass(frozen=True)
@@ -188,9 +210,11 @@ class PredictConfig:
 
     Args:
         model: Run folder that `biomlm finetune` wrote.
-        file: `.jsonl` (`corpus build`'s documents are such lines) or `.txt` (a text a line), also in gzip.
+        file: `.jsonl` (`corpus build`'s documents are such lines), `.txt` (a text a line), `.tsv` (IOB's words) or `.pubtator`, also in
+            gzip; a folder of brat's `.txt` files; `-` for standard input, a text a line unless --input says otherwise.
         out: File or, for brat, folder to write; left out, JSON lines go to standard output.
         to: jsonl has id, line and what is predicted, without text; brat and pubtator hold entities with their texts.
+        input: What the file is, whatever its name; auto goes by the name.
         text: For JSONL the keys of the text, or of the texts of a pair, or of a question and its choices. For entities a list of words
             will do where the model learnt from a file of words; offsets then count in the words parted by single blanks.
         id: For JSONL the key of the record's id; without it in a record, the line is its id.
@@ -202,6 +226,7 @@ class PredictConfig:
     file: str
     out: str = field(default="", metadata={"runtime": True})
     to: Literal["jsonl", "brat", "pubtator"] = "jsonl"
+    input: Literal["auto", "text", "jsonl", "iob", "brat", "pubtator"] = "auto"
     text: list[str] = only(lambda: ["text"], json_lines, "a .jsonl file")
     id: str = only("id", json_lines, "a .jsonl file")
     tokens: int | None = runtime(None)

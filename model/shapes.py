@@ -22,6 +22,7 @@ class Features:
         bias: Linear layers and norms have biases (the decoder always has one).
         local: All but each n-th layer attend to their neighbourhood only.
         pooler: A classifier of sequences reads the first token through a pooler and one layer, as BERT's; else through two, as RoBERTa's.
+        prediction_head: Every classifier reads states that have gone through the masked-LM head's dense layer and norm first.
         token_types: Rows of token-type embeddings in a new model.
         layer_norm_eps: Of a new model.
         cut: Initial weights are cut at two standard deviations.
@@ -36,6 +37,7 @@ class Features:
     bias: bool = True
     local: bool = False
     pooler: bool = False
+    prediction_head: bool = False
     token_types: int = 0
     layer_norm_eps: float = 1e-5
     cut: bool = False
@@ -71,6 +73,7 @@ SHAPES: Mapping[str, Features] = {
         gated=True,
         bias=False,
         local=True,
+        prediction_head=True,
         cut=True,
         scaled_by_depth=(*OUTPUTS, "head.dense"),
     ),

@@ -122,6 +122,7 @@ def _run_seeds(
         "task": config.task,
         **protocol.combine_seeds(out, task, results),
         "model_seed": best,
+        "words": task.word_rule,
         "counts": counts,
         "precision": device.precision,
         "lr": config.optim.lr,
@@ -154,6 +155,8 @@ def show(out: Path) -> None:
         rows[f"{fold} {metric}"] = f"{score[metric]:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
     low, high = scores["test"][f"{metric}_interval"]
     rows[f"test {metric}, 95% interval"] = f"{low:.4f} – {high:.4f}"
+    if scores.get("words"):
+        rows["words"] = scores["words"]
     if scores["grid"]:
         rows["chosen of the grid by dev"] = f"lr {scores['lr']:g}, batch {scores['batch_size']}"
     rows["seeds (epoch chosen by dev)"] = ", ".join(f"{run['seed']} ({run['epoch']})" for run in scores["runs"])

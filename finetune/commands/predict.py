@@ -4,24 +4,26 @@ Within a chunk sequences of like length go through the model together.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.errors import ConfigError
 from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
-from biomlm.finetune.config import PredictConfig, json_lines
-from biomlm.finetune.data.readers.brat import pubtator_lines, write_brat
-from biomlm.finetune.tasks.base import Task, Text
+from biomlm.finetune.config import PredictConfig, input_of
+from biomlm.finetune.data import unlabelled
+from biomlm.finetune.data.readers.brat import numbered, pubtator_lines, write_brat
+from biomlm.finetune.data.records import Tagged
+from biomlm.finetune.data.unlabelled import Unlabelled
+from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs
-from biomlm.inputs.streams import bare_name, open_lines
 from biomlm.model.device import choose
 
 CHUNK = 1000  # texts read before the model runs
@@ -29,7 +31,6 @@ BATCH_TOKENS = {
     "cuda": 16384,
     "cpu": 2048,
 }  # tokens; on one core 300 sentences took 1.33 s at 512, 1.20 at 2048, 1.93 at 16384
-ENDINGS = (".jsonl", ".txt")
 
 
 def run(config: PredictConfig) -> None:
@@ -38,10 +39,7 @@ def run(config: PredictConfig) -> None:
     Raises:
         DataError: The model was not fine-tuned, or a line has no text.
     """
-    path = Path(config.file)
-    if not bare_name(path.name).endswith(ENDINGS):
-        remedy = "Give texts as JSON lines, or one a line."
-        raise ConfigError("the file is neither .jsonl nor .txt", file=path, remedy=remedy)
+    input_of(config)
     is_ours = nothing if config.to == "brat" else lambda _: False
     refuse_target(config.out, [config.model, config.file], option="--out", ours=is_ours)
     task, model = checkpoint.read(config.model)
@@ -52,20 +50,21 @@ def run(config: PredictConfig) -> None:
     tokens = config.tokens or BATCH_TOKENS[device.torch.type]
     done = 0
     with ExitStack() as stack:
-        raw = stack.enter_context(path.open("rb"))
+        source = stack.enter_context(unlabelled.opened(config))
         write = _writer(config, task, stack)
-        bar = stack.enter_context(progress("biomlm finetune predict", path.stat().st_size, "B"))
-        records = _records(raw, config, task)
+        bar = stack.enter_context(progress("biomlm finetune predict", source.size, "B"))
+        records = (_record(task, one) for one in source.records)
         position = 0
         while chunk := list(islice(records, CHUNK)):
             rows = outputs(model, task.examples(chunk), tokens, device)
             for record, row in zip(chunk, rows, strict=True):
                 done += 1
                 write(record, task.decode(row), done)
-            bar.advance(raw.tell() - position, note=f"{done:,} texts")
-            position = raw.tell()
+            bar.advance(source.position - position, note=f"{done:,} texts")
+            position = source.position
     if config.out:
-        summary(f"biomlm finetune predict → {config.out}", {"texts in": done, "texts out": done})
+        rule = {"words": task.word_rule} if task.word_rule else {}
+        summary(f"biomlm finetune predict → {config.out}", {"texts in": done, "texts out": done, **rule})
 
 
 def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Callable[[Any, Any, int], None]:
@@ -78,7 +77,10 @@ def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Ca
         raise ConfigError(f"--to {config.to} is for entities", remedy="Leave it out for JSON lines.")
     if config.to == "brat":
         folder = stack.enter_context(atomic_dir(config.out))
-        return lambda record, spans, number: write_brat(folder, record, record.characters(spans), number)
+        own_names = input_of(config) == "brat"
+        return lambda record, spans, number: write_brat(
+            folder, record, record.characters(spans), record.id if own_names else numbered(record, number)
+        )
     sink: BinaryIO = sys.stdout.buffer
     if config.out:
         sink = stack.enter_context(stack.enter_context(atomic_file(config.out)).open("wb"))
@@ -96,34 +98,6 @@ def _json_line(task: Task[Any, Any], record: Any, labels: Any) -> bytes:
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _records(raw: BinaryIO, config: PredictConfig, task: Task[Any, Any]) -> Iterator[Any]:
-    as_json = json_lines(config)
-    for number, line in enumerate(open_lines(raw), start=1):
-        if line.strip():
-            name, texts = _json(config, number, line) if as_json else (f"line {number}", [_utf8(config, number, line)])
-            yield task.unlabelled(name, texts, number)
-
-
-def _utf8(config: PredictConfig, number: int, line: bytes) -> str:
-    try:
-        return line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        where = f"line {number}"
-        raise DataError("this is not UTF-8", file=config.file, record=where, remedy="Convert it to UTF-8.") from None
-
-
-def _json(config: PredictConfig, number: int, line: bytes) -> tuple[str, list[Text]]:
-    try:
-        row = orjson.loads(line)
-        return str(row.get(config.id, f"line {number}")), [_text(row[name]) for name in config.text]
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        problem = f"this is no JSON object with text under {', '.join(config.text)}"
-        remedy = "Name the keys with --text."
-        raise DataError(problem, file=config.file, record=f"line {number}", remedy=remedy) from None
-
-
-def _text(value: object) -> Text:
-    words = value if isinstance(value, list) else [value]
-    if not all(isinstance(word, str) and (word or value == "") for word in words):
-        raise TypeError
-    return value  # type: ignore[return-value]
+def _record(task: Task[Any, Any], one: Unlabelled) -> Any:
+    record = task.unlabelled(one.id, one.texts, one.line)
+    return replace(record, title=one.title) if isinstance(record, Tagged) else record

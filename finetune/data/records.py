@@ -16,6 +16,7 @@ class Tagged:
         words: [words] (first character, the one behind the last), ascending.
         tags: [words] IOB2 tags.
         line: Where it begins in its file, from 1.
+        title: Characters of its title, which opens its text and is parted by one character, where the source says so (PubTator).
     """
 
     id: str
@@ -23,6 +24,7 @@ class Tagged:
     words: tuple[tuple[int, int], ...]
     tags: tuple[str, ...]
     line: int
+    title: int | None = None
 
     def __post_init__(self) -> None:
         assert len(self.words) == len(self.tags)

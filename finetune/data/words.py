@@ -32,6 +32,17 @@ class Cutting:
     front: str = ""
     end: str = ""
 
+    def __str__(self) -> str:
+        """Say the rule in a line, as it was learnt from the training file."""
+        kept = [f"{' '.join(marks)} {place}" for place, marks in self._kept.items() if marks]
+        stay = f", but for {', '.join(kept)}" if kept else ""
+        read = "each read with a blank in front" if self.apart else "read as they stand in the text"
+        return f"cut at blanks and at every mark{stay}; {read}"
+
+    @property
+    def _kept(self) -> dict[str, str]:
+        return {"inside words": self.inside, "at their front": self.front, "at their end": self.end}
+
     def words(self, text: str) -> list[tuple[int, int]]:
         """Cut a text into words: (first character, the one behind the last), ascending."""
         places: list[tuple[int, int]] = []

@@ -14,6 +14,7 @@ from biomlm.finetune.comparison.errors import ErrorAnalysis
 from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data.dataset import DataSet
 from biomlm.finetune.data.labelling import Labelling
+from biomlm.finetune.data.unlabelled import Text
 from biomlm.finetune.metrics.scorer import Scorer
 from biomlm.finetune.tasks.examples import Example
 from biomlm.model.encoder import MaskedLM
@@ -33,7 +34,6 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 G = TypeVar("G")
-Text = str | Sequence[str]  # running text, or words that are cut already
 NO_TARGET = -100  # the target where only another fold than the training one has the label; it never enters a loss
 
 
@@ -107,6 +107,10 @@ class Task(Protocol[R, G]):
     @property
     def caveat(self) -> str:
         """What a user must know before the predictions are taken; empty for nothing."""
+
+    @property
+    def word_rule(self) -> str:
+        """How a text is cut into words, for the summary; empty where it is not."""
 
     def unlabelled(self, name: str, texts: Sequence[Text], line: int) -> R:
         """Make a record to predict: a text, a pair, or a question and its choices."""

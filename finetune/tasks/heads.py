@@ -1,19 +1,38 @@
 """The encoder with a head for a task. Shape suffixes: t tokens, h hidden size, m labelled places, k labels."""
 
 from collections import OrderedDict
+from copy import deepcopy
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biomlm.model.encoder import EncoderModel, MaskedLM
+from biomlm.model.encoder import EncoderModel, Head, MaskedLM
 from biomlm.model.packed import Packed
 
 M = TypeVar("M", bound=nn.Module)
 
 
+class PredictionHead(nn.Module):
+    """The masked-LM head's dense layer and norm, trained on as the first layer of ModernBERT's classifiers.
+
+    Args:
+        head: Whose weights it starts from.
+    """
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.dense, self.norm, self.approximate = deepcopy(head.dense), deepcopy(head.norm), head.approximate
+
+    def forward(self, x_mh: Tensor) -> Tensor:
+        """Map [m, h] → [m, h]."""
+        return self.norm(F.gelu(self.dense(x_mh), approximate=self.approximate))  # type: ignore[no-any-return]
+
+
 class Classifier(EncoderModel):
-    """The last hidden states at some places through a pooler, dropout and the outputs' layers, named as transformers names them.
+    """The last hidden states at some places through a pooler or prediction head, dropout and the outputs' layers, named as transformers
+    names them.
 
     Args:
         lm: The pretrained model; its masked-LM head is kept, untrained, so that the result is still a whole model.
@@ -26,6 +45,7 @@ class Classifier(EncoderModel):
         self.lm, self.config = lm, lm.config
         self.__dict__["encoder"] = lm.encoder  # found here too, while its weights are named once, under `lm`
         self.pooler = pooler or nn.Identity()
+        self.prediction_head = PredictionHead(lm.head) if lm.config.features.prediction_head else nn.Identity()
         self.dropout = nn.Dropout(lm.config.hidden_dropout)
         self.classifier = classifier
         lm.head.requires_grad_(False)
@@ -37,9 +57,12 @@ class Classifier(EncoderModel):
         """
         states_mh = self.lm.encoder(packed, positions_m)[-1]
         if self.training:
-            return self.classifier(self.dropout(self.pooler(states_mh)))  # type: ignore[no-any-return]
+            return self.classifier(self.dropout(self._prepared(states_mh)))  # type: ignore[no-any-return]
         with torch.autocast(states_mh.device.type, enabled=False):
-            return self.classifier(self.pooler(states_mh.float()))  # type: ignore[no-any-return]
+            return self.classifier(self._prepared(states_mh.float()))  # type: ignore[no-any-return]
+
+    def _prepared(self, states_mh: Tensor) -> Tensor:
+        return self.prediction_head(self.pooler(states_mh))  # type: ignore[no-any-return]
 
 
 class TokenClassifier(Classifier):
@@ -57,7 +80,8 @@ class TokenClassifier(Classifier):
 def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
     """Build the head that transformers puts on the first token's state for a model of this shape.
 
-    It is BertForSequenceClassification's pooler and outputs, or RobertaForSequenceClassification's classification head.
+    It is BertForSequenceClassification's pooler and outputs, ModernBertForSequenceClassification's prediction head and outputs, or
+    RobertaForSequenceClassification's classification head.
 
     Args:
         lm: The pretrained model.
@@ -68,6 +92,8 @@ def sequence_classifier(lm: MaskedLM, labels: int) -> Classifier:
     if lm.config.features.pooler:
         pooler = _initialize(lm, nn.Sequential(dense))
         return Classifier(lm, _initialize(lm, nn.Linear(width, labels)), pooler)
+    if lm.config.features.prediction_head:
+        return Classifier(lm, _initialize(lm, nn.Linear(width, labels)))
     dense |= OrderedDict(dropout=nn.Dropout(lm.config.hidden_dropout), out_proj=nn.Linear(width, labels))
     return Classifier(lm, _initialize(lm, nn.Sequential(dense)))
 

@@ -20,8 +20,9 @@ from biomlm.finetune.config import FinetuneConfig
 from biomlm.finetune.data.dataset import DataSet, check_choices, check_numbers, read_labelled
 from biomlm.finetune.data.labelling import CHOICE, CLASS, CLASSES, NUMBER, RELATION, Labelling, letters_of
 from biomlm.finetune.data.records import Labelled
+from biomlm.finetune.data.unlabelled import Text
 from biomlm.finetune.metrics.labels import Labels, LabelScorer, PearsonScorer
-from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
+from biomlm.finetune.tasks.base import NO_TARGET, G, count_unseen
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import sequence_classifier
 from biomlm.finetune.tasks.inputs import pair_windows, segment_ids, text_windows
@@ -56,6 +57,7 @@ class TextTask(ABC):
     formats: ClassVar[tuple[str, ...]] = ("jsonl",)
     head_facts: ClassVar[Mapping[str, Any]] = {}
     caveat: ClassVar = ""
+    word_rule: ClassVar = ""
 
     @classmethod
     def read(cls, folder: Path, config: FinetuneConfig) -> DataSet:
@@ -158,7 +160,7 @@ class Classification(TextTask):
     weights: tuple[float, ...] = field(default=(), metadata={"saved": False})
 
     labelling: ClassVar = CLASS
-    head_facts: ClassVar = {"problem_type": "single_label_classification"}
+    head_facts: ClassVar = {"head": "sequence", "problem_type": "single_label_classification"}
 
     @classmethod
     def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:
@@ -248,7 +250,7 @@ class MultiLabel(TextTask):
     """Any number of labels a record; sentences of one document are scored together, with all their labels (as HoC is)."""
 
     labelling: ClassVar = CLASSES
-    head_facts: ClassVar = {"problem_type": "multi_label_classification"}
+    head_facts: ClassVar = {"head": "sequence", "problem_type": "multi_label_classification"}
 
     @cached_property
     def scorer(self) -> LabelScorer:
@@ -291,7 +293,7 @@ class Similarity(TextTask):
 
     labelling: ClassVar = NUMBER
     error_analysis: ClassVar = None
-    head_facts: ClassVar = {"problem_type": "regression"}
+    head_facts: ClassVar = {"head": "sequence", "problem_type": "regression"}
 
     @classmethod
     def learn_labels(cls, train: Sequence[Labelled], config: FinetuneConfig) -> tuple[str, ...]:  # noqa: ARG003
@@ -329,6 +331,7 @@ class Choice(TextTask):
     """Multiple choice: one output for each pair of question and choice, compared within the question."""
 
     labelling: ClassVar = CHOICE
+    head_facts: ClassVar = {"head": "multiple_choice"}
 
     @classmethod
     def check(cls, data: DataSet, config: FinetuneConfig) -> None:

@@ -18,9 +18,10 @@ from biomlm.finetune.data.iob_tags import UNTYPED, Span, entities, tag_type
 from biomlm.finetune.data.labelling import TAGS
 from biomlm.finetune.data.readers.iob import sentence
 from biomlm.finetune.data.records import Tagged
+from biomlm.finetune.data.unlabelled import Text
 from biomlm.finetune.data.words import Cutting, learn_cutting
 from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
-from biomlm.finetune.tasks.base import NO_TARGET, G, Text, count_unseen
+from biomlm.finetune.tasks.base import NO_TARGET, G, count_unseen
 from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
 from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import TokenClassifier
@@ -64,7 +65,7 @@ class Tagger:
     labelling: ClassVar = TAGS
     error_analysis: ClassVar = errors.ENTITIES
     formats: ClassVar[tuple[str, ...]] = ("jsonl",)
-    head_facts: ClassVar = {"reads_words": True}
+    head_facts: ClassVar = {"head": "tokens", "reads_words": True}
 
     @classmethod
     def read(cls, folder: Path, config: FinetuneConfig) -> DataSet:
@@ -100,6 +101,11 @@ class Tagger:
     def caveat(self) -> str:
         """See `Task`."""
         return "" if self.cutting else CUTTING_UNKNOWN
+
+    @property
+    def word_rule(self) -> str:
+        """See `Task`."""
+        return str(self.cutting or Cutting())
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -161,7 +167,7 @@ class Tagger:
             return Tagged(name, text, words, ("O",) * len(words), line)
         if not cutting.apart:
             problem = "the model learnt from running text, and these are words without their text"
-            raise ConfigError(problem, remedy="Name the key of the text with --text.")
+            raise ConfigError(problem, remedy="Give the text itself; of JSON lines name its key with --text.")
         return sentence(name, text, ("O",) * len(text), line)
 
     def counts(self, records: Sequence[Tagged]) -> dict[str, int]:

@@ -22,7 +22,8 @@ from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 LM = "lm."
 HEAD = "classification_heads."  # convert's neutral name; `classifier.weight` behind it is transformers' name as well
-POOLER = "pooler."  # convert's neutral name as well
+PREDICTION_HEAD = "prediction_head."
+NEUTRAL = ("pooler.", PREDICTION_HEAD)  # what stands before the outputs has convert's neutral names already
 FACT = "finetune"
 
 
@@ -38,7 +39,9 @@ def write(
         labels: The head's outputs, in order.
         facts: What prediction must know: the task and its sizes.
     """
-    drawn = () if loaded.has_head else (LM + "head.",)  # a masked-LM head that the source lacked says nothing
+    # a masked-LM head that the source lacked says nothing, and one whose layers became the classifier's has been trained away
+    gone = not loaded.has_head or any(name.startswith(PREDICTION_HEAD) for name in tensors)
+    drawn = (LM + "head.",) if gone else ()
     source = SourceCheckpoint(
         kind="native",
         config=loaded.config,
@@ -49,7 +52,7 @@ def write(
         },
         weights=out,
         extra_tensors={
-            (name if name.startswith(POOLER) else HEAD + name): t
+            (name if name.startswith(NEUTRAL) else HEAD + name): t
             for name, t in tensors.items()
             if not name.startswith(LM)
         },
@@ -86,7 +89,11 @@ def read(folder: str) -> tuple[Task[Any, Any], nn.Module]:
     head = {
         name.removeprefix(HEAD): tensor
         for name, tensor in loaded.extra_tensors.items()
-        if name.startswith((HEAD, POOLER))
+        if name.startswith((HEAD, *NEUTRAL))
     }
-    model.load_state_dict({**{LM + name: t for name, t in loaded.model.state_dict().items()}, **head}, assign=True)
+    lm = {LM + name: tensor for name, tensor in loaded.model.state_dict().items()}
+    if lm.keys() | head.keys() != model.state_dict().keys():
+        problem = f"its head is not the one that a model of shape {loaded.config.shape} is given for this task today"
+        raise DataError(problem, file=folder, remedy="An earlier version trained it: fine-tune again.")
+    model.load_state_dict({**lm, **head}, assign=True)
     return task, model.eval()

@@ -47,6 +47,12 @@ def record_of(path: Path, name: str, tokens: Sequence[Token]) -> Tagged:
     return _record(name, tokens)
 
 
+def cells(line: str) -> list[str]:
+    """Cut a line at its tabs, or at its blanks if it has none; its end and the blanks around each cell are no part of them."""
+    row = line.rstrip("\r\n").strip(" ")
+    return [cell.strip(" ") for cell in row.split("\t")] if "\t" in row else BLANKS.split(row)
+
+
 def _sentences(path: Path) -> Iterator[list[Token]]:
     lines = read_text(path).split("\n")  # not splitlines(): a word may hold U+2028 or U+0085
     tabs = any("\t" in line for line in lines)

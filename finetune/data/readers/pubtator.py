@@ -4,8 +4,10 @@ A document is one record: title and abstract, parted by one character, as offset
 entity begins and ends at a word's border, so no annotation is lost; of entities that overlap, the longest stays and the rest is counted.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from biomlm.core.errors import DataError
@@ -16,6 +18,7 @@ from biomlm.finetune.data.words import PIECE
 from biomlm.inputs.streams import read_text
 
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."
+TITLE = re.compile(r"([^|\s]+)\|t\|")
 Lines = list[tuple[int, str]]
 
 
@@ -71,7 +74,7 @@ def _document(path: Path, lines: Lines, dropped: Dropped, types: Mapping[str, st
         spans = kept
     flat = without_overlap(spans)
     dropped.overlapping += len(spans) - len(flat)
-    return tag_words(name, text, flat, first)
+    return replace(tag_words(name, text, flat, first), title=len(head))
 
 
 def _annotation(path: Path, number: int, line: str, name: str, text: str) -> Span:

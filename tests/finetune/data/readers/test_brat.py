@@ -12,7 +12,7 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
-from biomlm.finetune.data.readers.brat import pubtator_lines, read_brat, write_brat
+from biomlm.finetune.data.readers.brat import numbered, pubtator_lines, read_brat, write_brat
 from biomlm.finetune.data.readers.pubtator import read_pubtator, tag_words
 
 DRUGS = ("aspirin", "heparin", "insulin", "metformin")
@@ -90,7 +90,7 @@ def test_a_document_reads_back_as_it_was_written(tmp_path: Path) -> None:
     text = "β-blocker\r\n5 mg 💊 daily\nend"
     start = text.index("5 mg")
     record = tag_words("a/b", text, [Span(0, 9, "Drug"), Span(start, start + 6, "Strength")], 1)
-    write_brat(tmp_path, record, record.characters(record.spans), 1)
+    write_brat(tmp_path, record, record.characters(record.spans), numbered(record, 1))
     (again,) = read_brat(tmp_path, Dropped())
     assert (again.text, again.characters(again.spans)) == (record.text, record.characters(record.spans))
     (tmp_path / "p.txt").write_text(pubtator_lines(record, record.characters(record.spans)), encoding="utf-8")
