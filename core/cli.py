@@ -7,12 +7,14 @@ process: run the same command again.
 
 import difflib
 import errno
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from types import FrameType
 
 from biomlm import __version__
@@ -65,8 +67,16 @@ def _stop_on_signals() -> None:
 
 
 def stay() -> None:
-    """Leave the warning ahead of time to the process that started this worker."""
+    """Leave the warning ahead of time to the process that started this worker, and end when that ends, however it does."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(TemporaryError.exit_code)  # nothing that a worker holds outlives its parent
 
 
 def prepare_workers() -> None:

@@ -174,3 +174,43 @@ def test_a_batch_systems_signal_stops_a_stage_which_then_goes_on(
     assert cli.run([*BUILD, str(out)]) == 0
     now = read_json(out / "manifest.json")
     assert (now["status"], now["outputs"]) == ("done", built)
+
+
+WORKING = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from biomlm.core.cli import stay
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(3, get_context("spawn"), initializer=stay)
+    busy = [pool.submit(time.sleep, 60) for _ in range(3)]
+    while not all(one.running() for one in busy):
+        time.sleep(0.1)
+    while True:
+        print(*pool._processes, flush=True)
+        time.sleep(1)
+"""
+
+
+def lives(cmdline: Path) -> bool:
+    """Whether there is such a process; one that has ended and waits for its parent has no command line."""
+    try:
+        return bool(cmdline.read_bytes())
+    except OSError:
+        return False
+
+
+def test_workers_of_a_killed_process_end_with_it(tmp_path: Path) -> None:
+    (tmp_path / "working.py").write_text(WORKING)
+    argv = [sys.executable, str(tmp_path / "working.py")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        workers = [Path(f"/proc/{number}/cmdline") for number in parent.stdout.readline().split()]
+        assert len(workers) == 3
+        assert all(map(lives, workers))
+        parent.kill()
+        parent.wait(20)
+        end = time.monotonic() + 5
+        while any(map(lives, workers)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not any(map(lives, workers))
