@@ -17,7 +17,7 @@ from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.hf_architectures import BY_SHAPE
 from biomlm.convert.names.table import BIAS, HEAD, Stacked, meta_model, shapes
 from biomlm.convert.safe_load import archive, torch_file
-from biomlm.core.errors import DataError, no_model
+from biomlm.core.errors import CheckpointError, DataError, no_model
 from biomlm.core.files import sha256
 from biomlm.core.manifest import digest
 from biomlm.model.config import EncoderConfig
@@ -25,6 +25,7 @@ from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.linear import Linear
 from biomlm.tokenizer.formats.folder import contents
 
+NEMO = "model_config.yaml"  # what every .nemo holds
 REST = "rest: "  # in front of the names of tensors that the model does not have, in a fingerprint
 
 
@@ -81,7 +82,7 @@ def read_source(path: str | Path, tokenizer: Path | None = None) -> SourceCheckp
     Args:
         path: A run folder or one of its `step_N` folders; a Hugging Face folder; a checkpoint of fairseq or Composer, or its folder;
             a DeepSpeed folder with the model's configuration beside it; a folder of Google's
-            BERT or of Megatron-LM's; a `.tar.gz` with one of these.
+            BERT, a file of it or what their names begin with; a folder of Megatron-LM's; a `.tar.gz` with one of these.
         tokenizer: A tokenizer folder, or fairseq's files, if the model has none beside it.
 
     Raises:
@@ -90,7 +91,7 @@ def read_source(path: str | Path, tokenizer: Path | None = None) -> SourceCheckp
         UnsafeFileError: It wants to run code or to write outside its folder.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and not _is_model(path):
         raise no_model(path)
     if archive.detect(path):
         source = _read(_inside(archive.unpack(path), path), tokenizer)
@@ -136,6 +137,10 @@ def _inside(folder: Path, path: Path) -> Path:
     for inner in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
         if not any(model in inner.parents for model in models) and _is_model(inner):
             models.append(inner)
+    if not models and any(folder.rglob(NEMO)):
+        problem = "this is an archive of NeMo, which is not read"
+        remedy = "Give the model's release for transformers, or the checkpoint of Megatron-LM that it was made of."
+        raise CheckpointError(problem, file=path, remedy=remedy)
     if len(models) != 1:
         raise DataError(
             f"this archive holds {len(models)} models" + "".join(f", {m.relative_to(folder)}" for m in models[:3]),

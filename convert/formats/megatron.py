@@ -1,12 +1,14 @@
 """Megatron-LM's BERT: tensor-parallel ranks merged, query, key and value brought into order, names to those of transformers' MegatronBert.
 
+A model of one rank is read from that rank's file as well.
+
 A folder holds `latest_checkpointed_iteration.txt` and `iter_0000123/mp_rank_00/model_optim_rng.pt` (or `release/…`), a file for each rank.
 Each rank has its own heads. In one rank's `query_key_value`, rows are ordered [3, heads, head size] in checkpoint version 0,
 [heads, head size, 3] in version 1 and [heads, 3, head size] from version 2 on (megatron/checkpointing.py, fix_query_key_value_ordering).
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.formats import hf
-from biomlm.convert.formats.base import Folder, Format
+from biomlm.convert.formats.base import Folder, Format, SavedFile
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.convert.names.hf_architectures import MEGATRON
 from biomlm.convert.safe_load import torch_file
@@ -85,7 +88,30 @@ def read(path: Path) -> SourceCheckpoint:
         CheckpointError: It is damaged, no BERT, or one that the native model cannot compute.
     """
     files = sorted(_iteration(path).glob(RANKS))
-    states = [torch_file.load(file) for file in files]
+    return _from_ranks(path, files, [torch_file.load(file) for file in files])
+
+
+def holds(state: Any) -> bool:
+    """Return whether a file of `torch.save` is a rank of Megatron-LM's by itself, as GatorTron's `MegatronBERT.pt` is."""
+    return "language_model" in entries(entries(state).get("model"))
+
+
+def read_file(state: Any, file: Path, tokenizer: Path | None = None) -> SourceCheckpoint:
+    """Read the only rank of a model, with the tokenizer beside it or the one given (see `read`)."""
+    source = _from_ranks(file.parent, [file], [state])
+    if tokenizer is None:
+        return source
+    return replace(source, tokenizer_dir=tokenizer, token_rule=TransformersRule(tokenizer, MEGATRON.model_type))
+
+
+def _from_ranks(path: Path, files: Sequence[Path], states: Sequence[Any]) -> SourceCheckpoint:
+    """Merge what the ranks hold.
+
+    Args:
+        path: The folder, for configuration and tokenizer.
+        files: Of the ranks, in order.
+        states: What each holds.
+    """
     if not all(isinstance(state, dict) and isinstance(state.get("model"), dict) for state in states):
         raise _refused(files[0], "this holds no model of Megatron-LM")
     args = entries(states[0].get("args"))
@@ -207,3 +233,4 @@ def _refused(file: Path, problem: str) -> CheckpointError:
 
 
 FORMAT = Format(Folder(detect, read))
+ONE_FILE = Format(SavedFile(holds, read_file))

@@ -33,6 +33,7 @@ FORMATS: Mapping[str, Row] = {
     "deepspeed": Row("biomlm.convert.formats.deepspeed:FORMAT"),
     "native": Row("biomlm.convert.formats.native:FORMAT", written=True),
     "megatron": Row("biomlm.convert.formats.megatron:FORMAT"),
+    "megatron-file": Row("biomlm.convert.formats.megatron:ONE_FILE"),
     "hf": Row("biomlm.convert.formats.hf:FORMAT", written=True),
     "tensorflow": Row("biomlm.convert.formats.tensorflow:FORMAT"),
     "composer": Row("biomlm.convert.formats.composer:FORMAT"),

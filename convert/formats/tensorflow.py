@@ -8,7 +8,7 @@ of transformers' BertForPreTraining, whose table does the rest.
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,6 @@ DTYPES: dict[int, "np.dtype[Any]"] = {
     9: np.dtype("<i8"),
 }  # tensorflow/core/framework/types.proto
 
-OPTIMISER = re.compile(
-    r".*/(adam_[mv]|AdamWeightDecayOptimizer.*|lamb_[mv])$|global_step$|(beta\d_power|good_steps|loss_scale)$"
-)
 NAMES = (
     (r"/", "."),
     (r"\.layer_(\d+)\.", r".layer.\1."),
@@ -68,8 +65,18 @@ class Entry:
 
 
 def detect(path: Path) -> bool:
-    """Return whether this is a folder with a checkpoint of TensorFlow's."""
-    return path.is_dir() and (path / CONFIG).is_file() and len(list(path.glob("*.index"))) == 1
+    """Return whether this is a checkpoint of TensorFlow's: its folder, one of its files, or what their names begin with."""
+    return _index(path) is not None
+
+
+def _index(path: Path) -> Path | None:
+    """Find the index of a checkpoint with its configuration beside it."""
+    if path.is_dir():
+        indexes = list(path.glob("*.index"))
+        index = indexes[0] if len(indexes) == 1 else None
+    else:
+        index = path.with_name(re.sub(r"(\.index|\.meta|\.data-\d+-of-\d+)?$", ".index", path.name, count=1))
+    return index if index and index.is_file() and (index.parent / CONFIG).is_file() else None
 
 
 def read(path: Path) -> SourceCheckpoint:
@@ -78,17 +85,16 @@ def read(path: Path) -> SourceCheckpoint:
     Raises:
         CheckpointError: It is damaged, or no BERT.
     """
-    index = next(iter(path.glob("*.index")))
-    tensors = {name: value for key, value in load(index).items() if (name := _name(key))}
-    raw = {"model_type": BERT.model_type, **read_json(path / CONFIG, remedy="Get the whole folder again.")}
-    weights = sorted(path.glob(f"{index.stem}.data-*"))[0]
-    return replace(hf.from_tensors(path, raw, tensors, weights), kind="tensorflow")
+    index = _index(path)
+    assert index is not None
+    tensors = {_name(key): value for key, value in load(index).items()}
+    raw = {"model_type": BERT.model_type, **read_json(index.parent / CONFIG, remedy="Get the whole folder again.")}
+    weights = sorted(index.parent.glob(f"{index.stem}.data-*"))[0]
+    return replace(hf.from_tensors(index.parent, raw, tensors, weights), kind="tensorflow")
 
 
-def _name(key: str) -> str | None:
-    """Give transformers' name of a variable; None for the optimiser's."""
-    if OPTIMISER.fullmatch(key):
-        return None
+def _name(key: str) -> str:
+    """Give transformers' name of a variable."""
     for pattern, replacement in NAMES:
         key = re.sub(pattern, replacement, key)
     return key
@@ -107,13 +113,22 @@ def load(index: Path) -> dict[str, Tensor]:
         entries = {key.decode(): _entry(value) for key, value in _table(index.read_bytes()) if key}
         shards = sorted(index.parent.glob(f"{index.stem}.data-*"))
         maps = [np.memmap(shard, dtype=np.uint8, mode="c") for shard in shards]
-        return {name: _tensor(name, entry, maps) for name, entry in entries.items() if not OPTIMISER.fullmatch(name)}
+        return {name: _tensor(name, entry, maps) for name, entry in entries.items() if not _is_training(name, entries)}
     except (IndexError, KeyError, ValueError, struct.error, OverflowError) as error:
         raise CheckpointError(
             f"this is not a whole checkpoint of TensorFlow ({type(error).__name__})",
             file=index,
             remedy="Get the files again and compare their sizes with the publisher's.",
         ) from None
+
+
+def _is_training(name: str, entries: Mapping[str, Entry]) -> bool:
+    """Return whether a variable is the training's and not the model's: a number alone (steps, scales), or an optimiser's.
+
+    Whatever the optimiser, TensorFlow names its variables after the one that they are of, with something behind it.
+    """
+    parts = name.split("/")
+    return not entries[name].shape or any("/".join(parts[:i]) in entries for i in range(1, len(parts)))
 
 
 def _tensor(name: str, entry: Entry, maps: list["np.memmap[tuple[int], np.dtype[np.uint8]]"]) -> Tensor:

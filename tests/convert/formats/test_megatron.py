@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from biomlm.convert.load import load_model
 from biomlm.core.errors import CheckpointError
 from biomlm.model.packed import pack
+from biomlm.tokenizer.formats import vocab_txt
 
 HIDDEN, HEADS, LAYERS, INNER = 24, 4, 2, 40
 VERSIONS = (0, 1.0, 2.0, 3.0)
@@ -157,6 +160,34 @@ def test_the_approximation_of_gelu_follows_from_the_arguments(
         torch.testing.assert_close(native.model(pack(ids.tolist())), head, atol=1e-5, rtol=1e-5)
     said = json.loads((target / "conversion.json").read_text())["left_out"]
     assert said == (["the head's activation, gelu: gelu_tanh instead"] if fused else [])
+
+
+def test_a_single_file_is_a_model(model: Any, tmp_path: Path, convert: Callable[..., Path]) -> None:
+    """As GatorTron's first release: `MegatronBERT.pt`, with the vocabulary beside it or elsewhere."""
+    folder = write(model, tmp_path / "megatron", 3.0, 1)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(59))]
+    for place in ("alone", "tokenizer"):
+        (tmp_path / place).mkdir()
+    shutil.move(next(folder.rglob("model_optim_rng.pt")), tmp_path / "alone" / "MegatronBERT.pt")
+    (tmp_path / "alone" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    vocab_txt.write_folder(tmp_path / "alone" / "vocab.txt", tmp_path / "tokenizer")
+    beside = convert(tmp_path / "alone", "hf", "beside")
+    given = convert(tmp_path / "alone" / "MegatronBERT.pt", "hf", "given", tokenizer=str(tmp_path / "tokenizer"))
+    for target in (beside, given):
+        read = transformers.MegatronBertForPreTraining.from_pretrained(target, local_files_only=True)
+        for name, value in read.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name]), name
+        assert transformers.AutoTokenizer.from_pretrained(target)("w7 w58")["input_ids"] == [2, 12, 63, 3]
+        assert json.loads((target / "conversion.json").read_text())["source_kind"] == "megatron"
+
+
+def test_an_archive_of_nemo_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "gatortron.nemo", "w") as archive:
+        for name in ("model_config.yaml", "model_weights.ckpt"):
+            (tmp_path / name).write_text("x")
+            archive.add(tmp_path / name, name)
+    with pytest.raises(CheckpointError, match="NeMo"):
+        load_model(tmp_path / "gatortron.nemo")
 
 
 def test_what_megatron_cannot_give_is_refused(model: Any, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Google's BERT from TensorFlow, without TensorFlow: against values taken from the data file by hand."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,39 @@ def test_it_becomes_a_hugging_face_bert_with_every_head(folder: Path, convert: C
     tokenizer = transformers.AutoTokenizer.from_pretrained(target, local_files_only=True)
     assert tokenizer("All WORK")["input_ids"] == [2, 5, 6, 3]
     assert tokenizer.model_max_length == 16
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(b"BERTAdam", b"BERTAdam_1"), (b"AdamWeightDecayOptimizer/m", b"AdamWeightDecayOptimizer/v"), (b"LAMB_m", b"x")],
+)
+def test_an_optimisers_variables_have_any_name(
+    names: tuple[bytes, bytes], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, table = load_model(folder), tensorflow._table
+
+    def renamed(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in table(content):
+            yield key.replace(b"adam_m", names[0]).replace(b"adam_v", names[1]).replace(b"global", b"my"), value
+
+    monkeypatch.setattr(tensorflow, "_table", renamed)
+    after = load_model(folder)
+    assert before.extra_tensors.keys() == after.extra_tensors.keys()
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+
+
+def test_one_of_several_is_named_by_a_file_or_by_what_its_files_begin_with(folder: Path) -> None:
+    before = load_model(folder)
+    for path in list(folder.glob("bert_model.ckpt.*")):
+        shutil.copy(path, folder / path.name.replace("bert_model.ckpt", "model.ckpt-100"))
+    with pytest.raises(DataError, match="no model of a known kind"):
+        load_model(folder)
+    for name in ("model.ckpt-100", "model.ckpt-100.index", "bert_model.ckpt.data-00000-of-00001"):
+        after = load_model(folder / name)
+        assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+        assert after.tokenizer_dir
+    with pytest.raises(DataError, match="no such file"):
+        load_model(folder / "model.ckpt-200")
 
 
 def test_damaged_and_incomplete_checkpoints_are_refused(folder: Path) -> None:
