@@ -84,11 +84,13 @@ def _computed(model: SourceCheckpoint) -> Computes:
 
 def _with_names_of(other: SourceCheckpoint, model: SourceCheckpoint) -> SourceCheckpoint:
     """Give a model's only classifier the name that it has in the other: each format has a name of its own for it."""
-    mine, theirs = (_classifiers(heads_of(m)) for m in (model, other))
-    if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
+    own_heads, other_heads = (_classifiers(heads_of(m)) for m in (model, other))
+    if len(own_heads) != 1 or len(other_heads) != 1 or own_heads == other_heads:
         return model
     renamed = {
-        name.replace(mine[0].module, theirs[0].module, 1) if name.startswith(f"{mine[0].module}.") else name: tensor
+        name.replace(own_heads[0].module, other_heads[0].module, 1)
+        if name.startswith(f"{own_heads[0].module}.")
+        else name: tensor
         for name, tensor in model.extra_tensors.items()
     }
     return replace(model, extra_tensors=renamed)

@@ -131,8 +131,8 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
             )
     if dict_txt and encoder_json and vocab_bpe:
         target = scratch()
-        made = fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
-        return target, made, FairseqFiles(dict_txt, encoder_json, vocab_bpe, is_gpt2=True)
+        loaded = fairseq_folder.from_fairseq(dict_txt, encoder_json, vocab_bpe, target, config.max_positions)
+        return target, loaded, FairseqFiles(dict_txt, encoder_json, vocab_bpe, is_gpt2=True)
     pair = next((f for f in folders if all((f / name).is_file() for name in PAIR)), None)
     if dict_txt and pair:
         return _numbered(dict_txt, pair, config)
@@ -142,11 +142,11 @@ def _tokenizer(folders: list[Path], config: EncoderConfig, file: Path) -> tuple[
 def _numbered(dict_txt: Path, bpe: Path, config: EncoderConfig) -> tuple[Path, Tokenizer, TokenRule]:
     """Make a tokenizer folder of a dictionary and what Hugging Face's libraries read as a byte-level BPE."""
     target = scratch()
-    made = fairseq_folder.from_dictionary(dict_txt, bpe, target, config.max_positions)
+    loaded = fairseq_folder.from_dictionary(dict_txt, bpe, target, config.max_positions)
     vocab_json, merges_txt = (bpe / name for name in PAIR)
-    if vocab_json.is_file() and any(made.hf.token_to_id(piece) != i for piece, i in read_vocab(vocab_json).items()):
-        return target, made, FairseqFiles(dict_txt, vocab_json, merges_txt, is_gpt2=False)
-    return target, made, TransformersRule(bpe, "roberta")
+    if vocab_json.is_file() and any(loaded.hf.token_to_id(piece) != i for piece, i in read_vocab(vocab_json).items()):
+        return target, loaded, FairseqFiles(dict_txt, vocab_json, merges_txt, is_gpt2=False)
+    return target, loaded, TransformersRule(bpe, "roberta")
 
 
 def _given(

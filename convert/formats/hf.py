@@ -107,8 +107,8 @@ def _tokenizer(path: Path, model_max_length: int, model_type: str) -> tuple[Path
         return None, None
     stated = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
     folder = scratch()
-    made = vocab_txt.write_folder(path / VOCABULARY, folder, model_max_length=model_max_length, settings=stated)
-    return folder, TransformersRule(path, model_type, cased=not made.settings["do_lower_case"])
+    loaded = vocab_txt.write_folder(path / VOCABULARY, folder, model_max_length=model_max_length, settings=stated)
+    return folder, TransformersRule(path, model_type, cased=not loaded.settings["do_lower_case"])
 
 
 def _check_labels(facts: Mapping[str, Any], extra_tensors: Mapping[str, Tensor], file: Path) -> None:

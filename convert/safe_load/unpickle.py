@@ -246,9 +246,9 @@ class Machine:
             raise ValueError("a call of something that is no name")
         given = [len(arg) for arg in args if isinstance(arg, (dict, set, frozenset, list, tuple, str, bytes))]
         self.budget.charge(SLOT * sum(given))  # the work, whatever comes of it
-        made = function.make(*args)
-        self.budget.charge_made(made)
-        self.stack.append(made)
+        value = function.make(*args)
+        self.budget.charge_made(value)
+        self.stack.append(value)
 
     def build(self, state: Any) -> None:
         """Give the object on top of the stack its attributes; dictionaries have none that matter."""
