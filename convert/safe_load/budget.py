@@ -38,7 +38,15 @@ class Budget:
 
     def charge_made(self, value: Any) -> None:
         """Count an object and the places in it, but not what stands there."""
-        sizes: dict[type[Any], int] = {dict: ENTRY, set: ENTRY, frozenset: ENTRY, list: SLOT, tuple: SLOT, str: 4, bytes: 1}
+        sizes: dict[type[Any], int] = {
+            dict: ENTRY,
+            set: ENTRY,
+            frozenset: ENTRY,
+            list: SLOT,
+            tuple: SLOT,
+            str: 4,
+            bytes: 1,
+        }
         per_item = sizes.get(type(value), 0)
         self.charge(OBJECT + per_item * (len(value) if per_item else 0))
 

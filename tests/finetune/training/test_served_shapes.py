@@ -193,18 +193,19 @@ def test_words_get_the_same_tags_there(task: str, model: Path, toy: Path, tmp_pa
         inside = {w for w in record.words for e in line["entities"] if e["start"] <= w[0] < e["stop"]}
         assert inside == {word for word, tag in tags.items() if tag != "O"}
     assert any(line["entities"] for line in lines)
-    if task == "ner":
+    if task == "ner" and (hf / "vocab.txt").exists():
         assert_same_entities(hf, records, lines)
 
 
 def assert_same_entities(hf: Path, records: list[Tagged], lines: list[dict[str, Any]]) -> None:
-    """The pipeline's own way of joining pieces to entities, by each word's first one, gives the same."""
+    """The pipeline's own way of joining pieces to entities, by each word's first one, gives the same for WordPiece.
+
+    Of byte-level pieces, which do not mark what is inside a word, it guesses by the blanks, and takes a blank alone for a word.
+    """
     joining: Any = pipeline("token-classification", model=str(hf), aggregation_strategy="first")
     for record, line in zip(records, lines, strict=True):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Tokenizer does not support real words")
-            groups = joining(record.text)
-        spans = [(e["start"] + (record.text[e["start"]] == " "), e["end"], e["entity_group"]) for e in groups]
+        groups = joining(record.text)
+        spans = [(e["start"], e["end"], e["entity_group"]) for e in groups]
         assert spans == [(e["start"], e["stop"], e["type"]) for e in line["entities"]]
 
 
