@@ -142,7 +142,7 @@ class DistillObjective(Objective[MaskedLM, Batch]):
         """Sum each part over tokens and teachers."""
         sums: dict[str, Tensor] = {}
         for alignment, teacher in zip(self._aligned(), outputs.states, strict=True):
-            states = Compared(hidden, qkv, teacher, batch.packed, alignment.project)
+            states = Compared(hidden=hidden, qkv=qkv, teacher=teacher, packed=batch.packed, project=alignment.project)
             for name, part in alignment.parts.items():
                 value = part(states)
                 sums[name] = sums[name] + value if name in sums else value

@@ -229,6 +229,55 @@ def test_more_than_four_values_are_given_by_name(path: Path) -> None:
             assert by_torch or positional(node) <= POSITIONAL, f"{path}:{node.lineno}: {node.name}"
 
 
+def large_dataclasses(tree: ast.Module) -> set[str]:
+    """The dataclasses of a module that have more than four fields."""
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        and any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+        and len([part for part in node.body if isinstance(part, ast.AnnAssign)]) > POSITIONAL
+    }
+
+
+def large_dataclasses_in_sight(path: Path) -> set[str]:
+    """Those that a module defines or imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = large_dataclasses(tree)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (origin := MODULES.get(str(node.module))):
+            known = large_dataclasses(ast.parse(origin.read_text(encoding="utf-8")))
+            names |= {each.asname or each.name for each in node.names if each.name in known}
+    return names
+
+
+def by_place(call: ast.Call) -> int:
+    """The values that a call gives without their names; a row of them counts as too many."""
+    return POSITIONAL + 1 if any(isinstance(value, ast.Starred) for value in call.args) else len(call.args)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(ROOT).parts[0] in BY_NAME], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_a_dataclass_is_given_more_than_four_values_by_name(path: Path) -> None:
+    """Where it is made: four of a configuration's ten are often enough."""
+    classes = large_dataclasses_in_sight(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
+            assert by_place(node) <= POSITIONAL, f"{path}:{node.lineno}: {node.func.id}"
+
+
+def test_values_without_their_names_are_counted() -> None:
+    calls = ["C(1, 2, 3, 4)", "C(1, 2, 3, 4, 5)", "C(*row)", "C(**named)", "C(1, a=2, b=3, c=4, d=5)"]
+    assert [by_place(call) for code in calls if isinstance(call := ast.parse(code, mode="eval").body, ast.Call)] == [
+        4,
+        5,
+        5,
+        0,
+        1,
+    ]
+
+
 EVERY = 17  # one module in so many is asked for all its imports of ours
 
 
@@ -285,6 +334,15 @@ def test_every_file_that_is_named_is_there(path: Path) -> None:
         pytest.skip("these tell what was")
     for place in PLACE.findall(path.read_text(encoding="utf-8")):
         assert place.split("/")[0] not in OURS or (ROOT / place).is_file(), f"{path} names {place}"
+
+
+def test_what_decides_is_where_the_table_says() -> None:
+    """The names behind the files of `docs/design.md`; the files are looked for above."""
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)` \(`(\w+)`\)", text)
+    assert len(named) >= 7
+    for path, name in named:
+        assert re.search(rf"\bdef {name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{path} has no {name}"
 
 
 def test_no_room_is_importable_by_its_bare_name() -> None:

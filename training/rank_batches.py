@@ -18,7 +18,7 @@ from biomlm.training.objective import B, LossDenominators, MicroBatch
 FINGERPRINT = 2**63 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankBatches(Generic[B]):
     """What one rank computes in one step.
 
@@ -51,8 +51,13 @@ def batches_of_rank(
     filler = (own or [batch for name in names if (batch := batches.make(name)) is not None])[:1] * missing
     weights = [1.0] * len(own) + [0.0] * len(filler)
     flops = sum(_flops(batch, model, all_rows) for batch in own)
-    hashes = sum(map(fingerprint, own)) & FINGERPRINT
-    return RankBatches(own + filler, weights, list(astuple(LossDenominators.of(own))), int(flops), hashes)
+    return RankBatches(
+        batches=own + filler,
+        weights=weights,
+        totals=list(astuple(LossDenominators.of(own))),
+        flops=int(flops),
+        fingerprint=sum(map(fingerprint, own)) & FINGERPRINT,
+    )
 
 
 def _flops(batch: MicroBatch, model: EncoderConfig, all_rows: bool) -> float:

@@ -36,7 +36,7 @@ from biomlm.training.saver import Saver
 from biomlm.training.selection import Evaluation, Selection
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainResult:
     """What a finished run has to show.
 
@@ -136,14 +136,14 @@ class Trainer:
             self._require_learnt()
         seconds = self.logger.seconds
         return TrainResult(
-            self.done,
-            self.tokens,
-            self.seconds + seconds,
-            self.logger.speed,
-            self.logger.mfu,
-            self.logger.waited / max(seconds, 1e-9),
-            self.saver.stalled / max(seconds, 1e-9),
-            self.guard.state(),
+            step=self.done,
+            tokens=self.tokens,
+            seconds=self.seconds + seconds,
+            tokens_per_second=self.logger.speed,
+            mfu=self.logger.mfu,
+            data_wait=self.logger.waited / max(seconds, 1e-9),
+            save_wait=self.saver.stalled / max(seconds, 1e-9),
+            guard=self.guard.state(),
         )
 
     @property

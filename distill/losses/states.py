@@ -25,7 +25,7 @@ Layers = tuple[int, int]  # of the student and of the teacher
 EMBEDDINGS: Layers = (0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compared:
     """The states of the student and of one teacher for a micro-batch.
 

@@ -38,7 +38,7 @@ STEPS = 16  # optimiser steps of a file
 BatchId = tuple[int, int]  # epoch and index of a micro-batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockEntry:
     """The position of a micro-batch's outputs in a file of the cache.
 
@@ -126,7 +126,12 @@ def read_index(path: Path) -> dict[BatchId, BlockEntry]:
     data_start = header_size + index_size
     try:
         rows = orjson.loads(line)
-        entries = {(e, i): BlockEntry(path, data_start + offset, *rest) for e, i, offset, *rest in rows}
+        entries = {
+            (epoch, index): BlockEntry(
+                file=path, offset=data_start + offset, length=length, crc=crc, tokens=tokens, masked=masked
+            )
+            for epoch, index, offset, length, crc, tokens, masked in rows
+        }
         end = max((entry.offset + entry.length for entry in entries.values()), default=data_start)
     except (ValueError, TypeError):
         end = -1

@@ -6,7 +6,7 @@ predicted where there is none. Counts and offsets need no text; `context` shows 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from biomlm.finetune.data.iob_tags import Span
@@ -35,6 +35,7 @@ class Mistake:
     span: tuple[int, int] | None
     gold: str
     share: float
+    _: KW_ONLY
     predicted: tuple[str, ...]
 
 
@@ -118,7 +119,7 @@ def _labels(record: int, lines: Sequence[Line]) -> list[Mistake]:
 
 
 def _mistake(record: int, span: Any, gold: str, share: float, answers: Counter[str]) -> Mistake:
-    return Mistake(record, span, gold, share, tuple(name for name, _ in answers.most_common(3)))
+    return Mistake(record, span, gold, share, predicted=tuple(name for name, _ in answers.most_common(3)))
 
 
 def context(record: Tagged | Labelled, mistake: Mistake) -> tuple[str, str, str]:

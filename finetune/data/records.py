@@ -1,6 +1,6 @@
 """What the readers give: texts with labelled words, whatever file they came from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
 from biomlm.finetune.data.iob_tags import Span, entities
@@ -23,6 +23,7 @@ class Tagged:
     text: str
     words: tuple[tuple[int, int], ...]
     tags: tuple[str, ...]
+    _: KW_ONLY
     line: int
     title: int | None = None
 

@@ -164,7 +164,7 @@ class Tagger:
         cutting, (text,) = self.cutting or Cutting(), texts
         if isinstance(text, str):
             words = tuple(cutting.words(text))
-            return Tagged(name, text, words, ("O",) * len(words), line)
+            return Tagged(name, text, words, ("O",) * len(words), line=line)
         if not cutting.apart:
             problem = "the model learnt from running text, and these are words without their text"
             raise ConfigError(problem, remedy="Give the text itself; of JSON lines name its key with --text.")

@@ -17,7 +17,7 @@ from biomlm.training.batches import Name
 from biomlm.training.objective import LossDenominators
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskBatch:
     """A micro-batch of examples (see `training.objective.MicroBatch`).
 
@@ -39,7 +39,9 @@ class TaskBatch:
     def of(examples: Sequence[Example], name: Name) -> "TaskBatch":
         """Lay examples end to end."""
         batch = collate(examples)
-        return TaskBatch(examples, batch.packed, batch.positions_m, batch.targets_m, name)
+        return TaskBatch(
+            examples=examples, packed=batch.packed, positions_m=batch.positions_m, targets_m=batch.targets_m, name=name
+        )
 
     predicted = 0  # the masked-LM head does not run
 

@@ -8,7 +8,7 @@ Nothing here has state that a checkpoint would have to hold: any process can mak
 the same tokens, order and masks.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class Batch:
     packed: Packed
     positions_m: Tensor
     labels_m: Tensor
+    _: KW_ONLY
     epoch: int = 0
     index: int = 0
     step: int = 0
@@ -176,11 +177,11 @@ class Batches:
             Packed(torch.from_numpy(masked.shown_t), tuple(row.lengths.tolist()), types_t),
             torch.from_numpy(masked.positions_m),
             torch.from_numpy(masked.labels_m),
-            epoch,
-            index,
-            step,
-            masked.places_m,
-            None if row.pair_labels_b is None else torch.from_numpy(row.pair_labels_b),
+            epoch=epoch,
+            index=index,
+            step=step,
+            places_m=masked.places_m,
+            pair_labels_b=None if row.pair_labels_b is None else torch.from_numpy(row.pair_labels_b),
         )
 
     def step(self, step: int) -> list[Batch]:

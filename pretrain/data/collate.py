@@ -18,7 +18,7 @@ I64 = npt.NDArray[np.int64]
 NOWHERE = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """Sequences laid end to end.
 
@@ -72,7 +72,14 @@ def collate(tokens: Stretches, sequences: Sequences, special: SpecialIds, *, seg
         pos_t[at_k] = tokens.pos_r[keep_r]
     lengths = width_s.reshape(-1, segments_each).sum(1)
     labels_b = sequences.labels if segments_each > 1 else None
-    return Row(ids_t, places_t, np.repeat(second_s, width_s), lengths, pos_t=pos_t, pair_labels_b=labels_b)
+    return Row(
+        ids_t=ids_t,
+        places_t=places_t,
+        types_t=np.repeat(second_s, width_s),
+        lengths=lengths,
+        pos_t=pos_t,
+        pair_labels_b=labels_b,
+    )
 
 
 def _among(places: I64, ascending: I64) -> npt.NDArray[np.bool_]:

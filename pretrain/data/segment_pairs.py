@@ -218,4 +218,5 @@ class Pairs:
         swapped = self._from(labels, "before")
         start[swapped], stop[swapped] = start[swapped, ::-1], stop[swapped, ::-1]
         tokens = a_tokens + fitting + np.where(there, self.specials, SPECIALS)
-        return Sequences(start, stop, tokens, labels, self.units.separators[:0])
+        none = self.units.separators[:0]
+        return Sequences(start=start, stop=stop, tokens=tokens, labels=labels, separators=none)

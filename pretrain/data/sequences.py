@@ -77,7 +77,7 @@ def split_long(sizes: npt.NDArray[np.integer], doc_index: I64, longest: int) -> 
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sequences:
     """Where each sequence's tokens stand in a shard's flat token row.
 

@@ -141,7 +141,7 @@ class TermEvaluator:
         return {name: _mean(value, total) for name, value in zip(names, sums, strict=True)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """A model's figures on the held-out split; a mean over nothing is None.
 
@@ -220,13 +220,13 @@ class Evaluator:
         by_source = {name: _means(*sums[:, i]) for i, name in enumerate(names) if sums[2, i]}
         whole = _means(*sums.sum(1))
         return EvalResult(
-            whole["loss"],
-            whole["accuracy"],
-            whole["perplexity"],
-            int(sums[2].sum()),
-            int(tokens),
-            others,
-            by_source if len(names) > 1 else {},
+            loss=whole["loss"],
+            accuracy=whole["accuracy"],
+            perplexity=whole["perplexity"],
+            masked_tokens=int(sums[2].sum()),
+            tokens=int(tokens),
+            pairs=others,
+            sources=by_source if len(names) > 1 else {},
         )
 
     def _source(self, batch: Batch) -> I64:

@@ -33,7 +33,7 @@ def batch(seed: int) -> Batch:
     draw = torch.Generator().manual_seed(seed)
     ids_t = torch.randint(4, V, (40,), generator=draw)
     positions_m = torch.arange(0, 40, 5)
-    return Batch(Packed(ids_t, (11, 9, 20)), positions_m, ids_t[positions_m], 0, 0, 0)
+    return Batch(Packed(ids_t, (11, 9, 20)), positions_m, ids_t[positions_m])
 
 
 def engine(shape: str, precision: str, *, frozen: int = 0, recompute: bool = False) -> DDPEngine:

@@ -25,7 +25,7 @@ from biomlm.training.objective import LossDenominators, MicroBatch, Objective
 Accept = Callable[[float, float], bool]  # a step's loss and the norm of its gradient → whether it may move the weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What became of a step, the same on every rank.
 
@@ -166,7 +166,7 @@ class Engine(ABC):
             self.scale.overflowed()
         elif self.scale is not None and moved:
             self.scale.good()
-        return StepResult(figures, norm, moved, overflowed, self.factor, rate)
+        return StepResult(figures=figures, norm=norm, moved=moved, overflowed=overflowed, scale=self.factor, rate=rate)
 
     @abstractmethod
     def _norm(self) -> Tensor:

@@ -141,4 +141,4 @@ def sentence(name: str, words: Sequence[str], tags: Sequence[str], line: int) ->
     for word in words:
         places.append((at, at + len(word)))
         at += len(word) + 1
-    return Tagged(name, " ".join(words), tuple(places), tuple(tags), line)
+    return Tagged(name, " ".join(words), tuple(places), tuple(tags), line=line)

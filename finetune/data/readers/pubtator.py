@@ -116,4 +116,4 @@ def tag_words(name: str, text: str, spans: Sequence[Span], line: int) -> Tagged:
         first, last = bisect_left(starts, span.start), bisect_left(starts, span.stop)
         assert first < last, "an entity without a word"
         tags[first:last] = [f"B-{span.type}"] + [f"I-{span.type}"] * (last - first - 1)
-    return Tagged(name, text, tuple(words), tuple(tags), line)
+    return Tagged(name, text, tuple(words), tuple(tags), line=line)

@@ -135,21 +135,21 @@ def test_the_hardest_are_those_that_most_get_wrong() -> None:
     gold = [entity(0, 5), entity(10, 15)]
     runs = [[line(gold, [entity(0, 5)])], [line(gold, [entity(0, 4), entity(30, 33, "G")])]]
     assert errors.hardest(errors.ENTITIES, runs, 9) == [
-        Mistake(0, (10, 15), "D", 1.0, ("missed",)),
-        Mistake(0, (0, 5), "D", 0.5, ("D (other borders)",)),
-        Mistake(0, (30, 33), "", 0.5, ("G",)),
+        Mistake(0, (10, 15), "D", 1.0, predicted=("missed",)),
+        Mistake(0, (0, 5), "D", 0.5, predicted=("D (other borders)",)),
+        Mistake(0, (30, 33), "", 0.5, predicted=("G",)),
     ]
     labelled = [[{"id": "x", "label": said, "gold": {"label": "a"}}] for said in "bab"]
-    assert errors.hardest(errors.LABELS, labelled, 9) == [Mistake(0, None, "a", 2 / 3, ("b",))]
+    assert errors.hardest(errors.LABELS, labelled, 9) == [Mistake(0, None, "a", 2 / 3, predicted=("b",))]
     assert errors.confusions(labelled) == {"a": {"b": 2 / 3, "a": 1 / 3}}
 
 
 def test_context_is_cut_on_both_sides() -> None:
     text = "w " * 50 + "aspirin" + " w" * 50
-    record = Tagged("x", text, ((100, 107),), ("B",), 1)
-    before, inside, after = errors.context(record, Mistake(0, (100, 107), "D", 1.0, ()))
+    record = Tagged("x", text, ((100, 107),), ("B",), line=1)
+    before, inside, after = errors.context(record, Mistake(0, (100, 107), "D", 1.0, predicted=()))
     assert (inside, before[0], after[-1]) == ("aspirin", "…", "…")
-    assert errors.context(Labelled("x", ("a\nb",)), Mistake(0, None, "a", 1.0, ())) == ("", "a b", "")
+    assert errors.context(Labelled("x", ("a\nb",)), Mistake(0, None, "a", 1.0, predicted=())) == ("", "a b", "")
 
 
 def test_runs_on_other_labels_of_one_file_are_not_compared(

@@ -41,7 +41,7 @@ def test_every_word_is_labelled_once_and_in_order(tiny_tokenizer: Path, words: l
         places.append((at, at + len(word)))
         at += len(word) + 1
     tags = tuple("BIO"[i % 3] for i in range(len(words)))
-    record = Tagged("x", " ".join(words), tuple(places), tags, 1)
+    record = Tagged("x", " ".join(words), tuple(places), tags, line=1)
     (examples,) = task.examples([record])
     assert [task.labels[t] for example in examples for t in example.targets] == list(tags)
     firsts = [tokenizer_first(task, " " + word) for word in words]
@@ -58,11 +58,11 @@ def tokenizer_first(task: Ner, word: str) -> int:
 
 def test_a_word_glued_to_the_one_before_has_no_blank_in_front(tiny_tokenizer: Path) -> None:
     tokenizer = tokenizer_folder.load(tiny_tokenizer)
-    record = Tagged("x", "aspirin, heparin", ((0, 7), (7, 8), (9, 16)), ("O", "O", "O"), 1)
+    record = Tagged("x", "aspirin, heparin", ((0, 7), (7, 8), (9, 16)), ("O", "O", "O"), line=1)
     (example,) = Ner(tokenizer, ("O",), 64, 8).examples([record])[0]
     assert tokenizer.decode(example.sequences[0][1:-1]) == " aspirin, heparin"
 
 
 def test_labels_come_in_pairs() -> None:
-    record = Tagged("x", "a b", ((0, 1), (2, 3)), ("B-Y", "B-X"), 1)
+    record = Tagged("x", "a b", ((0, 1), (2, 3)), ("B-Y", "B-X"), line=1)
     assert labels_of([record]) == ("O", "B-X", "I-X", "B-Y", "I-Y")

@@ -27,7 +27,9 @@ def made(counts: dict[str, int], seed: int = 0) -> tuple[Sequences, Sources]:
     length = random.integers(5, 60, len(of))
     bounds = np.concatenate([[0], np.cumsum(length)])
     nothing = np.zeros(0, np.int64)
-    sequences = Sequences(bounds[:-1, None], bounds[1:, None], length + 2, np.full(len(of), -100), nothing)
+    labels = np.full(len(of), -100)
+    start, stop = bounds[:-1, None], bounds[1:, None]
+    sequences = Sequences(start=start, stop=stop, tokens=length + 2, labels=labels, separators=nothing)
     return sequences, Sources(names, of, bounds)
 
 

@@ -37,7 +37,7 @@ def zipf_batch() -> Batch:
     positions_m = torch.randperm(2 * MASKED, generator=draw)[:MASKED].sort().values
     labels_m = ids_t[positions_m].clone()
     ids_t[positions_m] = MASK
-    return Batch(Packed(ids_t, (MASKED // 8,) * 16), positions_m, labels_m, 0, 0, 0)
+    return Batch(Packed(ids_t, (MASKED // 8,) * 16), positions_m, labels_m)
 
 
 @pytest.fixture(params=["whole", "blocks"])
