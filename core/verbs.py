@@ -81,6 +81,13 @@ VERBS: Mapping[str, Verb] = {
         "biomlm corpus stats docs",
         positionals=("docs",),
     ),
+    "corpus show": Verb(
+        "documents by their ids, or a sample; why one was dropped",
+        "biomlm.corpus.config:ShowConfig",
+        "biomlm.corpus.commands.show:run",
+        "biomlm corpus show docs pmid:29728066",
+        positionals=("docs", "ids"),
+    ),
     "tokenizer train": Verb(
         "documents → tokenizer folder",
         "biomlm.tokenizer.config:TrainConfig",

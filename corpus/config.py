@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from biomlm.core.errors import ConfigError
 from biomlm.core.fields import Applies, added, listed, only, require_positive, runtime
 from biomlm.corpus.filters.language import LANGUAGES
-from biomlm.corpus.sources import SOURCES, Option, names
+from biomlm.corpus.sources import BY_NAME, SOURCES, Option, names
 from biomlm.corpus.text.dates import between, iso
 
 
@@ -21,6 +21,7 @@ class Selection:
         languages: Languages as ISO codes such as `en`, found from the text; texts too short to tell are kept.
         licenses: Licences of PMC articles, such as `cc-by` (any version) or `cc-by-4.0`.
         article_types: JATS article types and PubMed publication types, such as `research-article`.
+        journals: Titles of journals in full, as PubMed and PMC write them (capitals aside); articles without one go, too.
         date_from: First date of publication as YYYY, YYYY-MM or YYYY-MM-DD; documents without a date are kept.
         date_to: Last date of publication, likewise. What is known only to the year or month is compared as far as it is known.
         retracted: Keep retracted articles (they are marked in their metadata).
@@ -36,6 +37,7 @@ class Selection:
     date_to: str = ""
     retracted: bool = True
     categories: list[str] = added(list)
+    journals: list[str] = added(list)
     near_duplicates: bool = False
     decontaminate: list[str] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ class BuildConfig(Sources):  # type: ignore[misc]
                 "categories": _given(names(lambda source: source.patients)),
                 "licenses": _given(names(lambda source: source.full_text)),
                 "article_types": _given(names(lambda source: source.articles)),
+                "journals": _given(names(lambda source: source.articles)),
                 "retracted": _given(names(lambda source: source.articles)),
             }
         },
@@ -157,3 +160,34 @@ class StatsConfig:
     """
 
     docs: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Documents to read.
+
+    Args:
+        docs: Folder that `biomlm corpus build` wrote.
+        ids: Ids of documents, such as `pmid:29728066`.
+        sample: Show so many documents, chosen by the seed.
+        seed: Of the sample.
+        sources: Only documents of these sources.
+        private: Show the text of sources that are not public, such as notes; only their ids are shown without it.
+    """
+
+    docs: str
+    ids: list[str] = field(default_factory=list)
+    sample: int = 0
+    seed: int = only(1, lambda config: config.sample > 0, "--sample")
+    sources: list[str] = only(list, lambda config: config.sample > 0, "--sample")
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample < 0:
+            raise ConfigError("sample cannot be negative", remedy="Give a number of documents.")
+        if unknown := [name for name in self.sources if name not in BY_NAME]:
+            problem = f"there is no source {unknown[0]}"
+            raise ConfigError(problem, remedy=f"Give any of {', '.join(BY_NAME)}.")
+        if bool(self.ids) == bool(self.sample):
+            problem = "ids and --sample are both given" if self.ids else "neither ids nor --sample are given"
+            raise ConfigError(problem, remedy="Give ids of documents, or --sample N.")

@@ -298,6 +298,7 @@ def folders(
 READ_BY: dict[str, list[str]] = {
     "docs": [
         "corpus stats {}",
+        "corpus show {} --sample 1",
         "tokenizer train --docs {} --vocab_size 290 --out OUT",
         "tokenizer encode --docs {} --tokenizer {tokenizer} --out OUT",
         "tokenizer compare {tokenizer} --docs {}",

@@ -46,8 +46,8 @@ SIZES = [
 ]
 SHAPE = ["--model.num_hidden_layers", "1", "--model.hidden_size", "16", "--model.num_attention_heads", "2"]
 NO_PATH = {  # words that name no file
-    "corpus build": "xpath note_columns where.partition where.time select.languages select.licenses select.article_types select.categories "
-    "select.date_from select.date_to",
+    "corpus build": "xpath note_columns where.partition where.time select.languages select.licenses select.article_types select.journals "
+    "select.categories select.date_from select.date_to",
     "tokenizer train": "sources weights",
     "tokenizer encode": "",
     "pretrain": "mlm.pos mix.weights examples.sources needs_init",

@@ -21,12 +21,14 @@ from biomlm.core.fields import listed
 from biomlm.core.files import refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.core.summary import summary
+from biomlm.corpus import card
 from biomlm.corpus.config import BuildConfig
 from biomlm.corpus.dedup.minhash import AddBands
 from biomlm.corpus.filters.decontamination import MarkContaminated
 from biomlm.corpus.filters.selection import MarkUnwanted
 from biomlm.corpus.pipeline.citation_graph import write_aliases, write_graph
 from biomlm.corpus.pipeline.decisions import decide
+from biomlm.corpus.pipeline.dropped import save_instead, write_dropped
 from biomlm.corpus.pipeline.executors import execute
 from biomlm.corpus.pipeline.inputs import Input, find, tasks
 from biomlm.corpus.pipeline.intermediate import WriteParts, part_folder, table
@@ -93,6 +95,7 @@ def run(config: BuildConfig) -> None:
     record = manifest.begin(out, STAGE, stored, _hashes(inputs, evaluation), override=config.override)
     if record.status != "done":
         counts = _build(config, salt, inputs, out, record)
+        card.write(out, record, counts, _facts(out / WORK, len(tasks(inputs))))
         outputs = [path for folder in FOLDERS for path in (out / folder).glob("*.gz")]
         record.finish(out, outputs, counts)
         shutil.rmtree(out / WORK)
@@ -179,6 +182,7 @@ def _build(
             remedy="Check that the files are of the kind their option names, and what is selected.",
         )
     counts["graph"] = write_graph(out, _edges(work, len(jobs)))
+    write_dropped(out, work, len(jobs))
     return counts
 
 
@@ -212,6 +216,7 @@ def _decide(config: BuildConfig, work: Path, jobs: int) -> list[dict[str, dict[i
         for task, array in enumerate(arrays):
             with files.atomic_file(path(work, task)) as tmp, tmp.open("wb") as file:
                 np.save(file, array)
+    save_instead(work, decisions.instead)
     keys = [table(work, task, "keys") for task in range(jobs)]
     write_aliases(work, np.concatenate(keys), np.concatenate(codes))
     return number(codes, [of_task["file"] for of_task in keys], config.keep_dropped)
@@ -287,6 +292,17 @@ def _totals(work: Path, jobs: int) -> dict[str, Any]:
     counts = {"sources": sources, "deletes": deletes, **repeated, "problems": problems[:LISTED]}
     rare = {"renamed": renamed, "without_patient": without_patient, CP1252: dict(+encodings), "units": dict(units)}
     return counts | {name: value for name, value in rare.items() if value}
+
+
+def _facts(work: Path, jobs: int) -> card.Facts:
+    """Sum what was counted of the kept documents' metadata."""
+    facts: card.Facts = {}
+    for task in range(jobs):
+        wrote: dict[str, Any] = files.read_json(counts_path(work, task))
+        for source, of_source in wrote.get("facts", {}).items():  # an interrupted build of 0.1 has none
+            for name, values in of_source.items():
+                facts.setdefault(source, {}).setdefault(name, Counter()).update(values)
+    return facts
 
 
 def check(counts: dict[str, Any]) -> None:

@@ -52,15 +52,15 @@ class AddBands(PipelineStep):  # type: ignore[misc]
             yield document
 
 
-def later_ones(bands: U64, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows that share a band with an earlier one, directly or through others.
+def later_ones(bands: U64, order: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find the rows that share a band with an earlier one, directly or through others.
 
     Args:
         bands: [documents, BANDS]; a row of zeros is in no group.
         order: Rows from the most to the least preferred.
 
     Returns:
-        All rows of every group but the most preferred.
+        All rows of every group but the most preferred, and for each of them that one.
     """
     ranked = bands[order]
     parent = np.arange(len(order))
@@ -78,4 +78,5 @@ def later_ones(bands: U64, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
         for i in np.flatnonzero(same):
             a, b = root(int(by_value[i])), root(int(by_value[i + 1]))
             parent[max(a, b)] = min(a, b)
-    return order[[i for i in range(len(order)) if root(i) != i]]
+    later = [i for i in range(len(order)) if root(i) != i]
+    return order[later], order[[root(i) for i in later]]

@@ -26,7 +26,8 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
     def __init__(self, min_words: int, selection: Selection):
         super().__init__()
         self.min_words, self.selection = min_words, selection
-        self.categories = frozenset(map(_category, selection.categories))
+        self.categories = frozenset(map(_folded, selection.categories))
+        self.journals = frozenset(map(_folded, selection.journals))
 
     def run(self, data: DocumentsPipeline, _rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Pass every document on, marked or not."""
@@ -51,10 +52,13 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
             and not has_licence(meta.get("license", ""), wanted.licenses)
         ):
             return "another licence"
+        journals = self.journals if BY_NAME[meta["source"]].articles else ()
+        if journals and _folded(meta.get("journal", "")) not in journals:
+            return "another journal"
         if wanted.article_types and (kinds := _kinds(meta)) and not kinds & set(wanted.article_types):
             return "another article type"
         categories = self.categories if BY_NAME[meta["source"]].patients else ()
-        if categories and _category(meta.get("category", "")) not in categories:
+        if categories and _folded(meta.get("category", "")) not in categories:
             return "another category"
         date = meta.get("date") or str(meta.get("year", ""))
         if date and not between(date, wanted.date_from, wanted.date_to):
@@ -66,7 +70,7 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
         return ""
 
 
-def _category(name: str) -> str:
+def _folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 

@@ -7,6 +7,7 @@
     WORK/parts/00012/paragraphs.bin     the longer paragraphs of notes: where they are, hashes of text alone and of patient and text
     WORK/parts/00012/retracted.bin      articles that a document says are retracted, itself among them
     WORK/parts/00012/title_only.bin     numbers of the articles of which nothing but the title is there
+    WORK/parts/00012/aside.jsonl        documents that filters put aside: id, source, reason
     WORK/parts/00012/counts.json        records, drops by reason, problems
 
 A part's folder is renamed into place when it is whole, so a task is either done or not begun.
@@ -80,6 +81,16 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
         yield from ()
 
 
+def aside_path(work: str | Path, task: int) -> Path:
+    """Return the path of the list of documents that a task put aside when it read them."""
+    return part_folder(work, task) / "aside.jsonl"
+
+
+def dropped_line(id: str, source: str, reason: str, instead: str | None = None) -> bytes:
+    """Return a line of the list of what was dropped; `instead` is the id of what is kept in its place."""
+    return orjson.dumps({"id": id, "source": source, "reason": reason, "instead": instead}) + b"\n"
+
+
 def part_folder(work: str | Path, task: int) -> Path:
     """Return the folder of a task's part."""
     return Path(work) / "parts" / f"{task:05d}"
@@ -101,9 +112,11 @@ class _Part:
         self.files = self.bytes = 0
 
     def __enter__(self) -> "_Part":
+        self.aside = (self.folder / "aside.jsonl").open("wb")
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.aside.close()
         self.stack.close()
 
     def add(self, document: Document) -> None:
@@ -121,6 +134,7 @@ class _Part:
         if reason:
             if not has_versions(meta):
                 self.dropped.setdefault(source, Counter())[reason] += 1
+                self.aside.write(dropped_line(document.id, source, reason))
             if (problem := meta.get(PROBLEM)) and len(self.problems) < LISTED:
                 self.problems.append(problem)
             if not (self.keep_dropped or has_versions(meta)):

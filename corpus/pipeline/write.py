@@ -14,6 +14,7 @@ from datatrove.pipeline.base import PipelineStep
 from biomlm.core.files import atomic_file, write_json
 from biomlm.corpus.pipeline.citation_graph import Aliases
 from biomlm.corpus.pipeline.decisions import REASONS, TRAIN, VALID
+from biomlm.corpus.pipeline.dropped import DropWriter
 from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.sources import BY_NAME
@@ -25,6 +26,7 @@ REMEDY = "Begin again with --override."
 FOLDERS = {TRAIN: "train", VALID: "valid"}
 TOTALS = ("documents", "words", "characters", "sections", "sentences", "links")
 REPEATED = ("repeated_paragraphs", "template_paragraphs")
+FACTS = {"year": "years", "license": "licences", "languages": "languages"}  # of the metadata → as counted by source
 
 Numbers = list[dict[str, dict[int, int]]]  # for each task: split folder → file of the part → number of the shard
 
@@ -49,8 +51,12 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 
     def run(self, _data: DocumentsPipeline, rank: int = 0, _world_size: int = 1) -> DocumentsPipeline:
         """Write the shards of task `rank`; yield nothing."""
-        task = _Task(self.work, rank, self.keep_dropped, self.treatment)
-        with atomic_file(edges_path(self.work, rank)) as tmp, tmp.open("wb") as edges:
+        with (
+            DropWriter(self.work, rank) as drops,
+            atomic_file(edges_path(self.work, rank)) as tmp,
+            tmp.open("wb") as edges,
+        ):
+            task = _Task(self.work, rank, drops, self.keep_dropped, self.treatment)
             for path in sorted(part_folder(self.work, rank).glob("*.jsonl.gz")):
                 file = int(path.name[:5])
                 numbers = {folder: of_file[file] for folder, of_file in self.numbers[rank].items() if file in of_file}
@@ -63,15 +69,21 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 class _Task:
     """Write one task's documents and count them."""
 
-    def __init__(self, work: str, rank: int, keep_dropped: bool, treatment: Treatment):
-        self.keep_dropped, self.treatment = keep_dropped, treatment
+    def __init__(self, work: str, rank: int, drops: DropWriter, keep_dropped: bool, treatment: Treatment):
+        self.drops, self.keep_dropped, self.treatment = drops, keep_dropped, treatment
         self.codes = np.load(codes_path(work, rank), allow_pickle=False)
         self.files = table(work, rank, "keys")["file"]
         self.repeats = np.load(repeats_path(work, rank), allow_pickle=False)
         self.renamed = np.load(renamed_path(work, rank), allow_pickle=False)
         self.retracted = np.load(retracted_path(work, rank), allow_pickle=False)
         self.aliases = Aliases(work)
-        self.counts: dict[str, Any] = {"kept": {}, "dropped": {}, "renamed": 0, **dict.fromkeys(REPEATED, 0)}
+        self.counts: dict[str, Any] = {
+            "kept": {},
+            "dropped": {},
+            "facts": {},
+            "renamed": 0,
+            **dict.fromkeys(REPEATED, 0),
+        }
 
     def write(self, part: Path, file: int, shards: dict[str, IO[bytes]], edges: IO[bytes]) -> None:
         """Write the documents of one file of the part."""
@@ -87,6 +99,7 @@ class _Task:
                 if self.renamed[row]:
                     document["id"] += f"@{place or row}"
                     self.counts["renamed"] += code in FOLDERS
+                self.drops.see(int(row), document["id"])
                 if code in FOLDERS:
                     self.keep(document, int(row), FOLDERS[code], edges)
                     shards[FOLDERS[code]].write(_line(document))
@@ -94,6 +107,7 @@ class _Task:
                 if not counted:
                     meta[DROPPED] = REASONS.get(code) or meta[DROPPED]
                     self.counts["dropped"].setdefault(meta["source"], Counter())[meta[DROPPED]] += 1
+                    self.drops.drop(int(row), id=document["id"], source=meta["source"], reason=meta[DROPPED])
                 if self.keep_dropped:
                     shards["dropped"].write(_line(document))
 
@@ -109,6 +123,12 @@ class _Task:
         sizes = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
         for name, value in zip(TOTALS, sizes, strict=True):
             totals[name] += value
+        facts = self.counts["facts"].setdefault(meta["source"], {name: Counter() for name in FACTS.values()})
+        for field, name in FACTS.items():
+            values = meta.get(field, "")
+            for value in values if isinstance(values, list) else [values]:
+                # A table of one's own may hold anything in these columns; a year is a number.
+                facts[name][str(value) if isinstance(value, int) or BY_NAME[meta["source"]].public else ""] += 1
 
     def _treat(self, document: dict[str, Any], repeats: Table) -> None:
         """Count a document's repeated paragraphs, and take out those that are not wanted."""

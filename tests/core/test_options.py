@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 BASE = {
     "corpus build": "--out O --text T",
     "corpus stats": "--docs D",
+    "corpus show": "--docs D --ids I",
     "tokenizer train": "--docs D --out O",
     "tokenizer encode": "--docs D --tokenizer T --out O",
     "tokenizer compare": "--tokenizers T --docs D",
@@ -55,6 +56,7 @@ VARIANTS = {
         "--out O --notes N",
         "--out O --text T --where.executor slurm",
     ],
+    "corpus show": ["--docs D --sample 3"],
     "tokenizer train": ["--docs D --out O --sample 0.5", "--docs D --out O --kind wordpiece"],
     "tokenizer compare": ["--tokenizers T --docs D --terms F"],
     "pretrain": [
@@ -130,6 +132,7 @@ VALUES: dict[str, Any] = {
     "grid.lr": (1e-5,),
     "grid.size": (8,),
     "sentences": ["a <mask>"],
+    "sources": ["notes"],
     "runs": ["A", "C"],
     "hidden": [2],
     "budget": "8h",
@@ -229,10 +232,10 @@ def test_every_verb_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("verb", "base", "idle"),
     [
-        ("corpus build", "--out O --text T", "select.article_types select.licenses select.categories select.retracted tables xpath "
-         "translations placeholders repeats templates template_patients note_columns where.partition where.time where.memory"),
-        ("corpus build", "--out O --notes N", "text_unit select.article_types select.licenses select.retracted tables xpath "
-         "translations where.partition where.time where.memory"),
+        ("corpus build", "--out O --text T", "select.article_types select.journals select.licenses select.categories select.retracted "
+         "tables xpath translations placeholders repeats templates template_patients note_columns where.partition where.time where.memory"),
+        ("corpus build", "--out O --notes N", "text_unit select.article_types select.journals select.licenses select.retracted tables "
+         "xpath translations where.partition where.time where.memory"),
         ("tokenizer train", "--docs D --out O", "seed"),
         ("tokenizer compare", "--tokenizers T --docs D", "examples"),
         ("pretrain", "--shards S --out O", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power deepspeed.stage "

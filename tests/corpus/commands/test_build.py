@@ -186,7 +186,7 @@ def test_dropped_records_are_written_when_asked_for(raw: Path, tmp_path: Path) -
     assert sorted(d["metadata"]["dropped"] for d in dropped) == ["marked as an error", "same article in PMC"]
     assert all(d["text"] for d in dropped)
     assert build(raw, tmp_path / "without") == 0
-    kept = {k: v for k, v in contents(tmp_path / "docs").items() if not k.startswith("dropped")}
+    kept = {k: v for k, v in contents(tmp_path / "docs").items() if not k.startswith("dropped/")}
     assert kept == contents(tmp_path / "without")
 
 
