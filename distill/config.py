@@ -61,8 +61,7 @@ class DistillConfig(PretrainConfig):
                 "start_layers and start_width say which parts of its teacher a student takes, and it takes none",
                 remedy="Give --start teacher, or leave them out.",
             )
-        if self.start_layers != "every":
-            check_map(self.start_layers, "start_layers")
+        check_map(self.start_layers, "start_layers", ("every", "uniform"))
         if self.cache and self.teacher_compile:
             raise ConfigError("a cache needs no compiled teacher", remedy="Leave out teacher_compile.")
         by_token = self.loss.options_of(lambda part: part.involves_teacher and not part.by_word)

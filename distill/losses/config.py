@@ -127,7 +127,7 @@ class LossConfig:
             raise ConfigError(
                 "loss.relation_heads and loss.relation_layer are counts", remedy="Leave them out for the defaults."
             )
-        check_map(self.layers, "loss.layers")
+        check_map(self.layers, "loss.layers", ("uniform", "last"))
 
     @property
     def used(self) -> dict[str, PartEntry]:

@@ -1,6 +1,7 @@
 """Map layers of the student to layers of the teacher; layers are counted from 1, and 0 is the embeddings' output."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from biomlm.core.errors import ConfigError, MismatchError
@@ -8,16 +9,16 @@ from biomlm.core.errors import ConfigError, MismatchError
 CUSTOM = re.compile(r"\d+:\d+(,\d+:\d+)*")
 
 
-def check_map(text: str, option: str) -> None:
-    """Refuse a text that is no layer map.
+def check_map(text: str, option: str, names: Sequence[str]) -> None:
+    """Refuse a text that is neither one of the names of layer maps nor pairs of layers.
 
     Raises:
         ConfigError: The text is none.
     """
-    if text not in ("uniform", "last") and not CUSTOM.fullmatch(text):
+    if text not in names and not CUSTOM.fullmatch(text):
         raise ConfigError(
             f"{option} `{text}` is no layer map",
-            remedy="Give `uniform`, `last`, or pairs of student and teacher layers such as 1:2,2:4,3:6.",
+            remedy=f"Give {', '.join(f'`{name}`' for name in names)}, or pairs of student and teacher layers such as 1:2,2:4,3:6.",
         )
 
 

@@ -55,7 +55,7 @@ class Optimizer:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a sharded model's
 
     def update(self, step: int, norm: Tensor) -> float:
-        """Clip gradients of this norm, update after `step` earlier updates and clear the gradients; the head's rate."""
+        """Clip gradients of this norm, update in the step that follows `step` others and clear the gradients; the head's rate."""
         rate = self.config.lr * schedule(step, self.steps, self.config)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["scale"]
@@ -150,7 +150,7 @@ def freeze(model: nn.Module, layers: int) -> None:
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
-    """Return the share of the peak rate for the update that follows `step` others, of `steps` in all."""
+    """Return the share of the peak rate for the step that follows `step` others, those left out among them, of `steps` in all."""
     warmup = round(config.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
