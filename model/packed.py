@@ -7,6 +7,7 @@ n attention heads, d head size, m masked positions, v vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,11 @@ class Packed:
         """The position of each token in its own sequence, from 0; computed on the tokens' device."""
         own_start_t = self._of_sequences(self.cu_seqlens[:-1].long())
         return torch.arange(len(own_start_t), device=own_start_t.device) - own_start_t
+
+    @cached_property
+    def layouts(self) -> dict[Any, Any]:
+        """What a kernel of attention has made of the lengths, for all layers."""
+        return {}
 
     def pad_to_bucket(self) -> "Packed":
         """Append padding sequences up to a size of `rows_for`; their outputs are to be ignored."""

@@ -7,7 +7,6 @@ and a chunk's queries see the keys of their own chunk and of its neighbours, so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def padded_attention(rows: Rows, packed: Packed, dropout: float, window: int | N
         window: Tokens on each side that a token sees; None for all of its sequence.
     """
     q_tnd = rows[0]
-    layout = _layout(packed.lengths, window, q_tnd.device, q_tnd.dtype)
+    layout = _layout(packed, window, q_tnd.dtype)
     size = sum(block.sequences * block.length for block in layout.blocks)
     padded = [_Pad.apply(x, layout.places_t, size) for x in rows]  # type: ignore[no-untyped-call]
     parts, start = [], 0
@@ -102,13 +101,18 @@ def _aligned(length: int) -> int:
     return -(-length // ALIGNED) * ALIGNED
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # it outlives the pass that asked first, and a later one may be for training
-def _layout(lengths: tuple[int, ...], window: int | None, device: torch.device, dtype: torch.dtype) -> Layout:
-    """Lay sequences out, once for each micro-batch and window, for all layers; nothing waits for the device.
+def _layout(packed: Packed, window: int | None, dtype: torch.dtype) -> Layout:
+    """Lay sequences out, once for each micro-batch and window, for all layers."""
+    key = window, dtype
+    if key not in packed.layouts:
+        packed.layouts[key] = _lay_out(packed.lengths, window, packed.input_ids_t.device, dtype)
+    layout: Layout = packed.layouts[key]
+    return layout
 
-    Only a few numbers of each sequence are copied to it, small enough for its command queue.
-    """
+
+@torch.inference_mode(False)  # it outlives the pass that asked first, and a later one may be for training
+def _lay_out(lengths: tuple[int, ...], window: int | None, device: torch.device, dtype: torch.dtype) -> Layout:
+    """Make a layout; only a few numbers of each sequence are copied to the device, small enough for its command queue."""
     lengths_b = np.array(lengths)
     if window is None:
         order = np.argsort(-lengths_b, kind="stable")

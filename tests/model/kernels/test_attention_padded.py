@@ -74,9 +74,7 @@ def test_whatever_the_lengths(lengths: list[int], window: int | None) -> None:
     q, k, v = torch.randn(3, sum(lengths), HEADS, SIZE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CALL", 500)  # several groups
-        module._layout.cache_clear()
         mine = padded_attention((q, k, v), packed, 0.0, window)
-        module._layout.cache_clear()
     torch.testing.assert_close(mine, plain(q, k, v, packed, window), atol=2e-6, rtol=1e-5)
 
 
@@ -92,7 +90,6 @@ def test_dropout_keeps_the_mean_and_every_head_has_masks_of_its_own(window: int 
 
 def test_a_layout_made_for_an_evaluation_serves_training() -> None:
     packed, leaf = packed_of([70, 30]), torch.randn(100, HEADS, SIZE, requires_grad=True)
-    module._layout.cache_clear()
     with torch.inference_mode():
         expected = padded_attention((leaf, leaf, leaf), packed, 0.0, 16)
     out = padded_attention((leaf, leaf, leaf), packed, 0.0, 16)
@@ -102,5 +99,5 @@ def test_a_layout_made_for_an_evaluation_serves_training() -> None:
 
 def test_a_window_costs_as_the_length_not_its_square() -> None:
     """Scores of a note of 8,192 tokens: three chunks of 64 keys a query, where a padded row has 8,192."""
-    layout = module._layout((8192,), 64, torch.device("meta"), torch.float16)
+    layout = module._layout(packed_of([8192]), 64, torch.float16)
     assert [tuple(bias.shape) for bias in layout.biases if bias is not None] == [(128, 1, 64, 192)]
