@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from biomlm.model.config import Activation, EncoderConfig, Kernel
 from biomlm.model.init_weights import initialise
 from biomlm.model.kernels.attention import attention
-from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy
+from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy, logits
 from biomlm.model.kernels.dropout import Dropout
-from biomlm.model.kernels.linear import Linear, linear
+from biomlm.model.kernels.linear import Linear
 from biomlm.model.packed import Packed, rows_for
 from biomlm.model.rotary import rotary_table, rotate
 
@@ -199,7 +199,7 @@ class Head(nn.Module):
 
     def forward(self, x_mh: Tensor, embeddings_vh: Tensor) -> Tensor:
         """Compute logits: [m, h] → [m, v]."""
-        return linear(self.transform(x_mh), embeddings_vh, self.bias)
+        return logits(self.transform(x_mh), embeddings_vh, self.bias)
 
 
 class EncoderModel(nn.Module):

@@ -304,12 +304,14 @@ def records() -> Callable[[Path, str], dict[int, object]]:
     return lambda run, name: {r["step"]: r[name] for r in read_metrics(run) if r["split"] == "train" and name in r}
 
 
-PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+ATEN = torch.ops.aten
+PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default)
+SUMS = (ATEN.sum.default, ATEN.sum.dim_IntList, ATEN.mean.dim)
 
 
 @dataclass
 class Products(TorchDispatchMode):
-    """Computes every product of fp16 numbers in float32, rounds it to fp16, as a GPU does, and keeps the largest number of each."""
+    """Computes every product and sum of fp16 numbers in float32, rounds it to fp16, as a GPU does, and keeps the largest number of each."""
 
     largest: list[float] = field(default_factory=list)
 
@@ -317,14 +319,21 @@ class Products(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS and args[-1].dtype == torch.float16:
-            exact = func(*(a.float() if isinstance(a, Tensor) else a for a in args), **(kwargs or {}))
-            self.largest.append(float(exact.abs().max()))
-            return exact.half()
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        numbers = [a for a in args if isinstance(a, Tensor)]
+        if not numbers or numbers[-1].dtype != torch.float16 or kwargs.get("dtype") == torch.float32:
+            return func(*args, **kwargs)
+        wide = [a.float() if isinstance(a, Tensor) else a for a in args]
+        if func == ATEN.bmm.out:
+            return kwargs["out"].copy_(self._kept(ATEN.bmm.default(*wide)))
+        return self._kept(func(*wide, **kwargs)) if func in (*PRODUCTS, *SUMS) else func(*args, **kwargs)
+
+    def _kept(self, exact: Tensor) -> Tensor:
+        self.largest.append(float(exact.abs().max()))
+        return exact.half()
 
 
 @pytest.fixture
 def fp16_products() -> type[Products]:
-    """`with fp16_products() as products:` looks at every product of fp16 numbers; `products.largest` has their largest ones."""
+    """`with fp16_products() as products:` looks at every product and sum of fp16 numbers; `products.largest` has their largest ones."""
     return Products

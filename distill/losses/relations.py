@@ -137,7 +137,8 @@ def _per_sequence(side: QKV, lengths: tuple[int, ...], heads: int) -> Iterator[t
 
 def _log_relation(a_rle: Tensor, b_rle: Tensor, real_bl: Tensor | None = None) -> Tensor:
     """Compute a relation's log-probabilities [r, l, l]; of several sequences [b, r, l, l], `real_bl` says which places are no padding."""
-    scores_rll = (a_rle @ b_rle.transpose(-1, -2) / a_rle.shape[-1] ** 0.5).float()
+    scale = a_rle.shape[-1] ** -0.5  # before the product, which may leave fp16's range
+    scores_rll = (a_rle * scale @ b_rle.transpose(-1, -2)).float()
     if real_bl is not None:
         scores_rll = scores_rll.masked_fill(~real_bl[:, None, None], FAR)
     return F.log_softmax(scores_rll, dim=-1)

@@ -50,6 +50,15 @@ def linear_cross_entropy(
     return loss, right
 
 
+def logits(x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor) -> Tensor:
+    """Compute `x weightᵀ + bias`, [m, v], in the precision of autocast; in fp16 what is summed over rows for a gradient is float32."""
+    device = x_mh.device.type
+    if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.float16:
+        return linear(x_mh, weight_vh, bias_v)
+    with torch.autocast(device, enabled=False):
+        return _Logits.apply(x_mh.half(), weight_vh, bias_v)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def cross_entropy(logits_mv: Tensor, labels_m: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the same from logits [m, v] that exist already."""
     loss = F.cross_entropy(logits_mv.float(), labels_m, reduction="sum")
@@ -102,6 +111,22 @@ def _weight_gradient(gradient_rv: Tensor, x_rh: Tensor) -> Tensor:
     if SUMS_IN_FP32:
         return torch.mm(gradient_rv.t(), x_rh, out_dtype=torch.float32)
     return matmul(gradient_rv.t(), x_rh).float()
+
+
+class _Logits(torch.autograd.Function):
+    """`linear` with float32 gradients of weight and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x_mh: Tensor, weight_vh: Tensor, bias_v: Tensor) -> Tensor:
+        weight_vh = weight_vh.to(x_mh.dtype)
+        ctx.save_for_backward(x_mh, weight_vh)
+        return F.linear(x_mh, weight_vh, bias_v.to(x_mh.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (x_mh, weight_vh), grad_mv = ctx.saved_tensors, grads[0]
+        bias = grad_mv.sum(0, dtype=torch.float32)
+        return matmul(grad_mv, weight_vh), _weight_gradient(grad_mv, x_mh), bias
 
 
 class _Whole(torch.autograd.Function):

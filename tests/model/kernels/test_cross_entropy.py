@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from biomlm.model.config import ModelConfig
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels import cross_entropy as module
-from biomlm.model.kernels.cross_entropy import NO_LABEL, cross_entropy, is_predicted, linear_cross_entropy
+from biomlm.model.kernels.cross_entropy import NO_LABEL, cross_entropy, is_predicted, linear_cross_entropy, logits
 
 M, H, V = 11, 8, 29
 
@@ -96,3 +96,16 @@ def test_of_equal_scores_the_first_one_is_the_prediction(block: int) -> None:
     assert cross_entropy(scores, labels)[1] == expected.sum()
     identity = torch.eye(V, dtype=torch.bfloat16)
     assert linear_cross_entropy(scores, identity, torch.zeros(V), labels, block)[1] == expected.sum()
+
+
+def test_what_is_summed_over_rows_for_the_decoder_leaves_fp16s_range_and_is_finite() -> None:
+    """Rows of a common label: 4,096 products of 40."""
+    x_mh, weight_vh, bias_v = torch.full((4096, 8), 4.0), torch.zeros(3, 8), torch.zeros(3)
+    leaves = [leaf.requires_grad_() for leaf in (x_mh, weight_vh, bias_v)]
+    with torch.autocast("cpu", torch.float16):
+        logits_mv = logits(x_mh, weight_vh, bias_v)
+    assert logits_mv.dtype == torch.float16
+    grads = torch.autograd.grad(logits_mv, leaves, torch.full_like(logits_mv, 10.0))
+    assert grads[1].dtype == grads[2].dtype == torch.float32
+    assert grads[1].unique().tolist() == [4096 * 40.0]
+    assert grads[2].unique().tolist() == [4096 * 10.0]

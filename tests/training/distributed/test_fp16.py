@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from biomlm.model.config import ModelConfig
+from biomlm.model.config import ModelConfig, Shape
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
 from biomlm.model.kernels.cross_entropy import linear_cross_entropy
@@ -96,3 +97,83 @@ def test_no_product_of_the_head_leaves_fp16s_range(head: str, fp16_products: Cal
     largest = max(seen[START])
     assert max(forward) < 100, "the forward pass does not depend on it"
     assert largest / START * FLOOR < 1e-3, "the scale can fall by far more than is needed"
+
+
+PAIRS: dict[str, int] = {"nsp": 2, "sop": 2, "drp": 3, "sso": 3}  # labels
+
+
+def paired(batch: Batch, labels: int) -> Batch:
+    """With segments, and a label a sequence."""
+    ids_t, lengths = batch.packed.input_ids_t, batch.packed.lengths
+    types_t = (torch.arange(len(ids_t)) % lengths[0] > lengths[0] // 2).long()
+    return replace(batch, packed=Packed(ids_t, lengths, types_t), pair_labels_b=torch.arange(len(lengths)) % labels)
+
+
+def settled(made: DDPEngine, batch: Batch, watch: Callable[[], Any]) -> list[float]:
+    """The largest numbers of a micro-batch's products, at the first loss scale at which all can be held, to which training comes down."""
+    assert made.scale is not None
+    while True:
+        with watch() as products:
+            made.backward(batch, LossDenominators.of([batch]), 1.0, True)
+        found = [p.grad for p in made.trained.values() if p.grad is not None]
+        held = all(bool(grad.isfinite().all()) for grad in found)
+        assert held == (max(products.largest) < LARGEST), "what overflows reaches a gradient, where it is seen"
+        if held:
+            largest: list[float] = products.largest
+            return largest
+        made.zero_grad()
+        made.scale.overflowed()
+
+
+def step_of(
+    objective: str, shape: Shape, *, layers: int, pieces: int = PIECES, grown: float = 1.0
+) -> tuple[DDPEngine, Batch]:
+    """An engine as wide as base and a micro-batch; `grown` multiplies all matrices, which peaks attention and predictions."""
+    torch.manual_seed(0)
+    config = ModelConfig(shape, "base", num_hidden_layers=layers, hidden_dropout=0.0, attention_dropout=0.0)
+    model = MaskedLM(config.resolve(pieces, 128, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(grown if parameter.ndim == 2 else 1.0)
+    weights = {objective: 1.0} if objective in PAIRS else {}
+    loss = LossModule(
+        model, PretrainObjective(ObjectiveConfig(**weights), model.config), Device(torch.device("cpu"), "fp16")
+    )
+    batch = zipf_batch()
+    batch = paired(batch, PAIRS[objective]) if objective in PAIRS else batch
+    return DDPEngine(loss, World(RankInfo()), OptimConfig(), 10), batch
+
+
+def holds(objective: str, shape: Shape, watch: Callable[[], Any], **how: Any) -> None:
+    """Few steps find a scale at which small gradients survive; there is no constant factor, and far to fall."""
+    made, batch = step_of(objective, shape, **how)
+    assert made.scale is not None
+    largest = settled(made, batch, watch)
+    assert made.scale.factor >= START / 64
+    made.zero_grad()
+    made.scale.factor /= 64
+    falls = [a / b for a, b in zip(largest, settled(made, batch, watch), strict=True) if a > 64 * FLOOR]
+    forward = [a for a, fall in zip(largest, falls, strict=True) if fall == 1]
+    assert [fall for fall in falls if fall != 1] == pytest.approx([64] * (len(falls) - len(forward)), rel=0.2)
+    assert max(forward) < LARGEST / 16
+    assert max(largest) / made.scale.factor / 64 * FLOOR < 1
+
+
+@pytest.mark.parametrize("grown", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("objective", "shape"),
+    [("mlm", "roberta"), ("mlm", "modernbert"), *((name, "megatron-bert") for name in PAIRS)],
+)
+def test_no_product_of_a_step_leaves_fp16s_range(
+    objective: str, shape: Shape, grown: float, fp16_products: Callable[[], Any]
+) -> None:
+    holds(objective, shape, fp16_products, layers=1, grown=grown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grown", [1.0, 3.0])
+@pytest.mark.parametrize(("objective", "shape"), [("mlm", "roberta"), ("nsp", "bert")])
+def test_no_product_of_base_leaves_fp16s_range(
+    objective: str, shape: Shape, grown: float, fp16_products: Callable[[], Any]
+) -> None:
+    holds(objective, shape, fp16_products, layers=12, pieces=50_048, grown=grown)
