@@ -5,13 +5,17 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: setup demo recipes test test-slow check matrix bench clean
+.PHONY: setup lock demo recipes test test-slow check audit matrix bench clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.py src/biomlm/__init__.py constraints.txt tools/install.sh
 	PYTHON="$(PYTHON)" sh tools/install.sh $(VENV)
 	touch $@
+
+# Resolves all packages anew with uv: make lock LOCK=--upgrade
+lock:
+	sh tools/lock.sh $(LOCK)
 
 demo: setup
 	$(BIN)/biomlm launch demo --out runs/demo
@@ -25,11 +29,15 @@ test: setup
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-check: setup
+check: setup audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# Every package with its licence and hashes (CycloneDX), and what is known against it where the package index answers.
+audit: setup
+	$(BIN)/python tools/supply_chain.py build
 
 matrix:
 	sh tools/matrix.sh build/matrix
