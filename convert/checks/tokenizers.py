@@ -71,9 +71,14 @@ def agree(source: SourceCheckpoint, folder: Path, token_ids: TokenIds, *, words:
     if tokenizer is None:
         return Agreement(0, 0)
     examples = _examples()
+    if words and source.word_state:
+        examples = [text for text in examples if _is_cut_after_cleaning(source, text)]
     given = _with_blank(examples) if words else examples
-    read = tokenizer.encode_batch(given)
-    own = _known(tokenizer, source.token_rule(given)) if source.token_rule else read
+    if words and source.word_state:
+        read = own = _by_words(source, examples)
+    else:
+        read = tokenizer.encode_batch(given)
+        own = _known(tokenizer, source.token_rule(given)) if source.token_rule else read
     written = token_ids(tokenizer, folder, examples)
     return Agreement(
         sum(a == b == c for a, b, c in zip(own, read, written, strict=True)),
@@ -87,12 +92,38 @@ def alike(a: SourceCheckpoint, b: SourceCheckpoint) -> Agreement | None:
     if a.tokenizer is None or b.tokenizer is None:
         return None
     words = a.reads_words or b.reads_words
-    examples = _with_blank(_examples()) if words else _examples()
-    first, second = (
-        _known(tokenizer, model.token_rule(examples)) if model.token_rule else tokenizer.encode_batch(examples)
-        for model, tokenizer in ((a, a.tokenizer), (b, b.tokenizer))
-    )
-    return Agreement(sum(x == y for x, y in zip(first, second, strict=True)), len(examples))
+    cut = [model for model in (a, b) if model.word_state]
+    examples = [text for text in _examples() if all(_is_cut_after_cleaning(model, text) for model in cut)]
+    sides = ((a, a.tokenizer), (b, b.tokenizer))
+    both = zip(*(_ids(model, tokenizer, examples, words=words) for model, tokenizer in sides), strict=True)
+    return Agreement(sum(x == y for x, y in both), len(examples))
+
+
+def _ids(model: SourceCheckpoint, tokenizer: Tokenizer, examples: Sequence[str], *, words: bool) -> list[list[int]]:
+    """Give the ids that a model reads for each text."""
+    if model.word_state:
+        return _by_words(model, examples)
+    given = _with_blank(examples) if words else examples
+    return _known(tokenizer, model.token_rule(given)) if model.token_rule else tokenizer.encode_batch(given)
+
+
+def _is_cut_after_cleaning(model: SourceCheckpoint, text: str) -> bool:
+    """Return whether a text has as many words before BERT's cleaning, as in training, as behind it, where a pipeline cuts.
+
+    Cleaning takes away what has no width, and accents that are characters of their own.
+    """
+    assert model.tokenizer
+    assert model.cutting
+    cleaning, cut = model.tokenizer.hf.normalizer, model.cutting.words
+    return not cleaning or len(cut(cleaning.normalize_str(text))) == len(cut(text))
+
+
+def _by_words(model: SourceCheckpoint, examples: Sequence[str]) -> list[list[int]]:
+    """Give the ids of texts that are cut into words first."""
+    assert model.tokenizer
+    assert model.cutting
+    rows = [model.tokenizer.encode_batch(model.cutting.spelled(text)) for text in examples]
+    return [[i for word in row for i in word] for row in rows]
 
 
 def _examples() -> list[str]:

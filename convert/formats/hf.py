@@ -277,8 +277,19 @@ def _dtype(dtype: torch.dtype) -> dict[str, str]:
 def write_tokenizer(source: SourceCheckpoint, folder: Path) -> None:
     """Write the tokenizer, so that it reads words as the model does."""
     copy_tokenizer(source, folder)
-    if source.reads_words:
+    if source.word_state:
+        _cut_as_trained(folder, source.word_state, has_types=source.config.type_vocab_size > 1)
+    elif source.reads_words:
         _set_prefix_space(folder)
+
+
+def _cut_as_trained(folder: Path, state: Mapping[str, Any], *, has_types: bool) -> None:
+    """Write `tokenizer.json`, and the class that reads all of it: those of one kind make their own splitting from the vocabulary."""
+    settings = folder / SETTINGS
+    names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
+    stated = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, "add_prefix_space": True}
+    write_json(settings, read_json(settings) | stated)
+    (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _set_prefix_space(folder: Path) -> None:

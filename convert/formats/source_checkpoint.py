@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from biomlm.convert.formats.hf_cutting import cut_as_trained
 from biomlm.convert.names.heads import head_facts
 from biomlm.core.errors import CheckpointError
 from biomlm.model.config import EncoderConfig
+from biomlm.tokenizer.encoding.cutting import Cutting
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 TokenRule = Callable[[Sequence[str]], list[list[int]]]  # texts → the ids of each, without special tokens around them
@@ -83,7 +85,23 @@ class SourceCheckpoint:
         return head_facts(self.facts)
 
     @property
+    def cutting(self) -> Cutting | None:
+        """How the words that it labels are cut from a text; None if it labels none, or does not say."""
+        trained = self.facts.get("finetune")
+        rule = trained.get("cutting") if isinstance(trained, dict) else None
+        return Cutting(**rule) if isinstance(rule, dict) else None
+
+    @property
+    def word_state(self) -> dict[str, Any] | None:
+        """The content of a `tokenizer.json` that cuts text as its training words were cut; None if it labels no words, or cannot."""
+        return cut_as_trained(self.tokenizer.state, self.cutting) if self.tokenizer and self.cutting else None
+
+    @property
     def reads_words(self) -> bool:
-        """Whether it labels words, each read with a blank in front (the first too), which byte-level BPE distinguishes from one without."""
+        """Whether it labels words that are read otherwise than the same text: cut by a rule of their own, or the first too with a blank in
+        front, which byte-level BPE distinguishes from one without.
+        """
+        if self.word_state:
+            return True
         split = (self.tokenizer.state["pre_tokenizer"] or {}) if self.tokenizer else {}
         return bool(self.head_facts.get("reads_words")) and split.get("type") == "ByteLevel"

@@ -19,7 +19,7 @@ from biomlm.finetune.data.labelling import TAGS
 from biomlm.finetune.data.readers.iob import sentence
 from biomlm.finetune.data.records import Tagged
 from biomlm.finetune.data.unlabelled import Text
-from biomlm.finetune.data.words import Cutting, learn_cutting
+from biomlm.finetune.data.words import learn_cutting
 from biomlm.finetune.metrics.entities import EntityScorer, TokenScorer
 from biomlm.finetune.tasks.base import NO_TARGET, G, count_unseen
 from biomlm.finetune.tasks.crf import CrfClassifier, negative_log_likelihood
@@ -27,6 +27,7 @@ from biomlm.finetune.tasks.examples import Example
 from biomlm.finetune.tasks.heads import TokenClassifier
 from biomlm.finetune.tasks.windows import windows
 from biomlm.model.encoder import MaskedLM
+from biomlm.tokenizer.encoding.cutting import Cutting, with_blank
 from biomlm.tokenizer.formats.folder import Tokenizer
 
 
@@ -115,7 +116,7 @@ class Tagger:
     def examples(self, records: Sequence[Tagged]) -> list[list[Example]]:
         """See `Task`; targets are indices of `labels`."""
         apart = self.cutting is not None and self.cutting.apart
-        words = [[_with_blank(record.text, *word, apart=apart) for word in record.words] for record in records]
+        words = [[with_blank(record.text, *word, apart=apart) for word in record.words] for record in records]
         unique = sorted({word for row in words for word in row})
         pieces = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
         index = {label: i for i, label in enumerate(self.labels)}
@@ -230,9 +231,3 @@ class Pico(Tagger):
         """Return runs of words of one type, with offsets in characters of the record's text."""
         runs = entities(["O" if kind == "" else f"I-{kind}" for kind in labels])
         return {"entities": [span._asdict() for span in record.characters(runs)]}
-
-
-def _with_blank(text: str, start: int, stop: int, *, apart: bool) -> str:
-    """Return a word with the blank before it, unless it follows another word directly and the training fold's words do so too."""
-    glued = not apart and start > 0 and not text[start - 1].isspace()
-    return text[start:stop] if glued else f" {text[start:stop]}"

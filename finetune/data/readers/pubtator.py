@@ -14,8 +14,8 @@ from biomlm.core.errors import DataError
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.records import Tagged
-from biomlm.finetune.data.words import PIECE
 from biomlm.inputs.streams import read_text
+from biomlm.tokenizer.encoding.cutting import PIECE
 
 REMEDY = "Offsets count Unicode characters (not bytes or UTF-16 units) of the title, one character between, and the abstract."
 TITLE = re.compile(r"([^|\s]+)\|t\|")

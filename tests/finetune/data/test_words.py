@@ -18,8 +18,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
 from biomlm.core import cli
 from biomlm.finetune.data.readers.iob import read_iob, sentence
 from biomlm.finetune.data.readers.pubtator import tag_words
-from biomlm.finetune.data.words import Cutting, learn_cutting
+from biomlm.finetune.data.words import learn_cutting
 from biomlm.finetune.tasks.token_classification import Ner
+from biomlm.tokenizer.encoding.cutting import Cutting
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 
 DEMO = Path(__file__).parents[3] / "demo/data/pubmed/works_01.xml.gz"

@@ -175,6 +175,57 @@ def test_choices_are_the_same_there(model: Path, tables: Path, tmp_path: Path) -
         assert line["label"] == "ABC"[int(scores.argmax())]
 
 
+@pytest.fixture(scope="module", params=["words", "running text"])
+def labelled(request: pytest.FixtureRequest, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy language as a file of words with tags, or as documents of brat with marks that follow words directly."""
+    if request.param == "words":
+        return toy
+    folder = tmp_path_factory.mktemp("running")
+    for fold in ("train", "devel", "test"):
+        (folder / fold).mkdir()
+        for number, record in enumerate(read_iob(toy / f"{fold}.tsv", fold)):
+            text, places = glued(record)
+            spans = [f"{places[s.start][0]} {places[s.stop - 1][1]}" for s in record.spans]
+            lines = [
+                f"T{i}\tDrug {at}\t{text[int(at.split()[0]) : int(at.split()[1])]}\n" for i, at in enumerate(spans)
+            ]
+            (folder / fold / f"{fold}{number:03}.txt").write_text(text)
+            (folder / fold / f"{fold}{number:03}.ann").write_text("".join(lines))
+    return folder
+
+
+def glued(record: Tagged) -> tuple[str, list[tuple[int, int]]]:
+    """A sentence as it is written, with brackets and a full stop; and where its words are."""
+    text, places = "(", []
+    for start, stop in record.words:
+        word = record.text[start:stop]
+        text += word if word == "," or text == "(" else f" {word}"
+        places.append((len(text) - len(word), len(text)))
+    return f"{text}).", places
+
+
+@pytest.mark.parametrize("task", ["ner", "pico"])
+def test_running_text_gets_the_same_tags_there(
+    task: str, labelled: Path, model: Path, toy: Path, tmp_path: Path
+) -> None:
+    """Marks that follow words directly, runs of them, and more than one blank between words."""
+    run, hf = served(model, task, labelled, tmp_path)
+    short = [record for record in read_iob(toy / "test.tsv", "test") if len(record.words) < 13]
+    texts = [glued(record)[0].replace(" of ", "  of\u00a0") for record in short]
+    lines = predicted(run, [{"text": text} for text in texts], tmp_path, ["text"])
+    rule = saved.read(str(run))[0].cutting
+    tagger: Any = pipeline("token-classification", model=str(hf), ignore_labels=[])
+    for text, line in zip(texts, lines, strict=True):
+        words, tags = rule.words(text), {}
+        for token in tagger(text):
+            word = next(w for w in words if w[1] > token["start"])
+            tags.setdefault(word, token["entity"])
+        assert set(tags) == set(words)
+        inside = {w for w in words for e in line["entities"] if e["start"] <= w[0] < e["stop"]}
+        assert inside == {word for word, tag in tags.items() if tag != "O"}
+    assert any(line["entities"] for line in lines)
+
+
 @pytest.mark.parametrize("task", ["ner", "pico"])
 def test_words_get_the_same_tags_there(task: str, model: Path, toy: Path, tmp_path: Path) -> None:
     run, hf = served(model, task, toy, tmp_path)
