@@ -16,7 +16,7 @@ import torch
 from peers import roberta
 
 from biomlm.core import rng
-from biomlm.core.config import variable
+from biomlm.core.config import fairseq_env
 from biomlm.model import device
 from biomlm.model.config import EncoderConfig, ModelConfig
 from biomlm.model.encoder import MaskedLM
@@ -230,8 +230,8 @@ def fairseq(case: Case) -> None:
 
 def fairseq_home() -> str:
     """Folder of fairseq's environment (docs/fairseq.md), or nothing."""
-    home = variable("FAIRSEQ_ENV", ".venv-fairseq")
-    return home if (Path(home) / "bin" / "python").exists() else ""
+    home = fairseq_env()
+    return str(home) if (home / "bin" / "python").exists() else ""
 
 
 def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:

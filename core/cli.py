@@ -21,11 +21,8 @@ from biomlm import __version__
 from biomlm.core import config as configuration
 from biomlm.core import errors, lock, manifest
 from biomlm.core.errors import StoppedError, TemporaryError, UserError
+from biomlm.core.processes import STOPS, Echoes, heard_signals, let_signals_through
 from biomlm.core.verbs import VERBS
-
-# What a batch system says to every process of a job when it is preempted or its time is up (SIGTERM), and ahead of that (SLURM's
-# `--signal=USR1@120`).
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 DISK_ERRORS = {
     errno.ENOSPC: "Free some space and run the same command again; what was already written is whole.",
@@ -42,27 +39,39 @@ DISK_ERRORS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `biomlm` and exit."""
     _stop_on_signals()
+    let_signals_through()
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # A module in the current folder is never taken for one of a package's, in no process that is started from here.
+    os.environ["PYTHONSAFEPATH"] = "1"
     errors.install()
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    for (
+        number
+    ) in STOPS:  # what was to be done is done: a signal that comes while Python takes itself down changes nothing
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _stop_on_signals() -> None:
     """Make a batch system's signals end a command as Ctrl-C does, with exit code 75 (training catches them itself, and saves)."""
-    own = os.getpid()
+    own, echoes = os.getpid(), Echoes()
 
     def leave(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != own:  # a fork of this process, whose end is nobody's wish to stop
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if not echoes.is_new(number):
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         message = f"\nbiomlm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
         os.write(2, message.encode())  # print is not to be entered twice
         raise SystemExit(TemporaryError.exit_code)  # no `except Exception` takes it for a fault of what was being done
 
-    for number in SIGNALS:
+    for number in heard_signals():
         signal.signal(number, leave)
 
 
@@ -112,10 +121,9 @@ def run(argv: Sequence[str]) -> int:
         )
         verb.run(config)
     except UserError as error:
-        if isinstance(error, StoppedError):
-            manifest.note_stop()
-        return _say(prog, str(error), error, verbose, error.exit_code)
+        return _refuse(prog, error, verbose)
     except KeyboardInterrupt:
+        manifest.note_stop()
         print(f"\n{prog}: interrupted. The same command goes on where it was.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
@@ -136,6 +144,8 @@ def run(argv: Sequence[str]) -> int:
             manifest.note_stop()
         return int(stop.code or 0)
     except Exception as error:
+        if (reason := errors.explained(error)) is not None:
+            return _refuse(prog, reason, verbose)
         print(errors.told(error), file=sys.stderr)
         print(
             f"{prog}: this is a fault of biomlm's, not yours; please report it with the lines above.", file=sys.stderr
@@ -144,6 +154,12 @@ def run(argv: Sequence[str]) -> int:
     finally:
         lock.release()
     return 0
+
+
+def _refuse(prog: str, error: UserError, verbose: bool) -> int:
+    if isinstance(error, TemporaryError):
+        manifest.note_stop(manifest.STOPPED if isinstance(error, StoppedError) else manifest.LOST)
+    return _say(prog, str(error), error, verbose, error.exit_code)
 
 
 def _say(prog: str, message: str, error: Exception, verbose: bool, code: int = 2) -> int:

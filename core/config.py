@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import sys
 import tempfile
 import types
 import typing
@@ -39,6 +40,14 @@ OWN_FLAGS = {"config", "print_config", "help"}
 def variable(name: str, default: str = "") -> str:
     """Read the environment variable `BIOMLM_<name>`, or `BIOLM_<name>` as it was called up to 0.1."""
     return os.environ.get(f"BIOMLM_{name}", os.environ.get(f"BIOLM_{name}", default))
+
+
+def fairseq_env() -> Path:
+    """Return the environment that the real fairseq runs in: what `BIOMLM_FAIRSEQ_ENV` names, else `NAME-fairseq` beside this Python's.
+
+    Never one of the current folder, which anybody may have put there: programs in it are run.
+    """
+    return Path(variable("FAIRSEQ_ENV", f"{sys.prefix}-fairseq")).absolute()
 
 
 def keys(cls: type) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,12 @@ class StoppedError(TemporaryError):
     """A signal asked the command to stop; what it has done is saved."""
 
 
+class KeyboardStopError(StoppedError):
+    """Ctrl-C did, and the rest is the same."""
+
+    exit_code = 130
+
+
 class UnsafeFileError(UserError):
     """A file from outside that wants to run code or to write outside its folder."""
 
@@ -105,6 +112,15 @@ class ConversionError(UserError):
 
 class TaskError(RuntimeError):
     """A fault inside a worker, in the words of `told`: it can be passed on and printed."""
+
+
+# What a room knows of exceptions of a library's that are nobody's fault, such as a lost process: exception → what to end with, or None.
+explanations: list[Callable[[BaseException], UserError | None]] = []
+
+
+def explained(error: BaseException) -> UserError | None:
+    """Return what to end with instead of an exception that a room can explain; None if none can."""
+    return next(filter(None, (explain(error) for explain in explanations)), None)
 
 
 QUIET: tuple[type[BaseException], ...] = (

@@ -20,6 +20,7 @@ from biomlm.core.files import MANIFEST, read_json, sha256, write_json
 
 FORMAT = 1
 NAME = MANIFEST
+STOPPED, LOST = "stopped", "lost"
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Manifest:
         inputs: Name of each input → SHA-256 of a file, or the fingerprint of a folder's manifest.
         counts: The numbers of the stage's summary.
         outputs: Relative path → SHA-256.
-        status: `running`, `done`, or `stopped` by a signal with all saved.
+        status: `running`, `done`, `stopped` by a signal with all saved, or `lost` when a process of the run was.
         resolved: What the machine decided where the configuration left it to it, such as the precision; a run that goes on keeps to it.
     """
 
@@ -159,7 +160,7 @@ def begin(
             lock.hold(folder)
             earlier = read_manifest(folder, stage, finished=False)  # the process that held the lock may have finished
             earlier.inputs |= missing
-            if earlier.status == "stopped":
+            if earlier.status in (STOPPED, LOST):
                 earlier.status = "running"
                 earlier.write(folder)
             return earlier
@@ -214,11 +215,15 @@ def _is_bare(folder: Path) -> bool:
     return all(path.is_dir() or path.name in (NAME, lock.NAME) for path in folder.rglob("*"))
 
 
-def note_stop() -> None:
-    """Mark the manifests of the folders that this process has locked as `stopped`: it was asked to stop and has saved its work."""
+def note_stop(status: str = STOPPED) -> None:
+    """Mark the manifests of the folders that this process has locked: it ends before it is done, and the same command goes on.
+
+    Args:
+        status: `stopped` if it was asked to, and has saved its work; `lost` if a process of the run is gone.
+    """
     for folder in lock.held():
         if (folder / NAME).exists() and read_json(folder / NAME).get("status") == "running":
-            write_json(folder / NAME, read_json(folder / NAME) | {"status": "stopped"})
+            write_json(folder / NAME, read_json(folder / NAME) | {"status": status})
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from biomlm.core.config import fairseq_env
+
 SCRIPT = Path(__file__).with_suffix(".sh")
 
 
 def main() -> NoReturn:
     """Replace this process by the shell script, which takes virtualenv from this Python."""
-    os.execvpe("sh", ["sh", str(SCRIPT), *sys.argv[1:]], os.environ | {"PYTHON": sys.executable})
+    places = {"PYTHON": sys.executable, "DEFAULT": str(fairseq_env())}
+    os.execvpe("sh", ["sh", str(SCRIPT), *sys.argv[1:]], os.environ | places)

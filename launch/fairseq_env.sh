@@ -2,15 +2,16 @@
 # Make an environment in which the real fairseq runs: biomlm-fairseq-env [DIR]
 #
 # fairseq pins old omegaconf and hydra and builds against the numpy and torch it finds, so it cannot share biomlm's environment.
-# The package taken is fairseq-fixed, fairseq 0.12 mended for Python 3.11. The folder is .venv-fairseq unless DIR says otherwise;
+# The package taken is fairseq-fixed, fairseq 0.12 mended for Python 3.11. The folder is that of
+# biomlm's environment with -fairseq behind its name, or what BIOMLM_FAIRSEQ_ENV says, unless DIR says otherwise;
 # FAIRSEQ_PYTHON names the Python to make it from, FAIRSEQ_TORCH the torch to put in. Run it again after a failure: it goes on.
 set -eu
 case "${1:-}" in -h | --help)
-    sed -n '2,6s/^# \{0,1\}//p' "$0"
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
-dir="${1:-.venv-fairseq}"
+dir="${1:-$DEFAULT}"
 python="${FAIRSEQ_PYTHON:-python3.11}"
 torch="${FAIRSEQ_TORCH:-torch==2.13.0}"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biomlm.core.config import variable
+from biomlm.core.config import fairseq_env
 
 GIB = 1 << 30
 PATIENCE = 180  # seconds for a package's import
@@ -131,7 +131,7 @@ class Machine:
 
 def probe() -> Machine:
     """Collect all facts; optional packages are imported in parallel."""
-    env = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
+    env = fairseq_env()
     with ThreadPoolExecutor(len(OPTIONAL) + 2) as pool:
         optional = {name: pool.submit(try_import, name) for name in OPTIONAL}
         fairseq = pool.submit(_fairseq, env)
@@ -176,7 +176,9 @@ def try_import(name: str, python: str = sys.executable) -> Package:
 def _python(python: str, code: str) -> tuple[bool, str, str]:
     """Run code in another Python: whether it succeeded, its output, and its last line of error."""
     try:
-        result = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        result = subprocess.run(
+            [python, "-P", "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, "", type(error).__name__
     lines = [line for line in result.stderr.splitlines() if line.strip()]

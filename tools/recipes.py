@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core.fleet import find
+from biomlm.core.processes import biomlm_command
 from biomlm.core.progress import clock
-from biomlm.launch.backends.local import START
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import Recipe, read
 from biomlm.launch.resolve import shipped
@@ -67,7 +67,7 @@ def run(name: str, out: Path) -> dict[str, Any] | None:
     print(f"== {name}", file=sys.stderr, flush=True)
     is_new, before = not (out / "launch.json").exists(), children_seconds()
     words = ["launch", name, "--scale", "smoke", "--out", str(out)]
-    done = subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run(biomlm_command(*words), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         return None
     trained = [s.outputs[0] for s in read(name, str(out), "smoke").stages if s.verb in ("pretrain", "distill")]

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from biomlm.core import checkpoint, rng
 from biomlm.core.checkpoint import Checkpoint
-from biomlm.core.errors import DataError, StoppedError
+from biomlm.core.errors import DataError
 from biomlm.training.anomaly_guard import Guard
 from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
-from biomlm.training.distributed.hang_detector import HangDetector
 from biomlm.training.distributed.process_group import World
 from biomlm.training.metrics import MetricsLogger
 from biomlm.training.objective import LossDenominators, MicroBatch
@@ -96,8 +95,8 @@ class Trainer:
         self.saver = Saver(
             run, config.keep, config.keep_every, rank=self.world.rank, ranks=ranks, token=token, patience=config.timeout
         )
-        self.hang_detector, self.preemption = HangDetector(self.world, what), PreemptionHandler()
-        engine.heartbeat = self.hang_detector.heartbeat
+        self.preemption, self.hang_detector = PreemptionHandler(), self.world.hang_detector
+        self.hang_detector.what, engine.heartbeat = what, self.hang_detector.heartbeat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = self.broken = False
 
@@ -125,7 +124,7 @@ class Trainer:
             DataError: Losses, gradients or weights are not finite however often the run goes back, or nothing was learnt.
         """
         self.engine.loss.train()
-        with self.logger, self.saver, self.preemption, self.hang_detector:
+        with self.logger, self.saver, self.preemption:
             self.logger.begin(self.done)
             while not self._ended:
                 self._steps()
@@ -269,10 +268,7 @@ class Trainer:
         if ended or self.stopping or (self.save_due and not self.guard.streak):
             self._save(wait=ended or self.stopping)
         if self.stopping and not ended and not self.broken:
-            raise StoppedError(
-                f"stopped by {self.preemption.signal_name or 'a signal to another rank'} after step {self.done}, which is saved",
-                remedy="The same command goes on from there.",
-            )
+            raise self.preemption.error(f"after step {self.done}, which is saved")
 
     def _evaluate(self) -> None:
         if self.evaluation is None:

@@ -27,7 +27,6 @@ from biomlm.finetune.training.grid_search import FOLDER as GRID
 from biomlm.finetune.training.inference import outputs
 from biomlm.finetune.training.selection import BestEpoch, score_rows
 from biomlm.model.device import Device
-from biomlm.training.distributed.hang_detector import HangDetector
 from biomlm.training.distributed.process_group import World
 
 RESULT = "result.json"
@@ -99,8 +98,7 @@ def run_seed(
     )
     model.load_state_dict(best.tensors)
     test = folds.test.open(seed, best)
-    with HangDetector(world, f"biomlm finetune, seed {seed}"):
-        rows = outputs(model, task.examples(test), config.batch.tokens, device, world=world)
+    rows = outputs(model, task.examples(test), config.batch.tokens, device, world=world)
     predicted = [task.decode(row) for row in rows]
     counts = score_rows(task, test, predicted)
     result = {

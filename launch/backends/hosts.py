@@ -1,32 +1,41 @@
-"""Train on the machines of a host file: the same command on each through ssh, as torchrun's nodes.
+"""Train on the machines of a host file: the same command on each through ssh, which starts that machine's ranks.
 
 The machines must share the folders that the recipe names, and have biomlm's environment at the same path. A machine's output goes to a log
 of its own beside the stage's; the first one's is shown too.
 """
 
+import math
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from biomlm.core.errors import ConfigError
+from biomlm.core.errors import ConfigError, TemporaryError
+from biomlm.core.processes import exit_code, signals_passed_on
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends import local
 from biomlm.launch.backends.base import Backend, OneByOne
-from biomlm.launch.backends.local import torchrun
+from biomlm.launch.backends.ranks import KILL, LEAVE, Machine
 from biomlm.launch.recipe import Recipe, Stage
 
 PORT = 29_500
+LOST = 255  # ssh's exit code for a connection that could not be made, or broke
 LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?\s*(?:#.*)?")
 POLL = 0.5  # seconds between two looks at whether a machine has ended
-SSH = ("ssh", "-o", "BatchMode=yes", "-tt")  # -tt: what runs there ends when the connection does
+SSH = (
+    "ssh",
+    "-o",
+    "BatchMode=yes",
+    "-T",
+)  # no terminal, so no redrawn bars in logs; standard input carries signals, and its end one
 
 
 @dataclass(frozen=True)
@@ -73,47 +82,68 @@ def read(path: Path) -> list[Host]:
     return list(hosts.values())
 
 
-def commands(words: Sequence[str], hosts: Sequence[Host]) -> list[list[str]]:
+def commands(words: Sequence[str], hosts: Sequence[Host], deadline: float = 0.0) -> list[list[str]]:
     """Build the ssh command of every machine."""
-    ssh_commands = []
-    for rank, host in enumerate(hosts):
-        node = ["--nnodes", str(len(hosts)), "--node-rank", str(rank)]
-        node += ["--master-addr", hosts[0].name, "--master-port", str(PORT)]
-        remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(torchrun(words, host.slots, node))}"
+    ssh_commands, first = [], 0
+    for host in hosts:
+        machine = Machine(
+            host.slots,
+            first=first,
+            size=sum(other.slots for other in hosts),
+            master=f"{hosts[0].name}:{PORT}",
+            deadline=deadline,
+            listens=True,
+        )
+        first += host.slots
+        remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(machine.command(words))}"
         ssh_commands.append([*SSH, host.name, remote])
     return ssh_commands
 
 
-def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host]) -> int:
-    """Run one training stage on all machines; when one fails, the others are ended, and its exit code is returned.
+def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host], deadline: float = 0.0) -> int:
+    """Run one training stage on all machines; when one fails, the others are asked to end, and its exit code is returned.
 
     Args:
         words: The command line behind `biomlm`.
         log: The stage's log; a machine's is beside it, `NAME-HOST.log`.
         hosts: The machines.
+        deadline: Seconds that ranks have to end after a signal; 0 for as long as it takes.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as open_files:
         running: list[subprocess.Popen[str]] = []
         readers = []
-        try:
-            for rank, (host, command) in enumerate(zip(hosts, commands(words, hosts), strict=True)):
+        with signals_passed_on(lambda number: _pass_on(running, number)):
+            for rank, (host, command) in enumerate(zip(hosts, commands(words, hosts, deadline), strict=True)):
                 file = open_files.enter_context(
                     log.with_name(f"{log.stem}-{host.name}.log").open("a", encoding="utf-8")
                 )
                 child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    start_new_session=True,  # a terminal's Ctrl-C would end ssh, and leave what it has started
                 )
                 running.append(child)
                 readers.append(threading.Thread(target=_follow, args=(child, file, rank == 0)))
                 readers[-1].start()
-            return _wait(running)
-        finally:
-            for child in running:
-                child.terminate()
+            code = _wait(running)
             for child, reader in zip(running, readers, strict=True):
                 reader.join()
-                child.wait()
+                with suppress(BrokenPipeError), child:  # closes what signals were written to
+                    pass
+    return code
+
+
+def _pass_on(running: "Sequence[subprocess.Popen[str]]", number: int) -> None:
+    """Send a signal to the ranks of all machines."""
+    for child in running:
+        assert child.stdin is not None
+        with suppress(BrokenPipeError):
+            child.stdin.write(f"{signal.Signals(number).name}\n")
+            child.stdin.flush()
 
 
 def _follow(child: "subprocess.Popen[str]", file: IO[str], shown: bool) -> None:
@@ -127,15 +157,18 @@ def _follow(child: "subprocess.Popen[str]", file: IO[str], shown: bool) -> None:
 
 
 def _wait(running: "Sequence[subprocess.Popen[str]]") -> int:
-    """Wait until all have succeeded or one has failed; its exit code."""
-    while True:
-        codes = [child.poll() for child in running]
-        failed = next((code for code in codes if code), None)
-        if failed is not None:
-            return failed if failed > 0 else 128 - failed
-        if None not in codes:
-            return 0
+    """Wait until all have ended, and ask them to when one has failed; that one's exit code."""
+    failed, kill_at = 0, math.inf
+    while None in (codes := [child.poll() for child in running]):
+        if not failed and (failed := next((code for code in codes if code), 0)):
+            _pass_on(running, signal.SIGTERM)
+            kill_at = time.monotonic() + KILL + LEAVE
+        if time.monotonic() > kill_at:  # machines that cannot be reached
+            for child in running:
+                child.kill()
         time.sleep(POLL)
+    failed = failed or next((code for code in codes if code), 0)
+    return TemporaryError.exit_code if failed in (LOST, -signal.SIGKILL) else exit_code(failed)
 
 
 def _check(_recipe: Recipe, options: HostsOptions) -> None:
@@ -144,10 +177,10 @@ def _check(_recipe: Recipe, options: HostsOptions) -> None:
     read(Path(options.hostfile))
 
 
-def _run(stage: Stage, words: Sequence[str], log: Path, options: HostsOptions) -> int:
+def _run(stage: Stage, words: Sequence[str], log: Path, options: Any) -> int:
     if VERBS[stage.verb].gpus != "all":
-        return local.run_stage(words, log)
-    return run_stage(words, log, read(Path(options.hostfile)))
+        return local.run_stage(words, log, deadline=options.stop_timeout)
+    return run_stage(words, log, read(Path(options.hostfile)), options.stop_timeout)
 
 
 BACKEND = Backend("hosts", HostsOptions, OneByOne(_run), _check)

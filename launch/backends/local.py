@@ -1,24 +1,28 @@
 """Run stages as commands on this machine, one after the other, with their output on the terminal and in a log."""
 
-import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from typing import IO, Any
 
 from biomlm.core.fields import require_positive
+from biomlm.core.processes import (
+    biomlm_command,
+    dying_with_parent,
+    exit_code,
+    let_signals_through,
+    signals_blocked,
+    signals_passed_on,
+)
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.base import Backend, OneByOne
+from biomlm.launch.backends.ranks import Machine
 from biomlm.launch.recipe import Recipe, Stage
-
-START = "from biomlm.core.cli import main; main()"  # `biomlm` of this very Python, be its script on the PATH or not
-PATIENCE = 20  # seconds that a stage has to end after it was asked to
 
 
 @dataclass(frozen=True)
@@ -32,93 +36,91 @@ class LocalOptions:
     processes: int = 1
 
 
+@dataclass
+class Deadline:
+    """Kills a child that has not ended so many seconds after the first signal; with 0 it may take as long as it needs."""
+
+    child: "subprocess.Popen[bytes]"
+    seconds: float
+    timer: threading.Timer | None = None
+
+    def send(self, number: int) -> None:
+        """Pass a signal on."""
+        self.child.send_signal(number)
+        if self.seconds and self.timer is None:
+            self.timer = threading.Timer(self.seconds, self.child.kill)
+            self.timer.start()
+
+    def cancel(self) -> None:
+        """Let the time pass: the child has ended."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 def shown(words: Sequence[str]) -> str:
     """Format a stage's command as it can be typed."""
     return shlex.join(["biomlm", *words])
 
 
-def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = ()) -> int:
+def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = (), deadline: float = 0.0) -> int:
     """Run one command and return its exit code; 128 + the signal's number for one that was killed.
 
     On a terminal the command writes its progress there itself, so that its bars stay live, and the log keeps its results. Elsewhere
-    all of its output passes through here, to standard error and to the log.
+    all of its output passes through here, to standard error and to the log. Signals that stop a launch are passed on, and the command
+    is waited for; then they stop the launch.
 
     Args:
         words: The command line behind `biomlm`.
         log: File to append to.
         command: What to start instead, if it is not this Python alone.
+        deadline: Seconds that it has to end after a signal; 0 for as long as it takes.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     live = sys.stderr.isatty()
-    with (
-        log.open("a", encoding="utf-8") as log_file,
-        subprocess.Popen(
-            command or [sys.executable, "-c", START, *words],
+    with log.open("a", encoding="utf-8") as log_file, signals_blocked():
+        log_file.write(f"$ {shown(words)}\n")
+        log_file.flush()
+        with subprocess.Popen(
+            command or biomlm_command(*words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=None if live else subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-        ) as child,
-    ):
-        log_file.write(f"$ {shown(words)}\n")
-        assert child.stdout is not None
+            preexec_fn=dying_with_parent(),  # noqa: PLW1509 it calls prctl and nothing else
+        ) as child:
+            return _follow(child, log_file, Deadline(child, deadline))
+
+
+def _follow(child: "subprocess.Popen[bytes]", log: IO[str], deadline: Deadline) -> int:
+    """Write a child's output here and into a log until it has ended, and pass signals on to it."""
+    assert child.stdout is not None
+    with signals_passed_on(deadline.send):
+        let_signals_through()
         try:
             for raw in child.stdout:
                 line = raw.decode("utf-8", "replace")
                 sys.stderr.write(line)
                 sys.stderr.flush()
-                log_file.write(line)
-                log_file.flush()
-            code = child.wait()
-        except BaseException as error:
-            _stop(child, asked=isinstance(error, KeyboardInterrupt))
+                log.write(line)
+                log.flush()
+            code = exit_code(child.wait())
+            log.write(f"exit code {code}\n")
+            return code
+        except BaseException:
+            child.terminate()
             raise
-        code = code if code >= 0 else 128 - code
-        log_file.write(f"exit code {code}\n")
-    return code
-
-
-def torchrun(words: Sequence[str], slots: int, node: Sequence[str] = ("--standalone",)) -> list[str]:
-    """Build the command that starts a verb's processes on one machine.
-
-    Args:
-        words: The command line behind `biomlm`.
-        slots: Processes.
-        node: torchrun's options about the other machines.
-    """
-    start = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", str(slots)]
-    return [*start, "-m", "biomlm.core", *words]
-
-
-def _stop(child: subprocess.Popen[bytes], *, asked: bool) -> None:
-    """End a stage. One that Ctrl-C in a terminal has already reached is given time before it is terminated."""
-    steps = [child.terminate, child.kill]
-    try:
-        for step in [child.poll, *steps] if asked else steps:
-            step()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(PATIENCE)
-                return
-    finally:
-        child.kill()
-
-
-def stop_on_sigterm() -> None:
-    """Make SIGTERM (a batch system, a container that is stopped) end the running stage too, with exit code 143."""
-
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
+        finally:
+            deadline.cancel()
 
 
 def _check(_recipe: Recipe, options: LocalOptions) -> None:
     require_positive(options, "processes")
 
 
-def _run(stage: Stage, words: Sequence[str], log: Path, options: LocalOptions) -> int:
+def _run(stage: Stage, words: Sequence[str], log: Path, options: Any) -> int:
     several = VERBS[stage.verb].gpus == "all" and options.processes > 1
-    return run_stage(words, log, torchrun(words, options.processes) if several else ())
+    command = Machine(options.processes, deadline=options.stop_timeout).command(words) if several else ()
+    return run_stage(words, log, command, 0.0 if several else options.stop_timeout)
 
 
 BACKEND = Backend("local", LocalOptions, OneByOne(_run), _check)

@@ -16,6 +16,7 @@ from pathlib import Path
 from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
 from biomlm.core.fields import only, require_positive
 from biomlm.core.files import read_json, write_json, write_text
+from biomlm.core.processes import biomlm_command
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.base import Backend, Batch
 from biomlm.launch.recipe import Recipe, Stage, strings
@@ -164,7 +165,7 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
     }
     several = trains and tasks * wants.nodes > 1
     ranks = f" --output={shlex.quote(str(out / 'logs' / stage.name))}-rank%t.log" if several else ""
-    biomlm = f"{wants.prefix} biomlm" if wants.prefix else f"{shlex.quote(sys.executable)} -m biomlm.core"
+    biomlm = f"{wants.prefix} biomlm" if wants.prefix else shlex.join(biomlm_command())
     lines = [
         "#!/bin/bash",
         f"# Stage {stage.name} of recipe {recipe.name}: written by `biomlm launch --on slurm`.",

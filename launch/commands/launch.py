@@ -12,10 +12,11 @@ from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fields import only, runtime
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
+from biomlm.core.processes import biomlm_command
 from biomlm.core.progress import clock
 from biomlm.core.summary import summary
 from biomlm.launch.backends.base import Batch, OneByOne, with_options
-from biomlm.launch.backends.local import START, shown, stop_on_sigterm
+from biomlm.launch.backends.local import shown
 from biomlm.launch.backends.registry import BACKENDS
 from biomlm.launch.commands import plan
 from biomlm.launch.expectations import check as expectations
@@ -45,6 +46,7 @@ class LaunchOptions:
         var: `NAME=VALUE` for variables that the recipe declares.
         dry_run: Check the recipe and print its commands, but run nothing.
         override: Let stages whose settings changed go on in the folders that they made with the old ones.
+        stop_timeout: Seconds that a stage has to save and end after a signal or Ctrl-C, before it is killed; 0 for as long as it takes.
         fleet: GPUs whose options training stages are given, such as `v100-32gb`; `biomlm launch plan --fleet` shows what they need.
         record: Note one stage as done and run nothing: what a batch job says at its end.
         code: The exit code that this stage ended with; this command then ends with 75 if the stage is to go on later.
@@ -60,11 +62,16 @@ class LaunchOptions:
     override: bool = only(
         False, lambda c: runs_stages(c.on), f"--on {' or '.join(filter(runs_stages, BACKENDS))}", runtime=True
     )
+    stop_timeout: float = only(
+        0.0, lambda c: runs_stages(c.on), f"--on {' or '.join(filter(runs_stages, BACKENDS))}", runtime=True
+    )
     fleet: str = ""
     record: str = runtime("")
     code: int = only(0, lambda c: bool(c.record), "--record", runtime=True)
 
     def __post_init__(self) -> None:
+        if self.stop_timeout < 0:
+            raise ConfigError("stop_timeout must not be negative", remedy="0 waits as long as it takes.")
         if self.scale == "paper":
             object.__setattr__(self, "scale", "full")
 
@@ -103,7 +110,6 @@ def run(config: LaunchOptions) -> None:
         if any(not record.key for record in state.stages):
             _say(f"checking the options of {len(recipe.stages)} stages")
             _check_in_subprocess(recipe, config)
-        stop_on_sigterm()
         if isinstance(backend.starter, Batch):
             _submit(recipe, state, config, backend.starter)
             return
@@ -155,7 +161,7 @@ def _mark_done(recipe: Recipe, config: LaunchOptions) -> None:
 def _check_in_subprocess(recipe: Recipe, config: LaunchOptions) -> None:
     """Check all options in a process of its own, whose imports of every verb's module this one need not hold for hours."""
     words = ["launch", "plan", *_launch_words(recipe, config)[1:]]
-    code = subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=False).returncode
+    code = subprocess.run(biomlm_command(*words), stdout=subprocess.DEVNULL, check=False).returncode
     if code:
         raise SystemExit(code)
 

@@ -7,7 +7,6 @@ to be the run's own by the hashes in its metrics.
 import json
 import math
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from gzip import open as open_gzip
@@ -18,7 +17,7 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
 from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.core.metrics import read_metrics
-from biomlm.launch.backends.local import START
+from biomlm.core.processes import biomlm_command
 
 AGREEMENT = 1e-3  # between a logged loss and the sum of its logged terms, relative: each is a mean of float32 numbers
 
@@ -122,7 +121,7 @@ def batches(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         counts = Path(scratch) / "counts.json"
         words = ["pretrain", "inspect", str(folder), "--out", str(counts)]
-        subprocess.run([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(biomlm_command(*words), stdout=subprocess.DEVNULL, check=True)
         result: dict[str, Any] = read_json(counts)
     if not result["own"]:
         raise DataError(

@@ -5,9 +5,7 @@ interrupted goes on from the last of them. fairseq reads its own checkpoints wit
 this one process gets; we read them with `convert`, which executes nothing.
 """
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,9 +17,10 @@ import torch
 from biomlm.convert.load import read_source
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
-from biomlm.core.config import variable
-from biomlm.core.errors import ConfigError, DataError, StoppedError
+from biomlm.core.config import fairseq_env
+from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.metrics import MetricsWriter, read_metrics
+from biomlm.core.processes import dying_with_parent
 from biomlm.core.progress import progress
 from biomlm.model.config import EncoderConfig
 from biomlm.model.device import choose
@@ -31,16 +30,15 @@ from biomlm.training.preemption import PreemptionHandler
 
 FOLDER, LAST = "fairseq", "checkpoint_last.pt"
 TAIL = 12  # lines of its log that an error shows
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def executable() -> Path:
-    """Find `fairseq-train` of the environment that `BIOMLM_FAIRSEQ_ENV` names, else of `.venv-fairseq`.
+    """Find `fairseq-train` of the environment that `BIOMLM_FAIRSEQ_ENV` names, else of the one beside this Python's.
 
     Raises:
         ConfigError: There is none.
     """
-    folder = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
+    folder = fairseq_env()
     program = folder / "bin" / "fairseq-train"
     if not program.is_file():
         raise ConfigError(
@@ -107,10 +105,7 @@ def _follow(words: list[str], run: Path, steps: int, what: str) -> int:
         finally:
             process.terminate()
     if preemption.signal_name:
-        raise StoppedError(
-            f"stopped by {preemption.signal_name} at step {done} of fairseq's",
-            remedy="The same command goes on from its last checkpoint.",
-        )
+        raise preemption.error(f"at step {done} of fairseq's, which goes on from its last checkpoint")
     if process.returncode and done < steps:
         print("".join(tail), file=sys.stderr)
         raise DataError(
@@ -129,12 +124,5 @@ def _start(words: list[str]) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env=env,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 it calls prctl and nothing else
+        preexec_fn=dying_with_parent(),  # noqa: PLW1509 it calls prctl and nothing else
     )
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end fairseq with us, even if we are killed; runs between fork and exec."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(DIE_WITH_PARENT, signal.SIGTERM)

@@ -253,7 +253,7 @@ def test_every_verb_is_in_the_table() -> None:
         ("launch", "--recipe demo --out O", "code hostfile slurm.partition slurm.cpu_partition "
          "slurm.prefix slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "
          "slurm.memory slurm.grace slurm.arrays slurm.setup slurm.extra"),
-        ("launch", "--recipe demo --out O --on slurm", "code hostfile override processes slurm.tasks"),
+        ("launch", "--recipe demo --out O --on slurm", "code hostfile override processes slurm.tasks stop_timeout"),
         ("launch plan", "--recipe demo", "vocab_size"),
     ],
     ids=lambda value: value[:30],

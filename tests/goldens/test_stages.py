@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from biomlm.core import cli
 from biomlm.core.manifest import read_manifest
-from biomlm.launch.backends.hosts import torchrun
+from biomlm.launch.backends.ranks import Machine
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 FACTS: dict[str, Any] = json.loads((GOLDENS / "world.json").read_text())
@@ -208,7 +208,7 @@ def test_an_engine_goes_on_from_its_own_checkpoint(engine: str, world: Path, sam
     if engine == "deepspeed":
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     argv = [*words("teacher", f"cut/{engine}"), *FACTS["engines"][engine].split()]
-    done = subprocess.run(torchrun(argv, 2), capture_output=True, text=True, check=False)
+    done = subprocess.run(Machine(2).command(argv), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr
     require_run(world / "cut" / engine, FACTS["runs"][engine], bits=same_machine)

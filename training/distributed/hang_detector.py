@@ -3,20 +3,21 @@
 Every rank counts its collective operations (heartbeats), and a thread reports the count when another rank asks. A rank that does not
 answer has died or is frozen; the one with the fewest heartbeats hangs, and reports in which line. The thread asks when its own rank has
 had no heartbeat for the whole timeout, and then ends the process, since a rank that waits inside a collective cannot be woken; the same
-command, or torchrun's elastic agent, goes on from the last checkpoint.
+command, or torchrun's elastic agent, goes on from the last checkpoint. It works from the moment when the ranks have met to their end.
 """
 
 import os
 import sys
 import threading
 import time
-from types import TracebackType
+from typing import Protocol
 
 import orjson
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
+from biomlm.core import manifest
 from biomlm.core.errors import TemporaryError
-from biomlm.training.distributed.process_group import World
 
 ANSWER = 10.0  # seconds that a rank has to answer
 LOOK = 0.2  # seconds between looks
@@ -25,9 +26,18 @@ MEETINGS = 2  # of a step
 MEETING = "torch/distributed/"  # where a rank is that waits for the others inside a layer, as FSDP's do
 
 
-def is_lost(error: RuntimeError) -> bool:
+class Ranks(Protocol):
+    """What is asked of `process_group.World`."""
+
+    rank: int
+    size: int
+    timeout: float
+    store: Store | None
+
+
+def is_lost(error: BaseException) -> bool:
     """Whether a failed exchange speaks, not a fault of ours."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 class HangDetector:
@@ -35,14 +45,10 @@ class HangDetector:
 
     Args:
         world: The ranks; alone, there is nothing to watch.
-        what: The verb, for the message.
-
-    Raises:
-        TemporaryError: At the end, if an exchange failed because a rank was lost.
     """
 
-    def __init__(self, world: World, what: str):
-        self.world, self.what = world, what
+    def __init__(self, world: Ranks):
+        self.world, self.what = world, "biomlm"
         self.count, self.moved = 0, time.monotonic()
         self.failed = False  # whether an exchange has, in which this rank was
         self.ended = threading.Event()
@@ -50,7 +56,12 @@ class HangDetector:
 
     def heartbeat(self) -> None:
         """Count a collective operation that this rank enters, two a step: the all-reduce of counts, then of gradients."""
-        self.count, self.moved = self.count + 1, time.monotonic()
+        self.count += 1
+        self.moves()
+
+    def moves(self) -> None:
+        """Take note that this rank gets on."""
+        self.moved = time.monotonic()
 
     def _answer(self) -> str:
         """Return the heartbeats, whether this rank is inside a collective, and the line of ours that its main thread runs, as JSON."""
@@ -76,7 +87,7 @@ class HangDetector:
                 for rank in others:
                     if rank not in answers and store.check([f"watch/{rank}"]):
                         answers[rank] = orjson.loads(store.get(f"watch/{rank}"))
-            if self.world.is_main:
+            if self.world.rank == 0:
                 time.sleep(LINGER)
         except RuntimeError:  # the store has gone with the rank that kept it
             return f"rank 0 of {self.world.size} has ended"
@@ -86,8 +97,10 @@ class HangDetector:
         count, _, line = answers[late]
         return f"rank {late} of {self.world.size} hangs at step {count // MEETINGS + 1} of this process, in {line}"
 
-    def _diagnose(self, error: BaseException) -> TemporaryError:
-        """Return the error to end with after a failed exchange."""
+    def explain(self, error: BaseException) -> TemporaryError | None:
+        """Return the error to end with after an exchange that failed because a rank was lost; None for any other error."""
+        if self.world.size == 1 or not is_lost(error):
+            return None
         self.failed = True
         problem = f"{self.describe_hang()} ({str(error).splitlines()[0][:120]})"
         return TemporaryError(problem, remedy="The same command goes on from the last checkpoint.")
@@ -106,20 +119,15 @@ class HangDetector:
                     f"{self.what}: {self.describe_hang()}. The same command goes on from the last checkpoint.",
                     file=sys.stderr,
                 )
+                manifest.note_stop(manifest.LOST)
                 os._exit(TemporaryError.exit_code)
 
-    def __enter__(self) -> "HangDetector":
-        if self.world.size > 1:
-            self.thread.start()
-        return self
+    def start(self) -> None:
+        """Answer and ask from now on."""
+        self.thread.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if isinstance(error, RuntimeError) and is_lost(error):
-                raise self._diagnose(error) from None
-        finally:
-            self.ended.set()
-            if self.thread.is_alive():
-                self.thread.join()
+    def stop(self) -> None:
+        """Stop that."""
+        self.ended.set()
+        if self.thread.is_alive():
+            self.thread.join()

@@ -1,9 +1,11 @@
 """The processes of a run: their ranks, and what they broadcast and all-reduce.
 
-torchrun and DeepSpeed's launcher say it in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR; `srun` says it in SLURM's own variables. Small
-numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never waits for the GPU to exchange them.
+`biomlm launch`, torchrun and DeepSpeed's launcher say it in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR; `srun` says it in SLURM's own
+variables. Small numbers (counts, hashes, decisions) go over gloo on the CPU, so a step never waits for the GPU to exchange them. Where
+they meet is `training.distributed.meeting`.
 """
 
+import atexit
 import gc
 import os
 import re
@@ -19,9 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
+from biomlm.core import errors
 from biomlm.core.errors import ConfigError, UserError
+from biomlm.training.distributed.hang_detector import HangDetector
+from biomlm.training.distributed.meeting import meet, wait_until
 
 PORTS = (20_000, 20_000)  # first port and their number, of which a SLURM job's number chooses one
 
@@ -35,12 +39,14 @@ class RankInfo:
         size: Processes in all.
         local_rank: Its number on its machine, which is its GPU's.
         master: Host and port at which the processes meet; empty for one that is alone.
+        file: The file through which they meet if they are all on one machine; empty if it is unknown that they are.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     master: tuple[str, int] = ("", 0)
+    file: str = ""
 
 
 def rank_info(env: Mapping[str, str]) -> RankInfo:
@@ -53,13 +59,14 @@ def rank_info(env: Mapping[str, str]) -> RankInfo:
     """
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
-            info = RankInfo(
-                int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), _master(env, 29_500)
-            )
+            rank, size, local_rank = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
+            info = RankInfo(rank, size, local_rank, _master(env, 29_500), env.get("BIOMLM_RENDEZVOUS", ""))
         elif "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
             port = PORTS[0] + int(env.get("SLURM_JOB_ID", "0")) % PORTS[1]
             size = int(env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"])
-            info = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port))
+            step = f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}.{env.get('SLURM_RESTART_COUNT', '0')}"
+            file = step if env.get("SLURM_STEP_NUM_NODES") == "1" else ""
+            info = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port), file)
         else:
             return RankInfo()
     except (KeyError, ValueError) as error:
@@ -98,24 +105,25 @@ class World:
         self.rank, self.size, self.local_rank, self.timeout = info.rank, info.size, info.local_rank, timeout
         self.store: Store | None = None
         self.broadcasts = 0
+        self.hang_detector = HangDetector(self)
         if info.size > 1:
             if torch.cuda.is_available():
                 torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
             self._join(info)
 
     def _join(self, info: RankInfo) -> None:
-        host, port = info.master
         # DeepSpeed and torch's device mesh look for these, whatever the launcher was.
+        host, port = info.master
         variables = {"RANK": info.rank, "WORLD_SIZE": info.size, "LOCAL_RANK": info.local_rank}
         os.environ.update(
             {name: str(value) for name, value in {**variables, "MASTER_ADDR": host, "MASTER_PORT": port}.items()}
         )
-        patience = timedelta(seconds=self.timeout)
-        store, _, _ = next(rendezvous("env://", info.rank, info.size, timeout=patience))
-        # torchrun's agent keeps its store when it starts ranks again: broadcasts of an earlier start must not be read again.
-        self.store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        self.store = meet(info.rank, info.size, info.master, file=info.file, patience=self.timeout)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        group = PrefixStore("group", self.store)
+        group, patience = PrefixStore("group", self.store), timedelta(seconds=self.timeout)
+        errors.explanations.append(self.hang_detector.explain)
+        self.hang_detector.start()
+        atexit.register(self.hang_detector.stop)
         dist.init_process_group(backend, store=group, rank=info.rank, world_size=info.size, timeout=patience)
 
     @property
@@ -127,13 +135,13 @@ class World:
         """Sum integers element by element over all ranks, modulo 2^63."""
         if self.size == 1:
             return list(numbers)
-        row = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(row)
+        row = self.all_reduce(torch.tensor(numbers, dtype=torch.int64))
         return [int(n) & (2**63 - 1) for n in row.tolist()]
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place, on whatever device it is."""
         if self.size > 1:
+            self.hang_detector.moves()
             dist.all_reduce(values)
         return values
 
@@ -148,9 +156,12 @@ class World:
         if self.store is None:
             return value
         self.broadcasts += 1
+        self.hang_detector.moves()
+        store, key = self.store, f"broadcast/{self.broadcasts}"
         if self.is_main:
-            self.store.set(f"broadcast/{self.broadcasts}", orjson.dumps(value).decode())
-        return orjson.loads(self.store.get(f"broadcast/{self.broadcasts}"))
+            store.set(key, orjson.dumps(value).decode())
+        wait_until(lambda: store.check([key]), self.timeout)
+        return orjson.loads(store.get(key))
 
     def on_main(self, work: Callable[[], Any]) -> Any:
         """Do something on rank 0 alone, and return what it returned, any JSON, on every rank; its mistake ends the others as well.
@@ -183,6 +194,7 @@ class World:
         if self.size > 1:
             gc.collect()
             self.barrier()
+            self.hang_detector.stop()
             dist.destroy_process_group()
 
 

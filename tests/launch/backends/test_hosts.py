@@ -11,6 +11,7 @@ from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
 from biomlm.launch.backends import hosts
 from biomlm.launch.backends.hosts import Host, commands, read, run_stage
+from biomlm.launch.backends.ranks import Machine
 
 SSH = """\
 #!/bin/bash
@@ -46,23 +47,25 @@ def test_a_wrong_host_file_is_refused(tmp_path: Path, text: str) -> None:
         read(tmp_path / "none")
 
 
-def test_every_machine_gets_its_rank_and_the_first_ones_name() -> None:
+def test_every_machine_gets_its_ranks_and_the_first_ones_name() -> None:
     first, second = commands(["pretrain", "--out", "a b"], [Host("gpu01", 8), Host("gpu02", 4)])
     assert second[:-1] == [*hosts.SSH, "gpu02"]
-    assert "--nnodes 2 --node-rank 1 --master-addr gpu01" in second[-1]
-    assert "--nproc-per-node 8" in first[-1]
-    assert second[-1].endswith("-m biomlm.core pretrain --out 'a b'")
+    assert "--processes 8 --first 0 --size 12 --master gpu01:29500" in first[-1]
+    assert "--processes 4 --first 8 --size 12 --master gpu01:29500" in second[-1]
+    assert second[-1].endswith("--listens -- pretrain --out 'a b'")
 
 
 @pytest.mark.usefixtures("ssh")
 def test_a_machine_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def torchrun(_words: object, _slots: int, node: list[str]) -> list[str]:
-        return ["bash", "-c", "sleep 2; exit 3" if node[3] == "1" else "echo begun; exec sleep 60"]
+    """The others are asked to end through their standard input."""
 
-    monkeypatch.setattr(hosts, "torchrun", torchrun)
+    def command(machine: Machine, _words: object) -> list[str]:
+        return ["bash", "-c", "sleep 1; exit 3" if machine.first else "echo begun; read word; echo $word; exit 75"]
+
+    monkeypatch.setattr(Machine, "command", command)
     log = tmp_path / "logs" / "model.log"
     assert run_stage(["pretrain"], log, [Host("one", 1), Host("two", 1)]) == 3
-    assert log.with_name("model-one.log").read_text() == "begun\n"
+    assert log.with_name("model-one.log").read_text() == "begun\nSIGTERM\n"
 
 
 RECIPE = """\
@@ -85,7 +88,7 @@ stages:
 def test_two_machines_train_the_model_of_one(
     tmp_path: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of the two agents would wait for the other in vain if ranks, address or port were wrong."""
+    """Each of the two would wait for the other in vain if ranks, address or port were wrong."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(hosts, "PORT", 20_000 + os.getpid() % 20_000)
     recipe, hostfile, out = tmp_path / "recipe.yaml", tmp_path / "hosts", tmp_path / "out"

@@ -55,8 +55,8 @@ import os, signal, sys
 from biomlm.core.cli import run
 from biomlm.launch.backends import local
 start = local.run_stage
-def killed(words, log, command=()):
-    code = start(words, log, command)
+def killed(*given, **named):
+    code = start(*given, **named)
     os.kill(os.getpid(), signal.SIGKILL)
 local.run_stage = killed
 run(sys.argv[1:])
@@ -202,15 +202,15 @@ def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.Capture
         other.kill()
 
 
-def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "START", "import os; os.kill(os.getpid(), 9)")
-    assert local.run_stage(["x"], tmp_path / "x.log") == 137
+def test_a_killed_stage_has_a_shells_exit_code(tmp_path: Path) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert local.run_stage(["x"], tmp_path / "x.log", killed) == 137
 
 
 def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_path: Path) -> None:
     stage = "import sys; print('a result'); print('live' if sys.stderr.isatty() else 'dull', file=sys.stderr)"
-    begin = "from biomlm.launch.backends import local; from pathlib import Path"
-    code = f"{begin}; local.START = {stage!r}; local.run_stage(['x'], Path('x.log'))"
+    begin = "import sys; from biomlm.launch.backends import local; from pathlib import Path"
+    code = f"{begin}; local.run_stage(['x'], Path('x.log'), [sys.executable, '-c', {stage!r}])"
     primary, secondary = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stderr=secondary, stdin=secondary, cwd=tmp_path, check=True)
     os.close(secondary)
@@ -221,29 +221,68 @@ def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_pa
     assert (tmp_path / "x.log").read_text() == "$ biomlm x\na result\nexit code 0\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_launch_stops_its_stage(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    stage = "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'started'); time.sleep(60)"
-    script = f"""
+STAGE = """
+import os, signal, sys, time
+from biomlm.core.processes import let_signals_through
+answers = lambda number, frame: (open("heard", "w").write(signal.Signals(number).name), time.sleep(%s), sys.exit(75))
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    signal.signal(number, answers)
+let_signals_through()
+open("pid", "w").write(str(os.getpid()))
+os.rename("pid", "started")
+time.sleep(60)
+"""
+LAUNCH = """
 import signal, sys
 from pathlib import Path
+from biomlm.core import cli, verbs
 from biomlm.launch.backends import local
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so some CI, start with it ignored
-local.START, local.PATIENCE = {stage!r}, 0.5
-local.stop_on_sigterm()
+cli.run = lambda argv: local.run_stage(["x"], Path("x.log"), [sys.executable, "-c", {stage!r}], {deadline})
 try:
-    local.run_stage(["x"], Path("x.log"))
+    cli.main([])
 except KeyboardInterrupt:
     sys.exit(130)
 """
+
+
+@pytest.mark.parametrize(
+    ("number", "needs", "deadline", "code"),
+    [
+        (signal.SIGTERM, 1.0, 0, 75),
+        (signal.SIGUSR1, 1.0, 0, 75),
+        (signal.SIGINT, 1.0, 0, 130),
+        (signal.SIGTERM, 60.0, 0.5, 75),
+    ],
+)
+def test_a_stopped_launch_passes_the_signal_on_and_waits_for_its_stage(
+    tmp_path: Path, number: signal.Signals, needs: float, deadline: float, code: int
+) -> None:
+    """It waits for as long as the stage needs, unless a deadline is given."""
+    script = LAUNCH.format(stage=STAGE % needs, deadline=deadline)
     launcher = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(tmp_path / "started")
     launcher.send_signal(number)
     assert launcher.wait(20) == code
+    assert (tmp_path / "heard").read_text() == number.name
+    assert ("exit code 75" in (tmp_path / "x.log").read_text()) == (not deadline)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "started").read_text()), 0)
+
+
+def test_a_stage_whose_launch_is_killed_is_asked_to_end(tmp_path: Path) -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCH.format(stage=STAGE % 0, deadline=0)], cwd=tmp_path)
+    wait_for(tmp_path / "started")
+    launcher.kill()
+    launcher.wait()
+    wait_for(tmp_path / "heard")
+    assert (tmp_path / "heard").read_text() == "SIGTERM"
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 @given(

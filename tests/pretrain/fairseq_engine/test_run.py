@@ -7,7 +7,7 @@ import pytest
 
 from biomlm.convert.load import load_model
 from biomlm.core import cli
-from biomlm.core.config import variable
+from biomlm.core.config import fairseq_env
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
 from biomlm.core.metrics import read_metrics
@@ -141,7 +141,7 @@ def test_a_program_that_fails_shows_its_last_lines(
 def test_the_real_one_trains_and_its_model_is_a_run(
     tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    folder = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
+    folder = fairseq_env()
     if not (folder / "bin" / "fairseq-train").exists():
         pytest.skip("there is no environment with fairseq (docs/fairseq.md)")
     run, hf = tmp_path / "run", tmp_path / "hf"

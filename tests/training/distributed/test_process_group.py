@@ -32,6 +32,9 @@ def test_each_launcher_is_understood() -> None:
     assert rank_info(torchrun) == RankInfo(3, 8, 1, ("host", 1234))
     assert rank_info(SLURM) == RankInfo(5, 16, 1, ("gpu03", PORTS[0] + 123456 % PORTS[1]))
     assert rank_info(SLURM | {"SLURM_STEP_NUM_TASKS": "8"}).size == 8
+    one_node = rank_info(SLURM | {"SLURM_STEP_NUM_NODES": "1"})
+    assert one_node.file == "slurm-123456.0.0", "of this job, this step and this time that it is run"
+    assert rank_info(torchrun | {"BIOMLM_RENDEZVOUS": "/x/ranks"}).file == "/x/ranks"
     assert rank_info(SLURM | torchrun).size == 8, "torchrun inside a SLURM step wins"
     batch_script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_ID"}
     assert rank_info(batch_script) == rank_info({}) == RankInfo()
