@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from biomlm.convert.checks.tokenizers import TransformersRule
+from biomlm.convert.checks.heads import demand_numbers
 from biomlm.convert.formats.base import Folder, SavedFile
 from biomlm.convert.formats.registry import FORMATS, find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
@@ -154,8 +155,12 @@ def load_model(path: str | Path) -> Loaded:
     """Read a model of any kind into memory (see `read_source` for the errors): its trained weights, never their running mean.
 
     The weights are copied out of the file's mapping: someone who overwrites the file must not change a running teacher.
+
+    Raises:
+        CheckpointError: They hold NaN or infinity.
     """
     source = read_source(path)
+    demand_numbers(source, Path(path))
     if source.averaged:
         print(f"{path}: its weights are taken, not their running mean (EMA), which it holds as well", file=sys.stderr)
     return Loaded(

@@ -17,6 +17,8 @@ from biomlm.core.files import read_json, sha256, write_json
 from biomlm.launch.recipe import Recipe, Stage, strings
 
 NAME = "launch.json"
+KILLED = 128  # a shell's exit codes above it are of processes that a signal ended
+LOSSES = 3  # how often a stage may lose a process at the same step
 
 
 @dataclass
@@ -30,6 +32,9 @@ class Record:
         outputs: Its outputs, relative to the launch's folder.
         key: `stage_key` when it was finished; empty before.
         seconds: Wall time of all attempts.
+        restarts: How often a batch job of it was put back into the queue.
+        losses: How often it has lost a process since its last new checkpoint.
+        step: That checkpoint's.
     """
 
     name: str
@@ -38,6 +43,9 @@ class Record:
     outputs: list[str]
     key: str = ""
     seconds: float = 0.0
+    restarts: int = 0
+    losses: int = 0
+    step: int = 0
 
 
 @dataclass
@@ -144,11 +152,35 @@ def _is_output_there(path: Path) -> bool:
     return path.exists()
 
 
-def was_stopped(stage: Stage, code: int) -> bool:
-    """Whether a stage that did not end with 0 was only asked to stop: its folders say so, or, before there are any, the code."""
+def goes_on(stage: Stage, record: Record, code: int) -> bool:
+    """Decide whether a stage that ended with another code than 0 is to be run again, and count that.
+
+    Its folders decide, not the code, which of several ranks is the largest. A stage that was asked to stop goes on, and so does one that
+    lost a process, unless that has happened `LOSSES` times without a later checkpoint: what ends it then is no accident.
+
+    Args:
+        stage: What ended.
+        record: Its record, which is changed.
+        code: As a shell has it.
+    """
     folders = [path for path in stage.outputs if (path / manifest.NAME).exists()]
     statuses = {read_json(path / manifest.NAME).get("status") for path in folders}
-    return "stopped" in statuses or (code == TemporaryError.exit_code and "running" not in statuses)
+    if manifest.STOPPED not in statuses:
+        if code != TemporaryError.exit_code and code < KILLED:
+            return False
+        step = max((_last_step(path) for path in stage.outputs), default=0)
+        record.losses = 1 if step > record.step else record.losses + 1
+        record.step = step
+        if record.losses > LOSSES:
+            return False
+    record.restarts += 1
+    return True
+
+
+def _last_step(run: Path) -> int:
+    """Return the step of a run's newest checkpoint, 0 for none; `core.checkpoint` would import torch."""
+    names = [path.name.removeprefix("step_") for path in run.glob("checkpoints/step_*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _contents(word: str) -> Any:

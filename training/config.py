@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import only
+from biomlm.core.fields import only, runtime
 
 EngineName = Literal["torch", "fsdp", "deepspeed"]
 
@@ -17,11 +17,14 @@ class GuardConfig:
         spike: A gradient this many times as long as usual is left out; 0 leaves out only those that are not finite.
         patience: After so many bad steps in a row the run goes back to the last checkpoint before them, and steps over their batches.
         rewinds: How often it may do so before it is given up.
+        on_divergence: What is done when the run unlearns (docs/engines.md): `stop` it, `rewind` it to the last checkpoint of its best
+            time and step over the batches since, or do that and `halve` the learning rate from there on.
     """
 
     spike: float = 20.0
     patience: int = 10
     rewinds: int = 3
+    on_divergence: Literal["stop", "rewind", "halve"] = runtime("stop")
 
     def __post_init__(self) -> None:
         if self.spike != 0 and self.spike <= 1:

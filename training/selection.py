@@ -11,6 +11,10 @@ from biomlm.training.distributed.engine import Engine
 class Evaluation(Protocol):
     """What is computed of the model between steps."""
 
+    ceiling: (
+        float | None
+    )  # the loss that a run which was below it must not come back above; None where that says nothing
+
     def __call__(self, engine: Engine, step: int) -> dict[str, Any]:
         """Evaluate after so many steps, on all ranks at once; the numbers are written into `metrics.jsonl`."""
 

@@ -25,6 +25,7 @@ from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
 from biomlm.training.distributed.process_group import World
+from biomlm.training.divergence import Divergence
 from biomlm.training.metrics import MetricsLogger
 from biomlm.training.objective import LossDenominators, MicroBatch
 from biomlm.training.out_of_memory import is_out_of_memory, largest, too_large
@@ -88,7 +89,7 @@ class Trainer:
     ):
         self.run, self.engine, self.batches, self.evaluation = run, engine, batches, evaluation
         self.selection, self.config, self.what, self.world = selection, config, what, engine.world
-        self.guard = Guard(config.guard)
+        self.guard, self.divergence = Guard(config.guard), Divergence(config.guard.spike)
         self.logger = MetricsLogger(run, what, config.steps, batches.work, speaks=self.world.is_main, peak=peak)
         ranks = self.world.size if engine.sharded else 1
         token = self.world.broadcast(f"{time.time_ns():x}")
@@ -238,6 +239,8 @@ class Trainer:
             means = {name: value for name, value in figures.items() if self._counts(name, counts)}
             self.logger.step(self.done, {**means, "learning_rate": result.rate}, fingerprint)
             self.selection.after_step(result.figures["loss"])
+            if result.moved and "loss" in means:
+                self.divergence.after_step(self.done, result.figures["loss"], result.norm)
 
     def _counts(self, figure: str, counts: LossDenominators) -> bool:
         """Whether a figure of a step is a mean over something; the gradient is the loss's."""
@@ -250,7 +253,7 @@ class Trainer:
 
     @property
     def _must_go_back(self) -> bool:
-        return self.guard.must_go_back or self.broken
+        return self.guard.must_go_back or self.broken or bool(self.divergence.problem)
 
     def _after_step(self) -> None:
         """Do what is due after a step: a record, an evaluation, a checkpoint, the end."""
@@ -261,6 +264,8 @@ class Trainer:
             self.logger.log(self.done, self.tokens, self.world.gather(self.engine.busy))
         if self._ended or self.done % config.eval_every == 0:
             self._evaluate()
+        if self._must_go_back:
+            return
         ended = self._ended
         self.save_due |= self.done % config.save_every == 0
         self.saver.check()
@@ -275,6 +280,7 @@ class Trainer:
             return
         figures = self.evaluation(self.engine, self.done)
         self.logger.valid(self.done, {name: v for name, v in figures.items() if isinstance(v, (int, float))})
+        self.divergence.after_evaluation(self.done, figures.get("loss"), self.evaluation.ceiling)
         self.selection.after_evaluation(self.done, figures, self.engine.model)
 
     def _save(self, *, wait: bool) -> None:
@@ -294,6 +300,7 @@ class Trainer:
             "seconds": self.seconds + self.logger.seconds,
             "engine": self.engine.state(),
             "guard": self.guard.state(),
+            "divergence": self.divergence.state(),
             "data": self.batches.place(self.done),
             **self.logger.state(),
             **self.selection.state(),
@@ -307,6 +314,7 @@ class Trainer:
         self.engine.load(loaded.tensors, state["engine"])
         self.done, self.tokens, self.seconds = loaded.step, state["tokens"], state["seconds"]
         self.logger.load(state)
+        self.divergence.load(state.get("divergence", {}))
         self.selection.load(loaded.tensors, state, step)
         return state
 
@@ -328,9 +336,15 @@ class Trainer:
         wrong = f"{streak} bad steps in a row up to step {bad}"
         if self.broken:
             wrong = f"the weights after step {bad} are not finite"
+        factor, diverged, before = self.engine.lr_factor, self.divergence.problem, bad - streak
+        if diverged:
+            factor *= self.divergence.way_back(self.run, bad, self.config.guard)
+            wrong, before = f"the run diverges: {diverged}", self.divergence.before
         self.saver.finish()
         self.world.barrier()
-        step = newest_usable(self.run, self.world, bad - streak)
+        step = newest_usable(self.run, self.world, before)
+        if step is None and diverged:  # those of its best time are gone
+            step = newest_usable(self.run, self.world, bad - 1)
         if step is None or self.guard.rewinds == self.config.guard.rewinds:
             why = (
                 "there is no checkpoint to go back to" if step is None else f"{self.guard.rewinds} returns did not help"
@@ -344,10 +358,16 @@ class Trainer:
         earlier = self._load_checkpoint(step)
         self.guard.go_back(earlier["guard"], bad - step)
         self.batches.step_over(step, bad - step)
-        self.broken = False
+        self.broken, self.engine.lr_factor = False, factor
         self.logger.truncate(step)
         words = f"went back from step {bad} to {step}, and steps over the batches between"
-        self.logger.event(step + 1, words, {"rewinds": self.guard.rewinds, "shift": self.guard.shift})
+        words += f" at {factor:g} of the learning rate" * (factor != 1) + f" ({wrong})" * bool(diverged)
+        figures = {
+            "rewinds": self.guard.rewinds,
+            "shift": self.guard.shift,
+            **({"lr_factor": factor} if factor != 1 else {}),
+        }
+        self.logger.event(step + 1, words, figures)
 
     def _require_learnt(self) -> None:
         """Refuse to call a run done that went nowhere; the same command says so again.
@@ -355,7 +375,7 @@ class Trainer:
         Raises:
             DataError: Its evaluation objects, or no step moved the weights.
         """
-        problem = "" if self.evaluation is None else self.evaluation.objection()
+        problem = "" if self.evaluation is None else self.evaluation.objection() or self.divergence.problem
         if self.engine.updates == self.engine.updates_before and self.guard.skipped + self.guard.overflows:
             problem = f"none of {self.done} steps moved the weights"
         if problem:

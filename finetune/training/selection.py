@@ -116,6 +116,8 @@ class DevEvaluation(Generic[R, G]):
         tokens: Most tokens in a forward pass.
     """
 
+    ceiling: float | None = None  # a fold's score is no loss
+
     def __init__(self, task: Task[R, G], dev: Sequence[R], tokens: int):
         self.task, self.dev, self.tokens = task, dev, tokens
         self.examples = task.examples(dev)

@@ -24,7 +24,9 @@ from biomlm.core.processes import STOPS, biomlm_command, dying_with_parent, let_
 FILE = "BIOMLM_RENDEZVOUS"  # names the file through which ranks meet
 STOPPED = TemporaryError.exit_code
 LOOK = 0.1  # seconds between looks at whether a rank has ended
-LEAVE = 15.0  # seconds that the other ranks have to notice by themselves which one is gone, before they are asked to end
+LEAVE = (
+    15.0  # seconds that the other ranks have to notice by themselves which one is gone, before they are asked to end
+)
 KILL = 60.0  # seconds after which they are killed
 
 

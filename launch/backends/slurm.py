@@ -8,7 +8,6 @@ of one that was ended while it waited for the others.
 
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -176,9 +175,11 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
         "export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
         *wants.setup,
         "",
+        # Until Python has its handlers, signals wait; an `env` that cannot do that (before coreutils 8.31) is left out.
+        "wait=$(env --block-signal=USR1,TERM true 2>/dev/null && echo env --block-signal=USR1,TERM)",
         # A rank that has stopped and saved must not have srun kill those that are still about to: they get a minute.
-        f"srun --kill-on-bad-exit=0 --wait={LINGER}{ranks} {biomlm} {shlex.join(_words(stage, wants))}",
-        f"{biomlm} {shlex.join([*launch, '--record', stage.name])} --code $?",
+        f"srun --kill-on-bad-exit=0 --wait={LINGER}{ranks} $wait {biomlm} {shlex.join(_words(stage, wants))}",
+        f"{biomlm} {shlex.join([*launch, '--record', stage.name])} --code $? --seconds $SECONDS",
         "code=$?",
         f"if [ $code -eq {TemporaryError.exit_code} ]; then  # stopped for time or by preemption, its work saved: back into the queue",
         "    scontrol requeue $SLURM_JOB_ID",

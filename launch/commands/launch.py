@@ -23,7 +23,7 @@ from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import collect, summary_rows
 from biomlm.launch.resolve import catalogue
-from biomlm.launch.state import Record, State, is_done, locked, open_state, stage_key, was_stopped
+from biomlm.launch.state import Record, State, goes_on, is_done, locked, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
 
@@ -50,6 +50,7 @@ class LaunchOptions:
         fleet: GPUs whose options training stages are given, such as `v100-32gb`; `biomlm launch plan --fleet` shows what they need.
         record: Note one stage as done and run nothing: what a batch job says at its end.
         code: The exit code that this stage ended with; this command then ends with 75 if the stage is to go on later.
+        seconds: How long its job ran.
     """
 
     recipe: str = ""
@@ -68,6 +69,7 @@ class LaunchOptions:
     fleet: str = ""
     record: str = runtime("")
     code: int = only(0, lambda c: bool(c.record), "--record", runtime=True)
+    seconds: float = only(0.0, lambda c: bool(c.record), "--record", runtime=True)
 
     def __post_init__(self) -> None:
         if self.stop_timeout < 0:
@@ -93,7 +95,7 @@ def run(config: LaunchOptions) -> None:
         return
     recipe = read(config.recipe, config.out, config.scale, config.var, find(config.fleet) if config.fleet else None)
     if config.record:
-        _mark_done(recipe, config)
+        _note_end(recipe, config)
         return
     backend = BACKENDS[config.on]
     backend.check(recipe, config)
@@ -143,19 +145,25 @@ def _submit(recipe: Recipe, state: State, config: LaunchOptions, batch: Batch) -
         _say(f"`squeue` shows them, {recipe.out / 'logs'} what they say; the same command again submits what is left.")
 
 
-def _mark_done(recipe: Recipe, config: LaunchOptions) -> None:
-    """Record a stage as done, waiting for other jobs that do so; if it failed, exit with its code, or with 75 if it was only stopped."""
-    if config.code:
-        stage = next((stage for stage in recipe.stages if stage.name == config.record), None)
-        stopped = stage is not None and was_stopped(stage, config.code)
-        raise SystemExit(TemporaryError.exit_code if stopped else config.code)
+def _note_end(recipe: Recipe, config: LaunchOptions) -> None:
+    """Note that a batch job of a stage has ended, waiting for other jobs that do so.
+
+    Raises:
+        SystemExit: The stage failed, with its exit code; or with 75 if the job is to go back into the queue.
+    """
     with locked(recipe.out, wait=True):
-        state = open_state(recipe.out, recipe, config.scale)
+        state, code = open_state(recipe.out, recipe, config.scale), config.code
         for stage, record in zip(recipe.stages, state.stages, strict=True):
             if stage.name == config.record:
-                expectations.check(stage)
-                record.key = stage_key(stage)
+                record.seconds = round(record.seconds + config.seconds, 1)
+                if not code:
+                    expectations.check(stage)
+                    record.key = stage_key(stage)
+                elif goes_on(stage, record, code):
+                    code = TemporaryError.exit_code
         state.write(recipe.out)
+    if code:
+        raise SystemExit(code)
 
 
 def _check_in_subprocess(recipe: Recipe, config: LaunchOptions) -> None:

@@ -40,6 +40,7 @@ class Optimizer:
         self.state_names = row.state
         self.mean: dict[str, Tensor] = {}  # of the weights, where `ema` asks for it
         self.mean_before = 0  # steps of earlier runs that are in it
+        self.lr_factor = 1.0  # what the schedule's rate is multiplied by
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Update after `step` earlier updates and clear the gradients; the gradient's norm, still on its device, and the head's rate."""
@@ -56,7 +57,7 @@ class Optimizer:
 
     def update(self, step: int, norm: Tensor) -> float:
         """Clip gradients of this norm, update in the step that follows `step` others and clear the gradients; the head's rate."""
-        rate = self.config.lr * schedule(step, self.steps, self.config)
+        rate = self.lr_factor * self.config.lr * schedule(step, self.steps, self.config)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["scale"]
         if self.config.clip:

@@ -279,6 +279,7 @@ class HeldOutEvaluation:
     ):
         self.evaluator, self.ema, self.passes, self.examples = evaluator, ema, passes, examples
         self.result: EvalResult | None = None
+        self.ceiling: float | None = evaluator.shards.unigram_entropy
 
     def __call__(self, engine: Engine, step: int) -> dict[str, float]:
         """See `training.selection.Evaluation`."""

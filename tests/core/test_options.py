@@ -250,10 +250,10 @@ def test_every_verb_is_in_the_table() -> None:
         ("finetune", "--model M --task classification --data D --out O --grid.lr 1e-5 --grid.size 8", "batch.size optim.lr optim.decay "
          "optim.power optim.ema columns.choices columns.document columns.separator crf groups negative one_type repair_tags st21pv"),
         ("finetune predict", "--model M --file F.txt.gz", "text id"),
-        ("launch", "--recipe demo --out O", "code hostfile slurm.partition slurm.cpu_partition "
+        ("launch", "--recipe demo --out O", "code seconds hostfile slurm.partition slurm.cpu_partition "
          "slurm.prefix slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "
          "slurm.memory slurm.grace slurm.arrays slurm.setup slurm.extra"),
-        ("launch", "--recipe demo --out O --on slurm", "code hostfile override processes slurm.tasks stop_timeout"),
+        ("launch", "--recipe demo --out O --on slurm", "code seconds hostfile override processes slurm.tasks stop_timeout"),
         ("launch plan", "--recipe demo", "vocab_size"),
     ],
     ids=lambda value: value[:30],

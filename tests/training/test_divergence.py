@@ -1,6 +1,7 @@
 """A run that went nowhere says so, keeps no checkpoint that nothing can go on from, and takes none up."""
 
 import math
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, sha256, write_json
+from biomlm.core.metrics import read_metrics
 from biomlm.model.optim.optimizer import Optimizer
 from biomlm.pretrain.objectives.base import PretrainObjective
+from biomlm.training.divergence import Divergence
 
 Words = Callable[..., list[str]]
+MODEL_WORDS = 6  # words of a small run that say the shape of a model
 EVERY = ["--log_every", "1", "--save_every", "4", "--keep", "9"]
 
 
@@ -124,3 +128,97 @@ def test_a_run_of_bad_steps_alone_is_no_success(
     monkeypatch.setattr(PretrainObjective, "forward", forward)
     assert cli.run(small_run(tiny_shards, tmp_path / "run", 3, *EVERY)) == 2
     assert "none of 3 steps moved the weights" in capsys.readouterr().err
+
+
+def test_a_loss_that_gives_back_half_of_what_it_gained_diverges_and_noise_does_not() -> None:
+    """The other side is the rule, recounted from the list of all losses."""
+    draw = random.Random(1)
+    falling = [2 + 8 * 0.99**step + draw.gauss(0, 0.3) for step in range(1500)]
+    rising = [2 + 0.02 * step + draw.gauss(0, 0.3) for step in range(1000)]
+    judge, means = Divergence(spike=20.0), [falling[0]]
+    for step, loss in enumerate([*falling, *rising], 1):
+        judge.after_step(step, loss, 1.0)
+        if step > 1:
+            means.append(means[-1] + max(1 / step, 0.01) * (loss - means[-1]))
+        lowest = min(means[99:], default=math.inf)
+        expected = len(means) > 100 and means[-1] > lowest + max(0.5 * (falling[0] - lowest), 0.25 * falling[0])
+        assert bool(judge.problem) == expected, step
+        if judge.problem:
+            break
+    assert judge.problem.startswith("the mean of the training loss is ")
+    assert len(falling) < step < len(falling) + 500
+    assert judge.before == means.index(min(means[99:])) + 1
+
+
+def test_a_norm_that_drifts_and_a_held_out_loss_above_bare_frequencies_diverge() -> None:
+    judge = Divergence(spike=20.0)
+    for step in range(1, 2000):
+        judge.after_step(step, 3.0, 1.01**step if step > 500 else 2.0)
+        if judge.problem:
+            break
+    assert "gradient's norm" in judge.problem
+    again = Divergence(spike=20.0)
+    again.load(judge.state())
+    assert (again.norm, again.problem) == (judge.norm, "")
+    judge = Divergence(spike=0.0)
+    for step, loss in ((10, 9.0), (20, 7.0), (30, 5.0), (40, 5.9)):
+        judge.after_evaluation(step, loss, 6.0)
+    assert not judge.problem
+    judge.after_evaluation(50, 6.1, 6.0)
+    assert judge.problem == "the held-out loss is 6.1, above the 6 of bare frequencies, was 5 at step 30"
+    assert judge.before == 30
+
+
+@pytest.fixture
+def rising(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate above 0.01 lets weights go wild: the losses of such runs rise, by this multiplication, as they would."""
+    plain = Optimizer.update
+
+    def update(self: Optimizer, step: int, norm: torch.Tensor) -> float:
+        lr = plain(self, step, norm)
+        if step >= 250 and self.lr_factor > 0.3:
+            with torch.no_grad():
+                for weight in self.named.values():
+                    weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)), alpha=0.05)
+        return lr
+
+    monkeypatch.setattr(Optimizer, "update", update)
+
+
+@pytest.mark.usefixtures("rising")
+def test_a_run_that_diverges_stops_with_the_reason_and_goes_back_at_a_lower_rate(
+    tiny_shards: Path, small_run: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = small_run(tiny_shards, run, 400, "--save_every", "50", "--keep", "9", "--eval_every", "100")
+    for _ in range(2):  # it stops each time
+        assert cli.run(argv) == 2
+        text = capsys.readouterr().err
+        assert "the run diverges at step " in text
+        assert "--guard.on_divergence halve" in text
+        assert max(checkpoint.steps(run)) < 400
+    assert cli.run([*argv, "--guard.on_divergence", "rewind", "--guard.rewinds", "1"]) == 2
+    assert "1 returns did not help" in capsys.readouterr().err
+    assert cli.run([*argv, "--guard.on_divergence", "halve"]) == 0
+    result: Any = read_json(run / "result.json")
+    assert result["guard"]["rewinds"] == 2, "at half the rate, and at a quarter"
+    assert result["valid"]["loss"] < result["unigram_entropy"]
+    rates = {r["step"]: r["learning_rate"] for r in read_metrics(run) if r["split"] == "train"}
+    state: Any = read_json(checkpoint.path_of(run, 400) / "state.json")
+    assert state["engine"]["lr_factor"] == 0.25
+    assert rates[400] <= 0.25 * 3e-3
+
+
+def test_a_model_to_start_from_that_holds_nan_is_refused_as_such(
+    tiny_shards: Path, tiny_model: Path, small_run: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["head.bias"][3] = math.nan
+    save_file(tensors, model / "model.safetensors")
+    argv = small_run(tiny_shards, tmp_path / "run", 2, "--init", str(model))
+    at = argv.index("--model.num_hidden_layers")
+    assert cli.run([*argv[:at], *argv[at + len(MODEL_WORDS) :]]) == 2
+    assert "the tensor head.bias holds NaN or infinity.\nIts weights are damaged" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -74,6 +74,7 @@ class DDPEngine(Engine):
 
     def _move(self, norm: Tensor) -> float:
         self._forget_copies()
+        self.optimizer.lr_factor = self.lr_factor
         return self.optimizer.update(self.at, norm)
 
     def zero_grad(self) -> None:

@@ -120,7 +120,7 @@ class DeepSpeedEngine(Engine):
 
     @property
     def _rate(self) -> float:
-        return self.optim.lr * schedule(self.at, self.steps, self.optim)
+        return self.lr_factor * self.optim.lr * schedule(self.at, self.steps, self.optim)
 
     def state_tensors(self) -> Groups:
         """See `Engine.state_tensors`."""

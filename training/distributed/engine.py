@@ -79,6 +79,7 @@ class Engine(ABC):
         self.scale = LossScale() if self.device.precision == "fp16" else None
         self.parameters = parameter_count(loss.model)
         self.updates = self.at = 0
+        self.lr_factor = 1.0  # of the schedule's learning rate
         self.updates_before = 0  # of these, by the run that this one trains longer
         self.timed, self.started, self.busy = False, 0.0, 0.0
         self.heartbeat: Callable[[], None] | None = None  # called before every collective operation
@@ -191,7 +192,8 @@ class Engine(ABC):
         """Return what a checkpoint holds beside the tensors."""
         scale = None if self.scale is None else [self.scale.factor, self.scale.good_steps]
         before = {"updates_before": self.updates_before} if self.updates_before else {}
-        return {"updates": self.updates, "scale": scale, **before}
+        lowered = {"lr_factor": self.lr_factor} if self.lr_factor != 1 else {}
+        return {"updates": self.updates, "scale": scale, **before, **lowered}
 
     def load(self, groups: Groups, state: dict[str, Any]) -> None:
         """Take over a checkpoint's whole tensors and what `state` said, of whatever engine and number of ranks.
@@ -200,6 +202,7 @@ class Engine(ABC):
             CheckpointError: They are of another model.
         """
         self.updates, self.updates_before = state["updates"], state.get("updates_before", 0)
+        self.lr_factor = state.get("lr_factor", 1.0)
         if self.scale is not None and state["scale"] is not None:
             self.scale.factor, self.scale.good_steps = state["scale"]
         self.load_tensors(groups)

@@ -2,17 +2,21 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from biomlm.core import checkpoint, cli
 from biomlm.core.manifest import Manifest
+from biomlm.launch.backends.ranks import Machine
 
 HERE = Path(__file__).parent
 RECIPE = """\
@@ -278,13 +282,117 @@ def test_the_run_folder_decides_whether_a_job_goes_back(
         if status:
             model.mkdir(exist_ok=True)
             Manifest("pretrain", {}, "x", status=status).write(model)
-        return launch(recipe, "--record", stage, "--code", str(code))
+        return launch(recipe, "--record", stage, "--code", str(code), "--seconds", "2")
 
+    def record() -> dict[str, Any]:
+        return {r["name"]: r for r in orjson.loads((tmp_path / "out" / "launch.json").read_bytes())["stages"]}["model"]
+
+    assert [ended(code, "") for code in (1, 2)] == [1, 2]
     assert ended(75, "") == 75, "stopped before there was anything to save"
-    assert ended(143, "") == 143
     assert [ended(code, "stopped") for code in (75, 137, 143)] == [75, 75, 75]
-    assert [ended(code, "running") for code in (1, 2, 137, 143)] == [1, 2, 137, 143]
-    assert not any(record["key"] for record in orjson.loads((tmp_path / "out" / "launch.json").read_bytes())["stages"])
+    assert [ended(code, "running") for code in (1, 2)] == [1, 2]
+    assert [ended(137, "lost") for _ in range(3)] == [75, 75, 137], (
+        "no accident: three times without a later checkpoint"
+    )
+    (model / "checkpoints" / "step_20").mkdir(parents=True)
+    assert [ended(143, "running") for _ in range(4)] == [75, 75, 75, 143]
+    assert (record()["restarts"], record()["seconds"], record()["key"]) == (9, 30.0, "")
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], bytes]:
+    """alone(ranks): the weights of a run that nothing ended."""
+
+    @cache
+    def train(ranks: int) -> bytes:
+        out = tmp_path_factory.mktemp("alone") / "model"
+        subprocess.run(Machine(ranks).command(trained_words(tiny_shards, out)), check=True, capture_output=True)
+        return (out / WEIGHTS).read_bytes()
+
+    return train
+
+
+STEPS = 1200
+WEIGHTS = f"checkpoints/step_{STEPS}/model.safetensors"
+MODEL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
+ONE_STAGE = """\
+description: a small pretraining
+stages:
+  - name: model
+    verb: pretrain
+    args: {{shards: {shards}, out: "${{out}}/model", steps: {steps}, seed: 1, model: {{size: tiny, num_hidden_layers: 2,
+      hidden_size: 32, num_attention_heads: 2}}, batch: {{tokens: 128, max_length: 32, accumulation: 4}}, save_every: 100}}
+"""
+
+
+def trained_words(shards: Path, out: Path) -> list[str]:
+    words = ["pretrain", "--shards", str(shards), "--out", str(out), "--steps", str(STEPS), "--seed", "1"]
+    words += [word for name, value in MODEL.items() for word in (f"--model.{name}", str(value))]
+    words += ["--model.size", "tiny", "--batch.tokens", "128", "--batch.max_length", "32", "--batch.accumulation", "4"]
+    return [*words, "--save_every", "100"]
+
+
+def signalled(name: str) -> Callable[[str], None]:
+    return lambda job: subprocess.run(["scancel", f"--signal={name}", job], check=True) and None
+
+
+def preempt(_job: str) -> None:
+    words = ["sbatch", "-p", "high", "-N", "1", "--exclusive", "--wrap", "sleep 2", "-o", "/dev/null"]
+    subprocess.run(words, check=True)
+
+
+def kill_a_rank(job: str) -> None:
+    pids = [int(line.split()[0]) for line in said("scontrol", "listpids", job).splitlines()[1:]]
+    ranks = [pid for pid in pids if b"pretrain" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    ranks = [pid for pid in ranks if b"srun" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(ranks[-1], signal.SIGKILL)
+
+
+def node_down(_job: str) -> None:
+    host = said("hostname", "-s").strip()
+    subprocess.run(["scontrol", "update", f"nodename={host}", "state=down", "reason=test"], check=True)
+    time.sleep(1)
+    subprocess.run(["scontrol", "update", f"nodename={host}", "state=resume"], check=True)
+
+
+EVENTS: dict[str, Callable[[str], None]] = {
+    "TERM": signalled("TERM"),
+    "USR1": signalled("USR1"),
+    "preemption": preempt,
+    "a rank killed": kill_a_rank,
+    "node down": node_down,
+    "time limit": lambda _job: None,
+    "scancel": lambda job: subprocess.run(["scancel", job], check=True) and None,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_whatever_ends_a_job_the_model_has_the_same_bits(
+    tiny_shards: Path, tmp_path: Path, alone: Callable[[int], bytes], ranks: int, event: str
+) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(ONE_STAGE.format(shards=tiny_shards, steps=STEPS))
+    command = [sys.executable, "-m", "biomlm.core", "launch", str(recipe), "--out", str(out), "--on", "slurm"]
+    command += ["--slurm.partition", "low", "--slurm.gpus", "0", "--slurm.tasks", str(ranks), "--slurm.cpus", "1"]
+    command += ["--slurm.time", "1", "--slurm.grace", "40"] if event == "time limit" else []
+    subprocess.run(command, check=True)
+    jobs = orjson.loads((out / "slurm" / "jobs.json").read_bytes())
+    wait_for(lambda: checkpoint.steps(out / "model") or empty(jobs), 200, "the first checkpoint")
+    EVENTS[event](jobs["model"])
+    if event == "scancel":
+        wait_for(lambda: empty(jobs), 60, "the job to be cancelled")
+        subprocess.run(command, check=True)
+        jobs = orjson.loads((out / "slurm" / "jobs.json").read_bytes())
+    wait_for(lambda: empty(jobs), 240, "the queue to empty")
+    logs = "".join(log.read_text() for log in sorted((out / "logs").iterdir()))
+    assert "going on from step" in logs, logs
+    assert (out / "model" / WEIGHTS).read_bytes() == alone(ranks), logs
+    record = orjson.loads((out / "launch.json").read_bytes())["stages"][0]
+    assert record["key"]
+    assert record["seconds"] > 0
 
 
 @pytest.mark.slow
