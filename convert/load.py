@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.checks.heads import demand_numbers
+from biomlm.convert.checks.tokenizers import TransformersRule
 from biomlm.convert.formats.base import Folder, SavedFile
 from biomlm.convert.formats.registry import FORMATS, find
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint

@@ -7,21 +7,16 @@ process: run the same command again.
 
 import difflib
 import errno
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
-from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
-from types import FrameType
 
 from biomlm import __version__
 from biomlm.core import config as configuration
 from biomlm.core import errors, lock, manifest
 from biomlm.core.errors import StoppedError, TemporaryError, UserError
-from biomlm.core.processes import STOPS, Echoes, heard_signals, let_signals_through
+from biomlm.core.processes.signals import STOPS, let_signals_through, stop_on_signals
 from biomlm.core.verbs import VERBS
 
 DISK_ERRORS = {
@@ -38,7 +33,7 @@ DISK_ERRORS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `biomlm` and exit."""
-    _stop_on_signals()
+    stop_on_signals()
     let_signals_through()
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
     # 168 ms, spinning briefly 92 ms, not at all 131 ms; on two idle ones 48 ms each way.
@@ -52,48 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     ) in STOPS:  # what was to be done is done: a signal that comes while Python takes itself down changes nothing
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
-
-
-def _stop_on_signals() -> None:
-    """Make a batch system's signals end a command as Ctrl-C does, with exit code 75 (training catches them itself, and saves)."""
-    own, echoes = os.getpid(), Echoes()
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != own:  # a fork of this process, whose end is nobody's wish to stop
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        if not echoes.is_new(number):
-            return
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        message = f"\nbiomlm: stopped by {signal.Signals(number).name}. The same command goes on where it was.\n"
-        os.write(2, message.encode())  # print is not to be entered twice
-        raise SystemExit(TemporaryError.exit_code)  # no `except Exception` takes it for a fault of what was being done
-
-    for number in heard_signals():
-        signal.signal(number, leave)
-
-
-def stay() -> None:
-    """Leave the warning ahead of time to the process that started this worker, and end when that ends, however it does."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(TemporaryError.exit_code)  # nothing that a worker holds outlives its parent
-
-
-def prepare_workers() -> None:
-    """Start multiprocessing's resource tracker, which knows SIGTERM but not SIGUSR1, such that it ignores that too."""
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        resource_tracker.ensure_running()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def room_main(room: str) -> None:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
-from biomlm.core.cli import prepare_workers, stay
 from biomlm.core.errors import DataError
+from biomlm.core.processes.signals import prepare_workers, stay
 
 CONTEXT = get_context("spawn")  # a fork would copy locks that threads of this process hold
 

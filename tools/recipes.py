@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core.fleet import find
-from biomlm.core.processes import biomlm_command
+from biomlm.core.processes.children import biomlm_command
 from biomlm.core.progress import clock
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import Recipe, read

@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from biomlm.core.errors import KeyboardStopError, StoppedError
-from biomlm.core.processes import Echoes, heard_signals
+from biomlm.core.processes.signals import Echoes, heard_signals
 
 
 class PreemptionHandler:

@@ -21,8 +21,8 @@ from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from biomlm.core.cli import prepare_workers, stay
 from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.processes.signals import prepare_workers, stay
 from biomlm.corpus.config import Where
 from biomlm.corpus.pipeline.guard import Guarded
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomlm.core.errors import ConfigError, TemporaryError
-from biomlm.core.processes import exit_code, signals_passed_on
+from biomlm.core.processes.children import exit_code, signals_passed_on
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends import local
 from biomlm.launch.backends.base import Backend, OneByOne

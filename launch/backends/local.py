@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomlm.core.fields import require_positive
-from biomlm.core.processes import (
-    biomlm_command,
-    dying_with_parent,
-    exit_code,
-    let_signals_through,
-    signals_blocked,
-    signals_passed_on,
-)
+from biomlm.core.processes.children import biomlm_command, dying_with_parent, exit_code, signals_passed_on
+from biomlm.core.processes.signals import let_signals_through, signals_blocked
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.base import Backend, OneByOne
 from biomlm.launch.backends.ranks import Machine

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from biomlm.core.errors import TemporaryError
-from biomlm.core.processes import STOPS, biomlm_command, dying_with_parent, let_signals_through, python, signals_blocked
+from biomlm.core.processes.children import biomlm_command, dying_with_parent, python
+from biomlm.core.processes.signals import STOPS, let_signals_through, signals_blocked
 
 FILE = "BIOMLM_RENDEZVOUS"  # names the file through which ranks meet
 STOPPED = TemporaryError.exit_code

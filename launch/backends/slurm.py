@@ -15,7 +15,7 @@ from pathlib import Path
 from biomlm.core.errors import ConfigError, MismatchError, TemporaryError
 from biomlm.core.fields import only, require_positive
 from biomlm.core.files import read_json, write_json, write_text
-from biomlm.core.processes import biomlm_command
+from biomlm.core.processes.children import biomlm_command
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends.base import Backend, Batch
 from biomlm.launch.recipe import Recipe, Stage, strings

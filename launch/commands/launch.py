@@ -12,7 +12,7 @@ from biomlm.core.errors import ConfigError, TemporaryError
 from biomlm.core.fields import only, runtime
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
-from biomlm.core.processes import biomlm_command
+from biomlm.core.processes.children import biomlm_command
 from biomlm.core.progress import clock
 from biomlm.core.summary import summary
 from biomlm.launch.backends.base import Batch, OneByOne, with_options

@@ -17,7 +17,7 @@ from biomlm.core.errors import DataError
 from biomlm.core.files import read_json
 from biomlm.core.manifest import NAME as MANIFEST
 from biomlm.core.metrics import read_metrics
-from biomlm.core.processes import biomlm_command
+from biomlm.core.processes.children import biomlm_command
 
 AGREEMENT = 1e-3  # between a logged loss and the sum of its logged terms, relative: each is a mean of float32 numbers
 

@@ -20,7 +20,7 @@ from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.config import fairseq_env
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.metrics import MetricsWriter, read_metrics
-from biomlm.core.processes import dying_with_parent
+from biomlm.core.processes.children import dying_with_parent
 from biomlm.core.progress import progress
 from biomlm.model.config import EncoderConfig
 from biomlm.model.device import choose

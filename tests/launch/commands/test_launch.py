@@ -223,7 +223,7 @@ def test_on_a_terminal_the_stage_has_the_terminal_and_the_log_its_results(tmp_pa
 
 STAGE = """
 import os, signal, sys, time
-from biomlm.core.processes import let_signals_through
+from biomlm.core.processes.signals import let_signals_through
 answers = lambda number, frame: (open("heard", "w").write(signal.Signals(number).name), time.sleep(%s), sys.exit(75))
 for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     signal.signal(number, answers)

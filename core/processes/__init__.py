@@ -1,0 +1,1 @@
+"""Processes: the signals that stop one, and how children are started."""
