@@ -264,7 +264,7 @@ class Trainer:
             self.logger.log(self.done, self.tokens, self.world.gather(self.engine.busy))
         if self._ended or self.done % config.eval_every == 0:
             self._evaluate()
-        if self._must_go_back:
+        if self.divergence.problem:
             return
         ended = self._ended
         self.save_due |= self.done % config.save_every == 0
