@@ -10,7 +10,6 @@ with the same bits as one that was not; on another number of processes it sees t
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from biomlm.training.anomaly_guard import Guard
 from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
-from biomlm.training.distributed.process_group import World
+from biomlm.training.distributed.process_group import BrokenOffError, World
 from biomlm.training.divergence import Divergence
 from biomlm.training.metrics import MetricsLogger
 from biomlm.training.objective import LossDenominators, MicroBatch
@@ -32,33 +31,9 @@ from biomlm.training.out_of_memory import is_out_of_memory, largest, too_large
 from biomlm.training.preemption import PreemptionHandler
 from biomlm.training.prefetch import Prefetcher
 from biomlm.training.rank_batches import RankBatches, batches_of_rank
+from biomlm.training.result import TrainResult
 from biomlm.training.saver import Saver
 from biomlm.training.selection import Evaluation, Selection
-
-
-@dataclass(kw_only=True)
-class TrainResult:
-    """What a finished run has to show.
-
-    Args:
-        step: Optimiser steps done.
-        tokens: Real tokens trained on.
-        seconds: Wall time of the run, over all its parts up to their last checkpoints.
-        tokens_per_second: Of this process's part; 0 if nothing was left to do.
-        mfu: Model FLOPs utilisation of this process's part, from 0 to 1; None where it was not asked for.
-        data_wait: Share of this process's time that the loop waited for batches, from 0 to 1.
-        save_wait: Share of this process's time that the loop waited for checkpoints, from 0 to 1.
-        guard: What the guards did.
-    """
-
-    step: int
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    mfu: float | None
-    data_wait: float
-    save_wait: float
-    guard: dict[str, Any]
 
 
 class Trainer:
@@ -99,7 +74,7 @@ class Trainer:
         self.preemption, self.hang_detector = PreemptionHandler(), self.world.hang_detector
         self.hang_detector.what, engine.heartbeat = what, self.hang_detector.heartbeat
         self.done, self.tokens, self.seconds = 0, 0, 0.0
-        self.save_due = self.stopping = self.broken = False
+        self.save_due = self.stopping = self.broken = self.evaluation_due = False
 
     def resume(self) -> bool:
         """Take up the newest checkpoint, if there is one."""
@@ -125,14 +100,19 @@ class Trainer:
             DataError: Losses, gradients or weights are not finite however often the run goes back, or nothing was learnt.
         """
         self.engine.loss.train()
+        self.world.is_asked_to_stop = lambda: bool(self.preemption.signal_name)
         with self.logger, self.saver, self.preemption:
             self.logger.begin(self.done)
+            if self.evaluation_due:
+                self._evaluate()
+                self._leave_if_asked()
             while not self._ended:
                 self._steps()
                 if self._must_go_back:
                     self._go_back()
             if self.selection.evaluated != self.done:
                 self._evaluate()
+                self._leave_if_asked()
             self._require_learnt()
         seconds = self.logger.seconds
         return TrainResult(
@@ -266,19 +246,29 @@ class Trainer:
             self._evaluate()
         if self.divergence.problem:
             return
-        ended = self._ended
+        ended = self._ended and not self.evaluation_due
         self.save_due |= self.done % config.save_every == 0
         self.saver.check()
         # In the middle of bad steps nothing is saved: the run may have to go back behind them.
         if ended or self.stopping or (self.save_due and not self.guard.streak):
             self._save(wait=ended or self.stopping)
-        if self.stopping and not ended and not self.broken:
+        if not ended and not self.broken:
+            self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        if self.stopping:
             raise self.preemption.error(f"after step {self.done}, which is saved")
 
     def _evaluate(self) -> None:
+        """Evaluate, unless a signal breaks it off: then it is due when the run goes on."""
         if self.evaluation is None:
             return
-        figures = self.evaluation(self.engine, self.done)
+        try:
+            figures = self.evaluation(self.engine, self.done)
+        except BrokenOffError:
+            self.evaluation_due = self.stopping = True
+            return
+        self.evaluation_due = False
         self.logger.valid(self.done, {name: v for name, v in figures.items() if isinstance(v, (int, float))})
         self.divergence.after_evaluation(self.done, figures.get("loss"), self.evaluation.ceiling)
         self.selection.after_evaluation(self.done, figures, self.engine.model)
@@ -302,6 +292,7 @@ class Trainer:
             "guard": self.guard.state(),
             "divergence": self.divergence.state(),
             "data": self.batches.place(self.done),
+            "evaluation_due": self.evaluation_due,
             **self.logger.state(),
             **self.selection.state(),
         }
@@ -315,6 +306,7 @@ class Trainer:
         self.done, self.tokens, self.seconds = loaded.step, state["tokens"], state["seconds"]
         self.logger.load(state)
         self.divergence.load(state.get("divergence", {}))
+        self.evaluation_due = bool(state.get("evaluation_due"))
         self.selection.load(loaded.tensors, state, step)
         return state
 

@@ -25,7 +25,8 @@ from biomlm.training.distributed.ddp import DDPEngine
 from biomlm.training.distributed.engine import LossModule
 from biomlm.training.distributed.process_group import World
 from biomlm.training.objective import LossDenominators, Objective
-from biomlm.training.trainer import Trainer, TrainResult
+from biomlm.training.result import TrainResult
+from biomlm.training.trainer import Trainer
 
 
 class TaskObjective(Objective[Classifier, TaskBatch]):

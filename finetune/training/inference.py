@@ -39,7 +39,11 @@ def outputs(
     flat = [example for record in examples for example in record]
     rows_of: dict[int, Tensor] = {}
     groups = list(by_length(flat, range(len(flat)), tokens))
-    for group in groups[world.rank :: world.size]:
+    for first in range(0, len(groups), world.size):
+        world.break_off_if_asked()
+        group = groups[first + world.rank] if first + world.rank < len(groups) else []
+        if not group:
+            continue
         batch = collate([flat[i] for i in group]).to(device.torch)
         with device.autocast():
             logits = model(batch.packed, batch.positions_m)

@@ -86,6 +86,7 @@ def sums_of(
 
     with Prefetcher(make, 0, turns) as prefetcher:
         for place in places:
+            world.break_off_if_asked()
             batch = next(prefetcher)
             assert batch is not None, "empty micro-batches are not evaluated"
             sums_nw[place] = score(batch.to(device.torch))

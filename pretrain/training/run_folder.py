@@ -32,8 +32,9 @@ from biomlm.training.distributed.engine import Engine
 from biomlm.training.distributed.process_group import World, join, rank_info
 from biomlm.training.objective import Objective
 from biomlm.training.resolved import device_of, keep
+from biomlm.training.result import TrainResult
 from biomlm.training.selection import Selection
-from biomlm.training.trainer import Trainer, TrainResult, deterministic, newest_usable
+from biomlm.training.trainer import Trainer, deterministic, newest_usable
 
 RESULT = "result.json"
 SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files

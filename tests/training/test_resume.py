@@ -1,6 +1,7 @@
 """Whatever interrupts a run, the same command ends with the same model: killed at any moment, stopped by a signal, on other numbers of
 processes."""
 
+import math
 import os
 import random
 import signal
@@ -14,6 +15,9 @@ import pytest
 
 from biomlm.core import checkpoint, cli
 from biomlm.core.metrics import read_metrics
+from biomlm.pretrain.data.config import BatchConfig
+from biomlm.pretrain.data.dataset import Shards
+from biomlm.pretrain.training.evaluate import Evaluator, evaluated
 
 STEPS = 30
 EVERY = ["--log_every", "1", "--save_every", "3", "--keep", "2", "--keep_every", "9", "--batch.accumulation", "3"]
@@ -126,3 +130,38 @@ def test_another_configuration_is_refused_and_override_is_said(
     assert cli.run([*longer, "--override"]) == 0
     assert "steps (3 then, 6 now)" in capsys.readouterr().err, "what is overridden is said"
     assert sorted({r["step"] for r in read_metrics(run)}) == list(range(1, 7))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_in_an_evaluation_breaks_it_off_and_it_is_done_when_the_run_goes_on(
+    number: signal.Signals,
+    code: int,
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At step 4 and in the last evaluation."""
+    more = ["--log_every", "1", "--eval_every", "4", "--save_every", "100"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert cli.run(small_run(tiny_shards, whole, 6, *more)) == 0
+    held_out = Evaluator(Shards([str(tiny_shards)], "valid"), BatchConfig(128, 1, 32), 0.15, 0)
+    turns, scores, calls = len(evaluated(held_out.batches, math.inf)), Evaluator._scores, 0
+
+    def interrupted(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (1, turns + 5):
+            os.kill(os.getpid(), number)
+        return scores(*given)
+
+    monkeypatch.setattr(Evaluator, "_scores", staticmethod(interrupted))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert [cli.run(small_run(tiny_shards, run, 6, *more)) for _ in range(3)] == [code, code, 0]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    records = [[(r["step"], r["split"], r["loss"]) for r in read_metrics(folder)] for folder in (whole, run)]
+    assert records[0] == records[1]
+    file = "checkpoints/step_6/model.safetensors"
+    assert (whole / file).read_bytes() == (run / file).read_bytes()

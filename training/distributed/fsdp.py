@@ -75,5 +75,7 @@ class FSDPEngine(DDPEngine):
         """See `Engine.summon_full_params`; what belongs to no layer is gathered here, layers gather themselves."""
         assert isinstance(self.wrapped, FSDPModule)
         self.wrapped.unshard()
-        yield self.model
-        self.wrapped.reshard()
+        try:
+            yield self.model
+        finally:
+            self.wrapped.reshard()

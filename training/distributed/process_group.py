@@ -93,6 +93,10 @@ def first_host(nodes: str) -> str:
     return first[0].replace(f"[{first[1]}]", re.split(r"[,-]", first[1])[0])
 
 
+class BrokenOffError(Exception):
+    """Work was broken off because a rank was asked to stop; it has to be done again."""
+
+
 class World:
     """The processes of this run, joined in one group if there is more than one.
 
@@ -105,6 +109,7 @@ class World:
         self.rank, self.size, self.local_rank, self.timeout = info.rank, info.size, info.local_rank, timeout
         self.store: Store | None = None
         self.broadcasts = 0
+        self.is_asked_to_stop: Callable[[], bool] = lambda: False  # of this rank, while a loop runs that saves
         self.hang_detector = HangDetector(self)
         if info.size > 1:
             if torch.cuda.is_available():
@@ -183,6 +188,15 @@ class World:
             self.barrier()  # the store that the others read it from ends with this process
             raise
         return self.broadcast(answer)[0]
+
+    def break_off_if_asked(self) -> None:
+        """Break off long work between two checkpoints; every rank calls this equally often.
+
+        Raises:
+            BrokenOffError: Some rank was asked to stop.
+        """
+        if self.all_reduce_counts([int(self.is_asked_to_stop())]) != [0]:
+            raise BrokenOffError
 
     def barrier(self) -> None:
         """Wait until every rank has reached this call."""
