@@ -113,7 +113,6 @@ def begin(
     inputs: dict[str, str],
     *,
     override: bool = False,
-    check: bool = False,
     unrecorded: Collection[str] = (),
 ) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
@@ -126,7 +125,6 @@ def begin(
         config: The configuration, a dataclass.
         inputs: Name → hash of what the stage reads.
         override: Go on although the configuration or an input changed.
-        check: Compare what a finished stage wrote with its hashes before it is called done.
         unrecorded: Names of inputs that earlier versions did not write down: a folder without one is taken to be of today's.
 
     Raises:
@@ -144,16 +142,15 @@ def begin(
                 f"{folder}: made when {', '.join(missing)} was not written down; taken to be as it is now",
                 file=sys.stderr,
             )
-        wrong = changed(folder, earlier) if same and check and earlier.status == "done" else None
+        wrong = changed(folder, earlier) if same and earlier.status == "done" else None
         if same and earlier.status == "done" and wrong is None:
             return earlier
         if wrong is not None:
             problem = "it is not what the finished stage wrote"
             if not override:
+                again = ", or say --override to make it again" if hasattr(config, "override") else ""
                 raise MismatchError(
-                    problem,
-                    file=folder / wrong,
-                    remedy="Put it back, remove the folder, or say --override to make again what is missing.",
+                    problem, file=folder / wrong, remedy=f"Put it back, or remove the folder and run this again{again}."
                 )
             print(f"{folder / wrong}: {problem}; --override makes it again", file=sys.stderr)
         elif same:
@@ -193,21 +190,6 @@ def changed(folder: str | Path, record: Manifest) -> str | None:
         if not path.is_file() or sha256(path) != digits:
             return name
     return None
-
-
-def require_whole(folder: str | Path, record: Manifest) -> None:
-    """Refuse to call a stage done whose output is gone or is not what was written.
-
-    Raises:
-        MismatchError: It is; the file is named.
-    """
-    wrong = changed(folder, record)
-    if wrong is not None:
-        raise MismatchError(
-            "it is not what the finished stage wrote",
-            file=Path(folder) / wrong,
-            remedy="Put it back, or remove the folder and run the command again.",
-        )
 
 
 def _is_bare(folder: Path) -> bool:

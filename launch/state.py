@@ -32,6 +32,7 @@ class Record:
         outputs: Its outputs, relative to the launch's folder.
         key: `stage_key` when it was finished; empty before.
         seconds: Wall time of all attempts.
+        files: `files_key` when it was finished; empty in launches of earlier versions.
         restarts: How often a batch job of it was put back into the queue.
         losses: How often it has lost a process since its last new checkpoint.
         step: That checkpoint's.
@@ -43,6 +44,7 @@ class Record:
     outputs: list[str]
     key: str = ""
     seconds: float = 0.0
+    files: str = ""
     restarts: int = 0
     losses: int = 0
     step: int = 0
@@ -142,8 +144,24 @@ def stage_key(stage: Stage) -> str:
 
 
 def is_done(stage: Stage, record: Record) -> bool:
-    """Whether a stage's key still holds and its outputs are there."""
-    return record.key == stage_key(stage) and all(_is_output_there(path) for path in stage.outputs)
+    """Whether a stage's key still holds and its outputs are there, as they were."""
+    there = record.key == stage_key(stage) and all(_is_output_there(path) for path in stage.outputs)
+    return there and record.files in ("", files_key(stage))
+
+
+def mark_done(stage: Stage, record: Record, key: str) -> None:
+    """Record a stage as finished that was run when its key was this one."""
+    record.key, record.files = key, files_key(stage)
+
+
+def files_key(stage: Stage) -> str:
+    """Hash sizes and times of the files that a stage's manifests list; a stage with others is started, and says what is wrong with them."""
+    files: dict[str, list[int] | None] = {}
+    for folder in (path for path in stage.outputs if (path / manifest.NAME).exists()):
+        listed: Any = read_json(folder / manifest.NAME).get("outputs")
+        for file in (folder / name for name in (listed if isinstance(listed, dict) else {})):
+            files[str(file)] = _stat(file) if file.is_file() else None
+    return manifest.digest(files)
 
 
 def _is_output_there(path: Path) -> bool:

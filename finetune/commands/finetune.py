@@ -75,9 +75,7 @@ def _begin(config: FinetuneConfig, inputs: dict[str, str], processes: int) -> Ma
         )
     out = Path(config.out)
     record = manifest.begin(out, STAGE, config, inputs, override=config.override, unrecorded=[protocol.READ])
-    if record.status == "done":
-        manifest.require_whole(out, record)
-    else:
+    if record.status != "done":
         configuration.save(config, out / "config.yaml")
         protocol.clear_if_changed(out, config, inputs)
     return record

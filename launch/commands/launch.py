@@ -23,7 +23,7 @@ from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import collect, summary_rows
 from biomlm.launch.resolve import catalogue
-from biomlm.launch.state import Record, State, goes_on, is_done, locked, open_state, stage_key
+from biomlm.launch.state import Record, State, goes_on, is_done, locked, mark_done, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
 
@@ -158,7 +158,7 @@ def _note_end(recipe: Recipe, config: LaunchOptions) -> None:
                 record.seconds = round(record.seconds + config.seconds, 1)
                 if not code:
                     expectations.check(stage)
-                    record.key = stage_key(stage)
+                    mark_done(stage, record, stage_key(stage))
                 elif goes_on(stage, record, code):
                     code = TemporaryError.exit_code
         state.write(recipe.out)
@@ -213,7 +213,9 @@ def _run_one(stage: Stage, record: Record, state: State, out: Path, config: Laun
             expectations.check(stage)
         is_right = not code
     finally:
-        record.key = key if is_right else ""
+        record.key = ""
+        if is_right:
+            mark_done(stage, record, key)
         record.seconds = round(earlier_seconds + time.monotonic() - stage_start, 1)
         state.write(out)
     return code

@@ -55,8 +55,6 @@ def average(config: AverageConfig) -> None:
         tensors = {"model": model, "objective": checkpoints[-1].tensors.get("objective", {})}
         path = checkpoint.save(out, Checkpoint(0, tensors, {"averaged": [one.step for one in checkpoints]}), keep=1)
         record.finish(out, sorted(path.iterdir()), {"checkpoints": len(checkpoints), "tensors": len(model)})
-    else:
-        manifest.require_whole(out, record)
     what = "running mean of step" if config.ema else "mean of steps"
     summary(f"biomlm {STAGE} → {out}", {what: " ".join(str(one.step) for one in checkpoints)})
 

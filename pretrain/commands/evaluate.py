@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig) -> None:
         )
     require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.model, shards)
     inputs = {"shards": shards.fingerprint, "model": loaded.fingerprint}
-    record = manifest.begin(out, STAGE, config, inputs, check=True)
+    record = manifest.begin(out, STAGE, config, inputs)
     if record.status != "done":
         write_json(out / RESULT, _result(config, loaded, shards))
         record.finish(out, [out / RESULT], {})

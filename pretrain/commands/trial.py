@@ -67,7 +67,7 @@ def trial(config: TrialConfig) -> None:
     fleet = find(config.fleet) if config.fleet else None
     reader, loaded = Shards([config.shards], "train"), load_model(config.init)
     require_same_vocabulary(loaded.tokenizer_dir, loaded.config.vocab_size, config.init, reader)
-    record = manifest.begin(out, STAGE, config, {"shards": reader.fingerprint, "init": loaded.fingerprint}, check=True)
+    record = manifest.begin(out, STAGE, config, {"shards": reader.fingerprint, "init": loaded.fingerprint})
     if record.status != "done":
         settings = _settings(config, loaded)
         planned = fleet is not None and not torch.cuda.is_available()

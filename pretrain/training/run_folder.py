@@ -71,7 +71,7 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
         )
     require_apart(reader, held_out(config.folders))
     every = {"shards": reader.fingerprint, **inputs}
-    record = manifest.begin(run, stage, config, every, override=config.override, check=True, unrecorded=LATER)
+    record = manifest.begin(run, stage, config, every, override=config.override, unrecorded=LATER)
     sweep(run)
     if record.status == "done":
         return record

@@ -298,3 +298,25 @@ def test_time_left_is_the_plan_at_first_and_grows_with_delay(
     assert time_left(on_plan, left) == pytest.approx(60 * left)
     late = [(minutes, seconds + slower) for minutes, seconds in worked]
     assert time_left(late, left) >= time_left(worked, left) > 0
+
+
+def test_a_finished_stage_whose_file_is_damaged_is_not_done(
+    recipe: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file that was only touched is; one that is other bytes is named, for every stage that writes a manifest."""
+    elsewhere(recipe, launched)
+    assert launch(recipe) == 0
+    out = recipe.parent / "out"
+    listed = orjson.loads((out / "corpus" / "manifest.json").read_bytes())["outputs"]
+    file = out / "corpus" / sorted(listed)[0]
+    os.utime(file)
+    assert launch(recipe) == 0
+    right = file.read_bytes()
+    file.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    capfd.readouterr()
+    assert launch(recipe) == 2
+    assert f"{file.name}: it is not what the finished stage wrote" in capfd.readouterr().err
+    file.unlink()
+    assert launch(recipe) == 2
+    file.write_bytes(right)
+    assert launch(recipe) == 0
