@@ -7,7 +7,7 @@ manifest says `running` was interrupted: the same command goes on with it, anoth
 import hashlib
 import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,7 @@ def begin(
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
     if (folder / NAME).exists():
         earlier = read_manifest(folder, stage, finished=False)
+        manifest.config_hash = config_hash(_where_it_was(config, earlier))
         missing = {name: inputs[name] for name in unrecorded if name in inputs and name not in earlier.inputs}
         same = earlier.config_hash == manifest.config_hash and earlier.inputs | missing == inputs
         if same and missing:
@@ -179,8 +180,15 @@ def begin(
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock.hold(folder)
+    manifest.config_hash = config_hash(config)
     manifest.write(folder)
     return manifest
+
+
+def _where_it_was(config: Any, earlier: Manifest) -> Any:
+    """Return a configuration with the paths of an earlier one, where what they hold is compared by itself (`core.fields.reads`)."""
+    paths = {f.name: earlier.config.get(f.name) for f in fields(config) if f.metadata.get("reads")}
+    return replace(config, **{name: path for name, path in paths.items() if path and getattr(config, name)})
 
 
 def changed(folder: str | Path, record: Manifest) -> str | None:
@@ -224,7 +232,8 @@ def _difference(old: Manifest, new: Manifest, config: Any, most: int = 3) -> str
     if old.config_hash != new.config_hash:
         a, b = flatten(old.config), flatten(new.config)
         known = a.keys() | flatten(decisive(config)).keys()
-        changed = [k for k in sorted(known) if a.get(k) != b.get(k) and k != "out"]
+        paths = {f.name for f in fields(config) if f.metadata.get("reads")}  # the same content elsewhere is the same
+        changed = [k for k in sorted(known) if a.get(k) != b.get(k) and k not in {"out", *paths}]
         shown = ", ".join(f"{k} ({a.get(k)!r} then, {b.get(k)!r} now)" for k in changed[:most])
         return f"configuration: {shown}" + (f" and {len(changed) - most} more" if len(changed) > most else "")
     changed = [k for k in sorted(old.inputs.keys() | new.inputs.keys()) if old.inputs.get(k) != new.inputs.get(k)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import runtime
+from biomlm.core.fields import reads, runtime
 from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.layer_maps import check_map
 from biomlm.model.config import Precision
@@ -32,8 +32,8 @@ class DistillConfig(PretrainConfig):
         loss: What is learnt from it.
     """
 
-    teacher: list[str] | str = ""
-    cache: str = ""
+    teacher: list[str] | str = reads("")
+    cache: str = reads("")
     vocabulary: Literal["same", "words"] = "same"
     start: Literal["scratch", "teacher"] = "scratch"
     start_layers: str = "every"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import Applies, only, require_positive, runtime
+from biomlm.core.fields import Applies, only, reads, require_positive, runtime
 from biomlm.model.config import ComputeConfig, ModelConfig, Precision
 from biomlm.model.optim.config import OptimConfig
 from biomlm.pretrain.data.config import BatchConfig, MixConfig, StageConfig
@@ -89,13 +89,13 @@ class PretrainConfig:
         override: Go on in the run folder although the configuration or the shards changed.
     """
 
-    shards: list[str] | str
+    shards: list[str] | str = reads()
     out: str = field(metadata={"runtime": True})
     steps: int = 100_000
     seed: int = 0
-    init: str | None = None
+    init: str | None = reads(None)
     needs_init: str = runtime("")
-    longer: str | None = None
+    longer: str | None = reads(None)
     init_vocabulary: InitVocabulary = "same"
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -37,7 +37,7 @@ from biomlm.training.selection import Selection
 from biomlm.training.trainer import Trainer, deterministic, newest_usable
 
 RESULT = "result.json"
-SEEN = "shards.json"  # size, time of change and SHA-256 of the shards' files
+SEEN = "shards.json"  # size, time of change, inode and SHA-256 of the shards' files
 LATER = ("init", "longer", "teachers as read")  # inputs that manifests once lacked
 
 
@@ -86,10 +86,10 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
 def _require_same_shards(run: Path, config: PretrainConfig) -> None:
     """Refuse shards whose files are others than when the run began, of which their manifest knows nothing.
 
-    Files are read through once; when the run goes on, those again whose size or time of change is another.
+    Files are read through once; when the run goes on, those again whose size, time of change or inode is another.
 
     Raises:
-        MismatchError: A file was changed, or is gone.
+        MismatchError: A file was changed, or is gone, or is not what the shards' own manifest says.
     """
     first = not (run / SEEN).exists()
     before: dict[str, Any] = {} if first else dict(read_json(run / SEEN))
@@ -101,21 +101,27 @@ def _require_same_shards(run: Path, config: PretrainConfig) -> None:
             now[key] = _seen(path, recorded)
             if not first and _digest(now[key]) != _digest(recorded):
                 problem = "its content or order is another than when this run began"
-                if not config.override:
-                    raise MismatchError(problem, file=path, remedy="Put it back as it was, or give another --out.")
-                print(f"{path}: {problem}; --override goes on all the same", file=sys.stderr)
+                _refuse_unless(config.override, path, problem, "Put it back as it was, or give another --out")
             elif first and now[key] is not None and _digest(now[key]) != digits:
-                print(f"{path}: it is not what the manifest of the shards says; it is read as it is", file=sys.stderr)
+                _refuse_unless(
+                    config.override, path, "it is not what the manifest of the shards says", "Make the shards again"
+                )
     write_json(run / SEEN, now)
 
 
+def _refuse_unless(override: bool, path: Path, problem: str, remedy: str) -> None:
+    if not override:
+        raise MismatchError(problem, file=path, remedy=f"{remedy}, or say --override to read it as it is.")
+    print(f"{path}: {problem}; --override goes on all the same", file=sys.stderr)
+
+
 def _seen(path: Path, recorded: Any) -> list[Any] | None:
-    """Return size, time of change and SHA-256 of a file, the last as recorded if the others are the same; None if it is gone."""
+    """Return size, time of change, inode and SHA-256 of a file, the last as recorded if the others are the same; None if it is gone."""
     if not path.is_file():
         return None
     stat = path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    return recorded if recorded is not None and recorded[:2] == stamp else [*stamp, sha256(path)]
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    return recorded if recorded is not None and recorded[:-1] == stamp else [*stamp, sha256(path)]
 
 
 def _digest(seen: Any) -> str | None:

@@ -52,8 +52,10 @@ def test_permuted_shards_are_refused(
     assert "train.bin: its content or order is another than when this run began" in capsys.readouterr().err
     assert cli.run([*argv, "--override"]) == 0
     assert "--override goes on all the same" in capsys.readouterr().err
-    assert cli.run(small_run(shards, tmp_path / "new", 8, *EVERY)) == 0
+    new = small_run(shards, tmp_path / "new", 8, *EVERY)
+    assert cli.run(new) == 2
     assert "train.bin: it is not what the manifest of the shards says" in capsys.readouterr().err
+    assert cli.run([*new, "--override"]) == 0
 
 
 @pytest.mark.parametrize("content", [b"", None], ids=["empty", "one bit"])
@@ -72,3 +74,21 @@ def test_a_finished_run_is_not_done_if_its_model_is_not_there(
     assert "the last checkpoint of this finished run is gone or damaged" in capsys.readouterr().err
     assert cli.run([*argv, "--override"]) == 0
     assert file.read_bytes() == right
+
+
+def test_the_same_bytes_elsewhere_are_the_same_shards(
+    shards: Path, run: Path, small_run: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a refusal does not list the path, which does not matter."""
+    moved = Path(shutil.move(shards, tmp_path / "elsewhere"))
+    before = checkpoint.path_of(run, 8) / "model.safetensors"
+    assert cli.run(small_run(moved, run, 8, *EVERY)) == 0
+    assert before.exists()
+    capsys.readouterr()
+    assert cli.run(small_run(moved, run, 9, *EVERY)) == 2
+    text = capsys.readouterr().err
+    assert "the folder was made with another configuration: steps (8 then, 9 now)" in text
+    assert "shards" not in text.partition("\n")[0]
+    permute(moved / "train.bin")
+    reopen(run)
+    assert cli.run(small_run(moved, run, 8, *EVERY)) == 2
