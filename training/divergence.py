@@ -44,7 +44,7 @@ class Trend:
         self.first = value if not self.seen else self.first
         self.seen += 1
         self.mean += max(1 / self.seen, 1 - memory) * (value - self.mean)
-        if self.seen <= settled or self.mean < self.lowest:
+        if self.seen <= max(settled, 1) or self.mean < self.lowest:
             self.lowest, self.step = self.mean, step
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from biomlm.core import checkpoint, cli
 from biomlm.core.files import read_json, sha256, write_json
@@ -197,8 +197,6 @@ def test_a_run_that_diverges_stops_with_the_reason_and_goes_back_at_a_lower_rate
         assert "the run diverges at step " in text
         assert "--guard.on_divergence halve" in text
         assert max(checkpoint.steps(run)) < 400
-    assert cli.run([*argv, "--guard.on_divergence", "rewind", "--guard.rewinds", "1"]) == 2
-    assert "1 returns did not help" in capsys.readouterr().err
     assert cli.run([*argv, "--guard.on_divergence", "halve"]) == 0
     result: Any = read_json(run / "result.json")
     assert result["guard"]["rewinds"] == 2, "at half the rate, and at a quarter"
@@ -214,9 +212,7 @@ def test_a_model_to_start_from_that_holds_nan_is_refused_as_such(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    tensors = load_file(model / "model.safetensors")
-    tensors["head.bias"][3] = math.nan
-    save_file(tensors, model / "model.safetensors")
+    spoil(checkpoint.path_of(model, 0), math.nan)
     argv = small_run(tiny_shards, tmp_path / "run", 2, "--init", str(model))
     at = argv.index("--model.num_hidden_layers")
     assert cli.run([*argv[:at], *argv[at + len(MODEL_WORDS) :]]) == 2

@@ -124,23 +124,26 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: It is none of this machine's, or one that other machines do not reach, or taken.
     """
+    listening = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if ipaddress.ip_address(address[0]).is_loopback and int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
+            raise ConfigError(
+                f"{host} is {address[0]} on its own machine, which other machines do not reach",
+                remedy="Name it by its address: MASTER_ADDR (--slurm.setup 'export MASTER_ADDR=…').",
+            )
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(socket.SOMAXCONN)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         taken = error.errno == errno.EADDRINUSE
         remedy = (
             "Give another port by MASTER_PORT." if taken else "Name rank 0's machine by its address in MASTER_ADDR."
         )
         raise ConfigError(f"rank 0 cannot listen at {host}:{port} ({error.strerror})", remedy=remedy) from None
-    if ipaddress.ip_address(address[0]).is_loopback and int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
-        raise ConfigError(
-            f"{host} is {address[0]} on its own machine, which other machines do not reach",
-            remedy="Name it by its address: MASTER_ADDR (--slurm.setup 'export MASTER_ADDR=…').",
-        )
     return listening
 
 
