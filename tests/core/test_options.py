@@ -241,7 +241,7 @@ def test_every_verb_is_in_the_table() -> None:
         ("pretrain", "--shards S --out O", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power deepspeed.stage "
          "deepspeed.offload deepspeed.config examples.sources"),
         ("pretrain", "--shards S --out O --engine fairseq", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power "
-         "compute.attention compute.compile compute.recompute guard.spike guard.patience guard.rewinds deepspeed.stage deepspeed.offload "
+         "compute.attention compute.compile compute.recompute guard.spike guard.patience guard.rewinds guard.on_divergence deepspeed.stage deepspeed.offload "
          "deepspeed.config timeout examples.count examples.sources keep_every"),
         ("pretrain", "--shards S --out O --engine deepspeed --optim.schedule constant", "mlm.step_at batch.short_seq_prob mix.by "
          "optim.final optim.decay optim.power guard.spike examples.sources"),
@@ -322,6 +322,7 @@ def test_a_number_beyond_64_bits_is_refused(words: str, number: int, capsys: pyt
         "finetune --model M --task ner --data D --out O --batch.max_length 0",
         "tokenizer train --docs D --out O --vocab_size 0",
         "launch demo --out O --on slurm --slurm.nodes 0",
+        "launch demo --out O --stop_timeout -1",
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
