@@ -2,7 +2,7 @@
 
 None of these rules looks at a single step, which is the guard's (`anomaly_guard`). They are relative to the run itself, so they fit any
 objective: a run has diverged if the running mean of its loss has lost half of what it had gained (or a quarter of the first loss, if it
-had gained less), if its held-out loss has come back above the unigram entropy that it was below, or if the running mean of its
+had gained less), if its held-out loss has come back above the unigram entropy that it was clearly below, or if the running mean of its
 gradient's norm has drifted to `guard.spike` times its lowest. All figures are alike on every rank, and the state is in checkpoints, so a
 resumed run decides alike.
 """
@@ -18,6 +18,9 @@ MEMORY = 0.99  # weight of the past in running means
 SETTLED = 100  # steps before a running mean says anything
 LOST = 0.5  # share of what was gained
 RISE = 0.25  # share of the first loss
+LEARNT = (
+    0.95  # a held-out loss below this share of the unigram entropy is of a model that has learnt more than frequencies
+)
 HALF = 0.5
 
 
@@ -100,7 +103,7 @@ class Divergence:
         if loss is None or ceiling is None:
             return
         best, at = self.held_out.lowest, self.held_out.step
-        if self.held_out.seen and best < ceiling < loss:
+        if self.held_out.seen and best < LEARNT * ceiling and loss > ceiling:
             self._note(
                 self.held_out,
                 f"the held-out loss is {loss:.3g}, above the {ceiling:.3g} of bare frequencies, was {best:.3g} at step {at}",

@@ -161,6 +161,10 @@ def test_a_norm_that_drifts_and_a_held_out_loss_above_bare_frequencies_diverge()
     again.load(judge.state())
     assert (again.norm, again.problem) == (judge.norm, "")
     judge = Divergence(spike=0.0)
+    for step, loss in ((10, 6.1), (20, 5.8), (30, 6.1)):
+        judge.after_evaluation(step, loss, 6.0)
+    assert not judge.problem, "it has hardly been below"
+    judge = Divergence(spike=0.0)
     for step, loss in ((10, 9.0), (20, 7.0), (30, 5.0), (40, 5.9)):
         judge.after_evaluation(step, loss, 6.0)
     assert not judge.problem
