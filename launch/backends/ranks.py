@@ -25,9 +25,7 @@ from biomlm.core.processes.signals import STOPS, let_signals_through, signals_bl
 FILE = "BIOMLM_RENDEZVOUS"  # names the file through which ranks meet
 STOPPED = TemporaryError.exit_code
 LOOK = 0.1  # seconds between looks at whether a rank has ended
-LEAVE = (
-    15.0  # seconds that the other ranks have to notice by themselves which one is gone, before they are asked to end
-)
+LEAVE = 15.0  # seconds that the other ranks have to notice by themselves that one is gone, before they are asked to end
 KILL = 60.0  # seconds after which they are killed
 
 

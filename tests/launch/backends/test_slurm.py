@@ -312,7 +312,7 @@ def alone(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return train
 
 
-STEPS = 1200
+STEPS = 240
 WEIGHTS = f"checkpoints/step_{STEPS}/model.safetensors"
 MODEL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
 ONE_STAGE = """\
@@ -321,7 +321,7 @@ stages:
   - name: model
     verb: pretrain
     args: {{shards: {shards}, out: "${{out}}/model", steps: {steps}, seed: 1, model: {{size: tiny, num_hidden_layers: 2,
-      hidden_size: 32, num_attention_heads: 2}}, batch: {{tokens: 128, max_length: 32, accumulation: 4}}, save_every: 100}}
+      hidden_size: 32, num_attention_heads: 2}}, batch: {{tokens: 128, max_length: 32, accumulation: 4}}, save_every: 20}}
 """
 
 
@@ -329,7 +329,7 @@ def trained_words(shards: Path, out: Path) -> list[str]:
     words = ["pretrain", "--shards", str(shards), "--out", str(out), "--steps", str(STEPS), "--seed", "1"]
     words += [word for name, value in MODEL.items() for word in (f"--model.{name}", str(value))]
     words += ["--model.size", "tiny", "--batch.tokens", "128", "--batch.max_length", "32", "--batch.accumulation", "4"]
-    return [*words, "--save_every", "100"]
+    return [*words, "--save_every", "20"]
 
 
 def signalled(name: str) -> Callable[[str], None]:
