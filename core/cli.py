@@ -42,9 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     errors.install()
     code = run(sys.argv[1:] if argv is None else argv)
-    for (
-        number
-    ) in STOPS:  # what was to be done is done: a signal that comes while Python takes itself down changes nothing
+    # What was to be done is done: a signal that comes while Python takes itself down changes nothing.
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 

@@ -180,7 +180,7 @@ WORKING = """
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from biomlm.core.cli import stay
+from biomlm.core.processes.signals import stay
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(3, get_context("spawn"), initializer=stay)
     busy = [pool.submit(time.sleep, 60) for _ in range(3)]
