@@ -14,9 +14,9 @@ def runtime(default: Any) -> Any:
     return field(default=default, metadata={"runtime": True})
 
 
-def reads(default: Any = MISSING) -> Any:
+def reads(default: Any) -> Any:
     """Declare a path of something whose content stands among the manifest's inputs: the same content elsewhere is the same thing."""
-    return field(metadata={"reads": True}) if default is MISSING else field(default=default, metadata={"reads": True})
+    return field(default=default, metadata={"reads": True})
 
 
 def added(default: Any, *, former: Any = MISSING) -> Any:

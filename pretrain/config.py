@@ -89,7 +89,7 @@ class PretrainConfig:
         override: Go on in the run folder although the configuration or the shards changed.
     """
 
-    shards: list[str] | str = reads()
+    shards: list[str] | str = field(metadata={"reads": True})
     out: str = field(metadata={"runtime": True})
     steps: int = 100_000
     seed: int = 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.fields import only, reads, require_positive, runtime
+from biomlm.core.fields import only, require_positive, runtime
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainConfig:
         workers: Processes that count words; 0 takes one a core.
     """
 
-    docs: str = reads()
+    docs: str = field(metadata={"reads": True})
     out: str = field(metadata={"runtime": True})
     kind: Literal["bpe", "wordpiece", "sentencepiece-bpe", "sentencepiece-unigram", "gatortron"] = "bpe"
     vocab_size: int = 50001
@@ -71,8 +71,8 @@ class EncodeConfig:
         workers: Processes that encode; 0 takes one a core.
     """
 
-    docs: str = reads()
-    tokenizer: str = reads()
+    docs: str = field(metadata={"reads": True})
+    tokenizer: str = field(metadata={"reads": True})
     out: str = field(metadata={"runtime": True})
     pos: str = ""
     workers: int = runtime(0)
