@@ -60,13 +60,14 @@ def rank_info(env: Mapping[str, str]) -> RankInfo:
     try:
         if "RANK" in env and "WORLD_SIZE" in env:
             rank, size, local_rank = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
-            info = RankInfo(rank, size, local_rank, _master(env, 29_500), env.get("BIOMLM_RENDEZVOUS", ""))
+            info = RankInfo(rank, size, local_rank, _master(env, 29_500), file=env.get("BIOMLM_RENDEZVOUS", ""))
         elif "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
             port = PORTS[0] + int(env.get("SLURM_JOB_ID", "0")) % PORTS[1]
             size = int(env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"])
             step = f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}.{env.get('SLURM_RESTART_COUNT', '0')}"
             file = step if env.get("SLURM_STEP_NUM_NODES") == "1" else ""
-            info = RankInfo(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), _master(env, port), file)
+            rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
+            info = RankInfo(rank, size, local_rank, _master(env, port), file=file)
         else:
             return RankInfo()
     except (KeyError, ValueError) as error:
