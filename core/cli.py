@@ -8,6 +8,7 @@ process: run the same command again.
 import difflib
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ DISK_ERRORS = {
     errno.EACCES: "Give a path that this user may read and write.",
     errno.EPERM: "Give a path that this user may read and write.",
     errno.ENOENT: "Check the path.",
+    errno.ENAMETOOLONG: "Check the path, or what a file says of one.",
     errno.ENOTDIR: "Check the path: a part of it is a file.",
     errno.EISDIR: "Give a file, not a folder.",
 }
@@ -33,6 +35,7 @@ DISK_ERRORS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `biomlm` and exit."""
+    keep_private()
     stop_on_signals()
     let_signals_through()
     # OpenMP's threads spin long while they wait, on a core that another process may need: a step of torch's on two busy cores takes
@@ -46,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def keep_private() -> None:
+    """Let nobody else read what this process and its children write, nor a fault leave their memory on the disk: it may hold notes."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def room_main(room: str) -> None:

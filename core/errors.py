@@ -18,6 +18,7 @@ from typing import Any
 
 FRAME = re.compile(r'  File "[^"]+", line \d+, in \S+')
 PLACE = re.compile(r"\bline \d+(?:,? column \d+)?")
+MOST_SHOWN = 2000  # characters of a line of an error
 LONGEST = 255  # characters of a file's name; a longer one is text that was taken for a name
 
 
@@ -46,9 +47,10 @@ class UserError(ValueError):
         return _again(type(self), self.problem, {"file": self.file, "record": self.record, "remedy": self.remedy})
 
 
-def printable(text: str) -> str:
-    """Write line ends, and what else a terminal may not show, as escapes: a file's name may hold any of it."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+def printable(text: str, most: int = MOST_SHOWN) -> str:
+    """Write line ends, and what else a terminal may not show, as escapes: a file from a stranger may hold any of it, without end."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:most])
+    return shown + "…" * (len(text) > most)
 
 
 def _again(cls: type[UserError], problem: str, rest: dict[str, Any]) -> UserError:

@@ -13,12 +13,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 import orjson
 
 from biomlm.core import lock
-from biomlm.core.errors import ConfigError, DataError
+from biomlm.core.errors import ConfigError, DataError, UnsafeFileError
 
 HASH_BLOCK = 1 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
@@ -83,7 +85,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 
 def mark_used(folder: Path) -> int:
-    """Lock a temporary folder as long as this process lives and the descriptor that is returned is open."""
+    """Lock a temporary folder or file as long as this process lives and the descriptor that is returned is open."""
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: nothing there is ever swept
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,16 +93,16 @@ def mark_used(folder: Path) -> int:
 
 
 def sweep_abandoned(parent: Path, pattern: str) -> None:
-    """Remove temporary folders of ours that killed processes left: those of this name, old enough, that nobody has marked as used."""
+    """Remove temporary folders and files that killed processes left: ours of this name, old enough, that nobody has marked as used."""
     for folder in list(parent.iterdir()):
-        if not re.fullmatch(pattern, folder.name) or folder.is_symlink() or not folder.is_dir():
+        if not re.fullmatch(pattern, folder.name) or folder.is_symlink():
             continue
         with suppress(OSError):  # another process may be sweeping too
             about, descriptor = folder.stat(), os.open(folder, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if about.st_uid == os.getuid() and time.time() - about.st_mtime > ABANDONED:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
             finally:
                 os.close(descriptor)
 
@@ -115,6 +117,32 @@ def sweep(folder: str | Path) -> None:
             old.rename(target)
     for tmp in Path(folder).rglob(".*.tmp"):
         shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink()
+
+
+def refuse_links(*paths: Path) -> None:
+    """Refuse links at and below what is written to: a run folder from a stranger could lead what is written or removed to elsewhere.
+
+    Raises:
+        UnsafeFileError: There is one.
+    """
+    for path in paths:
+        below = (Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files))
+        for there in chain([path], below):
+            if there.is_symlink():
+                raise UnsafeFileError(
+                    "this link would lead what is written here to elsewhere",
+                    file=there,
+                    remedy="Put what it leads to in its place, or give another --out.",
+                )
+
+
+@contextmanager
+def append_text(path: Path) -> Iterator[TextIO]:
+    """Open a log at its end; its folder is made if need be, and a link in the place of either is refused."""
+    refuse_links(path.parent, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        yield file
 
 
 def write_text(path: str | Path, text: str) -> None:

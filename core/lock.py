@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from biomlm.core.errors import MismatchError
+from biomlm.core.errors import MismatchError, UnsafeFileError
 
 NAME = ".lock"
 TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -32,13 +32,16 @@ def hold(folder: str | Path, *, wait: bool = False) -> None:
 
     Raises:
         MismatchError: Another process has locked it.
+        UnsafeFileError: A link stands in the place of the lock.
     """
     folder = Path(folder).resolve()
     if folder in _held:
         return
     path = folder / NAME
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink():
+            raise UnsafeFileError("this is a link, not a lock", file=path, remedy="Remove it, or give another --out.")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _is_in_place(file, path):

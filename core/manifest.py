@@ -6,7 +6,8 @@ manifest says `running` was interrupted: the same command goes on with it, anoth
 
 import hashlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import orjson
 
 from biomlm.core import lock
-from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.errors import DataError, MismatchError, UserError, printable
 from biomlm.core.fields import decisive
-from biomlm.core.files import MANIFEST, read_json, sha256, write_json
+from biomlm.core.files import MANIFEST, read_json, refuse_links, sha256, sweep, write_json
 
 FORMAT = 1
 NAME = MANIFEST
@@ -95,6 +96,12 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
     if raw.get("format") != FORMAT or not {"stage", "config", "config_hash"} <= raw.keys() <= known:
         raise DataError(f"this manifest is not of format {FORMAT}", file=folder / NAME, remedy=remedy)
     manifest = Manifest(**raw)  # type: ignore[arg-type]
+    if (wrong := _ill_typed(manifest)) is not None:
+        raise DataError(f"this is no manifest: its `{wrong}` is of another kind", file=folder / NAME, remedy=remedy)
+    try:
+        orjson.dumps(raw)
+    except TypeError:
+        raise DataError("this manifest is nested too deep", file=folder / NAME, remedy=remedy) from None
     if manifest.stage not in made_by:
         raise DataError(f"this folder was written by `biomlm {manifest.stage}`", file=folder, remedy=remedy)
     if finished and manifest.status != "done":
@@ -104,6 +111,40 @@ def read_manifest(folder: str | Path, stage: str, *, finished: bool = True) -> M
             remedy="Run that command again: it goes on where it was.",
         )
     return manifest
+
+
+def _ill_typed(manifest: Manifest) -> str | None:
+    """Name a field that holds what no stage writes; None if there is none. An output lies in the folder."""
+    for name in ("stage", "config_hash", "status"):
+        if not isinstance(getattr(manifest, name), str):
+            return name
+    for name in ("config", "inputs", "counts", "outputs", "resolved"):
+        if not isinstance(getattr(manifest, name), dict):
+            return name
+    for name in ("inputs", "outputs"):
+        if not all(isinstance(value, str) for value in getattr(manifest, name).values()):
+            return name
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.outputs):
+        return "outputs"
+    return None
+
+
+@contextmanager
+def counts_as_written(folder: str | Path, stage: str) -> Iterator[None]:
+    """Take for granted what a manifest counts: where that fails, the folder is refused.
+
+    Raises:
+        DataError: A count is missing or of another kind.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError):
+        remedy = f"Give the folder that `biomlm {stage} --out` wrote."
+        raise DataError(
+            "its counts are not what that command writes", file=Path(folder) / NAME, remedy=remedy
+        ) from None
 
 
 def begin(
@@ -117,7 +158,8 @@ def begin(
 ) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
 
-    The folder is locked (`core.lock`) to the end of the command, unless there is nothing left to do.
+    The folder is locked (`core.lock`) to the end of the command, unless there is nothing left to do, and what killed writers left in it
+    is removed.
 
     Args:
         folder: The output folder; made if need be.
@@ -130,8 +172,10 @@ def begin(
     Raises:
         MismatchError: The folder holds the output of another configuration, of other inputs or of another stage, or another process
             is running in it, or what it holds is no longer what was written.
+        UnsafeFileError: It holds a link.
     """
     folder = Path(folder)
+    refuse_links(*(folder.iterdir() if folder.is_dir() else ()))
     manifest = Manifest(stage=stage, config=asdict(config), config_hash=config_hash(config), inputs=inputs)
     if (folder / NAME).exists():
         earlier = read_manifest(folder, stage, finished=False)
@@ -156,6 +200,7 @@ def begin(
             print(f"{folder / wrong}: {problem}; --override makes it again", file=sys.stderr)
         elif same:
             lock.hold(folder)
+            sweep(folder)
             earlier = read_manifest(folder, stage, finished=False)  # the process that held the lock may have finished
             earlier.inputs |= missing
             if earlier.status in (STOPPED, LOST):
@@ -164,7 +209,7 @@ def begin(
             return earlier
         elif override:
             print(
-                f"{folder}: --override goes on in spite of another {_difference(earlier, manifest, config)}",
+                f"{folder}: --override goes on in spite of another {printable(_difference(earlier, manifest, config))}",
                 file=sys.stderr,
             )
             manifest.resolved = earlier.resolved
@@ -180,6 +225,7 @@ def begin(
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock.hold(folder)
+    sweep(folder)
     manifest.config_hash = config_hash(config)
     manifest.write(folder)
     return manifest

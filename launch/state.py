@@ -8,12 +8,13 @@ reads: while the key is the same and the outputs are there, the stage is not eve
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from biomlm.core import lock, manifest
 from biomlm.core.errors import DataError, MismatchError, TemporaryError
-from biomlm.core.files import read_json, sha256, write_json
+from biomlm.core.files import read_json, refuse_links, sha256, write_json
 from biomlm.launch.recipe import Recipe, Stage, strings
 
 NAME = "launch.json"
@@ -82,6 +83,9 @@ def read_state(out: Path) -> State:
     try:
         records = [Record(**record) for record in raw["stages"]]
         state = State(raw["recipe"], raw["scale"], raw["description"], records)
+        words = [(r.name, r.verb, r.key, *r.reads, *r.outputs) for r in records]
+        if not all(isinstance(w, str) for w in (state.recipe, state.scale, state.description, *chain(*words))):
+            raise TypeError
         sum(record.seconds for record in records)
     except (KeyError, TypeError):
         raise DataError("this is not what `biomlm launch` writes", file=out / NAME, remedy=remedy) from None
@@ -124,10 +128,12 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         MismatchError: Another launch has locked it, or it is a file.
+        UnsafeFileError: A link stands where the launch writes.
     """
     if out.exists() and not out.is_dir():
         raise MismatchError("this is a file", file=out, remedy="Give a folder to --out.")
     out.mkdir(parents=True, exist_ok=True)
+    refuse_links(out / "logs", out / "slurm")
     lock.hold(out, wait=wait)
     try:
         yield
@@ -182,7 +188,7 @@ def goes_on(stage: Stage, record: Record, code: int) -> bool:
         code: As a shell has it.
     """
     folders = [path for path in stage.outputs if (path / manifest.NAME).exists()]
-    statuses = {read_json(path / manifest.NAME).get("status") for path in folders}
+    statuses = [read_json(path / manifest.NAME).get("status") for path in folders]
     if manifest.STOPPED not in statuses:
         if code != TemporaryError.exit_code and code < KILLED:
             return False

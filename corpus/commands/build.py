@@ -99,7 +99,8 @@ def run(config: BuildConfig) -> None:
         outputs = [path for folder in FOLDERS for path in (out / folder).glob("*.gz")]
         record.finish(out, outputs, counts)
         shutil.rmtree(out / WORK)
-    show(out, record.counts)
+    with manifest.counts_as_written(out, STAGE):
+        show(out, record.counts)
     if patients and salt.weakness:
         summary("the salt of the patients' hashes", {salt.weakness: ""})
 
@@ -132,9 +133,6 @@ def _prepare(out: Path, record: manifest.Manifest) -> Path:
     if not (work / mark).exists():
         for folder in (WORK, *FOLDERS):
             shutil.rmtree(out / folder, ignore_errors=True)
-    for folder in FOLDERS:
-        for left in (out / folder).glob(".*.tmp"):
-            left.unlink()
     (work / "progress").mkdir(parents=True, exist_ok=True)
     (work / mark).touch()
     return work
@@ -190,7 +188,7 @@ def _reading(config: BuildConfig, salt: Salt, jobs: list[list[Input]], work: Pat
     """Return the steps of the first pass."""
     options = {source.name: source.arguments(config) for source in SOURCES}
     steps: list[PipelineStep] = [
-        ReadTask(jobs, str(work), options, salt),
+        ReadTask(jobs, str(work), options, salt, config.file_seconds),
         MarkUnwanted(config.min_words, config.select),
     ]
     if config.select.decontaminate:

@@ -6,6 +6,7 @@ from typing import Any
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from biomlm.core.cli import keep_private
 from biomlm.core.errors import TaskError, UserError, told
 
 
@@ -30,6 +31,7 @@ class Guarded(PipelineStep):  # type: ignore[misc]
             OSError: The disk is full, or a file cannot be read or written.
             TaskError: Anything else.
         """
+        keep_private()  # on a cluster no other line of ours runs before this one
         if (fault := self._fault(rank, world_size)) is not None:
             raise fault
         yield from ()

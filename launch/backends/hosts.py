@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomlm.core.errors import ConfigError, TemporaryError
+from biomlm.core.files import append_text
 from biomlm.core.processes.children import exit_code, signals_passed_on
 from biomlm.core.verbs import VERBS
 from biomlm.launch.backends import local
@@ -109,15 +110,12 @@ def run_stage(words: Sequence[str], log: Path, hosts: Sequence[Host], deadline: 
         hosts: The machines.
         deadline: Seconds that ranks have to end after a signal; 0 for as long as it takes.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as open_files:
         running: list[subprocess.Popen[str]] = []
         readers = []
         with signals_passed_on(lambda number: _pass_on(running, number)):
             for rank, (host, command) in enumerate(zip(hosts, commands(words, hosts, deadline), strict=True)):
-                file = open_files.enter_context(
-                    log.with_name(f"{log.stem}-{host.name}.log").open("a", encoding="utf-8")
-                )
+                file = open_files.enter_context(append_text(log.with_name(f"{log.stem}-{host.name}.log")))
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,

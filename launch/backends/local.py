@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomlm.core.fields import require_positive
+from biomlm.core.files import append_text
 from biomlm.core.processes.children import biomlm_command, dying_with_parent, exit_code, signals_passed_on
 from biomlm.core.processes.signals import let_signals_through, signals_blocked
 from biomlm.core.verbs import VERBS
@@ -69,9 +70,8 @@ def run_stage(words: Sequence[str], log: Path, command: Sequence[str] = (), dead
         command: What to start instead, if it is not this Python alone.
         deadline: Seconds that it has to end after a signal; 0 for as long as it takes.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     live = sys.stderr.isatty()
-    with log.open("a", encoding="utf-8") as log_file, signals_blocked():
+    with append_text(log) as log_file, signals_blocked():
         log_file.write(f"$ {shown(words)}\n")
         log_file.flush()
         with subprocess.Popen(

@@ -12,7 +12,7 @@ from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
 from biomlm.core.errors import ConfigError, DataError, MismatchError
-from biomlm.core.files import read_json, sha256, sweep, write_json
+from biomlm.core.files import read_json, sha256, write_json
 from biomlm.core.manifest import Manifest
 from biomlm.core.summary import summary
 from biomlm.model.device import choose
@@ -72,7 +72,6 @@ def _start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, 
     require_apart(reader, held_out(config.folders))
     every = {"shards": reader.fingerprint, **inputs}
     record = manifest.begin(run, stage, config, every, override=config.override, unrecorded=LATER)
-    sweep(run)
     if record.status == "done":
         return record
     _require_same_shards(run, config)

@@ -36,7 +36,10 @@ def split(text: str) -> list[str]:
 def _train(counts: Counts, config: TrainConfig, vocab_size: int, **options: Any) -> bytes:
     """Learn SentencePiece's model of `vocab_size` pieces, its special ones included."""
     model = io.BytesIO()
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8", newline="\n") as file:
+    # Beside the output, for it holds words of notes: it is swept there if this process is killed.
+    with tempfile.NamedTemporaryFile(
+        "w", dir=config.out, prefix=".words.", suffix=".tmp", encoding="utf-8", newline="\n"
+    ) as file:
         file.writelines(f"{word}\t{times}\n" for word, times in counts.items())
         file.flush()
         try:
