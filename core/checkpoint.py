@@ -150,9 +150,10 @@ def load(path: str | Path, *, verify: bool = True) -> Checkpoint:
     if not isinstance(hashes, dict) or not isinstance(step, int):
         raise CheckpointError("state.json lacks its step or its hashes", file=path, remedy="Use an earlier checkpoint.")
     files: dict[str, list[Path]] = {}
+    there = {file.name for file in path.iterdir() if file.is_file()}
     for name, digest in sorted(hashes.items()):
         file = path / Path(name).name
-        if not file.is_file() or (verify and sha256(file) != digest):
+        if file.name not in there or (verify and sha256(file) != digest):
             raise CheckpointError(
                 "a file is missing or its hash differs", file=file, remedy="Use an earlier checkpoint."
             )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from biomlm.core.errors import printable
+
 
 def summary(title: str, rows: Mapping[str, object]) -> None:
     """Print a two-column table to standard output.
@@ -18,11 +20,13 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in rows.items():
-        table.add_row(name, shown(value))
+        table.add_row(printable(name), printable(shown(value)))
     console = Console(
         file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
     )
-    console.print(title, style="bold", soft_wrap=True)  # a table's own title would be broken at the table's width
+    console.print(
+        printable(title), style="bold", soft_wrap=True
+    )  # a table's own title would be broken at the table's width
     console.print(table)
 
 

@@ -24,11 +24,24 @@ def documents(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: The shard is damaged.
     """
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for line in open_lines(file, remedy=REMEDY):
-                number += 1
-                yield orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise DataError("this shard is damaged", file=path, record=f"line {number}", remedy=REMEDY) from None
+    with path.open("rb") as file:
+        for number, line in enumerate(open_lines(file, remedy=REMEDY), start=1):
+            try:
+                document = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                document = None
+            if not _is_document(document):
+                raise DataError("this shard is damaged", file=path, record=f"line {number}", remedy=REMEDY)
+            yield document
+
+
+def _is_document(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(meta := value.get("metadata"), dict):
+        return False
+    sections = meta.get("sections")
+    texts = (value.get("text"), value.get("id"), meta.get("source"))
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(sections, list)
+        and all(isinstance(section, list) and list(map(type, section)) == [int, int, str] for section in sections)
+    )

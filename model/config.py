@@ -1,8 +1,9 @@
 """The encoder's size, by name or in numbers, and its shape, of which `model.shapes` has the features."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from biomlm.core.errors import ConfigError, DataError
 from biomlm.core.fields import require_positive
@@ -135,18 +136,40 @@ class EncoderConfig:
             DataError: It is missing or has other keys than this version knows.
         """
         path = Path(folder) / NAME
-        raw = read_json(path, remedy="Give a run folder that `biomlm pretrain` or `biomlm distill` wrote.")
+        return EncoderConfig.of(
+            read_json(path, remedy="Give a run folder that `biomlm pretrain` or `biomlm distill` wrote."), path
+        )
+
+    @staticmethod
+    def of(raw: Mapping[str, Any], file: Path) -> "EncoderConfig":
+        """Make one of what a file says.
+
+        Raises:
+            DataError: Other keys than this version knows, or a value that is none of an encoder's.
+        """
+        remedy = "Use the version that wrote it."
         if isinstance(thetas := raw.get("rope_thetas"), list):
-            raw["rope_thetas"] = tuple(thetas)
+            raw = {**raw, "rope_thetas": tuple(thetas)}
         try:
-            return EncoderConfig(**raw)  # type: ignore[arg-type]
+            config = EncoderConfig(**raw)
         except TypeError:
             names = {f.name for f in fields(EncoderConfig)}
             missing = ", ".join(sorted(names - raw.keys())) or "none"
             problem = f"{len(raw.keys() - names)} keys are unknown, and missing are {missing}"
-            raise DataError(problem, file=path, remedy="Use the version that wrote it.") from None
+            raise DataError(problem, file=file, remedy=remedy) from None
         except ConfigError as error:
-            raise DataError(error.problem, file=path, remedy="Use the version that wrote it.") from None
+            raise DataError(error.problem, file=file, remedy=remedy) from None
+        for name, value in asdict(config).items():
+            wanted = type(getattr(EXAMPLE, name))
+            fits = type(value) is wanted or (wanted is float and type(value) is int)
+            if not fits or (wanted is int and value > MOST.get(name, LARGEST)):
+                raise DataError(f"`{name}` is none of an encoder's", file=file, remedy=remedy)
+        return config
+
+
+EXAMPLE = EncoderConfig(1, 1, 1, 1, 1)
+LARGEST = 1 << 24  # of any size; a file that says more would have to be much larger than any disk
+MOST = {"num_hidden_layers": 1000}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any
 
@@ -206,7 +207,7 @@ class ShardReader:
         path = self._file(ending)
         try:
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, SyntaxError, TokenError, OverflowError) as error:
             raise DataError(f"this is not a NumPy array ({kind(error)})", file=path, remedy=REMEDY) from None
         return array
 

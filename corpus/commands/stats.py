@@ -1,10 +1,12 @@
 """`biomlm corpus stats`: what a folder of documents holds, by source, with bars."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from biomlm.core.manifest import read_manifest
+from biomlm.core.errors import printable
+from biomlm.core.manifest import counts_as_written, read_manifest
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
 from biomlm.corpus.config import StatsConfig
@@ -39,15 +41,24 @@ def run(config: StatsConfig) -> None:
                         listed_title(s[2].split(" / ")[0]) for s in meta["sections"]
                     )
                 bar.advance(path.stat().st_size)
+    with counts_as_written(config.docs, "corpus build"):
+        _show(Path(config.docs).name, counts, years, sections)
+
+
+def _show(
+    name: str, counts: Mapping[str, Any], years: dict[str, Counter[int]], sections: dict[str, Counter[str]]
+) -> None:
     if counts["graph"]["documents"]:
         summary("citations inside the corpus", counts["graph"])
     sources = counts["sources"]
     draw("words by source", {source: sum(t["words"] for t in n["splits"].values()) for source, n in sources.items()})
     for source, n in sources.items():
         repeated = (
-            {name.replace("_", " "): counts[name] for name in REPEATED} if source in names(lambda s: s.patients) else {}
+            {count.replace("_", " "): counts[count] for count in REPEATED}
+            if source in names(lambda s: s.patients)
+            else {}
         )
-        summary(f"{source} ({Path(config.docs).name})", _rows(n) | repeated)
+        summary(f"{source} ({name})", _rows(n) | repeated)
         draw("records", {"kept": n["kept"]} | {f"dropped, {reason}": count for reason, count in n["dropped"].items()})
         draw("documents by year", by_year(years.get(source, Counter())))
         of_source = sections.get(source, Counter())
@@ -77,7 +88,7 @@ def draw(title: str, values: dict[Any, int]) -> None:
     """Print a horizontal bar for every value."""
     if not values:
         return
-    print(f"{title}:")
+    print(f"{printable(title)}:")
     most = max(values.values())
     for name, value in values.items():
-        print(f"  {str(name)[:40]:40} {'█' * max(1, round(value / most * BAR))} {value:,}")
+        print(f"  {printable(str(name)[:40]):40} {'█' * max(1, round(value / most * BAR))} {value:,}")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from biomlm.core.errors import DataError, MismatchError
+from biomlm.core.errors import DataError, MismatchError, UserError
 from biomlm.core.files import atomic_file, read_json, sha256
 from biomlm.core.manifest import flatten, read_manifest
 from biomlm.distill.teachers.cache_blocks import REMEDY, decode, decode_targets
@@ -126,6 +126,8 @@ def read_index(path: Path) -> dict[BatchId, BlockEntry]:
     data_start = header_size + index_size
     try:
         rows = orjson.loads(line)
+        if not all(type(number) is int and number >= 0 for row in rows for number in row):
+            raise TypeError
         entries = {
             (epoch, index): BlockEntry(
                 file=path, offset=data_start + offset, length=length, crc=crc, tokens=tokens, masked=masked
@@ -140,6 +142,9 @@ def read_index(path: Path) -> dict[BatchId, BlockEntry]:
     if size != end:
         raise DataError(f"the file has {size:,} bytes, its index says {end:,}", file=path, remedy=REMEDY)
     return entries
+
+
+NO_CHECK = np.zeros(0, np.uint32)
 
 
 class CachedTeachers(TeacherSource):
@@ -159,12 +164,21 @@ class CachedTeachers(TeacherSource):
         facts: Mapping[str, Any] = read_json(name)
         if self.manifest.outputs.get(NAME) != sha256(name):
             raise DataError("it is not what `biomlm distill cache` wrote", file=name, remedy="Make the cache again.")
-        super().__init__([EncoderConfig(**{**c, "rope_thetas": tuple(c["rope_thetas"])}) for c in facts["teachers"]])
-        self.key: Mapping[str, Any] = facts["key"]
-        self.layers: Sequence[Sequence[int]] = facts["layers"]
-        self.predictions: bool = facts["predictions"]
-        files = [block_file(self.folder, i) for i in range(facts["files"])]
-        self.entries = {batch_id: entry for file in files for batch_id, entry in read_index(file).items()}
+        try:
+            super().__init__(
+                [EncoderConfig(**{**c, "rope_thetas": tuple(c["rope_thetas"])}) for c in facts["teachers"]]
+            )
+            self.vocab_size = min(config.vocab_size for config in self.configs)
+            self.key: Mapping[str, Any] = dict(facts["key"])
+            self.layers: Sequence[Sequence[int]] = [list(layers) for layers in facts["layers"]]
+            self.predictions = bool(facts["predictions"])
+            files = (block_file(self.folder, i) for i in range(facts["files"]))
+            self.entries = {batch_id: entry for file in files for batch_id, entry in read_index(file).items()}
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError):
+            problem = "it is not what `biomlm distill cache` writes"
+            raise DataError(problem, file=name, remedy="Make the cache again.") from None
         self.next_id = dict(pairwise(self.entries))
         self.reader = ThreadPoolExecutor(1)
         self.prefetched: tuple[BatchId, Future[dict[str, npt.NDArray[Any]]]] | None = None
@@ -217,18 +231,18 @@ class CachedTeachers(TeacherSource):
         """
         batch_id = (batch.epoch, batch.index)
         arrays = self._fetch(batch_id)
-        if int(arrays["check"][0]) != batch_checksum(batch):
+        if arrays.get("check", NO_CHECK).tolist() != [batch_checksum(batch)]:
             raise MismatchError(
                 f"the answers for micro-batch {batch.index} of epoch {batch.epoch} were given for other tokens or masks",
                 file=self.folder,
                 remedy="Make the cache again.",
             )
-        device = batch.packed.input_ids_t.device
-        states = [
-            TeacherStates({layer: _to_tensor(arrays[hidden_name(i, layer)], device) for layer in request.layers})
-            for i, request in enumerate(requests)
-        ]
-        targets = decode_targets(arrays, device) if requests[0].predictions else None
+        device, tokens = batch.packed.input_ids_t.device, len(batch.packed.input_ids_t)
+        names = [[(layer, hidden_name(i, layer)) for layer in request.layers] for i, request in enumerate(requests)]
+        if any(name not in arrays or len(arrays[name]) != tokens for of_teacher in names for _, name in of_teacher):
+            raise DataError("a block has not the hidden states that it should", file=self.folder, remedy=REMEDY)
+        states = [TeacherStates({layer: _to_tensor(arrays[name], device) for layer, name in row}) for row in names]
+        targets = decode_targets(arrays, self.vocab_size, device) if requests[0].predictions else None
         return TeacherOutputs(targets, states)
 
     def _fetch(self, batch_id: BatchId) -> dict[str, npt.NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 The environment is the one that `biomlm-fairseq-env` makes (docs/fairseq.md). Its checkpoints lie in `RUN/fairseq/`; a run that was
 interrupted goes on from the last of them. fairseq reads its own checkpoints with pickle, which torch allows it by a variable that only
-this one process gets; we read them with `convert`, which executes nothing.
+this one process gets; so what it is to go on from is read by `convert` first, which executes nothing and refuses what could run code.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from biomlm.convert.load import read_source
+from biomlm.convert.safe_load import torch_file
 from biomlm.core import checkpoint
 from biomlm.core.checkpoint import Checkpoint
 from biomlm.core.config import fairseq_env
@@ -61,10 +62,13 @@ def train(config: PretrainConfig, encoder: EncoderConfig, what: str) -> float:
         ConfigError: There is no fairseq, or it cannot do what the configuration says.
         DataError: It ended with an error.
         StoppedError: A signal came.
+        UnsafeFileError: The checkpoint to go on from could run code.
     """
     run, gpu = Path(config.out), torch.cuda.is_available()
     precision = choose(config.precision).precision if gpu else config.precision.replace("auto", "fp32")
     words = [str(executable()), *call(config, encoder, run / FOLDER, precision, gpu=gpu)]
+    if (last := run / FOLDER / LAST).exists():
+        torch_file.load(last)
     print("+ " + " ".join(words), file=sys.stderr)
     started = time.monotonic()
     tokens = _follow(words, run, config.steps, what)

@@ -191,7 +191,9 @@ def load(folder: str | Path) -> Tokenizer:
         text = fairseq.plain(file.read_bytes()).decode(errors="replace")
         try:
             hf = HuggingFace.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers raises bare Exception, and a panic of Rust's is not even that
             raise DataError(f"this is not a tokenizer ({kind(error)})", file=file, remedy=REMEDY) from None
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         vocab, merges = fairseq.read_vocab(folder / "vocab.json"), fairseq.read_merges(folder / "merges.txt")

@@ -253,7 +253,7 @@ def test_predictions_survive_the_way_to_bytes_and_back(m: int, k: int, seed: int
     log_p = (3 * torch.randn(m, vocab, generator=random)).log_softmax(1)
     kept = top(log_p, k)
     again = cache_blocks.decode_targets(
-        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(kept, vocab))), CPU
+        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(kept, vocab))), vocab, CPU
     )
     assert isinstance(again, Top)
     assert torch.equal(again.ids_mk, kept.ids_mk)
@@ -261,7 +261,7 @@ def test_predictions_survive_the_way_to_bytes_and_back(m: int, k: int, seed: int
     torch.testing.assert_close(again.log_p_mk.exp().sum(1) + again.log_rest_m.exp(), torch.ones(m))
     drawn = sample(log_p, k, torch.rand(m, k, dtype=torch.float64, generator=random))
     back = cache_blocks.decode_targets(
-        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(drawn, vocab))), CPU
+        cache_blocks.decode(cache_blocks.encode(cache_blocks.encode_targets(drawn, vocab))), vocab, CPU
     )
     assert isinstance(back, Sampled)
     dense = [torch.zeros(m, vocab).scatter_add_(1, t.ids_mk, t.shares_mk) for t in (drawn, back)]

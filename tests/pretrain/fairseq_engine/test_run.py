@@ -1,9 +1,11 @@
 """fairseq as an engine: its call from our configuration, its log in our terms, and with its environment a whole small run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from biomlm.convert.load import load_model
 from biomlm.core import cli
@@ -135,6 +137,38 @@ def test_a_program_that_fails_shows_its_last_lines(
     assert "broken" in said
     assert "ended with code 3" in said
     assert read_metrics(tmp_path / "run")[0]["tokens"] == 64
+
+
+class Evil:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_strangers_checkpoint_that_would_run_code_is_not_handed_on(
+    tiny_shards: Path,
+    small_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program, started, ran = tmp_path / "env" / "bin" / "fairseq-train", tmp_path / "started", tmp_path / "ran"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ntouch {started}\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("BIOMLM_FAIRSEQ_ENV", str(tmp_path / "env"))
+    words = small_run(tiny_shards, tmp_path / "run", 2, "--engine", "fairseq")
+    assert cli.run(words) == 2
+    started.unlink()
+    (tmp_path / "run" / "fairseq").mkdir(exist_ok=True)
+    torch.save({"model": {}, "args": Evil(ran)}, tmp_path / "run" / "fairseq" / "checkpoint_last.pt")
+    capsys.readouterr()
+    assert cli.run(words) == 2
+    assert "could run code" in capsys.readouterr().err
+    assert not started.exists()
+    assert not ran.exists()
 
 
 @pytest.mark.slow
