@@ -28,6 +28,7 @@ CLONE = Path("demo/data")
 
 BUILT_IN = ("out", "recipe", "demo")
 NEED_KEYS = ("default", "what", "from", "licence")
+MOST = 1_000_000  # characters and items of a value with its variables filled in
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -143,7 +144,7 @@ def _typed(text: str, wanted: str) -> Any:
         value = yaml.safe_load(text)
         if wanted == KINDS[float] and isinstance(value, str):
             return float(value)  # YAML reads 1e-4 as text
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if wanted == KINDS[list] and not isinstance(value, list):
         return [text]
@@ -186,12 +187,16 @@ def fill(value: Value, values: Mapping[str, Any]) -> Any:
     """Replace `${name}` in every string of a value, which comes back without its places.
 
     Raises:
-        ConfigError: There is no such variable, or a list stands inside of a text.
+        ConfigError: There is no such variable, a list stands inside of a text, or the value grows beyond `MOST`.
     """
-    if isinstance(value.data, dict):
-        return {key: fill(item, values) for key, item in value.data.items()}
-    if isinstance(value.data, list):
-        return [fill(item, values) for item in value.data]
+    if isinstance(value.data, (dict, list)):
+        left, items = MOST, list[Any]()
+        for item in value.data.values() if isinstance(value.data, dict) else value.data:
+            items.append(fill(item, values))
+            left -= _size(items[-1])
+            if left < 0:
+                raise _endless(value)
+        return dict(zip(value.data, items, strict=True)) if isinstance(value.data, dict) else items
     if not isinstance(value.data, str):
         return value.data
     values = {**values, "recipe": str(value.place.file.parent)}
@@ -204,5 +209,20 @@ def fill(value: Value, values: Mapping[str, Any]) -> Any:
             raise value.refused(f"there is no variable ${{{name}}}", hint)
         if isinstance(values[name], list) and value.data != f"${{{name}}}":
             raise value.refused(f"${{{name}}} is a list, and stands inside of a text", "Let it stand alone.")
+    if sum(len(str(values[name])) for name in VARIABLE.findall(value.data)) > MOST:
+        raise _endless(value)
     alone = VARIABLE.fullmatch(value.data)
     return values[alone[1]] if alone else VARIABLE.sub(lambda match: str(values[match[1]]), value.data)
+
+
+def _size(value: Any) -> int:
+    """Count the characters of a value that is filled in, and each item as one more."""
+    if isinstance(value, (dict, list)):
+        return 1 + sum(map(_size, value.values() if isinstance(value, dict) else value))
+    return 1 + (len(value) if isinstance(value, str) else 0)
+
+
+def _endless(value: Value) -> ConfigError:
+    return value.refused(
+        f"with its variables filled in this has over {MOST:,} characters", "Let variables not multiply."
+    )

@@ -42,8 +42,8 @@ class SlurmConfig:
         memory: Of a node, as sbatch takes it; empty for the default.
         grace: Seconds before the time limit at which a stage is told to save.
         arrays: Run corpus stages as job arrays of this many tasks at a time; 0 in one job.
-        prefix: What stands before each command, such as `apptainer exec --nv biomlm.sif`; behind it the program is `biomlm`.
-        setup: Shell lines before the command, such as `module load cuda`.
+        prefix: What stands before each command, in words, such as `apptainer exec --nv biomlm.sif`; behind it the program is `biomlm`.
+        setup: Shell lines before the command, such as `module load cuda`: the only option whose text the shell reads.
         extra: Further options of sbatch, such as `--qos=long`.
     """
 
@@ -67,6 +67,10 @@ class SlurmConfig:
         for name in ("partition", "cpu_partition", "account", "time", "memory", "prefix", "extra"):
             if any(not word.isprintable() for word in strings(getattr(self, name))):
                 raise ConfigError(f"slurm.{name} has a line end in it", remedy="A batch script has a line for each.")
+        try:
+            shlex.split(self.prefix)
+        except ValueError:
+            raise ConfigError("slurm.prefix has a quote that is not closed", remedy="Close it.") from None
         if self.arrays and self.prefix:
             raise ConfigError(
                 "slurm.arrays and slurm.prefix exclude each other: behind a prefix there is no sbatch",
@@ -133,6 +137,9 @@ def _check(recipe: Recipe, options: SlurmOptions) -> None:
             )
     for stage in recipe.stages:
         options.slurm.of(stage)
+    for name in (recipe.name, str(recipe.out.resolve()), str(Path.cwd())):
+        if not name.isprintable():
+            raise ConfigError("a name in a batch script holds a line end", file=name, remedy="Name it otherwise.")
 
 
 def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence[str]) -> str:
@@ -150,7 +157,7 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
     tasks = (wants.gpus or wants.tasks) if trains else 1
     asks = {
         "job-name": f"{recipe.name}-{stage.name}".replace("/", "-"),
-        "output": out / "logs" / f"{stage.name}.log",
+        "output": f"{_plain(out)}/logs/{stage.name}.log",
         "open-mode": "append",
         "partition": wants.partition_of(stage),
         "account": wants.account,
@@ -163,12 +170,14 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
         "signal": f"USR1@{wants.grace}",
     }
     several = trains and tasks * wants.nodes > 1
-    ranks = f" --output={shlex.quote(str(out / 'logs' / stage.name))}-rank%t.log" if several else ""
-    biomlm = f"{wants.prefix} biomlm" if wants.prefix else shlex.join(biomlm_command())
+    ranks = f" --output={shlex.quote(f'{_plain(out)}/logs/{stage.name}-rank%t.log')}" if several else ""
+    biomlm = shlex.join(
+        [*shlex.split(wants.prefix), "biomlm"] if wants.prefix else biomlm_command()
+    )
     lines = [
         "#!/bin/bash",
         f"# Stage {stage.name} of recipe {recipe.name}: written by `biomlm launch --on slurm`.",
-        *(f"#SBATCH --{name}={value}" for name, value in asks.items() if value),
+        *(f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in asks.items() if value),
         "#SBATCH --requeue",
         *(f"#SBATCH {option}" for option in wants.extra),
         f"cd {shlex.quote(str(Path.cwd()))}",
@@ -188,6 +197,11 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
         "exit $code",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(path: Path) -> str:
+    """Write a path as SLURM takes it for the name of a file, in which % stands before a pattern."""
+    return str(path).replace("%", "%%")
 
 
 def _words(stage: Stage, config: SlurmConfig) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from biomlm.core.errors import ConfigError, TemporaryError
+from biomlm.core.errors import ConfigError, TemporaryError, printable
 from biomlm.core.fields import only, runtime
 from biomlm.core.fleet import find
 from biomlm.core.manifest import NAME as MANIFEST
@@ -22,7 +22,8 @@ from biomlm.launch.commands import plan
 from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import collect, summary_rows
-from biomlm.launch.resolve import catalogue
+from biomlm.launch.resolve import SHIPPED, catalogue
+from biomlm.launch.state import NAME as STATE
 from biomlm.launch.state import Record, State, goes_on, is_done, locked, mark_done, open_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
@@ -107,6 +108,8 @@ def run(config: LaunchOptions) -> None:
         return
     plan.check_needs(recipe)
     with locked(recipe.out):
+        if isinstance(backend.starter, Batch) and not (recipe.out / STATE).exists():
+            _show_shell(recipe)
         state = open_state(recipe.out, recipe, config.scale)
         state.write(recipe.out)  # a launch that is killed in its first stage leaves a folder that it can go on in
         if any(not record.key for record in state.stages):
@@ -117,6 +120,13 @@ def run(config: LaunchOptions) -> None:
             return
         _run_stages(recipe, state, config, backend.starter)
     summary(f"launch {recipe.name} → {recipe.out}", summary_rows(collect([recipe.out])))
+
+
+def _show_shell(recipe: Recipe) -> None:
+    """Show what of a recipe that did not come with biomlm the shell of a batch job will read: all else are options of verbs."""
+    lines = [f"  {stage.name}: {printable(line)}" for stage in recipe.stages for line in stage.slurm.get("setup", ())]
+    if lines and SHIPPED not in recipe.file.resolve().parents:
+        _say("\n".join([f"{recipe.file} brings shell lines, which run in the jobs of its stages:", *lines]))
 
 
 def _print_catalogue() -> None:

@@ -268,3 +268,21 @@ stages:
     (tmp_path / "out" / "gad").mkdir(parents=True)
     (tmp_path / "out" / "gad" / "scores.json").write_text("{}")
     assert stage_key(blurb) != before
+
+
+DOUBLED = "".join(f"  v{i}: '${{v{i - 1}}}${{v{i - 1}}}'\n" for i in range(1, 64))
+LISTED = "".join(f"  v{i}: ['${{v{i - 1}}}', '${{v{i - 1}}}']\n" for i in range(1, 64))
+
+
+@pytest.mark.parametrize("variables", ["  v0: ab\n" + DOUBLED, "  v0: [a, b]\n" + LISTED], ids=["texts", "lists"])
+def test_variables_that_double_are_refused(variables: str, tmp_path: Path) -> None:
+    text = f"vars:\n{variables}stages:\n  - {{name: a, verb: doctor, args: {{}}}}\n"
+    with pytest.raises(ConfigError, match="over 1,000,000 characters") as caught:
+        read(write(tmp_path, text), str(tmp_path / "out"))
+    assert "line" in str(caught.value)
+
+
+def test_a_deep_value_of_a_variable_is_refused(tmp_path: Path) -> None:
+    text = "vars: {many: [a]}\nstages:\n  - {name: a, verb: doctor, args: {}}\n"
+    with pytest.raises(ConfigError):
+        read(write(tmp_path, text), str(tmp_path / "out"), variables=["many=" + "[" * 5000 + "]" * 5000])

@@ -1,6 +1,7 @@
 """Recipes as batch jobs: the scripts, what sbatch is told, and, where SLURM can be started, a real queue with a preempted job."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -223,6 +224,74 @@ def test_stages_go_where_they_belong_and_run_behind_a_prefix(
         assert " apptainer exec --nv biomlm.sif biomlm " in run
         assert note.startswith("apptainer exec --nv biomlm.sif biomlm launch ")
         assert text.index("module purge\nmodule load apptainer/1.3\n") < text.index(run)
+
+
+INJECTED: dict[str, str | list[str]] = {
+    "partition": "gpu\ntouch OWNED",
+    "account": "a\r\ntouch OWNED",
+    "time": "1:00:00\ntouch OWNED",
+    "memory": "4G\ntouch OWNED",
+    "extra": ["--qos=x\ntouch OWNED"],
+    "prefix": "env\ntouch OWNED",
+}
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_no_option_but_setup_brings_a_line_of_shell(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    wish = f"slurm: {orjson.dumps({name: INJECTED[name]}).decode()}"
+    recipe.write_text(recipe.read_text().replace("slurm: {nodes: 2", f"{wish}\n    #"))
+    assert launch(recipe, "--dry_run") == 2
+    assert f"slurm.{name} has a line end in it" in capsys.readouterr().err
+    recipe.write_text(RECIPE.format(data=tmp_path / "data", steps=10))
+    value = INJECTED[name]
+    word = value if isinstance(value, str) else orjson.dumps(value).decode()
+    assert launch(recipe, "--dry_run", f"--slurm.{name}={word}") == 2
+
+
+def test_names_and_prefixes_are_no_shell_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a $(touch OWNED) 100%j; touch OWNED"
+    folder.mkdir()
+    recipe = make_recipe(folder, 10)
+    prefix = "env A=$(touch${IFS}OWNED) `touch OWNED` ;"
+    assert launch(recipe, "--dry_run", "--slurm.prefix", prefix, "--slurm.gpus", "0", "--slurm.tasks", "2") == 0
+    for text in scripts(capsys.readouterr().out).values():
+        (asked,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output=")]
+        (word,) = shlex.split(asked.removeprefix("#SBATCH "))
+        assert word.startswith(f"--output={str(folder.resolve()).replace('%', '%%')}/out/logs/")
+        stubs = "srun() { :; }; env() { :; }; scontrol() { :; }; sleep() { :; }\n"
+        shell = ["bash", "-c", stubs + text.replace("exit $code", "")]
+        subprocess.run(
+            shell, check=True, cwd=tmp_path, env={**os.environ, "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "1"}
+        )
+    assert not list(tmp_path.rglob("OWNED"))
+
+
+@pytest.mark.parametrize("name", ["a\nb.yaml", "a\x1b[2J.yaml"])
+def test_a_recipes_name_brings_no_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = make_recipe(tmp_path, 10).rename(tmp_path / name)
+    assert launch(recipe, "--dry_run") == 2
+    error = capsys.readouterr().err
+    assert "line end" in error
+    assert error.count("\n") == 2
+    assert "\x1b" not in error
+
+
+def test_shell_lines_of_a_strangers_recipe_are_shown_before_its_first_run(
+    tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, 10)
+    recipe.write_text(
+        recipe.read_text().replace("slurm: {nodes: 2", 'slurm: {setup: ["curl x | sh", "\\e[2J"], nodes: 2')
+    )
+    assert launch(recipe) == 0
+    error = capsys.readouterr().err
+    assert "brings shell lines" in error
+    assert "\n  model: curl x | sh\n  model: \\x1b[2J\n" in error
+    assert launch(recipe) == 0
+    assert "brings shell lines" not in capsys.readouterr().err
 
 
 def test_a_prefix_and_job_arrays_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
