@@ -114,6 +114,7 @@ class BuildConfig(Sources):  # type: ignore[misc]
         min_words: Fewest words of a document.
         select: Which documents are wanted.
         salt_file: File with the secret salt of the patients' hashes and of the split (mode 600); or set BIOMLM_SALT. Notes need one.
+        file_seconds: Most seconds for reading one file; what is left of it then is set aside, and counted. 0 for no limit.
         keep_dropped: Write what is dropped to `dropped/`, with the reason in its metadata.
         workers: Tasks at a time; 0 takes one a core.
         where: Where tasks run, if not here.
@@ -136,6 +137,7 @@ class BuildConfig(Sources):  # type: ignore[misc]
         },
     )
     salt_file: str = runtime("")
+    file_seconds: int = added(0)
     keep_dropped: bool = False
     workers: int = runtime(1)
     where: Where = field(default_factory=Where, metadata={"runtime": True})
@@ -144,8 +146,9 @@ class BuildConfig(Sources):  # type: ignore[misc]
     def __post_init__(self) -> None:
         if not 0 <= self.valid_fraction < 1:
             raise ConfigError("valid_fraction must be at least 0 and below 1", remedy="Give a share such as 0.02.")
-        if self.workers < 0 or self.min_words < 0:
-            raise ConfigError("workers and min_words cannot be negative", remedy="Give a number from 0 on.")
+        if min(self.workers, self.min_words, self.file_seconds) < 0:
+            problem = "workers, min_words and file_seconds cannot be negative"
+            raise ConfigError(problem, remedy="Give a number from 0 on.")
         for source in SOURCES:
             for name, option in source.options.items():
                 option.check(getattr(self, name))

@@ -3,24 +3,26 @@
 Within a chunk sequences of like length go through the model together.
 """
 
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from biomlm.core.errors import ConfigError
-from biomlm.core.files import atomic_dir, atomic_file, nothing, refuse_target
+from biomlm.core.files import atomic_dir, atomic_file, mark_used, nothing, refuse_target, sweep_abandoned
 from biomlm.core.progress import progress
 from biomlm.core.summary import summary
 from biomlm.finetune.config import PredictConfig, input_of
 from biomlm.finetune.data import unlabelled
 from biomlm.finetune.data.readers.brat import numbered, pubtator_lines, write_brat
 from biomlm.finetune.data.records import Tagged
-from biomlm.finetune.data.unlabelled import Unlabelled
+from biomlm.finetune.data.unlabelled import LONGEST, Unlabelled
 from biomlm.finetune.tasks.base import Task
 from biomlm.finetune.training import checkpoint
 from biomlm.finetune.training.inference import outputs
@@ -53,11 +55,11 @@ def run(config: PredictConfig) -> None:
         source = stack.enter_context(unlabelled.opened(config))
         write = _writer(config, task, stack)
         bar = stack.enter_context(progress("biomlm finetune predict", source.size, "B"))
-        records = (_record(task, one) for one in source.records)
         position = 0
-        while chunk := list(islice(records, CHUNK)):
-            rows = outputs(model, task.examples(chunk), tokens, device)
-            for record, row in zip(chunk, rows, strict=True):
+        for chunk in _chunks(source.records):
+            records = [_record(task, one) for one in chunk]
+            rows = outputs(model, task.examples(records), tokens, device)
+            for record, row in zip(records, rows, strict=True):
                 done += 1
                 write(record, task.decode(row), done)
             bar.advance(source.position - position, note=f"{done:,} texts")
@@ -65,6 +67,21 @@ def run(config: PredictConfig) -> None:
     if config.out:
         rule = {"words": task.word_rule} if task.word_rule else {}
         summary(f"biomlm finetune predict → {config.out}", {"texts in": done, "texts out": done, **rule})
+
+
+def _chunks(texts: Iterator[Unlabelled]) -> Iterator[list[Unlabelled]]:
+    """Yield as many texts at a time as fit into memory with what becomes of them: a few bytes of gzip can stand for gigabytes."""
+    chunk: list[Unlabelled] = []
+    size = 0
+    for one in texts:
+        length = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in one.texts)
+        if chunk and (len(chunk) == CHUNK or size + length > LONGEST):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(one)
+        size += length
+    if chunk:
+        yield chunk
 
 
 def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Callable[[Any, Any, int], None]:
@@ -83,7 +100,11 @@ def _writer(config: PredictConfig, task: Task[Any, Any], stack: ExitStack) -> Ca
         )
     sink: BinaryIO = sys.stdout.buffer
     if config.out:
-        sink = stack.enter_context(stack.enter_context(atomic_file(config.out)).open("wb"))
+        out = Path(config.out)
+        tmp = stack.enter_context(atomic_file(out))
+        sweep_abandoned(out.parent, rf"\.{re.escape(out.name)}\.\d+\.tmp")
+        sink = stack.enter_context(tmp.open("wb"))
+        stack.callback(os.close, mark_used(tmp))
     if config.to == "pubtator":
         return lambda record, spans, _: _put(sink, pubtator_lines(record, record.characters(spans)).encode())
     return lambda record, labels, _: _put(sink, _json_line(task, record, labels))

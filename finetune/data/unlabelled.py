@@ -19,6 +19,9 @@ from biomlm.finetune.data.readers.iob import DOCUMENT, cells
 from biomlm.finetune.data.readers.pubtator import TITLE
 from biomlm.inputs.streams import open_lines, read_text
 
+LONGEST = (
+    4 << 20
+)  # bytes of a line, and of the lines of a sentence: what is longer is no text, or was packed to fill the memory
 BOM = b"\xef\xbb\xbf"
 Text = str | Sequence[str]  # running text, or words that are cut already
 Lines = Iterator[tuple[int, bytes]]
@@ -75,16 +78,19 @@ def opened(config: PredictConfig) -> Iterator[Source]:
         yield source
         return
     if config.file == STDIN:
-        yield Source(0, _READERS[kind](config, _numbered(sys.stdin.buffer)))
+        typed = iter(lambda: sys.stdin.buffer.readline(LONGEST + 1), b"")
+        yield Source(0, _READERS[kind](config, _numbered(config, typed)))
         return
     with path.open("rb") as raw:
         source = Source(path.stat().st_size, iter(()))
-        source.records = _followed(_READERS[kind](config, _numbered(open_lines(raw))), raw, source)
+        source.records = _followed(_READERS[kind](config, _numbered(config, open_lines(raw, LONGEST + 1))), raw, source)
         yield source
 
 
-def _numbered(lines: Iterable[bytes]) -> Lines:
+def _numbered(config: PredictConfig, lines: Iterable[bytes]) -> Lines:
     for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST:
+            raise _wrong(config, number, f"this line has over {LONGEST:,} bytes", "Give one text a line.")
         yield number, line.removeprefix(BOM) if number == 1 else line
 
 
@@ -141,11 +147,14 @@ def _text(value: object) -> Text:
 def _sentences(config: PredictConfig, lines: Lines) -> Iterator[Unlabelled]:
     """Read the words of an IOB file, its first column; tags are passed over."""
     words: list[str] = []
-    begin, count = 0, 0
+    begin = count = size = 0
     for number, line in lines:
         word = cells(_utf8(config, number, line))[0]
         if word and word != DOCUMENT:
-            begin = begin if words else number
+            begin, size = (begin, size + len(line)) if words else (number, len(line))
+            if size > LONGEST:
+                problem = f"this sentence has over {LONGEST:,} bytes"
+                raise _wrong(config, begin, problem, "Put an empty line behind each sentence.")
             words.append(word)
         elif words:
             count += 1

@@ -1,6 +1,9 @@
 """Texts to predict in every form, and entities out in every form: the same places in the same texts."""
 
+import gzip
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from biomlm.core import cli
 from biomlm.core.files import read_json
+from biomlm.finetune.commands import predict as predicting
 from biomlm.finetune.data.dropped import Dropped
 from biomlm.finetune.data.iob_tags import Span
 from biomlm.finetune.data.readers.brat import read_brat, write_brat
@@ -158,3 +162,74 @@ def test_the_rule_by_which_words_are_cut_is_shown(
     argv = ["finetune", "predict", str(run), str(tmp_path / "a.txt"), "--out", str(tmp_path / "o")]
     assert cli.run(argv) == 0
     assert rule in " ".join(capsys.readouterr().out.split())
+
+
+BOUND = 300 << 20  # bytes above a small file's
+CODE = """
+import resource, sys
+from biomlm.core import cli
+code = cli.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+sys.exit(code)
+"""
+
+
+def peak(run: Path, file: Path) -> tuple[int, int, str]:
+    """Exit code, bytes held at most, and what was said."""
+    words = [
+        "finetune",
+        "predict",
+        str(run),
+        str(file),
+        "--out",
+        str(file.with_name("out.jsonl")),
+        "--precision",
+        "fp32",
+    ]
+    done = subprocess.run([sys.executable, "-c", CODE, *words], capture_output=True, text=True, check=False)
+    return done.returncode, int(done.stdout.split()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("name", ["bomb.txt.gz", "bomb.jsonl.gz", "bomb.txt.xz"])
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(run: Path, name: str, tmp_path: Path) -> None:
+    (tmp_path / "small.txt").write_text("the heart .\n")
+    _, usual, _ = peak(run, tmp_path / "small.txt")
+    (tmp_path / "out.jsonl").unlink()
+    file = tmp_path / name
+    if name.endswith(".gz"):
+        with gzip.open(file, "wb", 1) as packed:
+            for _ in range(700):
+                packed.write(b"a" * (1 << 20))
+    else:
+        subprocess.run(f"head -c 700M /dev/zero | tr '\\\\0' a | xz -1 > '{file}'", shell=True, check=True)
+    assert file.stat().st_size < 4 << 20
+    code, most, said = peak(run, file)
+    assert code == 2, said
+    assert "line 1" in said
+    assert most - usual < BOUND
+    assert [path.name for path in tmp_path.glob("*out*")] == []
+
+
+def test_chunks_are_bounded_by_texts_and_by_bytes_and_lose_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"word {'of a long ' * (i % 7)}heart {i} ." for i in range(40)]
+    (tmp_path / "in.txt").write_text("\n\n".join(lines) + "\n")
+    argv = ["finetune", "predict", str(run), str(tmp_path / "in.txt"), "--precision", "fp32"]
+    assert cli.run([*argv, "--out", str(tmp_path / "whole.jsonl")]) == 0
+    monkeypatch.setattr(predicting, "CHUNK", 7)
+    monkeypatch.setattr(predicting, "LONGEST", 100)
+    assert cli.run([*argv, "--out", str(tmp_path / "parts.jsonl")]) == 0
+    rows = [orjson.loads(line) for line in (tmp_path / "parts.jsonl").read_bytes().splitlines()]
+    assert [row["line"] for row in rows] == list(range(1, 80, 2))
+    assert rows == [orjson.loads(line) for line in (tmp_path / "whole.jsonl").read_bytes().splitlines()]
+
+
+def test_predictions_that_a_killed_command_left_are_swept(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the heart .\n")
+    (tmp_path / "thesis.tmp").write_text("another's")
+    (tmp_path / ".out.jsonl.12.tmp").write_text("what a killed one left")
+    os.utime(tmp_path / ".out.jsonl.12.tmp", (0, 0))
+    words = ["finetune", "predict", str(run), str(tmp_path / "in.txt"), "--precision", "fp32"]
+    assert cli.run([*words, "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "thesis.tmp", "out.jsonl"}
