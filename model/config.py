@@ -82,7 +82,8 @@ class EncoderConfig:
     rope_thetas: tuple[float, float] = (160_000.0, 10_000.0)
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads) < 1:
+        sizes = (self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads)
+        if min(*sizes, self.intermediate_size, self.max_positions, self.global_every) < 1:
             raise ConfigError("sizes of the encoder must be positive", remedy="Check the model's configuration.")
         if self.shape not in SHAPES:
             raise ConfigError(f"there is no shape {self.shape}", remedy=f"Choose one of {', '.join(SHAPES)}.")
@@ -162,7 +163,7 @@ class EncoderConfig:
         for name, value in asdict(config).items():
             wanted = type(getattr(EXAMPLE, name))
             fits = type(value) is wanted or (wanted is float and type(value) is int)
-            if not fits or (wanted is int and value > MOST.get(name, LARGEST)):
+            if not fits or (wanted is int and not 0 <= value <= MOST.get(name, LARGEST)):
                 raise DataError(f"`{name}` is none of an encoder's", file=file, remedy=remedy)
         return config
 
