@@ -13,6 +13,7 @@ LOCK = Path(__file__).parents[1] / "constraints.txt"
 PACKAGE = re.compile(r"^([a-z0-9-]+)==([^ ;]+)(.*(?:\n    --hash=\S+.*)*)", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 AUDITOR = "pip-audit==2.10.1"
+PATIENCE = 300  # seconds
 
 
 def packages(lock: str) -> list[tuple[str, str, list[str]]]:
@@ -48,33 +49,32 @@ def audit(folder: Path) -> int:
     tool = folder / "audit" / "bin" / "pip-audit"
     if not tool.exists():
         venv.create(folder / "audit", with_pip=True)
-        install = [tool.with_name("python"), "-m", "pip", "install", "--quiet", AUDITOR]
-        if subprocess.run(install, capture_output=True, check=False).returncode:
+        if _output([tool.with_name("python"), "-m", "pip", "install", AUDITOR]) is None or not tool.exists():
             print("not audited: pip-audit cannot be installed here")
             return 0
-    words = [
-        tool,
-        "--disable-pip",
-        "--require-hashes",
-        "--requirement",
-        LOCK,
-        "--format",
-        "json",
-        "--progress-spinner",
-        "off",
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if not done.stdout.strip():
+    words = [tool, "--disable-pip", "--require-hashes", "--requirement", LOCK, "--format", "json"]
+    answer = _output([*words, "--progress-spinner", "off"])
+    if not answer:
         print("not audited: the package index does not answer")
         return 0
-    answers = json.loads(done.stdout)["dependencies"]
-    unknown = [answer["name"] for answer in answers if "skip_reason" in answer]
-    faults = [f"{a['name']} {a['version']}: {fault['id']}" for a in answers for fault in a.get("vulns", ())]
-    if len(unknown) == len(answers):
+    packages = json.loads(answer)["dependencies"]
+    unknown = [package["name"] for package in packages if "skip_reason" in package]
+    faults = [f"{p['name']} {p['version']}: {fault['id']}" for p in packages for fault in p.get("vulns", ())]
+    if len(unknown) == len(packages):
         print("not audited: the package index knows nothing of faults")
         return 0
-    print(f"audited {len(answers) - len(unknown)} of {len(answers)} packages: {', '.join(faults) or 'no known fault'}")
+    print(
+        f"audited {len(packages) - len(unknown)} of {len(packages)} packages: {', '.join(faults) or 'no known fault'}"
+    )
     return int(bool(faults))
+
+
+def _output(words: list[str | Path]) -> str | None:
+    """Run a program for as long as an index may take; None if that is not enough."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout.strip()
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def main(folder: Path) -> int:
