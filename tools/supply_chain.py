@@ -57,15 +57,13 @@ def audit(folder: Path) -> int:
     if not answer:
         print("not audited: the package index does not answer")
         return 0
-    packages = json.loads(answer)["dependencies"]
-    unknown = [package["name"] for package in packages if "skip_reason" in package]
-    faults = [f"{p['name']} {p['version']}: {fault['id']}" for p in packages for fault in p.get("vulns", ())]
-    if len(unknown) == len(packages):
+    audited = json.loads(answer)["dependencies"]
+    unknown = [package["name"] for package in audited if "skip_reason" in package]
+    faults = [f"{p['name']} {p['version']}: {fault['id']}" for p in audited for fault in p.get("vulns", ())]
+    if len(unknown) == len(audited):
         print("not audited: the package index knows nothing of faults")
         return 0
-    print(
-        f"audited {len(packages) - len(unknown)} of {len(packages)} packages: {', '.join(faults) or 'no known fault'}"
-    )
+    print(f"audited {len(audited) - len(unknown)} of {len(audited)} packages: {', '.join(faults) or 'no known fault'}")
     return int(bool(faults))
 
 

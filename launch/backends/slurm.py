@@ -171,9 +171,7 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
     }
     several = trains and tasks * wants.nodes > 1
     ranks = f" --output={shlex.quote(f'{_plain(out)}/logs/{stage.name}-rank%t.log')}" if several else ""
-    biomlm = shlex.join(
-        [*shlex.split(wants.prefix), "biomlm"] if wants.prefix else biomlm_command()
-    )
+    biomlm = shlex.join([*shlex.split(wants.prefix), "biomlm"] if wants.prefix else biomlm_command())
     lines = [
         "#!/bin/bash",
         f"# Stage {stage.name} of recipe {recipe.name}: written by `biomlm launch --on slurm`.",
