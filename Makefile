@@ -5,7 +5,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: setup lock demo recipes test test-slow check audit matrix bench clean
+.PHONY: setup lock demo recipes test test-slow check audit gpu-check matrix bench clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +38,9 @@ check: setup audit
 # Every package with its licence and hashes (CycloneDX), and what is known against it where the package index answers.
 audit: setup
 	$(BIN)/python tools/supply_chain.py build
+
+gpu-check:
+	PYTHON="$(PYTHON)" sh tools/gpu_check.sh build/gpu-check
 
 matrix:
 	sh tools/matrix.sh build/matrix

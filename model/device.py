@@ -1,11 +1,13 @@
 """Where and in which precision the arithmetic runs."""
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import Precision
@@ -51,6 +53,20 @@ def choose(precision: Precision) -> Device:
     if precision == "auto":
         return Device(device, "bf16" if native else "fp16" if scaled else "fp32")
     return Device(device, precision)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host's memory to a device: to a GPU from page-locked memory, so that the host does not wait for it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy from a device to the host's memory; for all of them a GPU is waited for once."""
+    if not tensors or tensors[0].device.type != "cuda":
+        return list(tensors)
+    copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors]
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies
 
 
 def keep_freed_memory() -> None:

@@ -32,12 +32,13 @@ from biomlm.distill.teachers.cached import (
     write_blocks,
 )
 from biomlm.distill.teachers.teacher import TeacherRequest, Teachers, load, teacher_inputs
-from biomlm.model.device import choose
+from biomlm.model.device import choose, fetch, send
 from biomlm.pretrain.data.batches import Batch
 from biomlm.pretrain.data.curriculum import Curriculum
 from biomlm.pretrain.data.dataset import Shards
 from biomlm.pretrain.training.run_folder import LATER
 from biomlm.tokenizer.workers import CONTEXT, pool
+from biomlm.training.prefetch import Prefetcher
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,22 @@ class CacheBuilder:
     def encode_batch(self, batch: Batch) -> bytes:
         """Run the teachers on one micro-batch; its block of the cache."""
         outputs = self.teachers(batch.to(self.device.torch), self.requests)
+        targets, whole = None, outputs.targets
+        if whole is not None:
+            assert isinstance(whole, Whole)
+            targets = self.excerpt(whole, batch)
+        hidden = {
+            hidden_name(i, layer): hidden_tu.half()
+            for i, states in enumerate(outputs.states)
+            for layer, hidden_tu in states.hidden.items()
+        }
+        parts = [] if targets is None else list(vars(targets).values())
+        here = fetch([*parts, *hidden.values()])
         arrays = {"check": np.array([batch_checksum(batch)], np.uint32)}
-        if outputs.targets is not None:
-            assert isinstance(outputs.targets, Whole)
-            arrays |= encode_targets(self.excerpt(outputs.targets, batch), self.shards.vocab_size)
-        for i, states in enumerate(outputs.states):
-            for layer, hidden_tu in states.hidden.items():
-                arrays[hidden_name(i, layer)] = hidden_tu.float().cpu().numpy().astype(np.float16)
-        return encode(arrays)
+        if targets is not None:
+            arrays |= encode_targets(type(targets)(*here[: len(parts)]), self.shards.vocab_size)
+        states_of = zip(hidden, here[len(parts) :], strict=True)
+        return encode(arrays | {name: hidden_tu.numpy() for name, hidden_tu in states_of})
 
     def excerpt(self, whole: Whole, batch: Batch) -> Targets:
         """Keep k entries of each distribution; random draws are a function of the seed and the micro-batch."""
@@ -108,19 +117,24 @@ class CacheBuilder:
         shape = (len(log_p_mv), self.config.k)
         key = rng.key(self.config.seed, "teacher", batch.epoch, batch.index)
         random = rng.uniform(key, np.arange(math.prod(shape), dtype=np.uint64)).reshape(shape)
-        return sample(log_p_mv, self.config.k, torch.from_numpy(random).to(log_p_mv.device))
+        return sample(log_p_mv, self.config.k, send(torch.from_numpy(random), log_p_mv.device))
+
+    def _load(self, step: int) -> list[Batch]:
+        """Make a step's micro-batches, in memory from which a copy to the device need not wait."""
+        on_gpu = self.device.torch.type == "cuda"
+        return [batch.pin() if on_gpu else batch for batch in self.curriculum.step(step)]
 
     def write(self, folder: str, number: int) -> FileCounts:
         """Run the teachers on one file's steps and write it."""
-        steps = range(number * STEPS, min((number + 1) * STEPS, self.config.steps))
-        batches = [batch for step in steps for batch in self.curriculum.step(step)]
-        blocks = [EncodedOutputs.of(batch, self.encode_batch(batch)) for batch in batches]
+        first, stop = number * STEPS, min((number + 1) * STEPS, self.config.steps)
+        with Prefetcher(self._load, first, stop) as steps:
+            blocks = [EncodedOutputs.of(batch, self.encode_batch(batch)) for step in steps for batch in step]
         path = block_file(folder, number)
         write_blocks(path, blocks)
         return FileCounts(
-            len(batches),
-            sum(len(batch.packed.input_ids_t) for batch in batches),
-            sum(len(batch.labels_m) for batch in batches),
+            len(blocks),
+            sum(block.tokens for block in blocks),
+            sum(block.masked for block in blocks),
             path.stat().st_size,
         )
 

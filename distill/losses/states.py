@@ -16,7 +16,7 @@ from biomlm.distill.losses.captured import QKV
 from biomlm.distill.losses.config import LossConfig
 from biomlm.distill.losses.kinds import Distance
 from biomlm.distill.losses.layer_maps import layer_map
-from biomlm.distill.teachers.cross_vocabulary import word_means
+from biomlm.distill.teachers.cross_vocabulary import word_means, word_sizes
 from biomlm.distill.teachers.teacher import TeacherStates
 from biomlm.model.config import EncoderConfig
 from biomlm.model.packed import Packed
@@ -116,11 +116,11 @@ def state_distance(layers: Layers, states: Compared, kind: Distance) -> Tensor:
     layer, teacher_layer = layers
     student_th, teacher_tu = states.hidden[layer], states.teacher.hidden[teacher_layer]
     word_of_t = states.teacher.word_of_t
-    if word_of_t is not None:  # each token stands for its word
-        words_t = word_of_t[word_of_t >= 0]
-        student_th = word_means(student_th, word_of_t, len(teacher_tu))[words_t]
-        teacher_tu = teacher_tu[words_t]
-    return distance(states.project(layers, student_th), teacher_tu, kind).sum()
+    if word_of_t is None:
+        return distance(states.project(layers, student_th), teacher_tu, kind).sum()
+    words = len(teacher_tu)  # each token stands for its word
+    distance_w = distance(states.project(layers, word_means(student_th, word_of_t, words)), teacher_tu, kind)
+    return (word_sizes(word_of_t, words) * distance_w).sum()
 
 
 def distance(student_tu: Tensor, teacher_tu: Tensor, kind: Distance) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from biomlm.core.errors import DataError, kind
 from biomlm.distill.losses.targets import Sampled, Targets, Top
+from biomlm.model.device import send
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -97,22 +98,22 @@ def encode_targets(targets: Targets, vocab_size: int) -> dict[str, npt.NDArray[A
     """Turn predictions into arrays.
 
     Args:
-        targets: Of kind `Top` or `Sampled`.
+        targets: Of kind `Top` or `Sampled`, in the host's memory.
         vocab_size: Pieces of the vocabulary; ids take 16 bits up to 65,536.
     """
     id_type = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     if isinstance(targets, Top):
         with_rest = torch.cat([targets.log_p_mk, targets.log_rest_m[:, None]], dim=1)
-        return {"ids": _differences(targets.ids_mk, id_type), "log_p": with_rest.cpu().numpy().astype(np.float16)}
+        return {"ids": _differences(targets.ids_mk, id_type), "log_p": with_rest.numpy().astype(np.float16)}
     assert isinstance(targets, Sampled)
     drawn_mk = targets.shares_mk > 0
     sizes_m = drawn_mk.sum(1)
     k = targets.shares_mk.shape[1]
     return {
-        "sizes": sizes_m.cpu().numpy().astype(np.uint16),
-        "drawn": targets.ids_mk[drawn_mk].cpu().numpy().astype(id_type),
-        "times": (targets.shares_mk[drawn_mk] * k).round().cpu().numpy().astype(np.uint8 if k < 256 else np.uint16),
-        "entropy": targets.entropy_m.cpu().numpy().astype(np.float16),
+        "sizes": sizes_m.numpy().astype(np.uint16),
+        "drawn": targets.ids_mk[drawn_mk].numpy().astype(id_type),
+        "times": (targets.shares_mk[drawn_mk] * k).round().numpy().astype(np.uint8 if k < 256 else np.uint16),
+        "entropy": targets.entropy_m.numpy().astype(np.float16),
     }
 
 
@@ -130,10 +131,10 @@ def decode_targets(arrays: Arrays, vocab_size: int, device: torch.device) -> Tar
 
 def _top(arrays: Arrays, vocab_size: int, device: torch.device) -> Top:
     ids_mk = _known(np.cumsum(arrays["ids"], axis=1, dtype=np.int64), vocab_size)
-    with_rest = torch.from_numpy(arrays["log_p"].astype(np.float32)).to(device).log_softmax(1)
+    with_rest = send(torch.from_numpy(arrays["log_p"].astype(np.float32)), device).log_softmax(1)
     if with_rest.shape != (len(ids_mk), ids_mk.shape[1] + 1):
         raise ValueError("shapes that do not fit each other")
-    return Top(torch.from_numpy(ids_mk).to(device), with_rest[:, :-1], with_rest[:, -1])
+    return Top(send(torch.from_numpy(ids_mk), device), with_rest[:, :-1], with_rest[:, -1])
 
 
 def _sampled(arrays: Arrays, vocab_size: int, device: torch.device) -> Sampled:
@@ -151,7 +152,7 @@ def _sampled(arrays: Arrays, vocab_size: int, device: torch.device) -> Sampled:
     ids_mk[drawn_mk], times_mk[drawn_mk] = _known(arrays["drawn"], vocab_size), arrays["times"]
     shares_mk = times_mk / np.maximum(times_mk.sum(1, keepdims=True), 1)
     parts = (ids_mk, shares_mk, arrays["entropy"].astype(np.float32))
-    return Sampled(*(torch.from_numpy(part).to(device) for part in parts))
+    return Sampled(*(send(torch.from_numpy(part), device) for part in parts))
 
 
 def _known(ids: npt.NDArray[Any], vocab_size: int) -> npt.NDArray[Any]:
@@ -161,5 +162,4 @@ def _known(ids: npt.NDArray[Any], vocab_size: int) -> npt.NDArray[Any]:
 
 
 def _differences(ids_mk: Tensor, id_type: type) -> npt.NDArray[Any]:
-    ids = ids_mk.cpu().numpy()
-    return np.diff(ids, axis=1, prepend=0).astype(id_type)
+    return np.diff(ids_mk.numpy(), axis=1, prepend=0).astype(id_type)

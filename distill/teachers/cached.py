@@ -28,6 +28,7 @@ from biomlm.core.manifest import flatten, read_manifest
 from biomlm.distill.teachers.cache_blocks import REMEDY, decode, decode_targets
 from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource, TeacherStates
 from biomlm.model.config import EncoderConfig
+from biomlm.model.device import send
 from biomlm.pretrain.data.batches import Batch
 
 STAGE = "distill cache"
@@ -83,7 +84,8 @@ class EncodedOutputs:
 
 def batch_checksum(batch: Batch) -> int:
     """Give the CRC-32 of a micro-batch's token ids and predicted positions."""
-    ids, positions = batch.packed.input_ids_t.cpu().numpy(), batch.positions_m.cpu().numpy()
+    here = batch.on_host
+    ids, positions = here.packed.input_ids_t.numpy(), here.positions_m.numpy()
     return zlib.crc32(positions.tobytes(), zlib.crc32(ids.tobytes()))
 
 
@@ -271,7 +273,7 @@ class CachedTeachers(TeacherSource):
 
 
 def _to_tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array.astype(np.float32)).to(device, non_blocking=True)
+    return send(torch.from_numpy(array.astype(np.float32)), device)
 
 
 def _short(value: object) -> str:

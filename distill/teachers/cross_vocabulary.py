@@ -19,7 +19,7 @@ from torch import Tensor
 from biomlm.convert.load import Loaded
 from biomlm.core.errors import MismatchError
 from biomlm.distill.teachers.teacher import TeacherOutputs, TeacherRequest, TeacherSource, TeacherStates
-from biomlm.model.device import Device
+from biomlm.model.device import Device, send
 from biomlm.model.packed import Packed, pack
 from biomlm.pretrain.data.batches import Batch
 from biomlm.tokenizer.formats import folder as tokenizer_folder
@@ -63,8 +63,9 @@ class WordAligner:
 
     def __call__(self, batch: Batch) -> WordAlignment:
         """Spell a micro-batch in the teacher's pieces."""
-        ids_t = batch.packed.input_ids_t.cpu().numpy().copy()
-        ids_t[batch.positions_m.cpu().numpy()] = batch.labels_m.cpu().numpy()
+        here = batch.on_host
+        ids_t = here.packed.input_ids_t.numpy().copy()
+        ids_t[here.positions_m.numpy()] = here.labels_m.numpy()
         sequences, teacher_word_of_t, word_of_t = [], [], np.full(len(ids_t), -1)
         words = start = 0
         for length in batch.packed.lengths:
@@ -104,11 +105,19 @@ class WordAligner:
 
 def word_means(states_th: Tensor, word_of_t: Tensor, words: int) -> Tensor:
     """Average the states of each word, [w, h], float32; -1 stands for no word."""
-    in_word_t = word_of_t >= 0
-    sums_wh = states_th.new_zeros(words, states_th.shape[1], dtype=torch.float32)
-    sums_wh = sums_wh.index_add(0, word_of_t[in_word_t], states_th[in_word_t].float())
-    counts_w = torch.bincount(word_of_t[in_word_t], minlength=words)
-    return sums_wh / counts_w.clamp(min=1)[:, None]
+    sums_wh = sum_by_word(states_th.float(), word_of_t, words)
+    return sums_wh / word_sizes(word_of_t, words).clamp(min=1)[:, None]
+
+
+def word_sizes(word_of_t: Tensor, words: int) -> Tensor:
+    """Count the tokens of each word, [w]."""
+    return sum_by_word(torch.ones_like(word_of_t), word_of_t, words)
+
+
+def sum_by_word(values_t: Tensor, word_of_t: Tensor, words: int) -> Tensor:
+    """Sum tokens' values over each word, [w, …]; those of no word go to a row of their own, so that nobody need know how many they are."""
+    rows_t = torch.where(word_of_t < 0, words, word_of_t)
+    return values_t.new_zeros(words + 1, *values_t.shape[1:]).index_add(0, rows_t, values_t)[:words]
 
 
 class WordAlignedTeachers(TeacherSource):
@@ -138,11 +147,12 @@ class WordAlignedTeachers(TeacherSource):
         states = []
         for model, aligner, request in zip(self.models, self.aligners, requests, strict=True):
             alignment = aligner(batch)
+            packed = alignment.packed.pin() if device.type == "cuda" else alignment.packed
             with torch.no_grad(), self.device.autocast():
-                hidden = model.to(device).encoder(alignment.packed.to(device))
-            word_of_piece = alignment.teacher_word_of_t.to(device)
+                hidden = model.to(device).encoder(packed.to(device))
+            word_of_piece = send(alignment.teacher_word_of_t, device)
             means = {n: word_means(hidden[n], word_of_piece, alignment.words) for n in request.layers}
-            states.append(TeacherStates(means, word_of_t=alignment.word_of_t.to(device)))
+            states.append(TeacherStates(means, word_of_t=send(alignment.word_of_t, device)))
         return TeacherOutputs(None, states)
 
 

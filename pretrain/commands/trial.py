@@ -115,6 +115,7 @@ def _planned(settings: PretrainConfig, loaded: Loaded, fleet: Fleet) -> dict[str
     """Say what the plan of a fleet gives (`pretrain.planning.estimate`)."""
     half, recompute = settings.precision != "fp32", settings.compute.recompute
     how: dict[str, Any] = {"half": half, "recompute": recompute, "mask_rate": settings.mlm.mask_rate}
+    how["padded"] = fleet.options.get("precision") == "fp16"
     most = largest_micro_batch(loaded.config, fleet, 0, **how)
     fitting = [tokens for tokens in _sizes(settings) if tokens <= most]
     if not fitting:

@@ -42,6 +42,7 @@ class Batch:
         step: Which optimiser step of the run it belongs to, from 0, whatever was stepped over in the data: the run's progress.
         places_m: Where in the shards the predicted tokens stand; stays on the CPU. Not unique in a batch that holds a sequence twice.
         pair_labels_b: What kind of pair each sequence is (`pretrain.data.segment_pairs`), NO_LABEL for none; None where there are no pairs.
+        source: The same micro-batch in the host's memory, for whoever would have to wait for a device to read it; None for this one.
     """
 
     packed: Packed
@@ -53,6 +54,12 @@ class Batch:
     step: int = 0
     places_m: I64 | None = None
     pair_labels_b: Tensor | None = None
+    source: "Batch | None" = None
+
+    @property
+    def on_host(self) -> "Batch":
+        """The same micro-batch in the host's memory."""
+        return self if self.source is None else self.source
 
     @property
     def name(self) -> tuple[int, int]:
@@ -118,6 +125,7 @@ class Batch:
             positions_m=self.positions_m.to(device, non_blocking=True),
             labels_m=self.labels_m.to(device, non_blocking=True),
             pair_labels_b=None if self.pair_labels_b is None else self.pair_labels_b.to(device, non_blocking=True),
+            source=self.on_host,
         )
 
 

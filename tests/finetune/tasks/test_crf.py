@@ -1,5 +1,6 @@
 """The CRF against brute force over all rows of labels; and a run that learns its transitions."""
 
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ from hypothesis import strategies as st
 from biomlm.convert.load import load_model
 from biomlm.core import cli
 from biomlm.core.files import read_json
-from biomlm.finetune.tasks.crf import conditionals, max_marginals, negative_log_likelihood
+from biomlm.finetune.tasks.crf import Chains, conditionals, max_marginals, negative_log_likelihood
 
 LABELS = 3
+
+
+def chains(lengths: Sequence[int]) -> Chains:
+    """Of windows with so many words, and one without behind them."""
+    owner_m = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return Chains.of(owner_m, len(lengths) + 1, max(lengths))
 
 
 def score(logits_nk: torch.Tensor, transitions_kk: torch.Tensor, row: tuple[int, ...]) -> float:
@@ -34,7 +41,7 @@ def drawn(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 1000))
 def test_probabilities_and_best_rows_equal_brute_force(lengths: list[int], seed: int) -> None:
     logits_mk, transitions_kk = drawn(lengths, seed)
-    logs_mkk, marginals_mk = (f(logits_mk, transitions_kk, lengths) for f in (conditionals, max_marginals))
+    logs_mkk, marginals_mk = (f(logits_mk, transitions_kk, chains(lengths)) for f in (conditionals, max_marginals))
     windows = zip(*(x.split(lengths) for x in (logits_mk, logs_mkk, marginals_mk)), strict=True)
     for logits_nk, logs_nkk, marginals_nk in windows:
         rows = list(product(range(LABELS), repeat=len(logits_nk)))
@@ -49,9 +56,9 @@ def test_probabilities_and_best_rows_equal_brute_force(lengths: list[int], seed:
 def test_the_loss_of_a_batch_is_the_sum_of_its_windows_whatever_stands_before() -> None:
     logits_mk, transitions_kk = drawn([3, 4], 1)
     labels_m = torch.tensor([0, 1, 2, 2, 1, 0, 0])
-    whole = negative_log_likelihood(conditionals(logits_mk, transitions_kk, [3, 4]), labels_m)
+    whole = negative_log_likelihood(conditionals(logits_mk, transitions_kk, chains([3, 4])), labels_m)
     parts = [
-        negative_log_likelihood(conditionals(logits, transitions_kk, [len(logits)]), labels)
+        negative_log_likelihood(conditionals(logits, transitions_kk, chains([len(logits)])), labels)
         for logits, labels in zip(logits_mk.split([3, 4]), labels_m.split([3, 4]), strict=True)
     ]
     assert float(whole) == pytest.approx(float(sum(parts)))
@@ -61,9 +68,9 @@ def test_without_transitions_it_is_cross_entropy_and_argmax() -> None:
     logits_mk, _ = drawn([2, 5, 1], 2)
     labels_m = torch.arange(8) % LABELS
     none_kk = torch.zeros(LABELS, LABELS, dtype=torch.float64)
-    loss = negative_log_likelihood(conditionals(logits_mk, none_kk, [2, 5, 1]), labels_m)
+    loss = negative_log_likelihood(conditionals(logits_mk, none_kk, chains([2, 5, 1])), labels_m)
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits_mk, labels_m, reduction="sum"))
-    assert torch.equal(max_marginals(logits_mk, none_kk, [2, 5, 1]).argmax(-1), logits_mk.argmax(-1))
+    assert torch.equal(max_marginals(logits_mk, none_kk, chains([2, 5, 1])).argmax(-1), logits_mk.argmax(-1))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -71,7 +78,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     labels_m = torch.tensor([0, 1, 2, 0, 1, 1])
     inputs = (logits_mk.requires_grad_(), transitions_kk.requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda a, b: negative_log_likelihood(conditionals(a, b, [1, 3, 2]), labels_m), inputs
+        lambda a, b: negative_log_likelihood(conditionals(a, b, chains([1, 3, 2])), labels_m), inputs
     )
 
 
