@@ -13,6 +13,10 @@ from biomlm.model.device import Device
 from biomlm.model.encoder import Encoder
 from biomlm.model.kernels.attention import check, pick
 
+WORKSPACES = (
+    ":4096:8",
+    ":16:8",
+)  # of cuBLAS, with which it computes the same bits each time (NVIDIA's documentation of cuBLAS)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -20,8 +24,10 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     """Set an encoder up for training; what was chosen, in words.
 
     Raises:
-        ConfigError: The attention kernel that was asked for cannot run here, or nothing here can compile.
+        ConfigError: The attention kernel that was asked for cannot run here, nothing here can compile, or cuBLAS is set up otherwise.
     """
+    if config.deterministic:
+        make_deterministic(device)
     dtype, dropout = DTYPES[device.precision], encoder.config.attention_dropout
     check(config.attention, device.torch, dtype, dropout)
     encoder.use_attention(config.attention)
@@ -29,8 +35,27 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     if config.compile:
         require_compiler(device)
         encoder.compile_layers()
-    words = [kernels_of(encoder, device), *["compiled"] * config.compile, *["recomputing layers"] * config.recompute]
-    return ", ".join(words)
+    said = {"compiled": config.compile, "recomputing layers": config.recompute, "deterministic": config.deterministic}
+    return ", ".join([kernels_of(encoder, device), *(word for word, so in said.items() if so)])
+
+
+def make_deterministic(device: Device) -> None:
+    """Ask torch for operations that give the same bits in every run, and for an error from those that have no such form.
+
+    Must come before the first matrix product on the device, when cuBLAS is set up.
+
+    Raises:
+        ConfigError: CUBLAS_WORKSPACE_CONFIG has a value with which cuBLAS does not.
+    """
+    if device.torch.type == "cuda":
+        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACES[0])
+        if workspace not in WORKSPACES:
+            raise ConfigError(
+                f"compute.deterministic, and CUBLAS_WORKSPACE_CONFIG is {workspace}, with which cuBLAS is not",
+                remedy=f"Leave the variable unset, or give it {' or '.join(WORKSPACES)}.",
+            )
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # nothing reads such
+    torch.use_deterministic_algorithms(True)
 
 
 def kernels_of(encoder: Encoder, device: Device) -> str:

@@ -239,8 +239,11 @@ class ComputeConfig:
         compile: Fuse the layers with torch.compile; it needs a C++ compiler on a CPU, Triton on a GPU, and a minute at the start.
         recompute: Keep only the layers' inputs for the backward pass, and compute each layer twice: a third more time, a fraction of the
             memory (activation checkpointing).
+        deterministic: On a GPU too compute the same bits in every run, at some cost of time, so that a run that was interrupted ends with
+            those of one that was not; a run that was begun so goes on so. On a CPU that is always so.
     """
 
     attention: Kernel = "auto"
     compile: bool = False
     recompute: bool = False
+    deterministic: bool = False

@@ -1,12 +1,13 @@
 """What a run computes with where its configuration leaves that to the machine: kept in its manifest, and kept to when it goes on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biomlm.core.errors import ConfigError
 from biomlm.core.files import read_json
 from biomlm.core.manifest import NAME, Manifest
-from biomlm.model.config import Precision
+from biomlm.model.config import ComputeConfig, Precision
 from biomlm.model.device import Device, choose
 from biomlm.training.distributed.process_group import World
 
@@ -47,8 +48,16 @@ def _begun(run: Path) -> Any:
     return manifest.get("resolved", {}).get("precision") or ("fp32" if chosen == "fp16" else chosen)
 
 
-def keep(run: Path, record: Manifest, world: World, *, device: Device, kernels: str) -> None:
+def compute_of(config: ComputeConfig, record: Manifest) -> ComputeConfig:
+    """Keep to what a run was begun with: one whose bits were to be the same every time goes on so."""
+    return replace(config, deterministic=config.deterministic or bool(record.resolved.get("deterministic")))
+
+
+def keep(
+    run: Path, record: Manifest, world: World, *, device: Device, kernels: str, deterministic: bool = False
+) -> None:
     """Write down what a run computes with from now on."""
     record.resolved = {"precision": device.precision, "kernels": kernels, "processes": world.size}
+    record.resolved |= {"deterministic": True} if deterministic else {}
     if world.is_main:
         record.write(run)

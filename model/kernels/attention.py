@@ -180,7 +180,13 @@ def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> T
 def _flash(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
     sides = (-1, -1) if window is None else (window, window)
-    out = flash_attn_varlen_func(*rows, cu_seqlens, cu_seqlens, longest, longest, dropout_p=dropout, window_size=sides)
+    out = flash_attn_varlen_func(
+        *rows,
+        *(cu_seqlens, cu_seqlens, longest, longest),
+        dropout_p=dropout,
+        window_size=sides,
+        deterministic=torch.are_deterministic_algorithms_enabled(),  # torch's own copy looks itself
+    )
     assert isinstance(out, Tensor)
     return out
 

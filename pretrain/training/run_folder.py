@@ -31,7 +31,7 @@ from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine
 from biomlm.training.distributed.process_group import World, join, rank_info
 from biomlm.training.objective import Objective
-from biomlm.training.resolved import device_of, keep
+from biomlm.training.resolved import compute_of, device_of, keep
 from biomlm.training.result import TrainResult
 from biomlm.training.selection import Selection
 from biomlm.training.trainer import Trainer, deterministic, newest_usable
@@ -186,8 +186,9 @@ def _train(
         return
     world = join(config.timeout)
     device = device_of(run, config.precision, world)
+    config = replace(config, compute=compute_of(config.compute, record))
     engine, kernels = make_engine(config, model, objective, world, device=device)
-    keep(run, record, world, device=device, kernels=kernels)
+    keep(run, record, world, device=device, kernels=kernels, deterministic=config.compute.deterministic)
     segments = model.config.type_vocab_size > 1
     batches = Curriculum(reader, config, segments)
     evaluator = _evaluator(config, objective, segments, world)

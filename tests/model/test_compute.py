@@ -1,14 +1,15 @@
 """Compiling, recomputing and choosing a kernel leave a model's outputs and gradients as they are; freezing leaves its weights."""
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from biomlm.core.errors import ConfigError
-from biomlm.model.compute import prepare, require_compiler
+from biomlm.model.compute import make_deterministic, prepare, require_compiler
 from biomlm.model.config import SIZES, ComputeConfig, ModelConfig, Shape
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
@@ -98,6 +99,36 @@ def test_what_was_chosen_is_said_in_words() -> None:
     assert words == "cpu fp32, attention by loop, recomputing layers"
     with pytest.raises(ConfigError, match="varlen needs a GPU"):
         prepare(model.encoder, CPU, ComputeConfig("varlen"))
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """Put back what is global in torch."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_the_same_bits_on_a_gpu_are_asked_for_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(False)
+    gpu = Device(torch.device("cuda"), "bf16")
+    make_deterministic(gpu)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled(), "an operation without such a form raises"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG is :0:0"):
+        make_deterministic(gpu)
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_on_a_cpu_the_same_bits_cost_nothing_more() -> None:
+    words = prepare(model_of("roberta").encoder, CPU, ComputeConfig(deterministic=True))
+    assert words == "cpu fp32, attention by loop, deterministic"
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_frozen_layers_take_no_gradient() -> None:
