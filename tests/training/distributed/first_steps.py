@@ -43,7 +43,8 @@ def batch(seed: int) -> Batch:
 
 def steps(engine: Engine, config: PretrainConfig, overflow: int | None) -> dict[str, list[Any]]:
     """Two micro-batches a step; in the step `overflow` the loss scale is far too high, and then as it was."""
-    guard, seen = Guard(config.guard), {"norm": [], "said": [], "scale": [], "weights": []}
+    guard, seen = Guard(config.guard), {"norm": [], "said": [], "scale": [], "weights": [], "moved": []}
+    first = {name: tensor.clone() for name, tensor in engine.state_tensors()["model"].items()}
     for step in range(config.steps):
         engine.begin(step, False)
         if engine.scale is not None:
@@ -61,6 +62,7 @@ def steps(engine: Engine, config: PretrainConfig, overflow: int | None) -> dict[
         seen["said"].append(guard.problem)
         seen["scale"].append(engine.factor)
         seen["weights"].append(float(sum(tensor.double().abs().sum() for tensor in state.values())))
+        seen["moved"].append(float(sum((state[name] - first[name]).double().abs().sum() for name in first)))
     return seen
 
 
@@ -70,7 +72,8 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         file.write_text(json.dumps(case["ds_config"]))
         ours = DeepSpeedConfig(stage=case["stage"], config=str(file))
         optim = OptimConfig(name=case["optimizer"], lr=1e-2, clip=0.5, warmup=0.0)
-        config = PretrainConfig(shards="S", out="O", steps=3, deepspeed=ours, optim=optim)
+        number = case.get("steps", 3)
+        config = PretrainConfig(shards="S", out="O", steps=number, deepspeed=ours, optim=optim)
         device = Device(CPU, case["precision"])
         found = {}
         for name in ("torch", "deepspeed"):
@@ -82,9 +85,9 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), device)
             world = World(RankInfo())
             engine: Engine = (
-                DDPEngine(loss, world, optim, 3)
+                DDPEngine(loss, world, optim, number)
                 if name == "torch"
-                else DeepSpeedEngine(loss, world, optim=optim, steps=3, config=ours)
+                else DeepSpeedEngine(loss, world, optim=optim, steps=number, config=ours)
             )
             found[name] = steps(engine, config, case.get("overflow"))
     return found

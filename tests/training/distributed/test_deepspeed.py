@@ -174,6 +174,22 @@ def test_fp16_is_torchs_at_every_stage() -> None:
         assert ours["said"] == theirs["said"] == ["", "the gradient overflows, the loss scale becomes 5.49756e+11", ""]
 
 
+@pytest.mark.slow
+def test_fp16_moves_the_weights_alike_at_stages_0_to_2() -> None:
+    """Over 50 steps, one of which overflows: a gradient divided by a scale that no loss was multiplied by would move them a seventh."""
+    cases = [
+        {"ds_config": {}, "stage": stage, "optimizer": "adamw", "precision": "fp16", "overflow": 20, "steps": 50}
+        for stage in (0, 1, 2)
+    ]
+    runs = first_steps(cases)
+    torchs = runs[0]["torch"]["moved"]
+    assert torchs[20] == torchs[19] < torchs[21]
+    for stage, run in enumerate(runs):
+        moved, scale = run["deepspeed"]["moved"], run["deepspeed"]["scale"]
+        assert moved == pytest.approx(torchs, rel=1e-2), f"stage {stage}"
+        assert scale == runs[0]["torch"]["scale"], f"stage {stage}"
+
+
 def test_it_says_what_is_missing(
     tiny_shards: Path,
     small_run: Callable[..., list[str]],

@@ -152,9 +152,10 @@ def holds(objective: str, shape: Shape, watch: Callable[[], Any], **how: Any) ->
     assert made.scale.factor >= START / 64
     made.zero_grad()
     made.scale.factor /= 64
-    falls = [a / b for a, b in zip(largest, settled(made, batch, watch), strict=True) if a > 64 * FLOOR]
-    forward = [a for a, fall in zip(largest, falls, strict=True) if fall == 1]
-    assert [fall for fall in falls if fall != 1] == pytest.approx([64] * (len(falls) - len(forward)), rel=0.2)
+    pairs = [(a, a / b) for a, b in zip(largest, settled(made, batch, watch), strict=True) if b]
+    forward = [a for a, fall in pairs if fall == 1]
+    falls = [fall for a, fall in pairs if fall != 1 and a > 1]  # smaller ones fp16 rounds too far
+    assert falls == pytest.approx([64] * len(falls), rel=0.2)
     assert max(forward) < LARGEST / 16
     assert max(largest) / made.scale.factor / 64 * FLOOR < 1
 
