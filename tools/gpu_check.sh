@@ -7,14 +7,15 @@
 set -eu
 folder="$1"
 python="$folder/venv/bin/python"
-version="$(sed -n 's/^torch==//p' constraints.txt)"
+version="$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)"
 
 mkdir -p "$folder"
 if ! "$python" -c "import biomlm, torch; assert torch.version.cuda" 2>/dev/null; then
     "${PYTHON:-python3}" -m venv "$folder/venv"
     # === takes no other build of that version, such as +cpu
     "$python" -m pip --disable-pip-version-check --quiet install "torch===$version"
-    "$python" -m pip --disable-pip-version-check --quiet install --constraint constraints.txt --editable .
+    sed -n 's/^\([a-z0-9._-]*==[^ ;]*\).*/\1/p' constraints.txt >"$folder/pins.txt"
+    "$python" -m pip --disable-pip-version-check --quiet install --constraint "$folder/pins.txt" --editable .
 fi
 "${CC:-cc}" -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$folder/libcuda.so.1" tests/distill/fake_cuda.c
 

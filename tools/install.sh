@@ -5,8 +5,7 @@
 #
 # Without a GPU the CPU build of torch is taken where one can be had: from the package sources that pip is set up with, or from
 # TORCH_INDEX (an index of such wheels, see docs/install.md). Only if there is none is the default build taken, and that is said.
-# A GPU older than Turing (V100) has no kernels in torch's default builds from 2.8 on: the CUDA 12.6 build is taken, or the last default
-# one with such kernels, which is said.
+# A GPU older than Turing (V100) has no kernels in torch's default builds: the CUDA 12.6 build is taken, or it is said what to do.
 # DeepSpeed comes along where it can be installed and imported; where not, biomlm does without, and its tests are skipped.
 set -eu
 venv="$1"
@@ -39,17 +38,15 @@ if ! has_torch && ! command -v nvidia-smi >/dev/null 2>&1 && [ "$(uname -s)" = L
 fi
 has_sm_70() { "$venv/bin/python" -c "import sys, torch; sys.exit('sm_70' not in torch.cuda.get_arch_list())" 2>/dev/null; }
 
-last_volta=2.7.1 # the last version whose default build, of CUDA 12.6, has sm_70
 oldest="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -V | head -n 1)" || oldest=""
 case "$oldest" in
 [56].* | 7.0 | 7.2)
     echo "a GPU of compute capability $oldest here: looking for a build of torch that has kernels for it"
     if has_torch && has_sm_70; then
         echo "the torch that is installed here has them"
-    elif $pip install "torch==$torch+cu126" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 2>/dev/null; then
+    elif $pip install --no-deps "torch==$torch+cu126" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 2>/dev/null; then
+        $pip install "torch==$torch+cu126" # what it needs, from the usual sources
         echo "torch $torch for CUDA 12.6, of which constraints.txt has no hash"
-    elif $pip install "torch==$last_volta"; then
-        echo "no CUDA 12.6 build of torch $torch here: taking torch $last_volta, of which constraints.txt has no hash (docs/install.md)" >&2
     else
         echo "no torch with kernels for it in the package sources here: name an index of CUDA 12.6 builds, make setup TORCH_INDEX=ADDRESS, or bring a wheel (docs/install.md)" >&2
         exit 2
