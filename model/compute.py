@@ -35,8 +35,12 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     if config.compile:
         require_compiler(device)
         encoder.compile_layers()
-    said = {"compiled": config.compile, "recomputing layers": config.recompute, "deterministic": config.deterministic}
-    return ", ".join([kernels_of(encoder, device), *(word for word, so in said.items() if so)])
+    remarks = {
+        "compiled": config.compile,
+        "recomputing layers": config.recompute,
+        "deterministic": config.deterministic,
+    }
+    return ", ".join([kernels_of(encoder, device), *(word for word, holds in remarks.items() if holds)])
 
 
 def make_deterministic(device: Device) -> None:

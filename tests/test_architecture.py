@@ -131,6 +131,7 @@ MAKERS = {
 }
 # What is made on the host on purpose, and why.
 ON_THE_HOST = {
+    "model/device.py": 1,  # a copy in the host's memory
     "model/encoder.py": 1,  # a parameter, which stands where its module is made
     "model/packed.py": 1,  # a batch, before it is moved
     "model/vocabulary_transfer.py": 1,  # before training
@@ -142,7 +143,7 @@ ON_THE_HOST = {
     "training/distributed/process_group.py": 1,  # numbers that ranks exchange
     "distill/student.py": 2,  # before training
     "distill/teachers/cross_vocabulary.py": 1,  # a batch, before it is moved
-    "finetune/tasks/crf.py": 2,  # a parameter; and the lengths of windows, which are needed as numbers
+    "finetune/tasks/crf.py": 1,  # a parameter, which stands where its module is made
     "finetune/tasks/examples.py": 3,  # a batch, before it is moved
     "finetune/training/inference.py": 2,  # outputs that have been fetched
 }

@@ -102,11 +102,11 @@ class CacheBuilder:
             for layer, hidden_tu in states.hidden.items()
         }
         parts = [] if targets is None else list(vars(targets).values())
-        here = fetch([*parts, *hidden.values()])
+        copies = fetch([*parts, *hidden.values()])
         arrays = {"check": np.array([batch_checksum(batch)], np.uint32)}
         if targets is not None:
-            arrays |= encode_targets(type(targets)(*here[: len(parts)]), self.shards.vocab_size)
-        states_of = zip(hidden, here[len(parts) :], strict=True)
+            arrays |= encode_targets(type(targets)(*copies[: len(parts)]), self.shards.vocab_size)
+        states_of = zip(hidden, copies[len(parts) :], strict=True)
         return encode(arrays | {name: hidden_tu.numpy() for name, hidden_tu in states_of})
 
     def excerpt(self, whole: Whole, batch: Batch) -> Targets:

@@ -84,8 +84,8 @@ class EncodedOutputs:
 
 def batch_checksum(batch: Batch) -> int:
     """Give the CRC-32 of a micro-batch's token ids and predicted positions."""
-    here = batch.on_host
-    ids, positions = here.packed.input_ids_t.numpy(), here.positions_m.numpy()
+    source = batch.on_host
+    ids, positions = source.packed.input_ids_t.numpy(), source.positions_m.numpy()
     return zlib.crc32(positions.tobytes(), zlib.crc32(ids.tobytes()))
 
 

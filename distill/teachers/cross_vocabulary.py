@@ -63,9 +63,9 @@ class WordAligner:
 
     def __call__(self, batch: Batch) -> WordAlignment:
         """Spell a micro-batch in the teacher's pieces."""
-        here = batch.on_host
-        ids_t = here.packed.input_ids_t.numpy().copy()
-        ids_t[here.positions_m.numpy()] = here.labels_m.numpy()
+        source = batch.on_host
+        ids_t = source.packed.input_ids_t.numpy().copy()
+        ids_t[source.positions_m.numpy()] = source.labels_m.numpy()
         sequences, teacher_word_of_t, word_of_t = [], [], np.full(len(ids_t), -1)
         words = start = 0
         for length in batch.packed.lengths:
