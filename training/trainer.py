@@ -23,6 +23,7 @@ from biomlm.training.anomaly_guard import Guard
 from biomlm.training.batches import Batches
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine, StepResult
+from biomlm.training.distributed.hang_detector import cuda_mark
 from biomlm.training.distributed.process_group import BrokenOffError, World
 from biomlm.training.divergence import Divergence
 from biomlm.training.metrics import MetricsLogger
@@ -73,6 +74,7 @@ class Trainer:
         )
         self.preemption, self.hang_detector = PreemptionHandler(), self.world.hang_detector
         self.hang_detector.what, engine.heartbeat = what, self.hang_detector.heartbeat
+        self.hang_detector.mark = cuda_mark if engine.device.torch.type == "cuda" else None
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.save_due = self.stopping = self.broken = self.evaluation_due = False
 
