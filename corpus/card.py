@@ -140,8 +140,8 @@ def _settings(record: Manifest) -> Table:
     """List the settings that decide what is in the folder."""
     sources = [*BY_NAME, *RETAINED]
     rows = []
-    for name, value in record.config.items():
-        nested = value.items() if isinstance(value, dict) and name == "select" else [("", value)]
+    for name, value in sorted(record.config.items()):  # as they stand in a manifest that is read again
+        nested = sorted(value.items()) if isinstance(value, dict) and name == "select" else [("", value)]
         for key, setting in nested:
             if name not in sources and setting not in ("", [], {}, 0, False):
                 shown = [Path(s).name for s in setting] if key == "decontaminate" else setting
@@ -151,7 +151,7 @@ def _settings(record: Manifest) -> Table:
 
 def _inputs(record: Manifest) -> Table:
     rows = []
-    for name, sha256 in record.inputs.items():
+    for name, sha256 in sorted(record.inputs.items()):
         source, _, path = name.partition(": ")
         rows.append([source, Path(path).name, sha256[:16]])
     return Table("Files", ("source", "file", "SHA-256, its beginning"), rows, 3)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from biomlm.core.cli import run as biomlm
+from biomlm.core.manifest import read_manifest
 from biomlm.corpus import card
 from biomlm.corpus.documents import document_files, documents
 
@@ -67,6 +69,17 @@ def test_the_head_is_what_the_hub_reads_and_names_are_escaped(docs: Path) -> Non
     page = (docs / card.PAGE).read_text()
     assert "a|b&lt;i&gt;.xml" in page
     assert str(docs.parent) not in text + page
+
+
+def test_the_order_of_a_manifest_that_is_read_again_changes_nothing(docs: Path) -> None:
+    record = read_manifest(docs, "corpus build")
+    turned = replace(record, config=dict(reversed(record.config.items())), inputs=dict(reversed(record.inputs.items())))
+    assert len(record.inputs) > 1
+    pages = []
+    for each in (record, turned):
+        card.write(docs, each, record.counts, {})
+        pages.append([(docs / name).read_bytes() for name in (card.MARKDOWN, card.PAGE)])
+    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize(
