@@ -8,7 +8,7 @@ import re
 from bisect import bisect
 from collections.abc import Iterator
 
-END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s++(?=\S)")
+MARKS = re.compile(r"[.!?…]++(?:[\"'”’)\]]*+(\s++)(?=\S))?")  # all runs of them: so each is looked at once
 AFTER_END = re.compile(r"[a-z0-9)\]][.!?]\s([^\W\d_])")
 LOOKED_AT = 4000  # characters by which it is known how sentences begin
 LAST_WORD = re.compile(r"[^\s(\[\"'“‘/–—]+$")
@@ -27,6 +27,7 @@ NEVER_END = frozenset(_NEVER_END.split())
 # May end a sentence: a boundary only if a capital follows that is not a mere initial.
 _MAY_END = "etc inc ltd co corp u.s u.k u.s.a e.u a.m p.m ph.d m.d d.c jr sr al sp spp a.c b.c"
 MAY_END = frozenset(_MAY_END.split())
+LONGER = max(map(len, NEVER_END | MAY_END)) + 1  # letters that no abbreviation has
 
 
 def placeholders(text: str) -> Iterator[tuple[int, int]]:
@@ -58,14 +59,19 @@ def spans(text: str, lower_case: bool = False) -> list[tuple[int, int]]:
     offsets: list[tuple[int, int]] = []
     kept_whole = list(placeholders(text))
     start = 0
-    for match in END.finditer(text):
-        before = (
-            bisect(kept_whole, (match.start(), len(text))) - 1
-        )  # of the placeholder that begins at or before the mark
-        inside = before >= 0 and match.start() < kept_whole[before][1] - 1
-        if not inside and _is_boundary(text, start, match.start(), match.end(), lower_case):
-            offsets.append((start, start + len(text[start : match.end()].rstrip())))
-            start = match.end()
+    for match in MARKS.finditer(text):
+        blank, after = match.span(1)
+        if blank < 0 or (not lower_case and text[after].islower()):
+            continue
+        stop = match.start()
+        if kept_whole:
+            before = bisect(kept_whole, (stop, len(text))) - 1  # of the placeholder that begins at or before the mark
+            if before >= 0 and stop < kept_whole[before][1] - 1:
+                continue
+        long_word = stop - start >= LONGER and text[stop - LONGER : stop].isalpha()
+        if long_word or _is_boundary(text, start, stop, after, lower_case):
+            offsets.append((start, blank))
+            start = after
     offsets.append((start, len(text)))
     return offsets
 
@@ -73,8 +79,6 @@ def spans(text: str, lower_case: bool = False) -> list[tuple[int, int]]:
 def _is_boundary(text: str, start: int, stop: int, after: int, lower_case: bool) -> bool:
     """Return whether the mark at `stop` ends the sentence that began at `start`; the next word begins at `after`."""
     following = text[after]
-    if following.islower() and not lower_case:
-        return False
     if text[stop] != ".":
         return True
     word = LAST_WORD.search(text, max(start, stop - 24), stop)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from biomlm.core.errors import DataError, kind
-from biomlm.inputs.gzip import ERRORS, Gunzip, fast_zlib
+from biomlm.inputs.gzip import ERRORS, Gunzip, Gzip, fast_zlib
 
 BLOCK = 1 << 20  # bytes read at a time
 STORED = 1 << 17  # bytes of the stored file fed to the decompressor at a time
+WRITTEN = 1 << 17  # bytes given to the compressor at a time
 SALVAGED = 1 << 8  # and again in these, when it turns out to be damaged
 
 
@@ -222,5 +223,16 @@ def read_text(path: Path) -> str:
 @contextmanager
 def compressed(path: Path, level: int) -> Iterator[IO[bytes]]:
     """Open a gzip file for writing whose bytes depend on its content alone: it stores neither name nor time."""
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", level, raw, mtime=0) as file:
-        yield cast(IO[bytes], file)
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", level, raw, mtime=0) as file, _in_blocks(file) as writer:
+        yield writer
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[IO[bytes]]:
+    """Open a gzip file for writing that is read once and removed, as fast as can be: its bytes depend on what is installed."""
+    with path.open("wb") as raw, Gzip("", "wb", 1, raw, mtime=0) as file, _in_blocks(file) as writer:
+        yield writer
+
+
+def _in_blocks(file: gzip.GzipFile) -> IO[bytes]:
+    return cast(IO[bytes], io.BufferedWriter(cast(io.RawIOBase, file), WRITTEN))

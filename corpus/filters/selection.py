@@ -10,7 +10,7 @@ from biomlm.corpus.config import Selection
 from biomlm.corpus.filters.language import language
 from biomlm.corpus.sources import BY_NAME
 from biomlm.corpus.text.dates import between
-from biomlm.corpus.text.document import DROPPED, RETRACTED
+from biomlm.corpus.text.document import DROPPED, RETRACTED, words
 
 
 class MarkUnwanted(PipelineStep):  # type: ignore[misc]
@@ -41,10 +41,10 @@ class MarkUnwanted(PipelineStep):  # type: ignore[misc]
         wanted, meta = self.selection, document.metadata
         if not document.text:
             return "no text"
-        words = len(document.text.split())
-        if words < self.min_words:
+        length = words(document.text)
+        if length < self.min_words:
             return f"fewer than {self.min_words} words"
-        if wanted.max_words and words > wanted.max_words:
+        if wanted.max_words and length > wanted.max_words:
             return f"more than {wanted.max_words} words"
         if (
             wanted.licenses

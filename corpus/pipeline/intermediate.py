@@ -29,8 +29,8 @@ from biomlm.corpus.dedup.minhash import BANDS, BANDS_KEY
 from biomlm.corpus.readers.pubmed import DELETES
 from biomlm.corpus.salt import Salt
 from biomlm.corpus.sources import BY_NAME, NUMBERS
-from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTS, UNIT, hash64
-from biomlm.inputs.streams import compressed
+from biomlm.corpus.text.document import DROPPED, ENCODING, PLACE, PROBLEM, RETRACTS, UNIT, hash64, lines
+from biomlm.inputs.streams import scratch
 
 PART_BYTES = 64 << 20  # bytes of JSON in one file of documents
 IDS = ("pmid", "pmcid", "doi")
@@ -53,7 +53,6 @@ NEW = ("retracted", "title_only")  # tables that 0.1 did not write
 CHUNK = 4096  # rows held before they are written
 FEWEST = 8  # words of a paragraph of which repeats are looked for
 LISTED = 100  # damaged records of a part that are listed one by one; all are counted
-FASTEST = 1  # gzip's level: parts are read once and removed
 
 
 class WriteParts(PipelineStep):  # type: ignore[misc]
@@ -168,7 +167,7 @@ class _Part:
             *version,
             hash64(document.text),
             hash64(self.salt, group),
-            sum(map(bool, document.text.split("\n"))),
+            lines(document.text),
             set_aside,
         )
 
@@ -179,7 +178,7 @@ class _Part:
 
     def _write(self, document: Document) -> None:
         if self.file is None:
-            self.file = self.stack.enter_context(compressed(self.folder / f"{self.files:05d}.jsonl.gz", FASTEST))
+            self.file = self.stack.enter_context(scratch(self.folder / f"{self.files:05d}.jsonl.gz"))
             self.files, self.bytes = self.files + 1, 0
         line = orjson.dumps(
             {"text": document.text, "id": document.id, "metadata": document.metadata}, option=orjson.OPT_APPEND_NEWLINE

@@ -18,7 +18,7 @@ from biomlm.corpus.pipeline.dropped import DropWriter
 from biomlm.corpus.pipeline.intermediate import has_versions, part_folder, table
 from biomlm.corpus.pipeline.repeated_paragraphs import Table, Treatment
 from biomlm.corpus.sources import BY_NAME
-from biomlm.corpus.text.document import DROPPED, PLACE, RETRACTED, without_lines
+from biomlm.corpus.text.document import DROPPED, PLACE, RETRACTED, without_lines, words
 from biomlm.inputs.streams import compressed, open_lines
 
 LEVEL = 5  # gzip's level
@@ -120,7 +120,7 @@ class _Task:
             edges.write("\t".join((document["id"], *cited_inside)).encode() + b"\n")
         totals = self.counts["kept"].setdefault(meta["source"], {}).setdefault(folder, dict.fromkeys(TOTALS, 0))
         text = document["text"]
-        sizes = (1, len(text.split()), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
+        sizes = (1, words(text), len(text), len(meta["sections"]), len(meta["sentences"]), len(meta["links"]))
         for name, value in zip(TOTALS, sizes, strict=True):
             totals[name] += value
         facts = self.counts["facts"].setdefault(meta["source"], {name: Counter() for name in FACTS.values()})

@@ -80,6 +80,16 @@ def build(id: str, sections: Iterable[tuple[str, Iterable[str]]], metadata: dict
     return Document(text="".join(parts), id=id, metadata=metadata)
 
 
+def lines(text: str) -> int:
+    """Count the lines of a cleaned text that are not empty: sections are parted by one that is."""
+    return text.count("\n") - text.count("\n\n") + bool(text)
+
+
+def words(text: str) -> int:
+    """Count the words of a cleaned text, in which one blank stands between words and none at the ends of lines."""
+    return text.count(" ") + lines(text)
+
+
 class AddSentences(PipelineStep):  # type: ignore[misc]
     """Add the offsets of every document's sentences to its metadata; a sentence never crosses a line break."""
 
