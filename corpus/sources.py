@@ -11,6 +11,7 @@ from typing import Any, Literal
 from biomlm.core.errors import ConfigError
 from biomlm.core.verbs import load
 
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 NOTE_FIELDS = {  # of a note → MIMIC's names of its column
     "id": ("row_id", "note_id"),
     "patient": ("subject_id",),
@@ -53,6 +54,7 @@ class Source:
         reader_at: Place (`module:name`) of its datatrove reader.
         suffixes: Of the files that are read, compression aside.
         named: Suffixes of files that are read when named, and passed over in a folder, where such a file may be anything.
+        sliced: Suffixes of tables of which a big one is read in slices, by several tasks.
         rank: Of documents with the same text the one whose source has the lowest is kept.
         citations: Whether it holds citations of articles: PMIDs may be taken back, and a citation gives way to the article in full.
         full_text: Whether it holds articles in full, which have licences and go by their PMCID.
@@ -66,6 +68,7 @@ class Source:
     reader_at: str
     suffixes: tuple[str, ...]
     named: tuple[str, ...] = ()
+    sliced: tuple[str, ...] = ()
     rank: int
     citations: bool = False
     full_text: bool = False
@@ -141,7 +144,8 @@ SOURCES: tuple[Source, ...] = (
         name="notes",
         help="Clinical notes as CSV, JSONL or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.",
         reader_at="biomlm.corpus.readers.notes:NotesReader",
-        suffixes=(".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
+        suffixes=(*TABLES, ".parquet"),
+        sliced=TABLES,
         rank=2,
         patients=True,
         options={
@@ -177,7 +181,8 @@ SOURCES: tuple[Source, ...] = (
         name="text",
         help="Plain text (.txt, a document a file) and JSONL, Parquet or CSV (a document a row).",
         reader_at="biomlm.corpus.readers.text:TextReader",
-        suffixes=(".txt", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"),
+        suffixes=(".txt", *TABLES, ".parquet"),
+        sliced=TABLES,
         rank=3,
         options={
             "text_unit": Option(

@@ -50,15 +50,16 @@ def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
         DataError: A header that cannot be read, or has a name twice; a Parquet file without pyarrow to read it, or in a compressed file.
     """
     name = bare_name(filepath)
+    before = getattr(stream, "lines_before", 0)  # of a slice
     if name.endswith(".parquet"):
         return _parquet(stream, filepath)
     if name.endswith(JSON_LINES):
-        return (Row(f"line {line}", fields, encoding) for line, fields, encoding in _jsonl(stream))
+        return (Row(f"line {before + line}", fields, encoding) for line, fields, encoding in _jsonl(stream))
     table = Table(stream, filepath)
     names = _names(table.header, filepath)
     return (
         Row(
-            f"line {line}",
+            f"line {before + line}",
             row if isinstance(row, str) else dict(zip(names, row, strict=True)),
             CP1252 if foreign else "",
         )

@@ -127,9 +127,10 @@ def _hashes(inputs: list[Input], evaluation: list[Path]) -> dict[str, str]:
     return hashes
 
 
-def _prepare(out: Path, record: manifest.Manifest) -> Path:
+def _prepare(out: Path, record: manifest.Manifest, jobs: list[list[Input]]) -> Path:
     """Return the working folder, cleared of what another configuration (`override`) or a killed write left behind."""
-    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs])
+    parts = [list(item.part) for job in jobs for item in job if item.part]  # 0.1 had none
+    work, mark = out / WORK, manifest.digest([record.config_hash, record.inputs, *([parts] if parts else [])])
     if not (work / mark).exists():
         for folder in (WORK, *FOLDERS):
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -147,8 +148,8 @@ def _build(
     config: BuildConfig, salt: Salt, inputs: list[Input], out: Path, record: manifest.Manifest
 ) -> dict[str, Any]:
     """Run what is left of both passes and return the counts."""
-    work = _prepare(out, record)
     jobs = tasks(inputs)
+    work = _prepare(out, record, jobs)
     with progress("reading", sum(item.size for item in inputs), "B") as bar:
         execute(
             _reading(config, salt, jobs, work),

@@ -5,11 +5,12 @@ A task is the unit of work, of resuming and of numbering, and depends on the fil
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from biomlm.core.errors import DataError
 from biomlm.corpus.sources import BY_NAME
+from biomlm.inputs.slices import Slice, slices
 from biomlm.inputs.streams import bare_name
 
 TASK_BYTES = 8 << 20  # small files are read together until they have this many bytes
@@ -24,12 +25,14 @@ class Input:
         path: Where it is.
         size: Bytes as stored.
         label: Its name, with as many of its folders as tell it from the source's other files.
+        part: What is read of it, if not all.
     """
 
     source: str
     path: str
     size: int
     label: str
+    part: Slice | None = None
 
 
 def suffixes(source: str) -> tuple[str, ...]:
@@ -92,13 +95,21 @@ def _labels(paths: list[Path]) -> dict[Path, str]:
 
 
 def tasks(inputs: Iterable[Input]) -> list[list[Input]]:
-    """Divide inputs into tasks: neighbours of one source together until `TASK_BYTES` are reached."""
+    """Divide inputs into tasks: neighbours of one source together until `TASK_BYTES` are reached; big tables by their slices."""
     groups: list[list[Input]] = []
     size = 0
-    for item in inputs:
-        if not groups or groups[-1][0].source != item.source or size + item.size > TASK_BYTES:
+    for item in (part for whole in inputs for part in _parts(whole)):
+        if not groups or groups[-1][0].source != item.source or item.part or size + item.size > TASK_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(item)
         size += item.size
     return groups
+
+
+def _parts(item: Input) -> list[Input]:
+    """Return the slices of a big table, or the input itself."""
+    if item.size <= TASK_BYTES or not bare_name(item.path).endswith(BY_NAME[item.source].sliced):
+        return [item]
+    parts = slices(Path(item.path))
+    return [replace(item, part=part, size=item.size // len(parts)) for part in parts] or [item]

@@ -50,6 +50,8 @@ TABLES = {
 }
 NEW = ("retracted", "title_only")  # tables that 0.1 did not write
 
+DIGITS = 18  # of a number that 64 bits hold; one that has more is no PMID
+MOST_VERSION = (1 << 32) - 1
 CHUNK = 4096  # rows held before they are written
 FEWEST = 8  # words of a paragraph of which repeats are looked for
 LISTED = 100  # damaged records of a part that are listed one by one; all are counted
@@ -121,7 +123,7 @@ class _Part:
     def add(self, document: Document) -> None:
         meta = document.metadata
         if DELETES in meta:
-            for pmid in meta[DELETES]:
+            for pmid in (pmid for pmid in meta[DELETES] if pmid < 10**DIGITS):
                 self.tables["deletes"].append((self.documents, pmid))
                 self.deletes += 1
             return
@@ -164,7 +166,7 @@ class _Part:
             NUMBERS[meta["source"]],
             hash64(document.id),
             *(_number(name, meta.get(name, "")) for name in IDS),
-            *version,
+            *(min(number, MOST_VERSION) for number in version),
             hash64(document.text),
             hash64(self.salt, group),
             lines(document.text),
@@ -214,7 +216,7 @@ def _number(kind: str, id: str) -> int:
     if kind == "doi":
         return hash64(id) if id else 0
     digits = id.removeprefix("PMC")
-    return int(digits) if digits.isdecimal() else 0
+    return int(digits) if digits.isdecimal() and len(digits) <= DIGITS else 0
 
 
 def _mark_of(document: Document) -> Document:

@@ -55,13 +55,16 @@ class ReadTask(PipelineStep):  # type: ignore[misc]
         done, last_beat = 0, time.monotonic()
         for item in self.tasks[rank]:
             reader = self.reader(item)
-            for number, document in enumerate(self._documents(reader, item), start=1):
+            if item.part:
+                reader.part = item.part
+            first = item.part.lines_before + 1 if item.part else 1  # of a slice: no record of another has that number
+            for number, document in enumerate(self._documents(reader, item), start=first):
                 document.metadata["source"] = item.source
                 document.metadata[PLACE] = f"{item.label}:{number}"
                 yield document
                 if time.monotonic() - last_beat > BEAT and not reader.raw.closed:
                     last_beat = time.monotonic()
-                    beat.write_text(str(done + reader.raw.tell()))
+                    beat.write_text(str(done + min(reader.raw.tell(), item.size)))
             done += item.size
             beat.write_text(str(done))
 

@@ -19,6 +19,7 @@ from biomlm.corpus.salt import key_of
 from biomlm.corpus.sources import NOTE_FIELDS
 from biomlm.corpus.text.dates import iso
 from biomlm.corpus.text.document import DROPPED, ENCODING, build, damaged
+from biomlm.inputs.slices import Slice, part_of
 from biomlm.inputs.streams import opened
 from biomlm.inputs.tables import rows
 from biomlm.inputs.values import NOT_TEXT, NULL_TEXT, NoTextError, identifier, is_set, scalar, text
@@ -42,6 +43,7 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
     """
 
     name = "notes"
+    part: Slice | None = None  # that is read of a big table
 
     def __init__(
         self,
@@ -60,7 +62,8 @@ class NotesReader(BaseDiskReader):  # type: ignore[misc]
         Raises:
             DataError: There is no column of text, one that was named is missing, or two have the name of one that is needed.
         """
-        with opened(self, filepath) as stream:
+        with opened(self, filepath) as whole:
+            stream = part_of(whole, self.part)
             where: dict[str, str] = {}
             names: dict[str, None] = {}  # of all columns so far: a JSON line may leave some out
             position = ""

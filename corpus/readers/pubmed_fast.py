@@ -43,6 +43,7 @@ LANGUAGE = re.compile(r"<Language>([^<]+)<")
 OTHER_ABSTRACT = re.compile(rb"<OtherAbstract((?:\s[^<>/]*)?)>([^<]*(?:<(?!/?OtherAbstract)[^<]*)*)</OtherAbstract>")
 CITATION_END = re.compile(rb"</MedlineCitation>(?:\s*(<PubmedData>)|$)")
 RECORD_END = re.compile(rb"</PubmedData>\s*</PubmedArticle>$")
+NEXT_LIST = re.compile(rb"</ReferenceList>\s*<ReferenceList>")
 CITED = re.compile(r'<ArticleId IdType="pubmed">\s*([0-9]+)\s*</ArticleId>')
 LABEL = re.compile(r'\sLabel="([^"\s]*(?: [^"\s]+)*)"')
 LANGUAGE_OF = re.compile(r'\sLanguage="([^"]*)"')
@@ -157,7 +158,9 @@ def _facts(record: bytes, xml: etree.XMLParser) -> dict[str, Any]:
     facts["sections"] = sections = [("Title", [_plain(record[begin:title_end].decode(), xml)])]
     article_end = _found(record, b"</Article>", title_end, len(record))
     citation_end = _found(record, b"</MedlineCitation>", article_end, len(record))
-    if find(record, b"</Article>", article_end + 1, citation_end) >= 0:
+    if find(record, b"</Article>", article_end + 1, citation_end) >= 0 or (
+        not revised[0] and find(record, b"<DateRevised", article_end, citation_end) >= 0
+    ):
         raise OddRecordError
     title_end, article_end = title_end + len(b"</ArticleTitle>"), article_end + len(b"</Article>")
     locations = _article(facts, sections, record, title_end, article_end, xml)
@@ -214,6 +217,8 @@ def _only(tag: Tag, record: bytes, at: int, end: int, known: int) -> tuple[int, 
     """
     begin = find(record, tag.start, at, end)
     if begin < 0:
+        if find(record, tag.closing, at, end) >= 0:
+            raise OddRecordError
         return -1, -1
     _require_siblings(record, known, begin)
     begin += tag.width
@@ -292,14 +297,14 @@ def _pubmed_data(facts: dict[str, Any], record: bytes, at: int, xml: etree.XMLPa
                 facts["doi" if kind == "doi" else "pmcid"] = id
     facts["cited"] = []
     if references >= 0:
-        stop = _found(record, b"</ReferenceList>", references, end)
-        content = record[references:stop]
+        content, closed, rest = record[references:end].rpartition(b"</ReferenceList>")
         facts["cited"] = CITED.findall(content.decode())
         if (
-            find(record, b"<ReferenceList", references + 1, end) >= 0
+            count(content, b"<ReferenceList") != 1 + len(NEXT_LIST.findall(content))
+            or not closed
             or count(content, b"<ArticleId ") != count(content, b'<ArticleId IdType="')
             or count(content, b'IdType="pubmed"') != len(facts["cited"])
-            or find(record, b"<ArticleIdList", stop, end) >= 0
+            or find(rest, b"<ArticleId") >= 0
         ):
             raise OddRecordError
 

@@ -19,6 +19,7 @@ from biomlm.corpus.text.dates import iso
 from biomlm.corpus.text.document import ENCODING, UNIT, build, damaged
 from biomlm.inputs import values
 from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, decoded, text_lines, utf8_blocks
+from biomlm.inputs.slices import Slice, part_of
 from biomlm.inputs.streams import bare_name, opened
 from biomlm.inputs.tables import rows
 from biomlm.inputs.xml import MOST
@@ -42,6 +43,7 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
     """
 
     name = "text"
+    part: Slice | None = None  # that is read of a big table
 
     def __init__(self, data_folder: Any, text_key: str = "text", unit: Unit = "auto", **kwargs: Any):
         super().__init__(data_folder, text_key=text_key, **kwargs)
@@ -49,7 +51,8 @@ class TextReader(BaseDiskReader):  # type: ignore[misc]
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Yield every document of one file, compressed or not."""
-        with opened(self, filepath) as stream:
+        with opened(self, filepath) as whole:
+            stream = part_of(whole, self.part)
             yield from (
                 self._text(stream, filepath) if bare_name(filepath).endswith(".txt") else self._rows(stream, filepath)
             )
@@ -198,7 +201,7 @@ def _metadata(row: dict[str, Any]) -> dict[str, Any]:
     metadata |= {name: values.identifier(row[name]) for name in IDS if name in metadata}
     if "year" in metadata:
         year = values.identifier(row["year"])
-        metadata["year"] = int(year) if year.isdecimal() else year
+        metadata["year"] = int(year) if year.isdecimal() and len(year) == 4 else year
     if published := iso(values.scalar(row.get("date"))):
         metadata |= {"date": published, "year": int(published[:4])}
     return metadata

@@ -25,7 +25,7 @@ def date(year: str, month: str | None = None, day: str | None = None) -> str:
         return year
     try:
         return calendar_date(int(year), number, int(day or "")).isoformat()
-    except ValueError:
+    except (ValueError, OverflowError):
         return f"{year}-{number:02}"
 
 
