@@ -1,4 +1,4 @@
-"""Readers against pubmed_parser, and against the floor: ratios of processor time, taken in one run on the same files.
+"""Readers and builds against pubmed_parser, readers against the floor: ratios of processor time, taken in one run on the same files.
 
     python benchmarks/corpus.py --pubmed FOLDER --pmc FOLDER [--peer PYTHON] [--large]
 
@@ -8,6 +8,8 @@ and the best of each counts, so that a busy machine does all the same harm. Both
 languages, publication types, MeSH, ids and the PMIDs of references; pubmed_parser also gives authors and grants, which it cannot be told to
 leave out, and the reader also gives other abstracts, related articles and cleaned text with the offsets of its sections. pubmed_parser
 takes four calls for what the JATS reader gives at once: article, paragraphs, captions, references.
+The build is `corpus build` with one worker, all of it: start, sentences, versions, documents in gzip; its other side is a script that
+starts pubmed_parser and writes what it gives as a line of JSON in gzip each.
 `--large` adds a file of 30,000 records, the size of the NLM's, a 1 GB file (peak memory) and files of 8 to 80 thousand records (linearity),
 made of the real records in a temporary folder.
 """
@@ -16,6 +18,7 @@ import argparse
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -29,23 +32,29 @@ ARTICLES = 200  # JATS files compared
 GIGABYTE = 1 << 30
 
 PEER = """
-import json, sys, time, warnings
+import gzip, json, sys, time, warnings
 warnings.simplefilter("ignore")
 import pubmed_parser as pp
-kind, *files = json.load(sys.stdin)
+kind, out, *files = json.load(sys.stdin)
+lines = gzip.open(out, "wt") if out else None
 paragraphs = lambda file: pp.parse_pubmed_paragraph(file, all_paragraph=True)
 failed = 0
 started = time.process_time()
 for file in files:
     if kind == "pubmed":
         for record in pp.parse_medline_xml(file, reference_list=True):
-            pass
+            if lines:
+                lines.write(json.dumps(record) + "\\n")
     else:
         for parse in (pp.parse_pubmed_xml, paragraphs, pp.parse_pubmed_caption, pp.parse_pubmed_references):
             try:
-                parse(file)
+                parsed = parse(file)
+                if lines:
+                    lines.write(json.dumps(parsed) + "\\n")
             except Exception:
                 failed += 1
+if lines:
+    lines.close()
 if failed:
     print(failed, "calls of pubmed_parser failed", file=sys.stderr)
 print(time.process_time() - started)
@@ -64,6 +73,9 @@ def main() -> None:
         pmc = articles(arguments.pmc, Path(scratch) / "pmc")
         compare("pubmed", pubmed, arguments.peer, ROUNDS)
         compare("pmc", pmc, arguments.peer, ROUNDS)
+        if arguments.peer:
+            compare_builds("pubmed", pubmed, arguments.peer, Path(scratch))
+            compare_builds("pmc", pmc, arguments.peer, Path(scratch))
         if arguments.large:
             large(pubmed, Path(scratch), arguments.peer)
 
@@ -120,11 +132,37 @@ def runners(kind: str, paths: list[Path], peer: str | None) -> dict[str, Callabl
         "floor: gunzip + bare lxml": lambda: timed(lambda: floor(paths)),
     }
     if peer:
-        question = json.dumps([kind, *map(str, paths)])
+        question = json.dumps([kind, "", *map(str, paths)])
         found["pubmed_parser"] = lambda: float(
             subprocess.run([peer, "-c", PEER], input=question, text=True, stdout=subprocess.PIPE, check=True).stdout
         )
     return found
+
+
+def compare_builds(kind: str, paths: list[Path], peer: str, scratch: Path, rounds: int = ROUNDS) -> None:
+    """Print the ratio of the processor time of a build and of pubmed_parser's output written as JSON, each a process of its own."""
+    folder = scratch / f"{kind}-again"
+    folder.mkdir()
+    for path in paths:
+        (folder / path.name).symlink_to(path)
+    biomlm = [sys.executable, "-m", "biomlm.core", "corpus", "build", f"--{kind}", str(folder), "--out"]
+    question = json.dumps([kind, str(scratch / "peer.jsonl.gz"), *map(str, paths)])
+    seconds: dict[str, list[float]] = {"biomlm": [], "pubmed_parser": []}
+    for number in range(rounds):
+        seconds["biomlm"].append(spent([*biomlm, str(scratch / f"{kind}-docs-{number}")]))
+        seconds["pubmed_parser"].append(spent([peer, "-c", PEER], question))
+    ratio = min(seconds["pubmed_parser"]) / min(seconds["biomlm"])
+    print(
+        f"{kind}: corpus build is {ratio:.2f} × pubmed_parser writing JSON.gz, {size(paths):.1f} MB of XML, best of {rounds}"
+    )
+
+
+def spent(command: list[str], text: str = "") -> float:
+    """Return the processor seconds of a command."""
+    before = os.times()
+    subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -163,6 +201,8 @@ def large(paths: list[Path], scratch: Path, peer: str | None) -> None:
     path = scratch / "large" / "large.xml.gz"
     repeat(records, 30_000, path)
     compare("pubmed", [path], peer, 2)
+    if peer:
+        compare_builds("pubmed", [path], peer, scratch / "large", 2)
     print("records    MB of XML   seconds   MB/s   peak MB")
     for count in (8_000, 20_000, 40_000, 80_000, int(GIGABYTE / mean)):
         repeat(records, count, path)

@@ -142,9 +142,10 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="notes",
-        help="Clinical notes as CSV, JSONL or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.",
+        help="Clinical notes as CSV, JSONL, a JSON array or Parquet, in MIMIC-III's or MIMIC-IV-Note's shape or with --note_columns.",
         reader_at="biomlm.corpus.readers.notes:NotesReader",
         suffixes=(*TABLES, ".parquet"),
+        named=(".json",),
         sliced=TABLES,
         rank=2,
         patients=True,
@@ -179,9 +180,10 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="text",
-        help="Plain text (.txt, a document a file) and JSONL, Parquet or CSV (a document a row).",
+        help="Plain text (.txt, a document a file) and JSONL, JSON arrays, Parquet or CSV (a document a row).",
         reader_at="biomlm.corpus.readers.text:TextReader",
         suffixes=(".txt", *TABLES, ".parquet"),
+        named=(".json",),
         sliced=TABLES,
         rank=3,
         options={

@@ -1,4 +1,4 @@
-"""Tables of records: CSV and the like, JSONL and Parquet, row by row, as dictionaries.
+"""Tables of records: CSV and the like, JSONL, JSON arrays and Parquet, row by row, as dictionaries.
 
 One reader under two rules, for two kinds of table are read here:
 
@@ -18,11 +18,13 @@ import orjson
 
 from biomlm.core.errors import DataError
 from biomlm.inputs.delimited import ENCODING, Table, exact_rows
-from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, chunks, decoded
+from biomlm.inputs.encodings import CP1252, Foreign, Problem, Unreadable, chunks, decoded, utf8_blocks
 from biomlm.inputs.streams import bare_name, read_text
+from biomlm.inputs.xml import MOST
 
 JSON_LINES = (".jsonl", ".ndjson")
 NO_OBJECT = "no JSON object"
+NO_ARRAY = "no JSON array"
 
 
 class Row(NamedTuple):
@@ -47,12 +49,15 @@ def rows(stream: IO[bytes], filepath: str) -> Iterator[Row]:
         filepath: Its name.
 
     Raises:
-        DataError: A header that cannot be read, or has a name twice; a Parquet file without pyarrow to read it, or in a compressed file.
+        DataError: A header that cannot be read, or has a name twice; a Parquet file without pyarrow to read it, or in a compressed file;
+            a JSON array that is too long to be held in memory.
     """
     name = bare_name(filepath)
     before = getattr(stream, "lines_before", 0)  # of a slice
     if name.endswith(".parquet"):
         return _parquet(stream, filepath)
+    if name.endswith(".json"):
+        return _array(stream, filepath)
     if name.endswith(JSON_LINES):
         return (Row(f"line {before + line}", fields, encoding) for line, fields, encoding in _jsonl(stream))
     table = Table(stream, filepath)
@@ -146,6 +151,28 @@ def _jsonl(stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | str, str]]
                     yield number, *_mended(decoded(line))
                 continue
             yield number, value if isinstance(value, dict) else NO_OBJECT, ""
+
+
+def _array(stream: IO[bytes], filepath: str) -> Iterator[Row]:
+    """Yield the objects of a JSON array, which is read as a whole."""
+    data = b""
+    for block in utf8_blocks(stream):
+        if isinstance(block, str):
+            yield Row(f"byte {len(data)}", block)
+            return
+        data += block
+        if len(data) > MOST:
+            problem = f"a JSON array of over {MOST >> 20} MB"
+            raise DataError(problem, file=filepath, remedy="Write JSON lines (.jsonl): `jq -c '.[]'` does.")
+    try:
+        values = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        values = None
+    if not isinstance(values, list):
+        yield Row("byte 0", NO_ARRAY)
+        return
+    for number, value in enumerate(values, start=1):
+        yield Row(f"item {number}", value if isinstance(value, dict) else NO_OBJECT)
 
 
 def _mended(line: str) -> tuple[dict[str, Any] | str, str]:

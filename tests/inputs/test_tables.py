@@ -247,3 +247,16 @@ def test_the_first_damage_of_a_whole_table_is_refused(tmp_path: Path, name: str,
 def test_json_lines_may_have_another_suffix(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a": 1}\n \n{"b": "\u2028"}\n')
     assert list(whole_objects(tmp_path / "x.json")) == [(1, {"a": 1}), (3, {"b": "\u2028"})]
+
+
+def test_json_arrays_are_tables() -> None:
+    objects = [{"text": "one", "id": 1}, 5, {"text": "é\nтwo"}]
+    data = orjson.dumps(objects, option=orjson.OPT_INDENT_2)
+    found = list(rows(io.BytesIO(data), "x.json"))
+    assert [row.fields for row in found] == [objects[0], "no JSON object", objects[2]]
+    assert [row.where for row in found] == ["item 1", "item 2", "item 3"]
+    assert list(rows(io.BytesIO(data.decode().encode("utf-16")), "x.json")) == found
+    assert read(data[:-1], "x.json") == ([], [("byte 0", "no JSON array")])
+    assert read(b'{"text": "one"}', "x.json") == ([], [("byte 0", "no JSON array")])
+    with pytest.raises(DataError, match=r"over 64 MB(.|\n)*jq"):
+        list(rows(io.BytesIO(b"[" + b" " * (64 << 20) + b"]"), "x.json"))
