@@ -314,10 +314,10 @@ def _doi(locations: bytes, xml: etree.XMLParser) -> str:
     match = BEHIND_TITLE.fullmatch(locations)
     if match is None:
         raise OddRecordError
-    found = LOCATION.findall(match[1].decode())
-    if len(found) != match[1].count(b"</"):
+    locations_found = LOCATION.findall(match[1].decode())
+    if len(locations_found) != match[1].count(b"</"):
         raise OddRecordError
-    dois = [value for kind, valid, value in found if kind == "doi" and valid != "N" and value]
+    dois = [value for kind, valid, value in locations_found if kind == "doi" and valid != "N" and value]
     return _plain(dois[-1], xml).strip() if dois else ""
 
 
