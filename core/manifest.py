@@ -234,7 +234,10 @@ def begin(
 def _where_it_was(config: Any, earlier: Manifest) -> Any:
     """Return a configuration with the paths of an earlier one, where what they hold is compared by itself (`core.fields.reads`)."""
     paths = {f.name: earlier.config.get(f.name) for f in fields(config) if f.metadata.get("reads")}
-    return replace(config, **{name: path for name, path in paths.items() if path and getattr(config, name)})
+    try:
+        return replace(config, **{name: path for name, path in paths.items() if path and getattr(config, name)})
+    except (TypeError, ValueError):  # a manifest that no stage wrote
+        return config
 
 
 def changed(folder: str | Path, record: Manifest) -> str | None:
