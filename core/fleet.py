@@ -1,6 +1,7 @@
 """Describe what a plan is made for: fleets of GPUs by name, the options that suit them, and the outputs of a recipe's earlier stages.
 
-Rates are NVIDIA's datasheets' for dense 16-bit products; bandwidths are what a collective can use of NVLink within a node and of the usual
+Rates are NVIDIA's datasheets' for dense 16-bit products and for the GPU's memory.
+Bandwidths are what a collective can use of NVLink within a node and of the usual
 network between nodes (100 Gb/s Ethernet or InfiniBand a node for V100, 8 × 200 for A100, 8 × 400 for H100), in GB/s each way.
 """
 
@@ -21,24 +22,28 @@ class Fleet:
         gpu: The GPU.
         memory_gb: Of one GPU.
         tflops: 16-bit tensor-core rate of one GPU, dense.
-        share: Of that rate, what a training step of an encoder reaches: an assumption; measure yours with benchmarks/gpu.py.
+        bandwidth: Of one GPU's memory, GB/s.
+        kind: Its architecture, by which `model.roofline` says what is reached of both rates.
         inside: Bandwidth between the GPUs of a node, GB/s for each GPU.
         between: Bandwidth between nodes, GB/s for each node.
         nodes: Machines.
         gpus: GPUs of a machine.
         options: What training verbs are given on it, under the recipe's own options.
+        measured: Share of `tflops` that a training has reached, which replaces the roofline; None where none is known.
     """
 
     name: str
     gpu: str
     memory_gb: float
     tflops: float
-    share: float
+    bandwidth: float
+    kind: str
     inside: float
     between: float
     nodes: int = 1
     gpus: int = 8
     options: dict[str, Any] = field(default_factory=dict)
+    measured: float | None = None
 
     @property
     def size(self) -> int:
@@ -68,17 +73,49 @@ FLEETS = {
     fleet.name: fleet
     for fleet in (
         Fleet(
-            "v100-16gb", "V100", 16, 125, 0.30, 120, 12, options={"precision": "fp16", "compute": {"recompute": True}}
+            "v100-16gb",
+            "V100",
+            16,
+            125,
+            900,
+            "volta",
+            120,
+            12,
+            options={"precision": "fp16", "compute": {"recompute": True}},
         ),
-        Fleet("v100-32gb", "V100", 32, 125, 0.30, 120, 12, options={"precision": "fp16"}),
+        Fleet("v100-32gb", "V100", 32, 125, 900, "volta", 120, 12, options={"precision": "fp16"}),
         Fleet(
-            "a100-40gb", "A100", 40, 312, 0.40, 240, 200, options={"precision": "bf16", "compute": {"compile": True}}
+            "a100-40gb",
+            "A100",
+            40,
+            312,
+            1555,
+            "ampere",
+            240,
+            200,
+            options={"precision": "bf16", "compute": {"compile": True}},
         ),
         Fleet(
-            "a100-80gb", "A100", 80, 312, 0.40, 240, 200, options={"precision": "bf16", "compute": {"compile": True}}
+            "a100-80gb",
+            "A100",
+            80,
+            312,
+            2039,
+            "ampere",
+            240,
+            200,
+            options={"precision": "bf16", "compute": {"compile": True}},
         ),
         Fleet(
-            "h100-80gb", "H100", 80, 989, 0.40, 360, 400, options={"precision": "bf16", "compute": {"compile": True}}
+            "h100-80gb",
+            "H100",
+            80,
+            989,
+            3350,
+            "hopper",
+            360,
+            400,
+            options={"precision": "bf16", "compute": {"compile": True}},
         ),
     )
 }

@@ -5,6 +5,7 @@ those of one layer more, and reading a cache.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +16,7 @@ from biomlm.distill.teachers.cache_config import CacheConfig, TeacherOutputsConf
 from biomlm.distill.teachers.cached import CachedTeachers
 from biomlm.model.config import EncoderConfig
 from biomlm.model.flops import step_flops
+from biomlm.model.roofline import EFFICIENCIES, Way, Work, layer_forward
 from biomlm.pretrain.planning.estimate import (
     GB,
     RESERVE,
@@ -106,7 +108,7 @@ def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[st
         + logits * (b * len(teachers) + EXCERPT[config.kind])
     )
     flops = tokens * sum(_forward(config, teacher, config.k > 0) for teacher in teachers)
-    hours = flops / (fleet.tflops * 1e12 * fleet.share) / 3600
+    hours = _asking_seconds(config, fleet, teachers, flops) / 3600
     bytes_ = tokens * (
         config.mlm.mask_rate * position_bytes(config, before.vocab_size)
         + 2 * len(config.hidden) * sum(teacher.hidden_size for teacher in teachers)
@@ -120,6 +122,21 @@ def estimate_cache(config: CacheConfig, fleet: Fleet, before: Before) -> dict[st
         "GPU-hours": round(hours),
         "GB of the cache, before compression": round(bytes_ / GB, 2),
     }
+
+
+def _asking_seconds(config: CacheConfig, fleet: Fleet, teachers: Sequence[EncoderConfig], flops: float) -> float:
+    """Estimate how long one GPU runs teachers forward over all tokens."""
+    if fleet.measured is not None:
+        return flops / (fleet.tflops * 1e12 * fleet.measured)
+    tokens, length = config.batch.tokens, config.batch.max_length
+    layers = (
+        layer_forward(teacher, tokens, length, Way(config.precision != "fp32")) * teacher.num_hidden_layers
+        for teacher in teachers
+    )
+    one = sum(layers, Work())
+    beside_products = replace(one, products=flops / (config.steps * config.batch.accumulation) - one.attention)
+    efficiency = EFFICIENCIES[fleet.kind]
+    return config.steps * config.batch.accumulation * beside_products.seconds(fleet.tflops, fleet.bandwidth, efficiency)
 
 
 def position_bytes(config: TeacherOutputsConfig, vocab_size: int) -> int:

@@ -1,6 +1,7 @@
 """Where and in which precision the arithmetic runs."""
 
 import ctypes
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def choose(precision: Precision) -> Device:
             name = torch.cuda.get_device_name()
             raise ConfigError(f"{name} has no bf16", remedy="Give --precision fp16 or fp32.")
         device = torch.device("cuda")
+        expand_segments()
     else:
         keep_freed_memory()
         features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.8
@@ -67,6 +69,16 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
     copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors]
     torch.cuda.current_stream(tensors[0].device).synchronize()
     return copies
+
+
+def expand_segments() -> None:
+    """Have torch grow a GPU's blocks of memory instead of adding new ones, so that batches of ever new sizes leave no gaps between them.
+
+    Whoever sets PYTORCH_ALLOC_CONF or PYTORCH_CUDA_ALLOC_CONF decides himself.
+    """
+    if torch.backends.cuda.is_built() and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():  # type: ignore[no-untyped-call]
+        change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)  # from torch 2.8 on
+        (change or torch.cuda.memory._set_allocator_settings)("expandable_segments:True")
 
 
 def keep_freed_memory() -> None:

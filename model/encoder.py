@@ -25,9 +25,20 @@ SILENT = -1e4  # a logit whose exponential is 0 in every precision, and which fp
 Rotary = tuple[Tensor, Tensor]
 
 
-def norm(config: EncoderConfig) -> nn.LayerNorm:
+class Norm(nn.LayerNorm):
+    """Layer norm, of float32 rows also by weights that FSDP has gathered in 16 bits."""
+
+    def forward(self, x_th: Tensor) -> Tensor:
+        """Compute [t, h] → [t, h]."""
+        if x_th.dtype != torch.float32 or self.weight.dtype == torch.float32:
+            return super().forward(x_th)
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+        return F.layer_norm(x_th, self.normalized_shape, weight, bias, self.eps)
+
+
+def norm(config: EncoderConfig) -> Norm:
     """Make a layer norm over the hidden size."""
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
+    return Norm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
 
 
 def approximation(activation: Activation) -> str:

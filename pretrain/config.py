@@ -77,6 +77,7 @@ class PretrainConfig:
         engine: What computes on how many processes: `torch` on one, or with DistributedDataParallel on several; `fsdp`, torch's FSDP2,
             shards weights and optimizer state; `deepspeed`; `fairseq` runs the real one in its own environment (docs/engines.md).
         deepspeed: How `deepspeed` computes.
+        half_gradients: Exchange gradients between ranks in the run's 16 bits: half the bytes, for a network that holds steps up.
         timeout: Seconds after which a rank that the others wait for is given up and named.
         eval_mask_rate: Share of held-out tokens to predict, always the same ones, so that models can be compared.
         eval_every: Steps between evaluations on the held-out split; one is always done at the end.
@@ -127,6 +128,12 @@ class PretrainConfig:
     deepspeed: DeepSpeedConfig = field(
         default_factory=DeepSpeedConfig,
         metadata={"runtime": True, "applies": {"*": Applies(lambda c: c.engine == "deepspeed", "--engine deepspeed")}},
+    )
+    half_gradients: bool = only(
+        False,
+        lambda c: c.engine == "torch" and c.precision != "fp32",
+        "--engine torch and another --precision than fp32",
+        former=False,
     )
     timeout: float = only(1800.0, lambda c: c.engine != "fairseq", NOT_FAIRSEQ.needs, runtime=True)
     eval_mask_rate: float = 0.15

@@ -137,7 +137,6 @@ ON_THE_HOST = {
     "model/vocabulary_transfer.py": 1,  # before training
     "model/kernels/attention_cpu.py": 6,  # the processor's kernel
     "model/kernels/dropout.py": 2,  # the processor's kernel
-    "model/optim/moments.py": 1,  # a count of steps, which torch's own optimisers keep there too
     "training/saver.py": 1,  # what a checkpoint is copied into
     "training/distributed/deepspeed.py": 1,  # a count of steps
     "training/distributed/process_group.py": 1,  # numbers that ranks exchange

@@ -83,13 +83,19 @@ class Saver:
         self.check()
 
     def _copy(self, groups: Groups) -> Groups:
-        return {group: {n: self._onto_host((group, n), t) for n, t in named.items()} for group, named in groups.items()}
+        copies = {
+            group: {n: self._onto_host((group, n), t) for n, t in named.items()} for group, named in groups.items()
+        }
+        for device in {t.device for named in groups.values() for t in named.values() if t.device.type == "cuda"}:
+            torch.cuda.synchronize(device)  # once, behind all copies
+        return copies
 
     def _onto_host(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
         buffer = self.host.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = self.host[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return buffer.copy_(tensor.detach())
+            pinned = tensor.device.type == "cuda"  # page-locked memory, which a GPU writes into by itself
+            buffer = self.host[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        return buffer.copy_(tensor.detach(), non_blocking=True)
 
     def _work(self, snapshot: Checkpoint) -> None:
         try:

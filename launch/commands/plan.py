@@ -1,8 +1,9 @@
 """`biomlm launch plan RECIPE`: check a recipe, show its commands and, for a fleet, what training needs; nothing is run."""
 
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from biomlm.core import config as configuration
 from biomlm.core.errors import ConfigError, DataError, UserError
 from biomlm.core.fields import only, require_positive
+from biomlm.core.files import read_json
 from biomlm.core.fleet import Before, Fleet, find
 from biomlm.core.summary import summary
 from biomlm.core.verbs import VERBS
@@ -32,6 +34,7 @@ class PlanConfig:
         var: `NAME=VALUE` for variables that the recipe declares.
         fleet: GPUs to plan for, such as `v100-32gb` or `4 x a100-80gb`: memory, time and disk of every stage that trains or asks a teacher.
         vocab_size: Pieces of the vocabulary, if no stage of the recipe learns it.
+        measured: A finished run of `biomlm pretrain` or `biomlm distill` on such a GPU, whose utilisation replaces the estimate.
     """
 
     recipe: str
@@ -40,6 +43,7 @@ class PlanConfig:
     var: list[str] = field(default_factory=list)
     fleet: str = ""
     vocab_size: int = only(50_048, lambda c: bool(c.fleet), "--fleet")
+    measured: str = only("", lambda c: bool(c.fleet), "--fleet")
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size")
@@ -126,6 +130,8 @@ def table(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
 def run(config: PlanConfig) -> None:
     """Check a recipe and print its stages."""
     fleet = find(config.fleet) if config.fleet else None
+    if fleet is not None and config.measured:
+        fleet = replace(fleet, measured=reached(config.measured, fleet))
     recipe = read(config.recipe, config.out, config.scale, config.var, fleet)
     configs = check(recipe)
     width = None if sys.stdout.isatty() else 160
@@ -138,6 +144,23 @@ def run(config: PlanConfig) -> None:
     if fleet is not None:
         for stage, rows in estimates(recipe, configs, fleet, config.vocab_size):
             summary(f"{stage.name} ({stage.verb})", rows)
+
+
+def reached(run: str, fleet: Fleet) -> float:
+    """Read the share of the datasheet's products that a finished run has reached in 16 bits on a fleet's kind of GPU.
+
+    Raises:
+        DataError: It is not finished, or ran on something else.
+    """
+    file = Path(run) / "result.json"
+    result = read_json(file, remedy="Give the folder of a finished run of biomlm pretrain or distill.")
+    mfu, gpu, precision = result.get("mfu"), result.get("gpu"), result.get("precision")
+    if not isinstance(mfu, float) or not 0 < mfu < 1:
+        raise DataError("the run has measured no utilisation", file=file, remedy="Give another run.")
+    if precision == "fp32" or not re.search(rf"\b{fleet.gpu}\b", str(gpu)):
+        problem = f"the run computed in {precision} on {gpu or result.get('device')}, and the plan is for 16 bits on {fleet.gpu}"
+        raise DataError(problem, file=file, remedy="Give a run in 16 bits on such a GPU, or leave out --measured.")
+    return mfu
 
 
 def estimates(

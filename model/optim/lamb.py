@@ -24,10 +24,11 @@ class Lamb(Moments):
         direction = self.direction(mean, square, group["eps"])
         if group["weight_decay"]:
             torch._foreach_add_(direction, params, alpha=group["weight_decay"])
-            lengths = zip(torch._foreach_norm(params), torch._foreach_norm(direction), strict=True)
-            trust = [torch.where((w > 0) & (u > 0), w / u, 1.0) for w, u in lengths]
-            torch._foreach_mul_(direction, trust)
-        torch._foreach_sub_(params, torch._foreach_mul(direction, group["lr"]))
+            of_weights, of_steps = self.lengths(params), self.lengths(direction)
+            trust = torch.where((of_weights > 0) & (of_steps > 0), of_weights / of_steps, 1.0)
+            self.subtract(params, direction, group["lr"] * trust)
+        else:
+            torch._foreach_add_(params, direction, alpha=-group["lr"])
 
 
 def build(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

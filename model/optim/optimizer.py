@@ -123,7 +123,7 @@ class Optimizer:
         if self.config.ema and all(f"{EMA}.{name}" in tensors for name in self.named):
             self.mean = {name: tensors[f"{EMA}.{name}"].to(p) for name, p in self.named.items()}
         for group in self.inner.param_groups:
-            if "step" in group:  # where apex counts
+            if "step" in group:  # where our own optimisers and apex count
                 group["step"] = step
 
 

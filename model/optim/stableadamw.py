@@ -19,13 +19,14 @@ class StableAdamW(Moments):
     def _move(self, group: dict[str, Any], params: list[Tensor], mean: list[Tensor], square: list[Tensor]) -> None:
         eps = group["eps"]
         grads = [p.grad for p in params if p.grad is not None]
-        outgrown = torch._foreach_div(grads, list(torch._foreach_sqrt(torch._foreach_clamp_min(square, eps**2))))
-        rates = [group["lr"] / ratio.pow(2).mean().sqrt().clamp(min=1) for ratio in outgrown]
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, [1 - rate * group["weight_decay"] for rate in rates])
+        outgrown = list(torch._foreach_div(grads, list(torch._foreach_sqrt(torch._foreach_clamp_min(square, eps**2)))))
+        torch._foreach_div_(
+            outgrown, [ratio.numel() ** 0.5 for ratio in outgrown]
+        )  # its norm is the root mean square then
         direction = self.direction(mean, square, eps)
-        torch._foreach_mul_(direction, rates)
-        torch._foreach_sub_(params, direction)
+        if group["weight_decay"]:
+            torch._foreach_add_(direction, params, alpha=group["weight_decay"])
+        self.subtract(params, direction, group["lr"] / self.lengths(outgrown).clamp(min=1))
 
 
 def build(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

@@ -13,10 +13,12 @@ from biomlm.convert.config import ConvertConfig
 from biomlm.convert.load import read_source
 from biomlm.convert.names.table import meta_model
 from biomlm.core.fleet import Before, Fleet
+from biomlm.model import roofline
 from biomlm.model.config import EncoderConfig
 from biomlm.model.flops import step_flops
 from biomlm.model.kernels.cross_entropy import BLOCK, LARGE
 from biomlm.model.optim.registry import OPTIMISERS
+from biomlm.model.roofline import EFFICIENCIES, Way
 from biomlm.pretrain.config import AverageConfig, PretrainConfig, accumulations, idle_share
 
 GB = 1e9
@@ -137,15 +139,19 @@ def need(
     padded: bool = False,
     mask_rate: float = 0.15,
     state: int = 2,
+    whole_gradients: bool = False,
     beside: Beside = ALONE,
 ) -> Need:
-    """Estimate the memory of one GPU for micro-batches of `tokens` tokens, with an optimizer of `state` tensors a parameter."""
+    """Estimate the memory of one GPU for micro-batches of `tokens` tokens, with an optimizer of `state` tensors a parameter.
+
+    `whole_gradients`: FSDP keeps them on every rank through the micro-batches of a step.
+    """
     p, n = parameters(encoder) + beside.trained, processes
     copy = HALF_COPY * p if half else 0
     # ZeRO 1 shards the optimizer state, 2 gradients too, 3 weights too
-    sharded = (0, NUMBER * state * p, NUMBER * (state + 1) * p, NUMBER * (state + 2) * p)
+    sharded = (0, NUMBER * state * p, NUMBER * (state + 1) * p, NUMBER * (state + 2 - whole_gradients) * p)
     states = tuple(
-        (sharded[-1] - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
+        (NUMBER * (state + 2) * p - shared + shared / n + (copy if stage < 3 else copy / n) + beside.frozen) / GB
         for stage, shared in enumerate(sharded)
     )
     whole = kept_per_token(encoder, half=half, recompute=False, padded=padded)
@@ -195,14 +201,16 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
         "padded": fleet.options.get("precision") == "fp16",  # without bf16 there is no flash attention 2 either
         "mask_rate": config.mlm.mask_rate,
         "state": len(OPTIMISERS[config.optim.name].state),
+        "whole_gradients": config.engine == "fsdp" and config.batch.accumulation > fleet.size,
         "beside": beside,
     }
     wanted = need(encoder, config.batch.tokens, fleet.size, **how)
     p, per_step = parameters(encoder) + beside.trained, config.batch.tokens * config.batch.accumulation
     rounds = -(-config.batch.accumulation // fleet.size)  # micro-batches go to the GPUs round-robin
-    own = rounds * config.batch.tokens * (flops_per_token(config, encoder, beside.all_rows) + beside.flops)
-    compute = own / (fleet.tflops * 1e12 * fleet.share)
+    compute = computing_seconds(config, encoder, fleet, rounds=rounds, beside=beside)
     exchange = exchange_seconds(4 * p, fleet)
+    own = rounds * config.batch.tokens * (flops_per_token(config, encoder, beside.all_rows) + beside.flops)
+    utilisation = own / compute / (fleet.tflops * 1e12)
     seconds = max(compute, exchange)  # the exchange runs beside the backward pass
     days = config.steps * seconds / 86_400
     rows: dict[str, object] = {
@@ -219,7 +227,8 @@ def rows_of(config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, beside
         rows[f"GB a GPU, {name}"] = f"{wanted.total(stage):.1f}{fits} (largest micro-batch {most:,} tokens)"
     rows["of these, activations and head"] = f"{wanted.activations + wanted.head:.1f} GB"
     rows["seconds a step"] = (
-        f"{seconds:.3f} (computing {compute:.3f} at {fleet.share:.0%} of the datasheet, exchanging {exchange:.3f})"
+        f"{seconds:.3f} (computing {compute:.3f}, {utilisation:.0%} of the datasheet's products as "
+        f"{'a roofline estimates' if fleet.measured is None else 'measured'}, exchanging {exchange:.3f})"
     )
     rows["tokens a second"] = round(per_step / seconds)
     rows["days"] = f"{days:.2f}"
@@ -241,6 +250,24 @@ def _dealt(config: PretrainConfig, processes: int) -> str:
             text += f": {idle:.0%} of their time without work"
         words.append(text)
     return "; then ".join(words)
+
+
+def computing_seconds(
+    config: PretrainConfig, encoder: EncoderConfig, fleet: Fleet, *, rounds: int, beside: Beside = ALONE
+) -> float:
+    """Estimate how long a GPU computes a step of `rounds` micro-batches, by what a run has reached or by a roofline."""
+    tokens, length = config.batch.tokens, config.batch.max_length
+    own = rounds * tokens * (flops_per_token(config, encoder, beside.all_rows) + beside.flops)
+    if fleet.measured is not None:
+        return own / (fleet.tflops * 1e12 * fleet.measured)
+    way = Way(config.precision != "fp32", config.compute.compile, recompute=config.compute.recompute)
+    predicted = config.mlm.mask_rate * tokens
+    one = roofline.step(encoder, tokens, length, predicted, way, last_rows=None if beside.all_rows else predicted)
+    trained = parameters(encoder) + beside.trained
+    # What a teacher's products take, the kernels beside them take again as of the trained model.
+    scale = 1 + beside.flops / flops_per_token(config, encoder, beside.all_rows)
+    total = one * (rounds * scale) + roofline.optimizer(trained, len(OPTIMISERS[config.optim.name].state))
+    return total.seconds(fleet.tflops, fleet.bandwidth, EFFICIENCIES[fleet.kind])
 
 
 def flops_per_token(config: PretrainConfig, encoder: EncoderConfig, all_rows: bool) -> float:

@@ -28,5 +28,13 @@ def make_engine(
         print(f"computing on {kernels}", file=sys.stderr)
     freeze(model, config.freeze_layers)
     loss = LossModule(model, objective, device)
-    engine = make(config.engine, loss, world, optim=config.optim, steps=config.steps, deepspeed=config.deepspeed)
+    engine = make(
+        config.engine,
+        loss,
+        world,
+        optim=config.optim,
+        steps=config.steps,
+        deepspeed=config.deepspeed,
+        half_gradients=config.half_gradients,
+    )
     return engine, kernels

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from biomlm.convert.load import load_model
 from biomlm.core import checkpoint, manifest
 from biomlm.core import config as configuration
@@ -307,6 +309,7 @@ def _finish(
         "processes": engine.world.size,
         "guard": trained.guard,
         "device": str(device.torch),
+        "gpu": torch.cuda.get_device_name(device.torch) if device.torch.type == "cuda" else None,
         "precision": device.precision,
         "valid": None if valid is None else asdict(valid),
         "unigram_entropy": None if evaluation is None else evaluation.evaluator.shards.unigram_entropy,

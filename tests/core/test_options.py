@@ -242,9 +242,9 @@ def test_every_verb_is_in_the_table() -> None:
          "deepspeed.offload deepspeed.config examples.sources"),
         ("pretrain", "--shards S --out O --engine fairseq", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power "
          "compute.attention compute.compile compute.recompute compute.deterministic guard.spike guard.patience guard.rewinds "
-         "guard.on_divergence deepspeed.stage deepspeed.offload deepspeed.config timeout examples.count examples.sources keep_every"),
+         "guard.on_divergence deepspeed.stage deepspeed.offload deepspeed.config half_gradients timeout examples.count examples.sources keep_every"),
         ("pretrain", "--shards S --out O --engine deepspeed --optim.schedule constant", "mlm.step_at batch.short_seq_prob mix.by "
-         "optim.final optim.decay optim.power guard.spike examples.sources"),
+         "optim.final optim.decay optim.power guard.spike half_gradients examples.sources"),
         ("pretrain average", "--run R --out O --ema", "last"),
         ("distill cache", "--shards S --teacher T --out O --k 0 --hidden 1", "mlm.step_at batch.short_seq_prob mix.by kind temperature"),
         ("finetune", "--model M --task classification --data D --out O --grid.lr 1e-5 --grid.size 8", "batch.size optim.lr optim.decay "
@@ -254,7 +254,7 @@ def test_every_verb_is_in_the_table() -> None:
          "slurm.prefix slurm.account slurm.time slurm.nodes slurm.gpus slurm.tasks slurm.cpus "
          "slurm.memory slurm.grace slurm.arrays slurm.setup slurm.extra"),
         ("launch", "--recipe demo --out O --on slurm", "code seconds hostfile override processes slurm.tasks stop_timeout"),
-        ("launch plan", "--recipe demo", "vocab_size"),
+        ("launch plan", "--recipe demo", "vocab_size measured"),
     ],
     ids=lambda value: value[:30],
 )  # fmt: skip

@@ -38,6 +38,39 @@ def test_what_changes_afterwards_is_not_written(tmp_path: Path, monkeypatch: pyt
     assert saver.stalled > 0
 
 
+def test_a_gpus_tensors_are_copied_into_page_locked_memory_without_waiting_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wiring, without a GPU: what is asked of torch, and that the device is waited for once, behind all copies."""
+    asked = list[Any]()
+
+    class OnGpu:
+        def __init__(self, values: torch.Tensor):
+            self.values, self.shape, self.dtype, self.device = (
+                values,
+                values.shape,
+                values.dtype,
+                torch.device("cuda:0"),
+            )
+
+        def detach(self) -> torch.Tensor:
+            asked.append("copy")
+            return self.values
+
+    plain = torch.empty
+
+    def empty(*shape: Any, pin_memory: bool, **how: Any) -> torch.Tensor:
+        asked.append(pin_memory)
+        return plain(*shape, **how)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    saver = Saver(tmp_path, 2, 0)
+    copied = saver._copy({"model": {name: OnGpu(torch.ones(2)) for name in "ab"}})  # type: ignore[dict-item]
+    assert asked == [True, "copy", True, "copy", torch.device("cuda:0")]
+    assert torch.equal(copied["model"]["b"], torch.ones(2))
+
+
 def test_an_error_reaches_the_loop_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> Path:
         raise OSError(28, "No space left on device")

@@ -11,7 +11,14 @@ from biomlm.training.distributed.process_group import World
 
 
 def make(
-    engine: EngineName, loss: LossModule, world: World, *, optim: OptimConfig, steps: int, deepspeed: DeepSpeedConfig
+    engine: EngineName,
+    loss: LossModule,
+    world: World,
+    *,
+    optim: OptimConfig,
+    steps: int,
+    deepspeed: DeepSpeedConfig,
+    half_gradients: bool,
 ) -> Engine:
     """Make an engine around a model, the same on every rank, with its optimiser.
 
@@ -22,9 +29,11 @@ def make(
         optim: How the weights move.
         steps: Of the whole run.
         deepspeed: What the user says of DeepSpeed, for that engine.
+        half_gradients: Whether DistributedDataParallel exchanges gradients in 16 bits.
 
     Raises:
-        ConfigError: The engine needs more than one process, or a package that is not installed, or nothing is left to train.
+        ConfigError: The engine needs more than one process, or a package that is not installed, or nothing is left to train, or 16-bit
+            gradients are asked for of a computation in float32.
     """
     if engine == "deepspeed":
         return DeepSpeedEngine(loss, world, optim=optim, steps=steps, config=deepspeed)
@@ -35,4 +44,9 @@ def make(
                 remedy="Start it with torchrun or srun, or give --engine torch.",
             )
         return FSDPEngine(loss, world, optim, steps)
-    return DDPEngine(loss, world, optim, steps)
+    if half_gradients and loss.device.precision == "fp32":
+        raise ConfigError(
+            "half_gradients exchanges gradients in the precision of the computation, which is fp32",
+            remedy="Leave out --half_gradients, or give --precision bf16 or fp16.",
+        )
+    return DDPEngine(loss, world, optim, steps, half_gradients=half_gradients)

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +20,14 @@ from biomlm.training.distributed.process_group import World
 from biomlm.training.objective import LossDenominators, MicroBatch
 
 
+def average_in(dtype: torch.dtype, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over the ranks in another precision; torch's own hook for bf16 asks for NCCL."""
+    buffer = bucket.buffer()
+    narrow = torch.div(buffer, dist.get_world_size()).to(dtype)  # divided before: fp16 would overflow sooner
+    future = dist.all_reduce(narrow, async_op=True).get_future()  # type: ignore[union-attr]
+    return future.then(lambda done: buffer.copy_(done.value()[0]))  # type: ignore[no-any-return]
+
+
 class DDPEngine(Engine):
     """Every rank holds the whole model and moves it by the same gradient.
 
@@ -27,10 +36,12 @@ class DDPEngine(Engine):
         world: The ranks.
         optim: How the weights move.
         steps: Of the whole run.
+        half_gradients: Exchange gradients in the device's 16 bits.
     """
 
-    def __init__(self, loss: LossModule, world: World, optim: OptimConfig, steps: int):
+    def __init__(self, loss: LossModule, world: World, optim: OptimConfig, steps: int, *, half_gradients: bool = False):
         super().__init__(loss, world)
+        self.half_gradients = half_gradients
         self.half = HalfWeights(self.model, DTYPES[self.device.precision]) if self._casts else None
         self.wrapped = self._wrap()
         self.trained = self.loss.trained()
@@ -43,7 +54,14 @@ class DDPEngine(Engine):
 
     def _wrap(self) -> nn.Module:
         """Return the module that forward passes go through."""
-        return self.loss if self.world.size == 1 else DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
+        if self.world.size == 1:
+            return self.loss
+        wrapped = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
+        if (
+            self.half_gradients
+        ):  # of losses times the loss scale, if there is one: a lower scale ends an overflow here too
+            wrapped.register_comm_hook(DTYPES[self.device.precision], average_in)
+        return wrapped
 
     def begin(self, step: int, timed: bool) -> None:
         """See `Engine.begin`."""
@@ -64,7 +82,7 @@ class DDPEngine(Engine):
             (terms["loss"] * (weight * scale)).backward()
         return {name: value.detach() * weight for name, value in terms.items()}
 
-    def _synchronised(self, last: bool) -> Any:
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """Return the context in which gradients are all-reduced in the step's last backward pass only."""
         waits = isinstance(self.wrapped, DistributedDataParallel) and not last
         return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]

@@ -197,6 +197,9 @@ class DeepSpeedEngine(Engine):
         for state in self.base.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(updates))
+        for group in self.base.param_groups:
+            if "step" in group:
+                group["step"] = updates
 
     def _gathered(self, parameters: list[nn.Parameter], *, changed: bool = False) -> AbstractContextManager[Any]:
         """Gather whole parameters on every rank."""

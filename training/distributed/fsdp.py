@@ -1,18 +1,22 @@
 """torch's FSDP2 (`fully_shard`): every rank holds some rows of each tensor, and gathers a layer's whole weights while it computes there.
 
+In 16 bits a layer's weights travel as such, those of its norms too; gradients are summed in float32, once a step: until its last
+micro-batch every rank keeps them whole.
+
 Rows are cut as `torch.chunk` cuts the first dimension, so a checkpoint's parts laid end to end are the whole tensors.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from biomlm.core.checkpoint import Groups
+from biomlm.model.compute import DTYPES
 from biomlm.model.encoder import EncoderModel
 from biomlm.training.distributed.ddp import DDPEngine
 
@@ -24,10 +28,18 @@ class FSDPEngine(DDPEngine):
 
     def _wrap(self) -> nn.Module:
         mesh = init_device_mesh(self.device.torch.type, (self.world.size,))
+        dtype = None if self.device.precision == "fp32" else DTYPES[self.device.precision]
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in self.model.encoder.layers:
-            fully_shard(layer, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(self.loss, mesh=mesh)
         return self.loss
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        assert isinstance(self.wrapped, FSDPModule)
+        self.wrapped.set_is_last_backward(last)
+        self.wrapped.set_requires_gradient_sync(last)
+        return nullcontext()
 
     def state_tensors(self) -> Groups:
         """Return this rank's rows; a tensor without rows belongs to rank 0."""

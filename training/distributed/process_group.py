@@ -130,7 +130,11 @@ class World:
         errors.explanations.append(self.hang_detector.explain)
         self.hang_detector.start()
         atexit.register(self.hang_detector.stop)
-        dist.init_process_group(backend, store=group, rank=info.rank, world_size=info.size, timeout=patience)
+        # Said at once, NCCL connects now, not in the first step, and a barrier never has to guess.
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        dist.init_process_group(
+            backend, store=group, rank=info.rank, world_size=info.size, timeout=patience, device_id=device
+        )
 
     @property
     def is_main(self) -> bool:

@@ -1,8 +1,10 @@
 """`biomlm launch plan --fleet`: what training needs, against figures that follow from the definitions."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from biomlm.core import cli
 from biomlm.core.errors import ConfigError
 from biomlm.core.fleet import FLEETS, find
+from biomlm.model.config import ModelConfig
+from biomlm.pretrain.config import PretrainConfig
+from biomlm.pretrain.planning.estimate import computing_seconds, flops_per_token
 
 
 def test_a_fleet_is_named_by_its_gpus_and_nodes() -> None:
@@ -110,3 +115,37 @@ def test_a_plan_follows_models_from_stage_to_stage(tmp_path: Path, capsys: pytes
     said = " ".join(said.split())
     assert "GB of the cache, before compression 0.2400" in said, "196 bytes at 15% of 8 million tokens"
     assert "no estimate elsewhere: there is no such file or folder, and nothing is downloaded." in said
+
+
+def plan(run: Path, fleet: str) -> list[str]:
+    return ["launch", "plan", "demo", "--fleet", fleet, "--measured", str(run)]
+
+
+def test_what_a_run_has_reached_replaces_the_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"mfu": 0.25, "gpu": "NVIDIA H100 80GB HBM3", "device": "cuda", "precision": "bf16"}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert cli.run(plan(tmp_path, "h100-80gb")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("25% of the datasheet's products as measured") == 3
+    for fleet, changes in (("a100-80gb", {}), ("h100-80gb", {"precision": "fp32"}), ("h100-80gb", {"mfu": None})):
+        (tmp_path / "result.json").write_text(json.dumps(result | changes))
+        assert cli.run(plan(tmp_path, fleet)) == 2
+        assert "the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fleet", "least", "most"), [("v100-32gb", 0.25, 0.5), ("a100-80gb", 0.4, 0.62), ("h100-80gb", 0.3, 0.6)]
+)
+def test_the_roofline_says_less_than_products_alone_would(fleet: str, least: float, most: float) -> None:
+    """Base and large in batches that fill a GPU: between what kernels beside products leave, and the products' own share."""
+    gpu, config = replace(find(fleet), gpus=1), PretrainConfig(shards="S", out="O", precision="bf16")
+    config = replace(config, batch=replace(config.batch, tokens=32_768, accumulation=8))
+    for size in ("base", "large"):
+        encoder = ModelConfig(size=size).resolve(50_048, 512, 1)
+        seconds = computing_seconds(config, encoder, gpu, rounds=8)
+        reached = 8 * 32_768 * flops_per_token(config, encoder, False) / seconds / (gpu.tflops * 1e12)
+        assert least < reached < most
+    twice = replace(gpu, measured=0.5)
+    assert computing_seconds(config, encoder, twice, rounds=8) == pytest.approx(
+        8 * 32_768 * flops_per_token(config, encoder, False) / 0.5 / (gpu.tflops * 1e12)
+    )

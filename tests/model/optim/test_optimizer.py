@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
@@ -210,3 +211,34 @@ def test_the_rate_never_falls_at_once(name: str) -> None:
         falling = 1000 * (decay if name in ("wsd", "sqrt") else 1 - warmup)
         steepest = 1 / math.sqrt(max(falling, 1)) if name == "sqrt" else 2 / max(falling, 2)
         assert -np.diff(rates).min() <= steepest + 1e-9
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what is computed, and what the host waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.reads = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        self.reads += func.overloadpacket.__name__ in ("_local_scalar_dense", "item")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["lamb", "stableadamw"])
+def test_steps_after_a_resume_wait_for_nothing_and_take_all_tensors_at_once(name: Any) -> None:
+    def kernels(tensors: int) -> Kernels:
+        named = {str(i): nn.Parameter(torch.ones(3, 2 + i % 3)) for i in range(tensors)}
+        optimizer = Optimizer(named, 0, OptimConfig(name=name, clip=0), 10)
+        optimizer.load({f"{m}.{n}": torch.ones_like(p) for n, p in named.items() for m in ("exp_avg", "exp_avg_sq")}, 7)
+        for p in named.values():
+            p.grad = torch.ones_like(p)
+        with Kernels() as seen:
+            optimizer.inner.step()
+        assert [group["step"] for group in optimizer.inner.param_groups] == [8]
+        return seen
+
+    few, many = kernels(5), kernels(50)
+    assert few.reads == many.reads == 0
+    assert few.count == many.count <= 21

@@ -14,6 +14,15 @@ from biomlm.pretrain.planning.estimate import estimate, kept_per_token, largest_
 LENGTHS = (120, 80, 60, 52, 100, 100)  # of 512 tokens
 
 
+def test_fsdp_keeps_whole_gradients_through_several_micro_batches() -> None:
+    encoder = ModelConfig(size="base").resolve(50_048, 512, 1)
+    once, often = (
+        need(encoder, 512, 8, half=True, recompute=False, whole_gradients=whole).states for whole in (False, True)
+    )
+    assert once[:3] == often[:3]
+    assert often[3] - once[3] == pytest.approx(4 * parameters(encoder) * 7 / 8 / 1e9)
+
+
 def test_states_are_shared_out_as_zero_does() -> None:
     encoder = ModelConfig(size="base").resolve(50_265, 512, 1)
     p, n = parameters(encoder) / 1e9, 8
