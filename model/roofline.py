@@ -110,18 +110,18 @@ def layer_forward(encoder: EncoderConfig, tokens: float, length: float, way: Way
     activation = (5 if wide == 2 else 2) * b * i
     if way.compiled:  # dropout, sum, norm and cast are one kernel, the activation another, rotations a third
         moved = h * 2 * (b + 4 + 4 + 4 + (b if way.half else 0)) + (wide + 1) * b * i
-        launches = 8
+        launches = 8.0
         rotary = Work(moved=4 * b * h, launches=1)
     else:
         casts = 2 * (4 + b) if way.half else 0  # of what the sub-layers read
         moved = h * (casts + drops * (2 * b + 1) + 2 * (4 + b + 4) + 2 * 8) + activation
-        launches = 10 + drops + (2 if way.half else 0) + (wide - 1)
+        launches = 10.0 + drops + (2 if way.half else 0) + (wide - 1)
         rotary = Work(moved=112 * h, launches=14)  # as counted: in float32, half by half
     if encoder.rotary:
         moved, launches = moved + rotary.moved, launches + rotary.launches
     if way.padded > 1:  # queries, keys and values into cleared buffers, and the output back; a mask
         moved, launches = moved + h * b * (3 * (1 + 2 * way.padded) + 2), launches + 11
-    weights = 0
+    weights = 0.0
     if way.half and not way.copies_once:
         weights, launches = (4 + b) * h * (4 * h + (wide + 1) * i), launches + (8 if encoder.bias else 4)
     return Work(products, attention, moved * tokens + weights, launches)
@@ -139,12 +139,12 @@ def layer_backward(encoder: EncoderConfig, tokens: float, length: float, way: Wa
     activation = (13 if wide == 2 else 3) * b * i
     if way.compiled:
         moved = norms + (2 * wide + 1) * b * i + biases + stacked + 2 * h * (2 * b + 4)
-        launches = 12 + matrices + vectors
+        launches = 12.0 + matrices + vectors
         rotary = Work(moved=4 * b * h, launches=1)
     else:
         casts = 4 * (4 + b) * h if way.half else 0  # of the residual stream's gradient down, and of the sub-layers' up
         moved = norms + activation + biases + stacked + casts + drops * (2 * b + 1) * h + 2 * 12 * h
-        launches = 15 + (4 if way.half else 0) + drops + matrices + vectors
+        launches = 15.0 + (4 if way.half else 0) + drops + matrices + vectors
         launches += (4 if encoder.bias else 0) + (1 if way.half else 0) + 3 * (wide - 1)
         rotary = Work(moved=114 * h, launches=14)
     if encoder.rotary:

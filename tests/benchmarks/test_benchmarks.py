@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,8 +48,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 TOY = [
     "--sizes",
     "tiny",
-    "--rows",
-    "2",
+    "--tokens",
+    "256",
     "--length",
     "32",
     "--vocab_size",
@@ -60,32 +61,48 @@ TOY = [
 ]
 FAILS = """
 import gpu
-def theirs(*_):
+def broken(_):
+    yield gpu.Line("loss", "first")
     raise RuntimeError("no such kernel")
-gpu.theirs = theirs
+gpu.PARTS["loss"] = broken
 gpu.main()
 """
 
 
-def test_a_side_that_fails_leaves_the_others_lines(tmp_path: Path) -> None:
-    out, path = tmp_path / "table.json", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
-    ended = subprocess.run(
-        [sys.executable, "-c", path + FAILS, *TOY, "--json", str(out)], check=False, capture_output=True, text=True
-    )
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_part_that_fails_leaves_the_others_lines(tmp_path: Path) -> None:
+    out, path = tmp_path / "lines.jsonl", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+    command = [sys.executable, "-c", path + FAILS, *TOY, "--parts", "attention", "loss", "sync", "--out", str(out)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.strip().endswith("2 sides failed")
-    table = json.loads(out.read_text())
-    assert [row["side"] for row in table["rows"]] == ["biomlm", "biomlm, mixed"]
-    assert {(row["side"], row["problem"]) for row in table["failed"]} == {
-        (side, "RuntimeError: no such kernel") for side in ("transformers", "transformers, mixed")
-    }
+    assert ended.stderr.strip().endswith("1 lines tell of a failure")
+    lines = lines_of(out)
+    assert [line["problem"] for line in lines if line["problem"]] == ["RuntimeError: no such kernel"]
+    assert {"parity", "loss", "sync"} <= {line["part"] for line in lines}
+    assert lines[-1]["part"] == "sync"
 
 
-def test_the_gpu_benchmark_at_toy_size_in_a_plain_image(tmp_path: Path) -> None:
-    """Where nothing but torch and transformers is installed."""
-    out = tmp_path / "table.json"
-    command = [sys.executable, "-c", PLAIN, str(BENCHMARKS / "gpu.py"), *TOY, "--json", str(out)]
+def test_parts_that_there_is_no_time_for_are_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "lines.jsonl"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), *TOY, "--parts", "loss", "--minutes", "0", "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
-    rows = json.loads(out.read_text())["rows"]
-    assert {row["side"] for row in rows} >= {"biomlm", "transformers", "biomlm, mixed", "transformers, mixed"}
-    assert all(0 < row["share_of_measured"] < 1.2 and row["tokens_per_second"] > 0 for row in rows)
+    assert [line["what"] for line in lines_of(out)] == ["CPU", "left out"]
+
+
+def test_every_part_of_the_gpu_benchmark_runs_at_toy_size_in_a_plain_image(tmp_path: Path) -> None:
+    """Where nothing but torch, transformers, safetensors and rich is installed."""
+    out = tmp_path / "lines.jsonl"
+    command = [sys.executable, "-c", PLAIN, str(BENCHMARKS / "gpu.py"), *TOY, "--out", str(out)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    lines = lines_of(out)
+    assert ended.returncode == 0, [line for line in lines if line["problem"]]
+    took = [line["part"] for line in lines if line["what"] == "took"]
+    assert took == ["attention", "dropout", "loss", "sync", "loop", "profile", "transformers", "fp16", "resume", "distillation",
+                    "optimisers", "recompute"]  # fmt: skip
+    (resumed,) = [line["figures"] for line in lines if line["part"] == "resume" and line["figures"].get("of")]
+    assert resumed["same bits"]
+    for line in lines:
+        assert line["part"] not in ("loop", "transformers") or line["what"] == "took" or line["figures"]["tokens/s"] > 0

@@ -20,11 +20,11 @@ from biomlm.training.distributed.process_group import World
 from biomlm.training.objective import LossDenominators, MicroBatch
 
 
-def average_in(dtype: torch.dtype, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average a bucket of gradients over the ranks in another precision; torch's own hook for bf16 asks for NCCL."""
+def average_in(dtype: torch.dtype, bucket: Any) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients (`GradBucket`) over the ranks in another precision; torch's own hook for bf16 asks for NCCL."""
     buffer = bucket.buffer()
     narrow = torch.div(buffer, dist.get_world_size()).to(dtype)  # divided before: fp16 would overflow sooner
-    future = dist.all_reduce(narrow, async_op=True).get_future()  # type: ignore[union-attr]
+    future = dist.all_reduce(narrow, async_op=True).get_future()
     return future.then(lambda done: buffer.copy_(done.value()[0]))  # type: ignore[no-any-return]
 
 
