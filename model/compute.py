@@ -8,7 +8,7 @@ import sys
 import torch
 
 from biomlm.core.errors import ConfigError
-from biomlm.model.config import ComputeConfig
+from biomlm.model.config import ComputeConfig, Kernel
 from biomlm.model.device import Device
 from biomlm.model.encoder import Encoder
 from biomlm.model.kernels.attention import check, pick
@@ -34,7 +34,7 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
     encoder.recompute = config.recompute
     if config.compile:
         require_compiler(device)
-        encoder.compile_layers()
+        encoder.compile_layers(attention_kernel(encoder, device))
     remarks = {
         "compiled": config.compile,
         "recomputing layers": config.recompute,
@@ -64,10 +64,15 @@ def make_deterministic(device: Device) -> None:
 
 def kernels_of(encoder: Encoder, device: Device) -> str:
     """Say on what an encoder computes, and by which kernel of attention."""
-    kernel: str = encoder.layers[0].attention.kernel  # type: ignore[assignment, union-attr]
-    if kernel == "auto":
-        kernel = pick(device.torch, DTYPES[device.precision], encoder.config.attention_dropout)
-    return f"{device.torch} {device.precision}, attention by {kernel}"
+    return f"{device.torch} {device.precision}, attention by {attention_kernel(encoder, device)}"
+
+
+def attention_kernel(encoder: Encoder, device: Device) -> Kernel:
+    """Return the kernel of attention that an encoder computes by, where it was left to us the one for layers without a window."""
+    kernel: Kernel = encoder.layers[0].attention.kernel  # type: ignore[assignment, union-attr]
+    return (
+        pick(device.torch, DTYPES[device.precision], encoder.config.attention_dropout) if kernel == "auto" else kernel
+    )
 
 
 def require_compiler(device: Device) -> None:

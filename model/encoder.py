@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from biomlm.model.config import Activation, EncoderConfig, Kernel
 from biomlm.model.init_weights import initialise
-from biomlm.model.kernels.attention import attention
+from biomlm.model.kernels.attention import TRACED, attention, traced_attention
 from biomlm.model.kernels.cross_entropy import LARGE, NO_LABEL, cross_entropy, linear_cross_entropy, logits
 from biomlm.model.kernels.dropout import Dropout
 from biomlm.model.kernels.linear import Linear
@@ -136,6 +136,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.final_norm = norm(config) if config.pre_norm else None
+        self.traced = False  # whether compiled layers have attention inside
         self.recompute = False  # keep only layers' inputs for the backward pass (Chen et al. 2016, arXiv 1604.06174)
 
     def forward(self, packed: Packed, rows_m: Tensor | None = None) -> list[Tensor]:
@@ -152,10 +153,11 @@ class Encoder(nn.Module):
             rows_m = F.pad(rows_m, (0, rows_for(wanted, rows_m.device) - wanted))
         positions_t = packed.position_ids_t
         tables = self._rotary(positions_t)
+        told = packed.spans if self.traced else packed
         hidden = [self._embed(packed, positions_t)]
         for index, layer in enumerate(self.layers):
             last = index == self.config.num_hidden_layers - 1
-            inputs = (hidden[-1], packed, tables[self.config.is_local(index)], rows_m if last else None)
+            inputs = (hidden[-1], told, tables[self.config.is_local(index)], rows_m if last else None)
             again = self.recompute and torch.is_grad_enabled()
             hidden.append(checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs))
         if self.final_norm is not None:
@@ -167,11 +169,17 @@ class Encoder(nn.Module):
         for layer in self.layers:
             layer.attention.kernel = kernel  # type: ignore[union-attr]
 
-    def compile_layers(self, backend: str = "inductor") -> None:
-        """Have torch.compile fuse what stands around attention, for any number of tokens; one compilation serves all layers of a kind."""
+    def compile_layers(self, kernel: Kernel, backend: str = "inductor") -> None:
+        """Have torch.compile fuse what stands around attention, for any number of tokens; one compilation serves all layers of a kind.
+
+        A kernel for any lengths is part of the graph; others look at the lengths, which would compile them anew in each batch.
+        """
+        self.traced = kernel in TRACED
         for layer in self.layers:
-            # Lengths differ from batch to batch: traced, they would compile attention anew each time.
-            layer.attention.mix = torch.compiler.disable(attention)  # type: ignore[union-attr, no-untyped-call]
+            apart = torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
+            layer.attention.mix = traced_attention if self.traced else apart  # type: ignore[union-attr, assignment]
+            if self.traced:
+                layer.attention.kernel = kernel  # type: ignore[union-attr]
             layer.compile(dynamic=True, backend=backend)
 
     def _embed(self, packed: Packed, positions_t: Tensor) -> Tensor:

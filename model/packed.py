@@ -25,6 +25,7 @@ def round_to_bucket(n: int) -> int:
     return max(-(-n // step), 1) * step
 
 
+SPAN = 128  # queries that a variable-length kernel takes at a time
 TILE = 64  # rows: tensor cores multiply whole tiles, and 16-bit rows whose number is no multiple of 8 far more slowly
 
 
@@ -92,6 +93,11 @@ class Packed:
             F.pad(self.input_ids_t, (0, missing)), lengths, None if types is None else F.pad(types, (0, missing))
         )
 
+    @property
+    def spans(self) -> "Spans":
+        """What a compiled layer is told of it."""
+        return Spans(self.cu_seqlens, -(-self.max_seqlen // SPAN) * SPAN)
+
     def _of_sequences(self, values_b: Tensor) -> Tensor:
         """Repeat each sequence's value for each of its tokens, [t]; the host need not wait for the device to know how many."""
         counts_b = self.cu_seqlens.long().diff()
@@ -107,6 +113,20 @@ class Packed:
         types = self.token_type_ids_t
         moved = None if types is None else types.to(device, non_blocking=True)
         return Packed(self.input_ids_t.to(device, non_blocking=True), self.lengths, moved)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where packed sequences lie, as a kernel for any lengths is told: no number of it differs in kind from batch to batch, so that
+    torch.compile sees the same graph in all of them.
+
+    Args:
+        cu_seqlens: As `Packed.cu_seqlens`.
+        max_seqlen: The longest sequence or a little more, which such a kernel only takes its grid from.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen: int
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Packed:

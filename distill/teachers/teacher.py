@@ -13,7 +13,7 @@ from biomlm.core.errors import MismatchError
 from biomlm.core.manifest import digest
 from biomlm.distill.losses.captured import QKV, captured
 from biomlm.distill.losses.targets import Targets, Whole
-from biomlm.model.compute import require_compiler
+from biomlm.model.compute import attention_kernel, require_compiler
 from biomlm.model.config import EncoderConfig
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
@@ -118,7 +118,7 @@ class Teachers(TeacherSource):
         if compiled:
             require_compiler(device)
             for model in self.models:
-                model.encoder.compile_layers()
+                model.encoder.compile_layers(attention_kernel(model.encoder, device))
 
     def require(self, requests: Sequence[TeacherRequest]) -> None:
         """See `TeacherSource`: `load` has refused teachers without a head, and `objective.Alignment` layers that they lack."""

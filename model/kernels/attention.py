@@ -25,7 +25,7 @@ from biomlm.core.errors import ConfigError
 from biomlm.model.config import Kernel
 from biomlm.model.kernels.attention_cpu import packed_attention
 from biomlm.model.kernels.attention_padded import Rows, padded_attention
-from biomlm.model.packed import Packed
+from biomlm.model.packed import Packed, Spans
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -61,6 +61,13 @@ def attention(
         if q_tnd.device.type == "cuda" and window is None and len(set(packed.lengths)) == 1:
             return _equal((q_tnd, k_tnd, v_tnd), packed, dropout)
     return KERNELS[kernel]((q_tnd, k_tnd, v_tnd), packed, dropout, window)
+
+
+def traced_attention(
+    q_tnd: Tensor, k_tnd: Tensor, v_tnd: Tensor, spans: Spans, dropout: float, window: int | None, kernel: Kernel
+) -> Tensor:
+    """Compute the same inside a compiled graph, by one of the kernels in `TRACED`."""
+    return TRACED[kernel]((q_tnd, k_tnd, v_tnd), spans, dropout, window)
 
 
 def pick(device: torch.device, dtype: torch.dtype, dropout: float, window: int | None = None) -> Kernel:
@@ -160,7 +167,7 @@ def _efficient(rows: Rows, packed: Packed, dropout: float, window: int | None) -
     return out[0]
 
 
-def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+def _varlen(rows: Rows, packed: Packed | Spans, dropout: float, window: int | None) -> Tensor:
     """Call the operation under `torch.nn.attention.varlen`, which itself has no dropout."""
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
     side = -1 if window is None else window
@@ -177,7 +184,7 @@ def _varlen(rows: Rows, packed: Packed, dropout: float, window: int | None) -> T
     return out
 
 
-def _flash(rows: Rows, packed: Packed, dropout: float, window: int | None) -> Tensor:
+def _flash(rows: Rows, packed: Packed | Spans, dropout: float, window: int | None) -> Tensor:
     cu_seqlens, longest = packed.cu_seqlens, packed.max_seqlen
     sides = (-1, -1) if window is None else (window, window)
     out = flash_attn_varlen_func(
@@ -233,4 +240,5 @@ KERNELS: dict[str, Callable[[Rows, Packed, float, int | None], Tensor]] = {
     "padded": _padded,
     "flex": _flex,
 }
+TRACED: dict[str, Callable[[Rows, Spans, float, int | None], Tensor]] = {"flash": _flash, "varlen": _varlen}
 assert {"auto", *KERNELS} == set(get_args(Kernel))

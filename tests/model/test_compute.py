@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -47,7 +48,7 @@ def recompute(model: MaskedLM) -> None:
 
 
 def compiled(model: MaskedLM) -> None:
-    model.encoder.compile_layers("aot_eager")  # needs no C++ compiler
+    model.encoder.compile_layers("loop", "aot_eager")  # needs no C++ compiler
 
 
 @pytest.mark.filterwarnings(TORCHS_OWN)
@@ -90,6 +91,28 @@ def test_one_compilation_serves_all_layers_and_lengths() -> None:
     compiled(model)
     outputs(model)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+
+
+@pytest.mark.filterwarnings(TORCHS_OWN)
+@pytest.mark.parametrize(("shape", "graphs"), [("roberta", 2), ("modernbert", 3)])
+def test_attention_for_any_lengths_is_part_of_the_graph_and_new_lengths_make_no_other(
+    shape: Shape, graphs: int
+) -> None:
+    """On the meta device, with torch's own operation, forward and backward; the last layer is one kind, a local one another."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    draws, meta = random.Random(0), torch.device("meta")
+    with meta:
+        config = ModelConfig(shape, "tiny", num_hidden_layers=4).resolve(V, 512, 1)
+        model = MaskedLM(config).train().to(torch.bfloat16)
+    model.encoder.compile_layers("varlen", "aot_eager")
+    for _ in range(30):
+        lengths = tuple(draws.randint(1, 512) for _ in range(draws.randint(1, 9)))
+        packed = Packed(torch.empty(sum(lengths), dtype=torch.int64, device=meta), lengths)
+        rows_m = torch.empty(draws.randint(1, 40), dtype=torch.int64, device=meta)
+        model.encoder(packed, rows_m)[-1].float().sum().backward()
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_what_was_chosen_is_said_in_words() -> None:

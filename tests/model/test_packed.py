@@ -54,6 +54,12 @@ def test_an_accelerator_multiplies_whole_tiles() -> None:
     assert set(rows) == {704, 128}
 
 
+def test_a_compiled_layer_is_told_where_sequences_lie_and_a_little_more_than_the_longest() -> None:
+    packed = Packed(torch.zeros(140, dtype=torch.int64), (9, 129, 2))
+    assert packed.spans.cu_seqlens is packed.cu_seqlens
+    assert [packed.spans.max_seqlen, Packed(torch.zeros(128, dtype=torch.int64), (128,)).spans.max_seqlen] == [256, 128]
+
+
 SEQUENCES = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23, 24, 25, 26, 27]]
 
 
