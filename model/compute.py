@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import torch
+import torch.nn.attention
 
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import ComputeConfig, Kernel
@@ -18,6 +19,7 @@ WORKSPACES = (
     ":16:8",
 )  # of cuBLAS, with which it computes the same bits each time (NVIDIA's documentation of cuBLAS)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HOPPER = (9, 0)  # compute capability
 
 
 def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
@@ -30,12 +32,14 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
         make_deterministic(device)
     dtype, dropout = DTYPES[device.precision], encoder.config.attention_dropout
     check(config.attention, device.torch, dtype, dropout)
-    encoder.use_attention(config.attention)
+    third = config.attention in ("auto", "varlen") and not config.deterministic and activate_flash_attention_3(device, dropout)
+    encoder.use_attention("varlen" if third else config.attention)
     encoder.recompute = config.recompute
     if config.compile:
         require_compiler(device)
         encoder.compile_layers(attention_kernel(encoder, device))
     remarks = {
+        "FlashAttention 3": third,
         "compiled": config.compile,
         "recomputing layers": config.recompute,
         "deterministic": config.deterministic,
@@ -60,6 +64,20 @@ def make_deterministic(device: Device) -> None:
             )
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # nothing reads such
     torch.use_deterministic_algorithms(True)
+
+
+def activate_flash_attention_3(device: Device, dropout: float) -> bool:
+    """Have torch's variable-length attention run by FlashAttention 3 (arXiv 2407.08608) from now on, if that is possible; whether it is.
+
+    It computes on Hopper in 16 bits and has no dropout; torch takes it from the package flash_attn_interface, from torch 2.11 on.
+    """
+    activate = getattr(torch.nn.attention, "activate_flash_attention_impl", None)
+    if device.torch.type != "cuda" or device.precision == "fp32" or dropout or activate is None:
+        return False
+    if torch.cuda.get_device_capability(device.torch) != HOPPER or not importlib.util.find_spec("flash_attn_interface"):
+        return False
+    activate("FA3")
+    return True
 
 
 def kernels_of(encoder: Encoder, device: Device) -> str:

@@ -230,7 +230,7 @@ def _apex(machine: Machine) -> Capability:
             "apex", "no", "the `apex` installed is a web toolkit, not NVIDIA's", f"pip uninstall apex. {build}"
         )
     if machine.apex == "nvidia":
-        return Capability("apex", "yes", "NVIDIA's, compiled")
+        return Capability("apex", "yes", "NVIDIA's, compiled: taken with --optim.apex")
     return Capability(
         "apex", "partly", "NVIDIA's, without its compiled kernels", "Build it again with its C++ and CUDA extensions."
     )

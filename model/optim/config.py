@@ -41,6 +41,7 @@ class OptimConfig:
         power: Of the `polynomial` decay; 1 is linear.
         ema: Decay a step of a running mean of the weights, kept beside them, evaluated too, and taken out by `biomlm pretrain average`; it
             starts as (1 + t) / (10 + t), as TensorFlow's, t steps after the mean began; 0 keeps none.
+        apex: Take NVIDIA apex's fused kernel, where that is built for CUDA (docs/install.md).
         layer_decay: Each layer's rate is that of the layer above times this (Howard and Ruder 2018, arXiv 1801.06146); 1 for one rate.
     """
 
@@ -56,6 +57,7 @@ class OptimConfig:
     decay: float = only(0.1, lambda optim: optim.schedule in LAST, "--optim.schedule wsd or sqrt")
     power: float = only(1.0, lambda optim: optim.schedule == "polynomial", "--optim.schedule polynomial")
     ema: float = 0.0
+    apex: bool = only(False, *_read_by("apex"), runtime=True)
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:

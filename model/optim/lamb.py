@@ -5,13 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomlm.model.optim import apex
 from biomlm.model.optim.config import OptimConfig
 from biomlm.model.optim.moments import Moments
-
-try:
-    from apex.optimizers import FusedLAMB  # type: ignore[import-not-found, unused-ignore]
-except ImportError:  # built from source by those who want it
-    FusedLAMB = None
 
 
 class Lamb(Moments):
@@ -32,10 +28,8 @@ class Lamb(Moments):
 
 
 def build(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Make it over parameter groups; apex's fused one on a GPU, where that is installed."""
-    if FusedLAMB is None or not torch.cuda.is_available():
-        return Lamb(groups, config.lr, config.betas, config.eps)
-    fused: torch.optim.Optimizer = FusedLAMB(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=0.0
-    )
-    return fused
+    """Make it over parameter groups; by option apex's fused one, whose clipping is off, since the gradient is clipped already."""
+    if config.apex:
+        settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "max_grad_norm": 0.0}
+        return apex.build("FusedLAMB", groups, settings)
+    return Lamb(groups, config.lr, config.betas, config.eps)

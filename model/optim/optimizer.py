@@ -96,7 +96,8 @@ class Optimizer:
 
     def clear(self) -> None:
         """Forget the gradients."""
-        self.inner.zero_grad(set_to_none=True)
+        for parameter in self.named.values():
+            parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the optimiser's state by `<name>.<parameter>`, and the running mean of the weights."""

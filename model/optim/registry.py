@@ -6,6 +6,8 @@ One is added by a file with a `build` and a row here (docs/extending.md). No tor
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+ADAMS = ("betas", "eps", "weight_decay")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -22,17 +24,24 @@ class Row:
 
     build_at: str
     about: str
-    options: tuple[str, ...] = ("betas", "eps", "weight_decay")
+    options: tuple[str, ...] = ADAMS
     state: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     sliced: bool = False
     fairseq: bool = False
 
 
 OPTIMISERS: Mapping[str, Row] = {
-    "adamw": Row(build_at="biomlm.model.optim.adamw:build", about="torch's fused", sliced=True, fairseq=True),
+    "adamw": Row(
+        build_at="biomlm.model.optim.adamw:build",
+        about="torch's fused",
+        options=(*ADAMS, "apex"),
+        sliced=True,
+        fairseq=True,
+    ),
     "lamb": Row(
         build_at="biomlm.model.optim.lamb:build",
-        about="for very large batches; apex's fused one where that is installed",
+        about="for very large batches",
+        options=(*ADAMS, "apex"),
     ),
     "stableadamw": Row(build_at="biomlm.model.optim.stableadamw:build", about="ModernBERT's, which needs no `clip`"),
     # a new optimiser

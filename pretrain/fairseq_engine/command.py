@@ -101,6 +101,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
         "a mix of sources": config.mix.active,
         f"the schedule {config.optim.schedule}": config.optim.schedule not in ("linear", "polynomial"),
         f"the optimiser {config.optim.name}": not OPTIMISERS[config.optim.name].fairseq,
+        "say in whether apex is used (optim.apex)": config.optim.apex,
         "rates by layer": config.optim.layer_decay != 1,
         "a running mean of the weights": config.optim.ema != 0,
         "frozen layers": config.freeze_layers != 0,

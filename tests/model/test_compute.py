@@ -14,6 +14,7 @@ from biomlm.model.compute import make_deterministic, prepare, require_compiler
 from biomlm.model.config import SIZES, ComputeConfig, ModelConfig, Shape
 from biomlm.model.device import Device
 from biomlm.model.encoder import MaskedLM
+from biomlm.model.kernels import attention
 from biomlm.model.optim.optimizer import freeze
 from biomlm.model.packed import Packed
 
@@ -113,6 +114,26 @@ def test_attention_for_any_lengths_is_part_of_the_graph_and_new_lengths_make_no_
         model.encoder(packed, rows_m)[-1].float().sum().backward()
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dropout", "installed", "taken"),
+    [((9, 0), 0.0, True, True), ((9, 0), 0.1, True, False), ((9, 0), 0.0, False, False), ((8, 0), 0.0, True, False)],
+)
+def test_flash_attention_3_is_taken_on_hopper_without_dropout(
+    capability: tuple[int, int], dropout: float, installed: bool, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wiring; torch's own tests hold it to the second version."""
+    activated = list[str]()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", activated.append, raising=False)
+    attention._capability.cache_clear()
+    model = model_of("roberta", dropout=dropout)
+    words = prepare(model.encoder, Device(torch.device("cuda"), "bf16"), ComputeConfig())
+    attention._capability.cache_clear()
+    assert activated == ["FA3"] * taken
+    assert words == "cuda bf16, attention by varlen" + ", FlashAttention 3" * taken
 
 
 def test_what_was_chosen_is_said_in_words() -> None:

@@ -43,6 +43,8 @@ def make(
                 "FSDP shares a model out over processes, and there is only one",
                 remedy="Start it with torchrun or srun, or give --engine torch.",
             )
+        if optim.apex:
+            raise ConfigError("apex's optimisers do not know sharded parameters", remedy="Leave --optim.apex out.")
         return FSDPEngine(loss, world, optim, steps)
     if half_gradients and loss.device.precision == "fp32":
         raise ConfigError(

@@ -136,6 +136,8 @@ def settings(
     merged["fp16"] = {"enabled": True, "loss_scale": 1.0} if precision == "fp16" and stage else {"enabled": False}
     if optim.ema:
         raise ConfigError("DeepSpeed keeps no running mean of the weights", remedy="Leave --optim.ema out.")
+    if optim.apex:
+        raise ConfigError("DeepSpeed's engine takes no optimizer of apex's", remedy="Leave --optim.apex out.")
     sliced = [name for name, row in OPTIMISERS.items() if row.sliced]
     if stage and not OPTIMISERS[optim.name].sliced:
         raise ConfigError(

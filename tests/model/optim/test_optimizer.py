@@ -1,6 +1,8 @@
 """Schedules against Hugging Face's, AdamW's groups and state, and LAMB and StableAdamW against their papers."""
 
 import math
+import sys
+import types
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -151,21 +153,72 @@ def test_lamb_leaves_tensors_without_decay_to_adam() -> None:
     torch.testing.assert_close(bias, twin)
 
 
-def test_apexs_fused_lamb_is_taken_on_a_gpu_and_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+class AsInApex(torch.optim.Optimizer):
+    """Signatures and counts as in apex/optimizers/fused_adam.py and fused_lamb.py at its release 25.09; the arithmetic is left out."""
+
+    def __init__(self, params: Any, **defaults: Any):
+        super().__init__(params, defaults)
+
+    def zero_grad(self) -> None:  # type: ignore[override]
+        raise AssertionError("it takes no set_to_none")
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            if "step" in group:
+                group["step"] += 1
+            else:
+                group["step"] = 1
+
+
+class FusedAdam(AsInApex):
+    def __init__(self, params: Any, lr: float = 1e-3, bias_correction: bool = True, betas: Any = (0.9, 0.999), eps: float = 1e-8,
+                 adam_w_mode: bool = True, weight_decay: float = 0.0, amsgrad: bool = False, set_grad_none: bool = True,
+                 capturable: bool = False, master_weights: bool = False):  # fmt: skip
+        assert adam_w_mode
+        assert not capturable
+        assert not master_weights
+        assert not amsgrad
+        super().__init__(
+            params, lr=lr, bias_correction=bias_correction, betas=betas, eps=eps, weight_decay=weight_decay
+        )
+
+
+class FusedLAMB(AsInApex):
+    def __init__(self, params: Any, lr: float = 1e-3, bias_correction: bool = True, betas: Any = (0.9, 0.999), eps: float = 1e-6,
+                 weight_decay: float = 0.01, amsgrad: bool = False, adam_w_mode: bool = True, grad_averaging: bool = True,
+                 set_grad_none: bool = True, max_grad_norm: float = 1.0, use_nvlamb: bool = False):  # fmt: skip
+        assert max_grad_norm == 0, "the gradient is clipped already"
+        assert grad_averaging
+        assert not use_nvlamb, "tensors without decay take the plain step"
+        super().__init__(
+            params, lr=lr, bias_correction=bias_correction, betas=betas, eps=eps, weight_decay=weight_decay
+        )
+
+
+@pytest.mark.parametrize(("name", "fused"), [("adamw", FusedAdam), ("lamb", FusedLAMB)])
+def test_apexs_fused_optimisers_are_taken_by_option_and_count_on(
+    name: Any, fused: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its wiring only: apex itself has to be built for a GPU."""
-
-    class Fused(torch.optim.SGD):
-        def __init__(self, groups: Any, lr: float, betas: Any, eps: float, max_grad_norm: float):
-            assert max_grad_norm == 0, "the gradient is clipped already"
-            super().__init__([{**g, "step": 0} for g in groups], lr=lr)
-
-    monkeypatch.setattr("biomlm.model.optim.lamb.FusedLAMB", Fused)
+    w, config = nn.Parameter(torch.ones(2, 2)), OptimConfig(name=name, apex=True, betas=(0.5, 0.6), eps=1e-3)
+    with pytest.raises(ConfigError, match="on a GPU only"):
+        Optimizer({"w": w}, 0, config, 10)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    w = nn.Parameter(torch.ones(2, 2))
-    optimizer = Optimizer({"w": w}, 0, OptimConfig(name="lamb"), 10)
-    assert isinstance(optimizer.inner, Fused)
+    with pytest.raises(ConfigError, match="is not installed, or was built without CUDA"):
+        Optimizer({"w": w}, 0, config, 10)
+    monkeypatch.setitem(sys.modules, "amp_C", types.ModuleType("amp_C"))
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    optimizers = types.ModuleType("apex.optimizers")
+    vars(optimizers)[fused.__name__] = fused
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    optimizer = Optimizer({"w": w}, 0, config, 10)
+    assert isinstance(optimizer.inner, fused)
     optimizer.load({"exp_avg.w": torch.ones(2, 2), "exp_avg_sq.w": torch.ones(2, 2)}, 7)
-    assert [group["step"] for group in optimizer.inner.param_groups] == [7]
+    w.grad = torch.ones(2, 2)
+    optimizer.step(7)
+    (group,) = optimizer.inner.param_groups
+    assert (group["step"], group["betas"], group["eps"], group["weight_decay"]) == (8, (0.5, 0.6), 1e-3, 0.01)
+    assert w.grad is None
 
 
 def test_the_running_mean_of_the_weights_follows_its_formula_is_saved_and_takes_their_place() -> None:
