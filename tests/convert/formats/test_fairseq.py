@@ -218,12 +218,14 @@ def test_what_fairseqs_options_make(name: str, tmp_path: Path, convert: Convert)
     assert all(torch.equal(before["model"][tensor], written[tensor]) for tensor in kept)
 
 
-@pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args"])
+@pytest.mark.parametrize("era", ["decoder", "emb_layer_norm", "in_proj", "module", "args", "amp"])
 def test_names_of_earlier_versions_and_wrappers(one_golden: Path, era: str) -> None:
     """The same weights under the names that 0.6 to 0.10 and wrappers of distributed training gave them."""
     state = torch.load(one_golden / "checkpoint_best.pt", weights_only=False)
     before = load_model(one_golden).model.state_dict()
     state["model"] = _in_the_style_of(era, state["model"])
+    if era == "amp":  # apex's `amp.state_dict()`, which training scripts saved beside the model
+        state["amp"] = {"loss_scaler0": {"loss_scale": 65_536.0, "unskipped": 12}}
     if era == "args":
         state["args"], state["cfg"] = state["cfg"]["model"], None
     torch.save(state, one_golden / "checkpoint_best.pt", _use_new_zipfile_serialization=era != "in_proj")
