@@ -67,6 +67,21 @@ def test_the_weights_move_as_with_autocasts_own_copies(shape: str, precision: st
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # inside torch.compile itself
+def test_compiled_layers_take_the_copies_and_are_compiled_once() -> None:
+    torch._dynamo.reset()
+    with_copies, autocasts = engine("roberta", "bf16"), engine("roberta", "bf16")
+    autocasts.half = None
+    for each in (with_copies, autocasts):
+        each.model.encoder.compile_layers("blocks", "aot_eager")
+    first = trained(with_copies)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    trained(with_copies)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "new copies in each step make no new graph"
+    for mine, theirs in zip(first, trained(autocasts), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_full_precision_and_evaluation_take_the_weights_themselves() -> None:
     assert engine("roberta", "fp32").half is None
     lending = engine("roberta", "bf16")
