@@ -177,7 +177,7 @@ class Encoder(nn.Module):
         self.traced = kernel in TRACED
         for layer in self.layers:
             apart = torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
-            layer.attention.mix = traced_attention if self.traced else apart  # type: ignore[union-attr, assignment]
+            layer.attention.mix = traced_attention if self.traced else apart  # type: ignore[union-attr]
             if self.traced:
                 layer.attention.kernel = kernel  # type: ignore[union-attr]
             layer.compile(dynamic=True, backend=backend)

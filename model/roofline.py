@@ -90,14 +90,12 @@ class Way:
         half: In 16 bits over a float32 residual stream; else in float32.
         compiled: Whether torch.compile fuses what stands between products.
         copies_once: Whether 16-bit copies of weights are made once a step (`half_weights`), not in each micro-batch.
-        padded: Times the tokens that attention computes, for a GPU whose kernel pads; 1 where none does.
         recompute: Whether layers are computed again in the backward pass.
     """
 
     half: bool = True
     compiled: bool = False
     copies_once: bool = True
-    padded: float = 1.0
     recompute: bool = False
 
 
@@ -106,10 +104,10 @@ def layer_forward(encoder: EncoderConfig, tokens: float, length: float, way: Way
     h, i, b = encoder.hidden_size, encoder.intermediate_size, 2 if way.half else 4
     wide, drops = 2 if encoder.features.gated else 1, 2 if encoder.hidden_dropout else 0
     products = 2 * h * (4 * h + (wide + 1) * i) * tokens
-    attention = 4 * h * length * tokens * way.padded
+    attention = 4 * h * length * tokens
     activation = (5 if wide == 2 else 2) * b * i
     if way.compiled:  # dropout, sum, norm and cast are one kernel, the activation another, rotations a third
-        moved = h * 2 * (b + 4 + 4 + 4 + (b if way.half else 0)) + (wide + 1) * b * i
+        moved: float = h * 2 * (b + 4 + 4 + 4 + (b if way.half else 0)) + (wide + 1) * b * i
         launches = 8.0
         rotary = Work(moved=4 * b * h, launches=1)
     else:
@@ -119,8 +117,6 @@ def layer_forward(encoder: EncoderConfig, tokens: float, length: float, way: Way
         rotary = Work(moved=112 * h, launches=14)  # as counted: in float32, half by half
     if encoder.rotary:
         moved, launches = moved + rotary.moved, launches + rotary.launches
-    if way.padded > 1:  # queries, keys and values into cleared buffers, and the output back; a mask
-        moved, launches = moved + h * b * (3 * (1 + 2 * way.padded) + 2), launches + 11
     weights = 0.0
     if way.half and not way.copies_once:
         weights, launches = (4 + b) * h * (4 * h + (wide + 1) * i), launches + (8 if encoder.bias else 4)
@@ -138,7 +134,7 @@ def layer_backward(encoder: EncoderConfig, tokens: float, length: float, way: Wa
     norms = 2 * (3 * 4 + 2 * 4) * h  # the second kernel, for the weights, reads again what the first has read
     activation = (13 if wide == 2 else 3) * b * i
     if way.compiled:
-        moved = norms + (2 * wide + 1) * b * i + biases + stacked + 2 * h * (2 * b + 4)
+        moved: float = norms + (2 * wide + 1) * b * i + biases + stacked + 2 * h * (2 * b + 4)
         launches = 12.0 + matrices + vectors
         rotary = Work(moved=4 * b * h, launches=1)
     else:
