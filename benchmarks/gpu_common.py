@@ -110,7 +110,7 @@ def batch_of(settings: Settings, encoder: EncoderConfig, number: int, *, equal: 
     positions_m = torch.randperm(len(ids_t), generator=draw)[: max(1, int(MASK_RATE * len(ids_t)))].sort().values
     labels_m = ids_t[positions_m].clone()
     ids_t[positions_m] = 3
-    return Batch(Packed(ids_t, tuple(lengths)), positions_m, labels_m, 0, number, number)
+    return Batch(Packed(ids_t, tuple(lengths)), positions_m, labels_m, epoch=0, index=number, step=number)
 
 
 def engine_of(encoder: EncoderConfig, device: Device, *, optim: OptimConfig | None = None, **compute: Any) -> DDPEngine:

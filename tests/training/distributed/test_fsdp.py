@@ -57,7 +57,7 @@ def test_a_step_reduces_once_in_float32(precision: str, travels: torch.dtype, pa
     loss = LossModule(model, PretrainObjective(ObjectiveConfig(), model.config), Device(torch.device("cpu"), precision))  # type: ignore[arg-type]
     engine = FSDPEngine(loss, pair, OptimConfig(), 10)
     ids_t = torch.randint(4, 97, (40,))
-    batch = Batch(Packed(ids_t, (15, 25)), torch.arange(0, 40, 5), ids_t[::5], 0, 0, 0)
+    batch = Batch(Packed(ids_t, (15, 25)), torch.arange(0, 40, 5), ids_t[::5])
     engine.begin(0, timed=False)
     with Exchanges() as exchanges:
         for number in range(MICRO_BATCHES):
