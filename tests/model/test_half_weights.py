@@ -67,7 +67,7 @@ def test_the_weights_move_as_with_autocasts_own_copies(shape: str, precision: st
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # inside torch.compile itself
+@pytest.mark.filterwarnings("default")  # of what torch.compile raises and hides inside itself
 def test_compiled_layers_take_the_copies_and_are_compiled_once() -> None:
     torch._dynamo.reset()
     """Without dropout, whose own function on a CPU torch.compile cannot look into."""
