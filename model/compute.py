@@ -32,7 +32,11 @@ def prepare(encoder: Encoder, device: Device, config: ComputeConfig) -> str:
         make_deterministic(device)
     dtype, dropout = DTYPES[device.precision], encoder.config.attention_dropout
     check(config.attention, device.torch, dtype, dropout)
-    third = config.attention in ("auto", "varlen") and not config.deterministic and activate_flash_attention_3(device, dropout)
+    third = (
+        config.attention in ("auto", "varlen")
+        and not config.deterministic
+        and activate_flash_attention_3(device, dropout)
+    )
     encoder.use_attention("varlen" if third else config.attention)
     encoder.recompute = config.recompute
     if config.compile:

@@ -242,7 +242,8 @@ def test_every_verb_is_in_the_table() -> None:
          "deepspeed.offload deepspeed.config examples.sources"),
         ("pretrain", "--shards S --out O --engine fairseq", "mlm.step_at batch.short_seq_prob mix.by optim.decay optim.power "
          "compute.attention compute.compile compute.recompute compute.deterministic guard.spike guard.patience guard.rewinds "
-         "guard.on_divergence deepspeed.stage deepspeed.offload deepspeed.config half_gradients timeout examples.count examples.sources keep_every"),
+         "guard.on_divergence deepspeed.stage deepspeed.offload deepspeed.config half_gradients timeout examples.count "
+         "examples.sources keep_every"),
         ("pretrain", "--shards S --out O --engine deepspeed --optim.schedule constant", "mlm.step_at batch.short_seq_prob mix.by "
          "optim.final optim.decay optim.power guard.spike half_gradients examples.sources"),
         ("pretrain average", "--run R --out O --ema", "last"),
