@@ -75,6 +75,11 @@ class Stage:
         """Give the command line behind `biomlm`."""
         return [*self.verb.split(), *_flags(self.args)]
 
+    @property
+    def starts_processes(self) -> bool:
+        """Whether its engine starts a process for each GPU of a machine by itself, so that it is started once there."""
+        return self.args.get("engine") == "fairseq"
+
     def refused(self, problem: str, remedy: str) -> ConfigError:
         """Make the error about this stage, on the line of the option that it names, else on the stage's."""
         named = [name for name in self.options if re.search(rf"(^|--|`){re.escape(name)}(?![\w.])", problem)]

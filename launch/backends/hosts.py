@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -178,7 +178,9 @@ def _check(_recipe: Recipe, options: HostsOptions) -> None:
 def _run(stage: Stage, words: Sequence[str], log: Path, options: Any) -> int:
     if VERBS[stage.verb].gpus != "all":
         return local.run_stage(words, log, deadline=options.stop_timeout)
-    return run_stage(words, log, read(Path(options.hostfile)), options.stop_timeout)
+    hosts = read(Path(options.hostfile))
+    hosts = [replace(host, slots=1) for host in hosts] if stage.starts_processes else hosts
+    return run_stage(words, log, hosts, options.stop_timeout)
 
 
 BACKEND = Backend("hosts", HostsOptions, OneByOne(_run), _check)

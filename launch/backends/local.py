@@ -112,7 +112,7 @@ def _check(_recipe: Recipe, options: LocalOptions) -> None:
 
 
 def _run(stage: Stage, words: Sequence[str], log: Path, options: Any) -> int:
-    several = VERBS[stage.verb].gpus == "all" and options.processes > 1
+    several = VERBS[stage.verb].gpus == "all" and options.processes > 1 and not stage.starts_processes
     command = Machine(options.processes, deadline=options.stop_timeout).command(words) if several else ()
     return run_stage(words, log, command, 0.0 if several else options.stop_timeout)
 

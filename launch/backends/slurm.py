@@ -154,7 +154,8 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
     wants, out = options.slurm.of(stage), recipe.out.resolve()
     uses = VERBS[stage.verb].gpus
     trains = uses == "all"
-    tasks = (wants.gpus or wants.tasks) if trains else 1
+    processes = (wants.gpus or wants.tasks) if trains else 1
+    tasks = 1 if stage.starts_processes else processes
     asks = {
         "job-name": f"{recipe.name}-{stage.name}".replace("/", "-"),
         "output": f"{_plain(out)}/logs/{stage.name}.log",
@@ -164,7 +165,7 @@ def script(stage: Stage, recipe: Recipe, options: SlurmOptions, launch: Sequence
         "time": wants.time,
         "nodes": wants.nodes if trains else 1,
         "ntasks-per-node": tasks,
-        "cpus-per-task": wants.cpus,
+        "cpus-per-task": wants.cpus * processes // tasks,
         "gpus-per-node": {"none": 0, "one": min(wants.gpus, 1), "all": wants.gpus}[uses],
         "mem": wants.memory,
         "signal": f"USR1@{wants.grace}",

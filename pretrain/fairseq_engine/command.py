@@ -16,28 +16,35 @@ from biomlm.model.config import EncoderConfig
 from biomlm.model.optim.registry import OPTIMISERS
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.config import BatchConfig
+from biomlm.pretrain.fairseq_engine.start import FOLDER, Gpus, Start
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 
 ARCH = "roberta_base"
 BITS = math.log(2)  # nats
+SCRATCH = Start()
 RECORD = re.compile(r"\| (train_inner|valid) \| (\{.*\})\s*$")
 
 
-def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precision: str, *, gpu: bool) -> list[str]:
+def call(
+    config: PretrainConfig, encoder: EncoderConfig, precision: str, *, gpus: Gpus, start: Start = SCRATCH
+) -> list[str]:
     """Return the arguments of `fairseq-train`.
+
+    Of a run that is trained longer fairseq counts the steps on: its schedule begins where the run before ended, as one whose warm-up
+    has just been.
 
     Args:
         config: Of the run.
         encoder: The model's shape.
-        save_dir: Where fairseq writes its checkpoints.
         precision: `fp32`, `fp16` or `bf16`.
-        gpu: Whether there is one.
+        gpus: The GPUs that it trains on.
+        start: The weights that it starts from.
 
     Raises:
         ConfigError: fairseq cannot do what the configuration says.
     """
-    refuse(config, encoder, precision, gpu)
-    optim, mlm = config.optim, config.mlm
+    refuse(config, encoder, precision, gpus)
+    optim, mlm, end = config.optim, config.mlm, start.updates + config.steps
     options: dict[str, object] = {
         "task": "masked_lm",
         "criterion": "masked_lm",
@@ -50,12 +57,12 @@ def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precisi
         "attention-dropout": encoder.attention_dropout,
         "sample-break-mode": "complete" if config.batch.form == "full" else "complete_doc",
         "tokens-per-sample": config.batch.max_length,
-        "max-positions": config.batch.max_length,
+        "max-positions": encoder.max_positions,
         "mask-prob": mlm.mask_rate,
         "random-token-prob": mlm.random_share,
         "leave-unmasked-prob": round(1 - mlm.mask_share - mlm.random_share, 6),
         "max-tokens": config.batch.tokens,
-        "update-freq": config.batch.accumulation,
+        "update-freq": config.batch.accumulation // gpus.size,  # of each process
         "optimizer": "adam",
         "adam-betas": str(optim.betas),
         "adam-eps": optim.eps,
@@ -63,27 +70,38 @@ def call(config: PretrainConfig, encoder: EncoderConfig, save_dir: Path, precisi
         "clip-norm": optim.clip,
         "lr": optim.lr,
         "lr-scheduler": "polynomial_decay",
-        "warmup-updates": round(optim.warmup * config.steps),
-        "total-num-update": config.steps,
+        "warmup-updates": start.updates + round(optim.warmup * config.steps),
+        "total-num-update": end,
         "end-learning-rate": optim.final * optim.lr,
         "power": optim.power if optim.schedule == "polynomial" else 1.0,
-        "max-update": config.steps,
+        "max-update": end,
         "seed": config.seed,
         "save-interval-updates": config.save_every,
         "keep-interval-updates": config.keep,
         "validate-interval-updates": config.eval_every,
         "log-format": "json",
         "log-interval": config.log_every,
-        "save-dir": save_dir,
+        "save-dir": Path(config.out) / FOLDER,
+        **gpus.options,
+        **start.options,
     }
     flags = ["skip-invalid-size-inputs-valid-test", "no-epoch-checkpoints"]
-    flags += ["encoder-normalize-before"] * encoder.pre_norm + ["cpu"] * (not gpu) + [precision] * (precision != "fp32")
+    flags += (
+        ["encoder-normalize-before"] * encoder.pre_norm
+        + ["cpu"] * (not gpus.here)
+        + [precision] * (precision != "fp32")
+    )
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     return [config.folders[0], *words, *(f"--{flag}" for flag in flags)]
 
 
-def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: bool) -> None:
+def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpus: Gpus) -> None:
     """Raise ConfigError for the first thing that fairseq's masked_lm task does otherwise or not at all."""
+    if config.batch.accumulation % gpus.size:
+        raise ConfigError(
+            f"fairseq has no steps of {config.batch.accumulation} micro-batches on {gpus.size} GPUs",
+            remedy=f"Give --batch.accumulation {gpus.size} or a multiple, with as many fewer --batch.tokens.",
+        )
     whole = MlmConfig(
         mask_rate=config.mlm.mask_rate, mask_share=config.mlm.mask_share, random_share=config.mlm.random_share
     )
@@ -91,7 +109,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
     cannot = {
         "several folders of shards": len(config.folders) > 1,
         f"models of the shape {encoder.shape}": ARCHITECTURES.get(encoder.shape) != ARCH,
-        "a model to start from": config.init is not None or config.longer is not None,
+        "warm-up of a run that is trained longer (optim.warmup)": bool(config.longer and config.optim.warmup),
         "rows behind the vocabulary (model.pad_vocab_to)": config.model.pad_vocab_to != 1,
         "weight of its one loss (objective.mlm)": config.objective.mlm != 1,
         "pair objectives": config.objective != ObjectiveConfig(mlm=config.objective.mlm),
@@ -105,7 +123,7 @@ def refuse(config: PretrainConfig, encoder: EncoderConfig, precision: str, gpu: 
         "rates by layer": config.optim.layer_decay != 1,
         "a running mean of the weights": config.optim.ema != 0,
         "frozen layers": config.freeze_layers != 0,
-        f"{precision} without a GPU": precision != "fp32" and not gpu,
+        f"{precision} without a GPU": precision != "fp32" and not gpus.here,
     }
     if first := next((what for what, asked in cannot.items() if asked), None):
         raise ConfigError(f"fairseq has no {first}", remedy="Leave it out, or give another --engine.")

@@ -24,6 +24,7 @@ from biomlm.pretrain.config import PretrainConfig, accumulations, idle_share
 from biomlm.pretrain.data.curriculum import Curriculum, end_of
 from biomlm.pretrain.data.dataset import Shards, held_out, require_apart
 from biomlm.pretrain.fairseq_engine import run as fairseq_engine
+from biomlm.pretrain.fairseq_engine.start import require_one_process
 from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.pretrain.training.engine import make_engine
 from biomlm.pretrain.training.evaluate import EvalResult, Evaluator, HeldOutEvaluation, TermEvaluator
@@ -31,7 +32,7 @@ from biomlm.pretrain.training.filled_examples import Examples
 from biomlm.tokenizer.formats import folder as tokenizer_folder
 from biomlm.training.config import LoopConfig
 from biomlm.training.distributed.engine import Engine
-from biomlm.training.distributed.process_group import World, join, rank_info
+from biomlm.training.distributed.process_group import RankInfo, World, join, rank_info
 from biomlm.training.objective import Objective
 from biomlm.training.resolved import compute_of, device_of, keep
 from biomlm.training.result import TrainResult
@@ -50,9 +51,8 @@ def start(config: PretrainConfig, stage: str, reader: Shards, model: MaskedLM, *
 
     On several ranks rank 0 does this and broadcasts the manifest to the others.
     """
-    if config.engine == "fairseq" and rank_info(os.environ).size > 1:
-        remedy = "Start it once: fairseq-train finds the GPUs of a machine, and starts a process for each, by itself."
-        raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
+    if config.engine == "fairseq":
+        require_one_process(os.environ)
     world = join(config.timeout)
 
     def begin() -> dict[str, Any]:
@@ -255,12 +255,21 @@ def _take_over(
     """Have fairseq train, and evaluate what it leaves as any model of ours."""
     if record.stage != "pretrain":
         raise ConfigError("fairseq knows masked language modelling only", remedy="Give another --engine.")
+    world = join(config.timeout)
+    seconds = fairseq_engine.train(config, model, f"biomlm {record.stage} (fairseq)", world)
+    world.on_main(lambda: _finish_fairseq(config, record, reader, objective, seconds))
+
+
+def _finish_fairseq(
+    config: PretrainConfig, record: Manifest, reader: Shards, objective: Objective[Any, Any], seconds: float
+) -> None:
+    """Evaluate the model that fairseq has trained, on this machine alone, and end the run."""
     run, device = Path(config.out), choose("fp32")
-    seconds = fairseq_engine.train(config, model.config, f"biomlm {record.stage} (fairseq)")
     path = checkpoint.path_of(run, config.steps)
     tokens = int(checkpoint.load(path).state["tokens"])
-    evaluator = _evaluator(config, objective, False, join(config.timeout))
-    valid = None if evaluator is None else evaluator(load_model(path).model.to(device.torch), device)
+    model = load_model(path).model
+    evaluator = _evaluator(config, objective, False, World(RankInfo()))
+    valid = None if evaluator is None else evaluator(model.to(device.torch), device)
     result = {
         "step": config.steps,
         "tokens": tokens,

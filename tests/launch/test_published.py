@@ -13,7 +13,9 @@ from biomlm.core import cli
 from biomlm.core.errors import DataError
 from biomlm.core.fleet import Before, find
 from biomlm.core.verbs import VERBS
-from biomlm.launch.backends.slurm import SlurmConfig
+from biomlm.launch.backends import hosts, local
+from biomlm.launch.backends.registry import BACKENDS
+from biomlm.launch.backends.slurm import SlurmConfig, SlurmOptions
 from biomlm.launch.commands import plan
 from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.resolve import shipped
@@ -144,6 +146,26 @@ def test_a_batch_job_has_a_micro_batch_for_each_of_its_gpus(name: str) -> None:
     for stage in recipe_of(name).stages:
         if VERBS[stage.verb].gpus == "all":
             assert resolved(name, stage.name).batch.accumulation >= SlurmConfig().of(stage).gpus, stage.name
+
+
+def test_the_real_fairseq_is_started_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts a process for each GPU itself; DeepSpeed, with the same recipe, wants one of ours for each."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(local, "run_stage", lambda words, log, command=(): started.append([*command, *words]) or 0)
+    monkeypatch.setattr(hosts, "run_stage", lambda words, log, machines: started.append([str(machines)]) or 0)
+    (tmp_path / "hosts").write_text("a slots=4\nb slots=4\n")
+    for name, processes in (("fairseq", 1), ("deepspeed", 4)):
+        recipe = recipe_of(f"bio-lm/base-PM-M3-Voc-{name}")
+        stage = stage_of(recipe, "pretrained")
+        slurm = SlurmOptions(SlurmConfig(nodes=2, gpus=4, cpus=3))
+        script = BACKENDS["slurm"].starter.script(stage, recipe, slurm, ["launch"]).splitlines()
+        asked = dict(line[10:].split("=") for line in script if line.startswith("#SBATCH --") and "=" in line)
+        assert (asked["ntasks-per-node"], asked["gpus-per-node"]) == (str(processes), "4")
+        assert int(asked["cpus-per-task"]) * processes == 12, "the machine's cores are the same"
+        local.BACKEND.starter.run(stage, stage.words, Path("log"), local.LocalOptions(4))
+        hosts.BACKEND.starter.run(stage, stage.words, Path("log"), hosts.HostsOptions(str(tmp_path / "hosts")))
+        assert ("torch.distributed.run" in started[-2]) == (processes > 1)
+        assert started[-1] == [str([hosts.Host(machine, processes) for machine in "ab"])]
 
 
 @pytest.mark.parametrize("name", ["bio-lm/base-PM-M3-Voc-fairseq", "gatortron/3.9B", "modernbert/long-context-student"])

@@ -12,6 +12,7 @@ import pytest
 
 from biomlm.core import cli
 from biomlm.core.errors import DataError
+from biomlm.core.files import read_json
 from biomlm.core.manifest import Manifest, read_manifest
 from biomlm.corpus.documents import SPLITS, document_files
 from biomlm.tokenizer import documents
@@ -239,3 +240,18 @@ def test_fairseqs_own_index_reads(shared: Path) -> None:
     tokens = map_tokens(prefix.with_suffix(".bin"), dtype)
     assert (len(sizes), int(sizes.sum())) == (220, len(tokens))
     assert (tokens[np.cumsum(sizes) - 1] == 2).all()
+
+
+def test_a_vocabulary_to_which_most_is_unknown_is_refused(
+    docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers 5 makes one of five pieces where `BertTokenizerFast` is given a `vocab_file`."""
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    (tmp_path / "five" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    words = ["--docs", str(docs), "--tokenizer", str(tmp_path / "five"), "--out", str(tmp_path / "shards")]
+    assert cli.run(["tokenizer", "encode", *words]) == 2
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert told[0].endswith("five: 100% of the tokens are unknown to this vocabulary of 5 pieces.")
+    assert told[1] == "Give a tokenizer that is whole, and of the language of the documents."
+    assert read_json(tmp_path / "shards" / "manifest.json")["status"] != "done"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import orjson
 
 from biomlm.core import manifest, summary
-from biomlm.core.errors import DataError
+from biomlm.core.errors import DataError, MismatchError
 from biomlm.core.files import atomic_dir, refuse_target, stage
 from biomlm.core.progress import Bar, progress
 from biomlm.corpus.documents import SPLITS, document_files
@@ -36,6 +36,7 @@ from biomlm.tokenizer.workers import pool
 BLOCK = 1 << 20  # bytes of lines given to a worker at a time
 WAITING = 1 << 18  # words looked up at a time
 PARTS = ".parts"
+MOST_UNKNOWN = 0.5  # of a split's tokens: more are no text that a model could learn from
 
 
 class Block(NamedTuple):
@@ -174,7 +175,7 @@ def _encode_all(
     counts, paths = {}, []
     for split, pairs in parts.items():
         writer = _join(new(out / split), [part for _, part in pairs])
-        counts[split] = _counts(writer, tokenizer)
+        counts[split] = _counts(writer, tokenizer, config.tokenizer)
         paths += writer.paths
     folder.copy(config.tokenizer, out / "tokenizer")
     paths += sorted((out / "tokenizer").iterdir())
@@ -254,13 +255,23 @@ def _join(writer: ShardWriter, parts: list[Path]) -> ShardWriter:
     return writer
 
 
-def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer) -> dict[str, Any]:
-    """Count documents, sentences and tokens of one split, for the manifest."""
+def _counts(writer: ShardWriter, tokenizer: folder.Tokenizer, place: str) -> dict[str, Any]:
+    """Count documents, sentences and tokens of one split, for the manifest.
+
+    Raises:
+        MismatchError: Most tokens are unknown to the vocabulary.
+    """
     tokens = map_tokens(writer.paths[0], writer.dtype)
     frequency = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), BLOCK):
         frequency += np.bincount(tokens[start : start + BLOCK], minlength=tokenizer.vocab_size)
     frequency[tokenizer.ids.eos] = 0
+    if (unknown := frequency[tokenizer.ids.unk] / max(frequency.sum(), 1)) > MOST_UNKNOWN:
+        raise MismatchError(
+            f"{unknown:.0%} of the tokens are unknown to this vocabulary of {tokenizer.vocab_size:,} pieces",
+            file=place,
+            remedy="Give a tokenizer that is whole, and of the language of the documents.",
+        )
     share = frequency[frequency > 0] / max(frequency.sum(), 1)
     documents = sum(map(len, writer.doc_starts))
     return {

@@ -18,6 +18,7 @@ from biomlm.model.optim.config import OptimConfig
 from biomlm.pretrain.config import PretrainConfig
 from biomlm.pretrain.data.config import BatchConfig
 from biomlm.pretrain.fairseq_engine.command import call, record
+from biomlm.pretrain.fairseq_engine.start import Gpus, Start
 from biomlm.pretrain.objectives.config import MlmConfig, ObjectiveConfig
 
 LOG = '2026-11-22 16:00:00 | INFO | {} | {{"epoch": 1, {}}}\n'
@@ -31,7 +32,7 @@ def encoder() -> EncoderConfig:
 def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> None:
     optim = OptimConfig(lr=1e-3, warmup=0.1, final=0.1)
     config = PretrainConfig(shards="S", out="O", steps=50, seed=3, batch=BatchConfig(256, 4, 32), optim=optim)
-    words = call(config, encoder, Path("O/fairseq"), "fp16", gpu=True)
+    words = call(config, encoder, "fp16", gpus=Gpus(1))
     said = dict(zip(words[1::2], words[2::2], strict=False))
     assert words[0] == "S"
     assert {"--fp16", "--skip-invalid-size-inputs-valid-test"} <= set(words)
@@ -46,6 +47,7 @@ def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> No
         "--adam-betas": "(0.9, 0.98)",
         "--encoder-layers": str(encoder.num_hidden_layers),
         "--seed": "3",
+        "--save-dir": "O/fairseq",
     }.items():
         assert said[name] == value
 
@@ -56,8 +58,7 @@ def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> No
         ({"mlm": MlmConfig(unit="word")}, "single tokens"),
         ({"optim": OptimConfig(schedule="cosine")}, "schedule cosine"),
         ({"shards": ["A", "B"]}, "several folders"),
-        ({"init": "model"}, "start from"),
-        ({"longer": "run"}, "start from"),
+        ({"longer": "run", "optim": OptimConfig(warmup=0.1)}, "warm-up of a run that is trained longer"),
         ({"model": ModelConfig(pad_vocab_to=64)}, "pad_vocab_to"),
         ({"objective": ObjectiveConfig(mlm=0.5)}, "objective.mlm"),
     ],
@@ -65,7 +66,18 @@ def test_the_call_says_what_the_configuration_says(encoder: EncoderConfig) -> No
 def test_what_fairseq_cannot_do_is_refused(asked: dict[str, object], said: str, encoder: EncoderConfig) -> None:
     config = PretrainConfig(**{"shards": "S", "out": "O", **asked})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=said):
-        call(config, encoder, Path("O"), "fp32", gpu=False)
+        call(config, encoder, "fp32", gpus=Gpus())
+
+
+def test_a_run_that_is_trained_longer_falls_from_the_peak_on(encoder: EncoderConfig) -> None:
+    """fairseq's polynomial schedule (fairseq/optim/lr_scheduler), counted out: the peak where the first run ended, 0 at the end."""
+    config = PretrainConfig(shards="S", out="O", longer="R", steps=50, optim=OptimConfig(lr=1e-3, warmup=0.0))
+    words = call(config, encoder, "fp32", gpus=Gpus(), start=Start({"restore-file": "R/fairseq/x.pt"}, 200))
+    said = dict(zip(words[1::2], words[2::2], strict=False))
+    warmup, total = int(said["--warmup-updates"]), int(said["--total-num-update"])
+    rates = [1e-3 * (n / warmup if n <= warmup else 1 - (n - warmup) / (total - warmup)) for n in (200, 225, 250)]
+    assert rates == pytest.approx([1e-3, 5e-4, 0])
+    assert (said["--max-update"], said["--restore-file"]) == ("250", "R/fairseq/x.pt")
 
 
 def test_several_ranks_do_not_start_a_fairseq_each(
@@ -188,3 +200,23 @@ def test_the_real_one_trains_and_its_model_is_a_run(
     assert load_model(run).config.num_hidden_layers == 2
     assert cli.run(["convert", str(run), str(hf), "--to", "hf"]) == 0
     assert cli.run(argv) == 0, "nothing is left to do"
+
+
+@pytest.mark.slow
+def test_the_real_one_starts_from_a_model_and_trains_longer(
+    tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    if not (Path(variable("FAIRSEQ_ENV", ".venv-fairseq")) / "bin" / "fairseq-train").exists():
+        pytest.skip("there is no environment with fairseq (docs/fairseq.md)")
+    ours, began, longer = tmp_path / "ours", tmp_path / "began", tmp_path / "longer"
+    assert cli.run(small_run(tiny_shards, ours, 40)) == 0
+    fairseq = ["--engine", "fairseq", "--log_every", "1", "--optim.warmup", "0", "--optim.lr", "1e-6"]
+    assert cli.run(small_run(tiny_shards, began, 4, *fairseq, "--init", str(ours))) == 0
+    losses = {run: read_json(run / "result.json")["valid"]["loss"] for run in (ours, began)}  # type: ignore[index]
+    assert losses[began] == pytest.approx(losses[ours], abs=0.01), "it goes on with those weights"
+    assert cli.run(small_run(tiny_shards, longer, 3, *fairseq, "--longer", str(began))) == 0
+    logged = [r for r in read_metrics(longer) if r["split"] == "train"]
+    assert [r["step"] for r in logged] == [1, 2, 3]
+    assert [r["learning_rate"] for r in logged] == pytest.approx([2e-6 / 3, 1e-6 / 3, 0], abs=1e-9)
+    refused = small_run(tiny_shards, tmp_path / "none", 3, *fairseq, "--longer", str(ours))
+    assert cli.run(refused) == 2
