@@ -38,7 +38,8 @@ class Need:
 
     Args:
         path: A path or a glob; empty where a variable has not been given.
-        variable: The variable that names it, if one does.
+        variable: The variable that stands for it, if one does.
+        named: The variable that it is given by: that one, or the first in its path; empty for a path that is written out.
         what: What it is.
         origin: Where to get it.
         licence: Under which licence.
@@ -51,6 +52,7 @@ class Need:
     what: str = ""
     origin: str = ""
     licence: str = ""
+    named: str = ""
 
 
 def records() -> Path:
@@ -100,13 +102,18 @@ def _settle(name: str, chosen: Mapping[str, Value | None], values: dict[str, Any
     if name in values or value is None:
         values.setdefault(name, f"<{name}>")
         return
-    for other in VARIABLE.findall(" ".join(str(leaf.plain) for _, leaf in value.leaves())):
+    for other in _names_in(value):
         if other in (*behind, name):
             circle = " → ".join((*behind, name, other)[(*behind, name).index(other) :])
             raise value.refused(f"variables name each other in a circle: {circle}", "Let one of them stand alone.")
         if other in chosen:
             _settle(other, chosen, values, (*behind, name))
     values[name] = fill(value, values)
+
+
+def _names_in(value: Value) -> list[str]:
+    """List the variables in a value's text."""
+    return VARIABLE.findall(" ".join(str(leaf.plain) for _, leaf in value.leaves()))
 
 
 def _given(document: Document, declared: Value, words: Iterable[str]) -> Iterator[tuple[str, Value]]:
@@ -180,6 +187,7 @@ def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: A
             what=about.get("what", ""),
             origin=about.get("from", ""),
             licence=about.get("licence", ""),
+            named=variable or next((name for name in _names_in(value) if name not in BUILT_IN), ""),
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biomlm.core import config as configuration
-from biomlm.core.errors import ConfigError, MismatchError, no_model
+from biomlm.core.errors import ConfigError, DataError, MismatchError, no_model
 from biomlm.core.fields import Applies, only, require_positive
 from biomlm.core.files import read_json, refuse_target, write_text
 from biomlm.core.fleet import Fleet, find
@@ -21,6 +21,7 @@ from biomlm.launch.adaptation.phases import Trial, phases
 from biomlm.launch.adaptation.recipe_file import Request, Stage
 from biomlm.launch.commands import launch
 from biomlm.launch.commands.launch import LaunchConfig
+from biomlm.launch.commands.plan import is_there
 from biomlm.launch.reporting.run_folders import Folder, by_source, mapping, number, tokens
 from biomlm.launch.state import NAME as STATE
 from biomlm.launch.state import State
@@ -28,6 +29,11 @@ from biomlm.launch.state import State
 RECIPE = "recipe.yaml"
 OPTIONS = "adapt.yaml"
 TEXT = ("notes", "pubmed", "pmc", "text")
+TOKENIZERS = (
+    ["tokenizer.json"],
+    ["vocab.json", "merges.txt"],
+    ["vocab.txt"],
+)  # files of which one set makes a tokenizer
 UNITS = {"m": 60, "h": 3600, "d": 86_400}
 TASK = Applies(lambda config: bool(config.data), "--data")
 
@@ -108,14 +114,13 @@ def run(config: AdaptConfig) -> None:
     """Write the recipe and run it; the same command again goes on, with the recipe as it stands.
 
     Raises:
-        DataError: There is no such model.
+        DataError: There is no such model or text, or the model has no tokenizer.
         MismatchError: The folder was made with other options.
         ConfigError: The budget is not enough for one pass over the text.
         SystemExit: A stage failed; with its exit code.
     """
     fleet, out = find(config.fleet) if config.fleet else None, Path(config.out)
-    if not Path(config.model).exists():
-        raise no_model(config.model)
+    _require_inputs(config)
     inputs = [config.model, *(path for paths in config.given.values() for path in paths), config.data]
     refuse_target(out, inputs, option="--out", ours=_is_ours)
     request, recipe = _request(config, fleet), out / RECIPE
@@ -135,6 +140,33 @@ def run(config: AdaptConfig) -> None:
         print(f"The recipe is for {config.fleet}, which this machine has not. Run it there: {shlex.join(words)}")
         return
     _launch(recipe, config, "--processes", str(trial.processes))
+
+
+def _require_inputs(config: AdaptConfig) -> None:
+    """Refuse, before hours of reading, what the first stages could not use.
+
+    Raises:
+        DataError: The model, its tokenizer, a file of text, the salt or the data set is not there.
+    """
+    model = Path(config.model)
+    if not model.exists():
+        raise no_model(config.model)
+    if _is_hugging_face(model) and not any(all((model / name).is_file() for name in names) for names in TOKENIZERS):
+        raise DataError(
+            "this model has no tokenizer: there is no tokenizer.json, no vocab.json with merges.txt and no vocab.txt",
+            file=model,
+            remedy="Copy the tokenizer that it was trained with into its folder.",
+        )
+    named = {**config.given, "salt_file": [config.salt_file], "data": [config.data]}
+    for option, paths in named.items():
+        for path in filter(None, paths):
+            if not is_there(path):
+                remedy = f"Give what is there to --{option}."
+                raise DataError("there is no such file or folder", file=path, remedy=remedy)
+
+
+def _is_hugging_face(model: Path) -> bool:
+    return (model / "config.json").exists()
 
 
 def _launch(recipe: Path, config: AdaptConfig, *options: str) -> None:
@@ -160,10 +192,9 @@ def _require_same_options(config: AdaptConfig, out: Path) -> None:
 
 
 def _request(config: AdaptConfig, fleet: Fleet | None) -> Request:
-    is_hugging_face = (Path(config.model) / "config.json").exists()
     return Request(
         model=config.model,
-        start=config.model if is_hugging_face else "${out}/start",
+        start=config.model if _is_hugging_face(Path(config.model)) else "${out}/start",
         text=config.given,
         salt_file=config.salt_file,
         valid_fraction=config.valid_fraction,

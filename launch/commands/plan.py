@@ -104,7 +104,7 @@ def check_needs(recipe: Recipe) -> None:
     origin = f" from {missing.origin}" if missing.origin else ""
     licence = f" (licence: {missing.licence})" if missing.licence else ""
     get = f"Get it{origin}{licence}" if origin or licence else "Start in the folder that holds it"
-    say = f"say where it is with --var {missing.variable}=PATH" if missing.variable else "say where it is with --var"
+    say = f"say where it is with --var {missing.named}=PATH" if missing.named else "put it where the recipe has it"
     raise DataError(
         f"recipe {recipe.name} needs {missing.what or missing.path or missing.variable}, and it is not there",
         file=missing.path or missing.place.file,

@@ -83,6 +83,35 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model bare --notes here", "bare: this model has no tokenizer"),
+        (
+            "--model whole --notes gone.csv",
+            "gone.csv: there is no such file or folder.\nGive what is there to --notes.",
+        ),
+        ("--model whole --notes here/*.gz", "here/*.gz: there is no such file or folder"),
+        ("--model whole --notes here --salt_file gone", "gone: there is no such file or folder"),
+        ("--model whole --notes here --data gone --task ner", "to --data."),
+    ],
+)
+def test_what_later_stages_need_is_looked_for_first(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A corpus may take hours; a model whose tokenizer was left behind is known before."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("bare", "whole", "here"):
+        (tmp_path / folder).mkdir()
+    for file in ("bare/config.json", "whole/config.json", "whole/vocab.txt"):
+        (tmp_path / file).write_text("{}")
+    assert cli.run(["adapt", *words.split(), "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 2
+    assert not Path("out").exists()
+
+
 def test_adapt_is_no_stage_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.yaml").write_text("stages: [{name: a, verb: adapt, args: {model: m, out: '${out}/a'}}]\n")
     assert cli.run(["launch", "plan", str(tmp_path / "r.yaml")]) == 2

@@ -85,6 +85,17 @@ def test_what_only_smoke_scale_or_batch_jobs_use_is_checked_too(
     assert len(told.splitlines()) == 2
 
 
+def test_what_is_missing_is_given_by_the_variable_in_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    stages = 'stages: [{name: a, verb: corpus build, args: {text: [x], out: "${out}/a"}}]\n'
+    for inputs, remedy in (("${data}/x", "say where it is with --var data=PATH."), ("gone", "put it where")):
+        recipe.write_text(f'vars: {{data: none}}\ninputs: ["{inputs}"]\n{stages}')
+        assert cli.run(["launch", str(recipe), "--out", str(tmp_path / "o")]) == 2
+        assert remedy in capsys.readouterr().err
+
+
 def test_a_number_that_nobody_has_given_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
