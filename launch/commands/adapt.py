@@ -137,6 +137,7 @@ def run(config: AdaptConfig) -> None:
     trial = Trial.read(read_json(out / "trial" / "result.json"))
     if fleet is not None and not trial.device.startswith("cuda"):
         words = ["biomlm", "launch", str(recipe), "--out", config.out, "--on", "slurm"]
+        words += ["--slurm.nodes", str(fleet.nodes), "--slurm.gpus", str(fleet.gpus)]
         print(f"The recipe is for {config.fleet}, which this machine has not. Run it there: {shlex.join(words)}")
         return
     _launch(recipe, config, "--processes", str(trial.processes))
