@@ -7,13 +7,14 @@ vars:
     what: BioBERT v1.0
     from: github.com/naver/biobert-pretrained
     licence: Apache-2.0
+    like: {shape: bert, size: base, vocab_size: 28996}      # of a model, for plans where it is not there
 """
 
 import difflib
 import filecmp
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ RECORDS = Path(__file__).parent / "records"  # a link to demo/data in a clone
 CLONE = Path("demo/data")
 
 BUILT_IN = ("out", "recipe", "demo")
-NEED_KEYS = ("default", "what", "from", "licence")
+ABOUT_KEYS = ("what", "from", "licence")
+NEED_KEYS = ("default", *ABOUT_KEYS, "like")
 MOST = 1_000_000  # characters and items of a value with its variables filled in
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -43,6 +45,7 @@ class Need:
         what: What it is.
         origin: Where to get it.
         licence: Under which licence.
+        like: Of a model: its shape, as options of `model`, and its `vocab_size`, for plans where it is not there.
         place: Where the recipe asks for it.
     """
 
@@ -53,6 +56,7 @@ class Need:
     origin: str = ""
     licence: str = ""
     named: str = ""
+    like: Mapping[str, Any] = field(default_factory=dict)
 
 
 def records() -> Path:
@@ -161,8 +165,9 @@ def _typed(text: str, wanted: str) -> Any:
 def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: Any = None) -> Iterator[Need]:
     """Yield what an entry of `inputs`, or a variable that stands for a file from outside, asks for."""
     about: dict[str, str] = {}
+    like: dict[str, Any] = {}
     if isinstance(value.data, dict):
-        known = NEED_KEYS if variable else ("path", *NEED_KEYS[1:])
+        known = NEED_KEYS if variable else ("path", *ABOUT_KEYS)
         odd = next(
             (
                 entry.refused(f"there is no key `{key}` here", f"The keys are {', '.join(known)}.")
@@ -173,7 +178,8 @@ def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: A
         )
         if odd is not None:
             raise odd
-        about = {key: str(fill(value.data[key], values)) for key in NEED_KEYS[1:] if key in value.data}
+        about = {key: str(fill(value.data[key], values)) for key in ABOUT_KEYS if key in value.data}
+        like = {name: item.plain for name, item in value.data["like"].entries.items()} if "like" in value.data else {}
         if not variable and "path" not in value.data:
             raise value.refused("an input needs its `path`", f"The keys are {', '.join(known)}.")
         given = given if variable else fill(value.data["path"], values)
@@ -187,6 +193,7 @@ def _needs(value: Value, values: Mapping[str, Any], variable: str = "", given: A
             what=about.get("what", ""),
             origin=about.get("from", ""),
             licence=about.get("licence", ""),
+            like=like,
             named=variable or next((name for name in _names_in(value) if name not in BUILT_IN), ""),
         )
 

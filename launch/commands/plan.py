@@ -21,6 +21,7 @@ from biomlm.launch.backends.local import shown
 from biomlm.launch.backends.slurm import SlurmConfig
 from biomlm.launch.expectations import check as expectations
 from biomlm.launch.recipe import Recipe, Stage, read
+from biomlm.launch.variables import Need
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def check(recipe: Recipe) -> list[Any]:
     Raises:
         ConfigError: A verb refuses its options; the message names the recipe's line.
     """
+    for need in recipe.needs:
+        _like(need)
     unset = [need.variable for need in recipe.needs if need.variable and not need.path]
     return [_checked(stage, unset) for stage in recipe.stages]
 
@@ -79,6 +82,13 @@ def _checked(stage: Stage, unset: list[str]) -> Any:
     except ConfigError as error:
         name = next((name for name in unset if f"<{name}>" in error.problem), None)
         raise stage.refused(error.problem, f"Give it: --var {name}=VALUE." if name else error.remedy) from None
+
+
+def _like(need: Need) -> Any:
+    """Give the configuration that would make a model of the shape of one from outside; None where its shape is not said."""
+    shape = {name: value for name, value in need.like.items() if name != "vocab_size"}
+    args = {"shards": "S", "out": "O", "model": shape}
+    return parsed(Stage(need.variable, "pretrain", args, need.place)) if shape else None
 
 
 def parsed(stage: Stage) -> Any:
@@ -174,10 +184,12 @@ def estimates(
         fleet: What to plan for.
         vocab_size: Pieces of the vocabulary, if no stage learns it.
     """
-    vocab_sizes = [
+    stands_in = [need for need in recipe.needs if need.like and not need.path]
+    vocab_sizes = [need.like["vocab_size"] for need in stands_in if "vocab_size" in need.like]
+    vocab_sizes += [
         s.args["vocab_size"] for s in recipe.stages if s.verb == "tokenizer train" and "vocab_size" in s.args
     ]
-    makers: dict[Path, Any] = {}
+    makers: dict[Path, Any] = {Path(f"<{need.variable}>"): _like(need) for need in stands_in}
     before = Before(vocab_sizes[-1] if vocab_sizes else vocab_size, makers)
     for stage, config in zip(recipe.stages, configs, strict=True):
         estimate = VERBS[stage.verb].estimate

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedConfig, RobertaConfig
 
 from biomlm.core import cli
 from biomlm.core.errors import DataError
@@ -146,6 +148,29 @@ def test_a_batch_job_has_a_micro_batch_for_each_of_its_gpus(name: str) -> None:
     for stage in recipe_of(name).stages:
         if VERBS[stage.verb].gpus == "all":
             assert resolved(name, stage.name).batch.accumulation >= SlurmConfig().of(stage).gpus, stage.name
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("clinicalbert/ClinicalBERT", BertConfig(vocab_size=28_996)),
+        ("embo/MLM", RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)),
+        (
+            "modernbert/BioClinical-ModernBERT-large",
+            ModernBertConfig(num_hidden_layers=28, hidden_size=1024, num_attention_heads=16, intermediate_size=2624),
+        ),
+    ],
+)
+def test_a_plan_knows_the_shape_of_a_start_model_that_is_not_there(name: str, start: PreTrainedConfig) -> None:
+    """Parameters by transformers' own classes, with the settings of the start models' cards."""
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in AutoModelForMaskedLM.from_config(start).parameters())
+    recipe = recipe_of(name)
+    assert resolved(name, "pretrained").init
+    rows = plan.estimates(recipe, plan.check(recipe), find("a100-80gb"), VOCABULARY)
+    figures = next(figures for stage, figures in rows if stage.name == "pretrained")
+    folded = 3 * 768 if name == "embo/MLM" else 0  # RoBERTa's two rows of positions in front, and its one token type
+    assert figures["parameters"] == wanted - folded
 
 
 def test_the_real_fairseq_is_started_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
