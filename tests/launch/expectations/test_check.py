@@ -161,6 +161,17 @@ def test_chance_seldom_moves_a_share_out_of_bounds(tmp_path: Path) -> None:
     assert outside <= 8  # 20,000 × 6.3e-5 is 1.3
 
 
+def test_a_child_takes_an_expectation_away(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "stages:\n- {name: a, verb: pretrain, args: {shards: s, out: '${out}/a'}, expect: {objective: {mlm: 1}}}\n"
+    )
+    (tmp_path / "child.yaml").write_text("extends: mine.yaml\nstages:\n- {name: a, expect: {objective: null}}\n")
+    asking, silent = (read(str(tmp_path / f"{name}.yaml"), str(tmp_path), "smoke") for name in ("mine", "child"))
+    with pytest.raises(UserError):
+        check(asking.stages[0])  # there is no folder to ask
+    check(silent.stages[0])
+
+
 def test_an_unknown_fact_is_refused_before_anything_runs(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
