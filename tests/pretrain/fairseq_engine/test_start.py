@@ -86,9 +86,16 @@ def test_a_step_has_the_same_micro_batches_on_any_number_of_gpus() -> None:
     [
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
         {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
-        {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "8(x2)"},
+        {
+            "SLURM_PROCID": "0",
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_ID": "0",
+            "SLURM_NTASKS": "16",
+            "SLURM_LOCALID": "0",
+            "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+        },
     ],
-)  # fmt: skip
+)
 def test_several_processes_on_a_machine_are_refused(env: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="a fairseq of its own in one folder"):
         require_one_process(env)
@@ -99,9 +106,16 @@ def test_several_processes_on_a_machine_are_refused(env: dict[str, str]) -> None
     [
         {},
         {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-        {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"},
+        {
+            "SLURM_PROCID": "1",
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_ID": "0",
+            "SLURM_NTASKS": "2",
+            "SLURM_LOCALID": "0",
+            "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        },
     ],
-)  # fmt: skip
+)
 def test_one_process_on_each_machine_is_right(env: dict[str, str]) -> None:
     require_one_process(env)
 
