@@ -81,8 +81,8 @@ def require_one_process(env: Mapping[str, str]) -> None:
         ConfigError: There are; fairseq starts its own.
     """
     info = rank_info(env)
-    said = [int(count) for name in TASKS for count in re.findall(r"\b\d+", env.get(name, ""))]
-    if info.size > 1 and (info.local_rank or max(said, default=1) > 1):
+    processes = [int(count) for name in TASKS for count in re.findall(r"\b\d+", env.get(name, ""))]
+    if info.size > 1 and (info.local_rank or max(processes, default=1) > 1):
         remedy = "Start it once on each machine: fairseq-train starts a process for each GPU there by itself."
         raise ConfigError("each process would start a fairseq of its own in one folder", remedy=remedy)
 
@@ -93,14 +93,14 @@ def gpus_of(world: World) -> Gpus:
     Raises:
         ConfigError: Machines differ, or have none.
     """
-    here = torch.cuda.device_count()
-    if world.size > 1 and (len(counts := set(world.gather(here))) > 1 or not here):
+    gpus_here = torch.cuda.device_count()
+    if world.size > 1 and (len(counts := set(world.gather(gpus_here))) > 1 or not gpus_here):
         raise ConfigError(
             f"fairseq has no training on {world.size} machines of {' and '.join(f'{n:g}' for n in sorted(counts))} GPUs",
             remedy="Give it machines with the same number of GPUs, or give another --engine.",
         )
-    gpus = Gpus(here, world.size, world.rank)
-    return gpus if gpus.size == 1 else Gpus(here, world.size, world.rank, _meeting(rank_info(os.environ)))
+    gpus = Gpus(gpus_here, world.size, world.rank)
+    return gpus if gpus.size == 1 else Gpus(gpus_here, world.size, world.rank, _meeting(rank_info(os.environ)))
 
 
 def _meeting(info: RankInfo) -> str:
@@ -108,9 +108,9 @@ def _meeting(info: RankInfo) -> str:
     host, port = info.master
     if info.size > 1:
         return f"tcp://{host}:{port + 1}"
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return f"tcp://localhost:{found.getsockname()[1]}"
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return f"tcp://localhost:{listener.getsockname()[1]}"
 
 
 def start_of(config: PretrainConfig, model: MaskedLM, world: World) -> Start:

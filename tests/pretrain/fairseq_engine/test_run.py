@@ -206,7 +206,7 @@ def test_the_real_one_trains_and_its_model_is_a_run(
 def test_the_real_one_starts_from_a_model_and_trains_longer(
     tiny_shards: Path, small_run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    if not (Path(variable("FAIRSEQ_ENV", ".venv-fairseq")) / "bin" / "fairseq-train").exists():
+    if not (fairseq_env() / "bin" / "fairseq-train").exists():
         pytest.skip("there is no environment with fairseq (docs/fairseq.md)")
     ours, began, longer = tmp_path / "ours", tmp_path / "began", tmp_path / "longer"
     assert cli.run(small_run(tiny_shards, ours, 40)) == 0

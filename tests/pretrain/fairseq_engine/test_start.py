@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
-from biomlm.core.config import variable
+from biomlm.core.config import fairseq_env
 from biomlm.core.errors import ConfigError
 from biomlm.model.config import ModelConfig
 from biomlm.pretrain.config import PretrainConfig
@@ -16,7 +15,7 @@ from biomlm.pretrain.fairseq_engine.command import call
 from biomlm.pretrain.fairseq_engine.start import Gpus, gpus_of, require_one_process
 from biomlm.training.distributed.process_group import RankInfo, World
 
-ENV = Path(variable("FAIRSEQ_ENV", ".venv-fairseq"))
+ENV = fairseq_env()
 CONFIG = PretrainConfig(shards="S", out="O", steps=50, batch=BatchConfig(256, 16, 32))
 
 # fairseq's own launcher, with four GPUs that are not there, and what it would start instead of started.
