@@ -96,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
             return 1
         return _say(
             prog,
-            f"{errors.printable(str(error.filename or 'output'))}: {error.strerror}.\n{DISK_ERRORS[error.errno]}",
+            f"{errors.shown_name(error.filename)}: {error.strerror}.\n{DISK_ERRORS[error.errno]}",
             error,
             verbose,
         )

@@ -53,6 +53,12 @@ def printable(text: str, most: int = MOST_SHOWN) -> str:
     return shown + "…" * (len(text) > most)
 
 
+def shown_name(name: object) -> str:
+    """Write the name of a file for an error; one that is longer than any file's is text that was taken for a name, and is not shown."""
+    text = printable(str(name or "output"))
+    return text if max(map(len, text.split("/"))) <= LONGEST else f"a name of {len(text):,} characters"
+
+
 def _again(cls: type[UserError], problem: str, rest: dict[str, Any]) -> UserError:
     """Make an error again on the other side of a process border: keyword arguments do not travel by themselves."""
     return cls(problem, **rest)

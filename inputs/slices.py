@@ -20,7 +20,7 @@ LEAST = 8 << 20  # bytes between two places where a slice may begin
 MOST = 16  # slices of a file: of one that is compressed, each task unpacks all that stands in front of its own
 PATIENCE = 8  # blocks without a place for a slice to begin, after which none is looked for
 HEAD = 1 << 16  # bytes by which a table's header is known
-JSON_OBJECT = re.compile(rb"\n(?=\s*\{)")
+JSON_OBJECT = re.compile(rb"\n(?=[ \t\r]*\{)")
 LINE_END = re.compile(r"\n(?!$)")
 
 

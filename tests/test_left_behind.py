@@ -61,15 +61,14 @@ list(Guarded([step]).run(None, 0, 1))
 
 def test_a_crash_writes_no_memory_to_the_disk() -> None:
     code = """
-import os, resource
+import resource
 from biomlm.core import cli
-most = 1 << 20 if os.geteuid() == 0 else resource.getrlimit(resource.RLIMIT_CORE)[1]
-resource.setrlimit(resource.RLIMIT_CORE, (most, most))
-cli.run = lambda _: print(resource.getrlimit(resource.RLIMIT_CORE))
+resource.setrlimit = lambda what, limits: print(what == resource.RLIMIT_CORE, limits)
+cli.run = lambda _: 0
 cli.main([])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "(0, 0)\n", done.stderr
+    assert done.stdout == "True (0, 0)\n", done.stderr
 
 
 # links

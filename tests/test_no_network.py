@@ -17,6 +17,7 @@ BATCH = "--batch.tokens 128 --batch.max_length 32 --seed 1 --precision fp32"
 COMMANDS = f"""
 corpus build --text raw --notes NOTEEVENTS.csv --min_words 1 --valid_fraction 0.2 --workers 2 --out docs
 corpus stats docs
+corpus show docs --sample 1
 tokenizer train --docs docs --vocab_size 280 --workers 2 --out tokenizer
 tokenizer encode --docs docs --tokenizer tokenizer --workers 2 --out shards
 tokenizer compare tokenizer tokenizer --docs docs

@@ -81,8 +81,8 @@ class Items:
         items = self.item.findall(self.closing + text)
         if 2 * len(items) != count(content, self.name) or (self.only and 2 * len(items) != count(content, self.only)):
             raise OddRecordError
-        rest = text.rpartition(self.closing)[2]
-        if rest and not rest.isspace() and (behind is None or behind.fullmatch(rest) is None):
+        rest = text.rpartition(self.closing)[2].strip()
+        if rest and (behind is None or behind.fullmatch(rest) is None):
             raise OddRecordError
         return items
 
@@ -97,7 +97,7 @@ RELATED = Items(
 )
 IDS = Items("ArticleId", r' IdType="(\w+)"', r"([^<]*)(?=</ArticleId>)")
 TEXTS = Items("AbstractText", r"((?:\s[^<>]*)?)", r"([^<]*(?:<(?!/?AbstractText)[^<]*)*)(?=</AbstractText>)")
-COPYRIGHT = re.compile(r"\s*<CopyrightInformation>[^<]*(?:<(?!/?CopyrightInformation)[^<]*)*</CopyrightInformation>\s*")
+COPYRIGHT = re.compile(r"<CopyrightInformation>[^<]*(?:<(?!/?CopyrightInformation)[^<]*)*</CopyrightInformation>")
 
 
 class Tag:

@@ -66,8 +66,11 @@ class Relations(StatePart):
         )
 
     def bytes_per_token(self, number: int, max_length: int) -> int:
-        """See `StatePart`: queries, keys and values, and two float32 matrices of the longest sequence for each head."""
-        return 3 * self.teacher.hidden_size * number + len(PAIRS[self.config.relation]) * self.heads * max_length * 8
+        """See `StatePart`: the teacher's queries, keys and values; for each relation the student's scaled rows and two float32 matrices of
+        the longest sequence for each head.
+        """
+        relation = self.student.hidden_size * number + self.heads * max_length * 8
+        return 3 * self.teacher.hidden_size * number + len(PAIRS[self.config.relation]) * relation
 
 
 def relation_distance(student: QKV, teacher: QKV, lengths: tuple[int, ...], heads: int, *, kind: Kind) -> Tensor:
