@@ -69,7 +69,7 @@ def test_compared_states_and_relations_are_kept() -> None:
     assert states.kept == 13 * 1024 * (2 + 4 + 4)
     assert states.flops - beside_of(config_of(), BASE, [LARGE]).flops == 3 * 2 * states.trained
     relations = beside_of(config_of(LossConfig(hidden=0, relations=1, relation_heads=16)), BASE, [LARGE])
-    assert relations.kept == 3 * 1024 * 2 + 3 * 2 * 4 * 16 * 512
+    assert relations.kept == 3 * 1024 * 2 + 3 * (768 * 2 + 2 * 4 * 16 * 512)
 
 
 def test_a_cache_needs_no_teacher() -> None:
