@@ -42,8 +42,8 @@ class ConvertConfig:
     rows: Literal["keep", "cut"] = "keep"
     weights: Literal["trained", "ema"] = added("trained")
     tokenizer: str = ""
-    more: list[str] = field(default_factory=list)
-    dry_run: bool = False
+    more: list[str] = added(list)
+    dry_run: bool = added(False)
     override: bool = False
 
     def __post_init__(self) -> None:

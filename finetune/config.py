@@ -226,7 +226,7 @@ class PredictConfig:
     file: str
     out: str = field(default="", metadata={"runtime": True})
     to: Literal["jsonl", "brat", "pubtator"] = "jsonl"
-    input: Literal["auto", "text", "jsonl", "iob", "brat", "pubtator"] = "auto"
+    input: Literal["auto", "text", "jsonl", "iob", "brat", "pubtator"] = added("auto")
     text: list[str] = only(lambda: ["text"], json_lines, "a .jsonl file")
     id: str = only("id", json_lines, "a .jsonl file")
     tokens: int | None = runtime(None)

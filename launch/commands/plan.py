@@ -44,7 +44,7 @@ class PlanConfig:
     var: list[str] = field(default_factory=list)
     fleet: str = ""
     vocab_size: int = only(50_048, lambda c: bool(c.fleet), "--fleet")
-    measured: str = only("", lambda c: bool(c.fleet), "--fleet")
+    measured: str = only("", lambda c: bool(c.fleet), "--fleet", former="")
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size")

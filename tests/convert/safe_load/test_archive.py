@@ -15,9 +15,9 @@ from biomlm.core.files import atomic_dir, sweep_abandoned
 
 WAIT = """
 import sys, time
-from biomlm.core import cli
 from biomlm.convert.safe_load import archive
-cli._stop_on_signals()
+from biomlm.core.processes.signals import stop_on_signals
+stop_on_signals()
 (archive.scratch() / "model.bin").write_bytes(b"x" * 1000)
 print("ready", flush=True)
 time.sleep(60)
