@@ -141,9 +141,12 @@ def test_predict_refuses_in_two_lines(
 
 
 def test_predict_names_a_file_that_it_does_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["RUN", str(tmp_path / "test.tsv"), "--out", str(tmp_path / "out.jsonl")]
+    argv = ["RUN", str(tmp_path / "test.csv"), "--out", str(tmp_path / "out.jsonl")]
     assert cli.run(["finetune", "predict", *argv]) == 2
-    assert f"{tmp_path / 'test.tsv'}: the file is neither .jsonl nor .txt" in capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'test.csv'}: the file ends in none of .jsonl, .txt, .tsv, .iob, .conll, .pubtator"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["n.jsonl", "N.JSONL", "n.jsonl.gz", "N.JSONL.GZ", "n.jsonl.xz"])
