@@ -25,6 +25,8 @@ class Verb:
         estimate_at: Place of the function that says what a run would need on a fleet after earlier stages; empty for verbs that
             need no fleet.
         gpus: The GPUs that it can use: `none`, `one`, or `all`, with a process for each.
+        own_processes: Values of its `engine` that start a process for each GPU of a machine by themselves, and compute with kernels of
+            their own.
     """
 
     summary: str
@@ -35,6 +37,7 @@ class Verb:
     first: tuple[str, ...] = ()
     estimate_at: str = ""
     gpus: Literal["none", "one", "all"] = "none"
+    own_processes: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -116,6 +119,7 @@ VERBS: Mapping[str, Verb] = {
         first=("shards", "model.size", "steps", "init", "out"),
         estimate_at="biomlm.pretrain.planning.estimate:estimate",
         gpus="all",
+        own_processes=("fairseq",),
     ),
     "pretrain average": Verb(
         "the mean of a run's last checkpoints, as a model",

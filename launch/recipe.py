@@ -29,7 +29,7 @@ from typing import Any
 from biomlm.core.errors import ConfigError
 from biomlm.core.fleet import Fleet
 from biomlm.core.verbs import VERBS
-from biomlm.launch.resolve import Document, find, name_of, resolve
+from biomlm.launch.resolve import MAPPING_KEYS, Document, find, name_of, resolve
 from biomlm.launch.sourced import Place, Value, merge
 from biomlm.launch.variables import Need, fill, settle
 
@@ -78,7 +78,7 @@ class Stage:
     @property
     def starts_processes(self) -> bool:
         """Whether its engine starts a process for each GPU of a machine by itself, so that it is started once there."""
-        return self.args.get("engine") == "fairseq"
+        return self.args.get("engine") in VERBS[self.verb].own_processes
 
     def refused(self, problem: str, remedy: str) -> ConfigError:
         """Make the error about this stage, on the line of the option that it names, else on the stage's."""
@@ -164,7 +164,7 @@ def _stage(
         raise entry.refused(f"stage {name}: there is no verb `{verb}` for a stage", hint)
     only_at_smoke = document.only_at_smoke.get(name, {})
     for key, part in (entries | only_at_smoke).items():
-        if key in ("slurm", "expect") and not isinstance(part.data, dict):
+        if key in MAPPING_KEYS and not isinstance(part.data, dict):
             raise part.refused(f"stage {name}: `{key}` must be a mapping", "Write `name: value` lines.")
     slurm, expect = entries.get("slurm"), entries.get("expect")
     named = {f"slurm.{key}": value.place for key, value in (slurm.entries if slurm else {}).items()}
@@ -178,7 +178,7 @@ def _stage(
         option = min(shown)
         raise args.entries[option].refused(f"stage {name}: `{option}` is no option of a stage", "Take it out.")
     if fleet is not None and VERBS[verb].gpus == "all":
-        args = merge(_without_places(_options(fleet, args, values), entry.place), args)
+        args = merge(_without_places(_options(verb, fleet, args, values), entry.place), args)
     filled = fill(args, values)
     outputs, reads = _paths(name, args, filled, Path(values["out"]), earlier, document, values)
     return Stage(
@@ -196,10 +196,11 @@ def _stage(
     )
 
 
-def _options(fleet: Fleet, args: Value, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a fleet's options for a training stage; the real fairseq computes with kernels of its own."""
+def _options(verb: str, fleet: Fleet, args: Value, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a fleet's options for a training stage; of kernels only to an engine that computes with ours."""
     engine = fill(args.entries["engine"], values) if "engine" in args.entries else ""
-    return {name: value for name, value in fleet.options.items() if engine != "fairseq" or name != "compute"}
+    own = engine in VERBS[verb].own_processes
+    return {name: value for name, value in fleet.options.items() if not own or name != "compute"}
 
 
 def _without_places(data: Any, place: Place) -> Value:

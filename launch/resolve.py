@@ -31,6 +31,7 @@ PATCH_KEYS = ("vars", "inputs", "remove", "stages")
 RECIPE_KEYS = ("description", "extends", "published", *PATCH_KEYS, "smoke")
 SMOKE_KEYS = ("smoke", "expect")  # of a stage, which have an effect at smoke scale alone
 STAGE_KEYS = ("name", "verb", "config", "args", *SMOKE_KEYS, "minutes", "slurm", "before", "after")
+MAPPING_KEYS = ("slurm", "expect")  # of a stage, which hold mappings
 
 
 def shipped() -> dict[str, Path]:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jedi
 import pytest
@@ -89,6 +90,15 @@ def test_every_verb_has_a_file_of_its_name() -> None:
         room, _, rest = place.module.removeprefix("biomlm.").partition(".")
         assert rest == f"commands.{verb.rpartition(' ')[2]}", verb
         assert room == verb.split()[0] or verb in ("report", "doctor", "adapt"), verb
+
+
+def test_engines_that_start_processes_are_values_of_their_verbs_option() -> None:
+    from biomlm.core.verbs import VERBS
+
+    own = {verb: row for verb, row in VERBS.items() if row.own_processes}
+    assert own
+    for verb, row in own.items():
+        assert set(row.own_processes) <= set(get_args(get_type_hints(row.config)["engine"])), verb
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda p: p.relative_to(ROOT).as_posix())
