@@ -24,7 +24,7 @@ from biomlm.launch.recipe import Recipe, Stage, read
 from biomlm.launch.reporting.run_folders import collect, summary_rows
 from biomlm.launch.resolve import SHIPPED, catalogue
 from biomlm.launch.state import NAME as STATE
-from biomlm.launch.state import Record, State, goes_on, is_done, locked, mark_done, open_state, stage_key
+from biomlm.launch.state import Record, State, goes_on, is_done, locked, mark_done, open_state, read_state, stage_key
 
 MISTAKE = 2  # exit code of a stage that has just said what the user should mend
 
@@ -110,8 +110,10 @@ def run(config: LaunchOptions) -> None:
     with locked(recipe.out):
         if isinstance(backend.starter, Batch) and not (recipe.out / STATE).exists():
             _show_shell(recipe)
+        earlier = read_state(recipe.out) if (recipe.out / STATE).exists() else None
         state = open_state(recipe.out, recipe, config.scale)
-        state.write(recipe.out)  # a launch that is killed in its first stage leaves a folder that it can go on in
+        if state != earlier:  # a launch that is killed in its first stage leaves a folder that it can go on in
+            state.write(recipe.out)
         if any(not record.key for record in state.stages):
             _say(f"checking the options of {len(recipe.stages)} stages")
             _check_in_subprocess(recipe, config)
