@@ -188,8 +188,10 @@ def test_old_folders_go_on(salt: str, source: Path, tmp_path: Path, monkeypatch:
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_bytes())
     old = json.loads((tmp_path / "new" / "manifest.json").read_bytes())
     old["config"]["salt"] = hashlib.sha256(salt.encode()).hexdigest()
-    del old["config"]["salt_file"], old["config"]["select"]["categories"]  # which were added later
-    del old["config"]["text_unit"], old["config"]["translations"]
+    for name in ("salt_file", "text_unit", "translations", "file_seconds"):  # which were added later
+        del old["config"][name]
+    for name in ("categories", "journals"):
+        del old["config"]["select"][name]
     runtime = ("out", "workers", "where", "override")
     decisive = {name: value for name, value in old["config"].items() if name not in runtime}
     old["config_hash"] = hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -80,11 +80,12 @@ def require_equal(stage: str, folder: Path, golden: Path, same_file: Same, same_
 
 
 def require_added(folder: Path, golden: Path, now: dict[str, Any], same_machine: bool) -> None:
-    """Assert what a fine-tuned model says since then, of the words that it reads and of how much of dev is in test, and nothing else."""
+    """Assert what a fine-tuned model says since then, of its head, its words and how much of dev is in test, and nothing else."""
     assert now["counts"]["test"].pop("also in dev") == 4
     state, then = (json.loads((where / STATE).read_text()) for where in (folder, golden))
     assert state["facts"]["finetune"].pop("cutting") == {"apart": True, "inside": "", "front": "", "end": ""}
     assert state["facts"]["finetune"].pop("reads_words") is True
+    assert state["facts"]["finetune"].pop("head") == "tokens"
     if not same_machine:  # the tensors themselves are compared, nearly
         assert state.pop("sha256").keys() == then.pop("sha256").keys()
     assert state == then
