@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from biomlm.convert.formats import native
 from biomlm.convert.formats.source_checkpoint import SourceCheckpoint
 from biomlm.core import cli
-from biomlm.core.manifest import Manifest
+from biomlm.core.manifest import Manifest, read_manifest
 from biomlm.core.metrics import read_metrics
 from biomlm.model.config import EncoderConfig
 from biomlm.model.encoder import MaskedLM
@@ -131,6 +131,17 @@ def tiny_shards(tiny_docs: Path, tiny_tokenizer: Path) -> Path:
     argv = ["--docs", str(tiny_docs), "--tokenizer", str(tiny_tokenizer), "--out", str(folder)]
     assert cli.run(["tokenizer", "encode", *argv]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def list_anew() -> Callable[[Path], None]:
+    """list_anew(shards): let their manifest list what the files have become, as if they had been written so."""
+
+    def change(folder: Path) -> None:
+        record = read_manifest(folder, "tokenizer encode")
+        record.finish(folder, [folder / name for name in record.outputs], record.counts)
+
+    return change
 
 
 DEMO = Path(__file__).parents[1] / "demo" / "data"

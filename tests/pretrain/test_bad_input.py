@@ -4,6 +4,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from biomlm.pretrain.objectives.base import PretrainObjective
 from biomlm.training.objective import LossDenominators
 from biomlm.training.out_of_memory import largest
 
+ListAnew = Callable[[Path], None]
 SHAPE = ["--model.size", "tiny", "--model.num_hidden_layers", "1", "--model.hidden_size", "32"]
 SHAPE += ["--model.num_attention_heads", "2"]
 
@@ -65,18 +67,24 @@ def test_lengths_that_disagree_with_the_tokens(
 
 
 def test_documents_that_disagree_with_the_lengths(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: Path, list_anew: ListAnew, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(shards / "train.doc_index.npy", np.load(shards / "train.doc_index.npy")[:-1])
+    assert cli.run(argv(shards, tmp_path / "run")) == 2
+    assert "train.doc_index.npy: it is not what the manifest of the shards says" in said(capsys)
+    list_anew(shards)
     assert cli.run(argv(shards, tmp_path / "run")) == 2
     assert "train.doc_index.npy: it does not end with the" in said(capsys)
 
 
-def test_an_id_beyond_the_vocabulary(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_id_beyond_the_vocabulary(
+    shards: Path, list_anew: ListAnew, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokens = np.memmap(shards / "train.bin", dtype=np.uint16, mode="r+")
     place = int(np.flatnonzero(tokens > 3)[100])
     tokens[place] = 999
     tokens.flush()
+    list_anew(shards)
     assert cli.run(argv(shards, tmp_path / "run", "--steps", "200")) == 2
     assert f"train.bin (token {place}): id 999 is beyond the vocabulary of 300" in said(capsys)
 

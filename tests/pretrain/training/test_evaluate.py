@@ -3,6 +3,7 @@
 import gzip
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -33,7 +34,7 @@ RUN += ["--model.num_attention_heads", "2", "--batch.tokens", "256", "--batch.ma
 
 
 @pytest.fixture(scope="module")
-def two_sources(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_sources(tiny_shards: Path, list_anew: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards, with every third document said to be a note and the others to be of PubMed."""
     folder = tmp_path_factory.mktemp("sources") / "shards"
     shutil.copytree(tiny_shards, folder)
@@ -42,6 +43,7 @@ def two_sources(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         documents = [orjson.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         lines = [orjson.dumps({**d, "source": "pubmed" if i % 3 else "notes"}) for i, d in enumerate(documents)]
         path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
+    list_anew(folder)
     return folder
 
 
@@ -92,7 +94,10 @@ class Dealt(World):
 
     def __init__(self, rank: int, size: int, heard: list[torch.Tensor]):
         super().__init__(RankInfo())
-        self.rank, self.size, self.heard = rank, size, heard
+        self.rank, self.size, self.heard, self.asked = rank, size, heard, 0
+
+    def break_off_if_asked(self) -> None:
+        self.asked += 1
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         self.heard.append(values.clone())
@@ -103,15 +108,17 @@ class Dealt(World):
 @pytest.mark.parametrize("tokens", [0, 500])
 def test_any_number_of_ranks_gives_the_same_bits(two_sources: Path, model: MaskedLM, size: int, tokens: int) -> None:
     shards, heard = Shards([two_sources], "valid"), list[torch.Tensor]()
+    worlds = [Dealt(rank, size, heard) for rank in range(size)]
     alone = Evaluator(shards, SIZES, 0.15, tokens)
     wanted, seen = alone(model, CPU), 0
-    for rank in range(size):
-        evaluator = Evaluator(shards, SIZES, 0.15, tokens, world=Dealt(rank, size, heard))
+    for world in worlds:
+        evaluator = Evaluator(shards, SIZES, 0.15, tokens, world=world)
         found = evaluator(model, CPU)
         seen += int((heard[-1][: len(evaluated(alone.batches, alone.max_tokens)), 0] > 0).sum())
     assert found == wanted, "the last rank has heard of all the others"
     assert seen == len(evaluated(alone.batches, alone.max_tokens)), "each micro-batch is somebody's, once"
     assert len({len(part) for part in heard}) == 1, "all ranks go forward equally often"
+    assert {world.asked for world in worlds} == {len(heard[0]) // size}, "before each of their micro-batches"
 
 
 def test_one_source_has_no_figures_of_its_own(tiny_shards: Path, model: MaskedLM) -> None:
