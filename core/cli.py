@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from biomlm import __version__
 from biomlm.core import config as configuration
-from biomlm.core import errors, lock, manifest
+from biomlm.core import errors, manifest
 from biomlm.core.errors import StoppedError, TemporaryError, UserError
+from biomlm.core.processes import lock
 from biomlm.core.processes.signals import STOPS, let_signals_through, stop_on_signals
 from biomlm.core.verbs import VERBS
 

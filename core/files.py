@@ -19,8 +19,8 @@ from typing import TextIO
 
 import orjson
 
-from biomlm.core import lock
 from biomlm.core.errors import ConfigError, DataError, UnsafeFileError
+from biomlm.core.processes import lock
 
 HASH_BLOCK = 1 << 20  # bytes read at a time
 MANIFEST = "manifest.json"

@@ -14,10 +14,10 @@ from typing import Any
 
 import orjson
 
-from biomlm.core import lock
 from biomlm.core.errors import DataError, MismatchError, UserError, printable
 from biomlm.core.fields import decisive
 from biomlm.core.files import MANIFEST, read_json, refuse_links, sha256, sweep, write_json
+from biomlm.core.processes import lock
 
 FORMAT = 1
 NAME = MANIFEST
@@ -158,7 +158,7 @@ def begin(
 ) -> Manifest:
     """Start or continue a stage in `folder`: its manifest, with status `done` if there is nothing left to do.
 
-    The folder is locked (`core.lock`) to the end of the command, unless there is nothing left to do, and what killed writers left in it
+    The folder is locked (`processes.lock`) to the command's end, unless there is nothing left to do, and what killed writers left in it
     is removed.
 
     Args:

@@ -12,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from biomlm.core import lock, manifest
+from biomlm.core import manifest
 from biomlm.core.errors import DataError, MismatchError, TemporaryError
 from biomlm.core.files import read_json, refuse_links, sha256, write_json
+from biomlm.core.processes import lock
 from biomlm.launch.recipe import Recipe, Stage, strings
 
 NAME = "launch.json"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from biomlm.core import cli, lock, manifest
+from biomlm.core import cli, manifest
 from biomlm.core.errors import UnsafeFileError
+from biomlm.core.processes import lock
 from biomlm.launch.backends import hosts, local
 
 ROWS = "row_id,subject_id,category,iserror,text\n" + "".join(

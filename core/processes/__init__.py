@@ -1,1 +1,1 @@
-"""Processes: the signals that stop one, and how children are started."""
+"""Processes: the signals that stop one, how children are started, and the lock that keeps two out of one folder."""

@@ -192,7 +192,7 @@ def test_a_file_is_no_output_folder(recipe: Path, capsys: pytest.CaptureFixture[
 
 def test_two_launches_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (recipe.parent / "out").mkdir()
-    code = "import sys; from biomlm.core import lock; lock.hold(sys.argv[1]); print(flush=True); input()"
+    code = "import sys; from biomlm.core.processes import lock; lock.hold(sys.argv[1]); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(recipe.parent / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -13,12 +13,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from biomlm.core import lock
 from biomlm.core.errors import MismatchError
+from biomlm.core.processes import lock
 
 HOLDER = """
 import os, sys
-from biomlm.core import lock
+from biomlm.core.processes import lock
 lock.hold(sys.argv[1])
 child = os.fork()
 print(child, flush=True) if child else None
